@@ -1,0 +1,31 @@
+"""Every test and every doctest starts from one seed and leaves no global state behind."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only wait for each other
+
+import pyro  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+def _global_state() -> dict[str, object]:
+    return {
+        "Pyro's settings": pyro.settings.get(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's validation of distributions": torch.distributions.Distribution._validate_args,
+        "whether gradients are on": torch.is_grad_enabled(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _fresh_and_left_clean():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    before = _global_state()
+    yield
+    leaked = list(pyro.get_param_store())
+    pyro.clear_param_store()
+    assert not leaked, f"parameters leaked into Pyro's store: {leaked}"
+    for name, value in _global_state().items():
+        assert value == before[name], f"the test changed {name}"

@@ -1,0 +1,210 @@
+r"""The Kullback-Leibler divergence KL(q || p), in closed form and by particles.
+
+    KL(q || p) = E_q [log q(z) - log p(z)]
+
+For a VAE it is the rate: the nats that the posterior q(z | x) spends to depart from the prior.
+Everything is per datum and in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch import distributions as td
+
+from pyrovae.bounds import Estimate, mean_estimate
+from pyrovae.weights import log_weight_terms, sample_sites, trace_pair
+
+Program = Callable[..., Any]
+
+
+def multivariate_normal_kl(
+    loc_q: Tensor, scale_tril_q: Tensor, loc_p: Tensor, scale_tril_p: Tensor
+) -> Tensor:
+    r"""Return the KL divergence of two normals given by their Cholesky factors.
+
+    $$ \tfrac12 \left[ \log \frac{|S_p|}{|S_q|} - D + \mathrm{tr}(S_p^{-1} S_q)
+       + (m_p - m_q)^\top S_p^{-1} (m_p - m_q) \right],\qquad S = L L^\top $$
+
+    Args:
+        loc_q: mean of q, [..., D].
+        scale_tril_q: lower Cholesky factor of q's covariance, [..., D, D].
+        loc_p: mean of p, [..., D].
+        scale_tril_p: lower Cholesky factor of p's covariance, [..., D, D].
+
+    Returns:
+        The divergences [...], leading axes broadcast.
+
+    Example:
+        >>> eye = torch.eye(2)
+        >>> multivariate_normal_kl(torch.zeros(2), eye, torch.ones(2), eye)
+        tensor(1.)
+    """
+    batch = torch.broadcast_shapes(
+        loc_q.shape[:-1], loc_p.shape[:-1], scale_tril_q.shape[:-2], scale_tril_p.shape[:-2]
+    )
+    size = loc_q.shape[-1]
+    factor = scale_tril_p.expand(*batch, size, size)
+    columns = torch.cat([scale_tril_q.expand_as(factor), _column(loc_p - loc_q, batch)], dim=-1)
+    whitened = torch.linalg.solve_triangular(factor, columns, upper=False)
+    quadratic = whitened.square().sum((-1, -2))
+    return 0.5 * (quadratic - size) + _log_det(scale_tril_p) - _log_det(scale_tril_q)
+
+
+def diagonal_normal_kl(loc_q: Tensor, scale_q: Tensor, loc_p: Tensor, scale_p: Tensor) -> Tensor:
+    r"""Return the KL divergence of two diagonal normals, summed over the last axis.
+
+    $$ \tfrac12 \sum_i \left[ \frac{s_{q,i}^2 + (m_{q,i} - m_{p,i})^2}{s_{p,i}^2} - 1
+       - \log \frac{s_{q,i}^2}{s_{p,i}^2} \right] $$
+
+    Example:
+        >>> one = torch.ones(2)
+        >>> diagonal_normal_kl(0 * one, one, one, one)
+        tensor(1.)
+    """
+    return standard_normal_kl((loc_q - loc_p) / scale_p, scale_q / scale_p)
+
+
+def standard_normal_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    r"""Return KL(N(m, diag s^2) || N(0, I)) = $\tfrac12 \sum_i [s_i^2 + m_i^2 - 1 - \log s_i^2]$.
+
+    References:
+        Kingma, Welling, 2014. Auto-Encoding Variational Bayes, appendix B.
+
+    Example:
+        >>> standard_normal_kl(torch.ones(2), torch.ones(2))
+        tensor(1.)
+    """
+    return (0.5 * (scale.square() + loc.square() - 1) - scale.log()).sum(-1)
+
+
+def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
+    """Return KL(q || p) where a closed form is known: torch's and Pyro's, and any two normals.
+
+    Raises:
+        NotImplementedError: if none is known for the two families.
+
+    Example:
+        >>> q = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
+        >>> closed_form_kl(q, td.Independent(td.Normal(torch.ones(2), 1.0), 1))
+        tensor(1.)
+    """
+    normals = _cholesky_normal(q), _cholesky_normal(p)
+    same_family = type(q) is type(p)
+    if same_family or normals[0] is None or normals[1] is None:
+        return td.kl_divergence(q, p)
+    return multivariate_normal_kl(*normals[0], *normals[1])
+
+
+def analytic_kl(
+    model: Program, guide: Program, x: Tensor, *context: Any, particles: int = 1
+) -> Tensor:
+    r"""Return the rate of each datum, [N], the sum over latent sites of closed-form KLs.
+
+    Where a site depends on the one before it, its KL is taken at the guide's draws and averaged
+    over `particles`, which estimates $E_q KL(q(z_2 | z_1, x) \| p(z_2 | z_1))$; with one latent
+    site the answer is exact whatever the number of particles.
+
+    Raises:
+        ValueError: naming the site, if it has no closed form, is summed out, is auxiliary, or if
+            model and guide sample their sites in a different order, where a sum of closed forms
+            is not the divergence.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> analytic_kl(vae.model, vae.guide, torch.zeros(5, 64)).shape
+        torch.Size([5])
+    """
+    return closed_form_rates(model, guide, x, *context, particles=particles).mean(0)
+
+
+def closed_form_rates(
+    model: Program, guide: Program, x: Tensor, *context: Any, particles: int
+) -> Tensor:
+    """Return the sums of closed-form KLs at each particle, [K, N]: the rows of `analytic_kl`."""
+    model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
+    names = latent_order(guide_trace)
+    if names != latent_order(model_trace):
+        raise ValueError(
+            f"the guide samples {names} and the model {latent_order(model_trace)}: closed forms "
+            "add up only where both sample the same sites in the same order; use monte_carlo_kl"
+        )
+    total = torch.zeros((), device=x.device)
+    for name in names:
+        total = total + _site_kl(name, guide_trace.nodes[name], model_trace.nodes[name])
+    return total.expand(particles, len(x))
+
+
+def monte_carlo_kl(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *context: Any,
+    particles: int,
+    chunk: int | None = None,
+) -> Estimate:
+    r"""Estimate the rate, $\frac1K \sum_k \log q(z_{kn} | x_n) - \log p(z_{kn})$, for any pair.
+
+    The particles are those of `log_weights` at the same seed.
+
+    Returns:
+        The estimate [N] with its standard error over particles.
+
+    Raises:
+        ValueError: as `log_weights`.
+    """
+    terms = log_weight_terms(model, guide, x, *context, particles=particles, chunk=chunk)
+    return mean_estimate(terms.rate)
+
+
+def latent_order(trace: Any) -> list[str]:
+    """Return the names of a trace's latent sites in the order they were sampled."""
+    return [name for name, site in sample_sites(trace) if not site["is_observed"]]
+
+
+def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
+    q, p = guide_site["fn"], model_site["fn"]
+    if guide_site["infer"].get("_enumerate_dim") is not None:
+        raise ValueError(f"site '{name}' is summed out, so it has no KL: use monte_carlo_kl")
+    try:
+        divergence = closed_form_kl(q, p)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"site '{name}' has no closed form for KL({_family(q)} || {_family(p)}): use "
+            "monte_carlo_kl, or register one with torch.distributions.register_kl"
+        ) from error
+    return torch.as_tensor(scale_and_mask(divergence, mask=guide_site["mask"]))
+
+
+def _family(distribution: Any) -> str:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+def _cholesky_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
+    if isinstance(distribution, td.MultivariateNormal):
+        return distribution.loc, distribution.scale_tril
+    independent = isinstance(distribution, td.Independent)
+    if independent and distribution.reinterpreted_batch_ndims == 1:
+        base = distribution.base_dist
+        if isinstance(base, td.Normal):
+            return base.loc, torch.diag_embed(base.scale)
+    return None
+
+
+def _column(vector: Tensor, batch: torch.Size) -> Tensor:
+    return vector.expand(*batch, vector.shape[-1]).unsqueeze(-1)
+
+
+def _log_det(scale_tril: Tensor) -> Tensor:
+    return scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)

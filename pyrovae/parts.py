@@ -1,0 +1,107 @@
+"""A part remembers how it was made, so that a run's folder can make it again.
+
+Every network, prior, likelihood and guide of the library is a `Part`: a module whose constructor
+arguments are recorded as plain JSON the moment it is created. `build` turns the record back into
+the part by looking the class up among the parts that this process has defined; it imports
+nothing and unpickles nothing, so a stranger's folder cannot run code.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from typing import Any, ClassVar, Self
+
+import torch
+
+
+class Part(torch.nn.Module, abc.ABC):
+    """Record the constructor's arguments of a module in `config`.
+
+    A subclass needs to do nothing: a network, prior, likelihood or guide of your own that derives
+    from `Part` is rebuilt by `pyrovae.load`, once its class has been defined.
+
+    Example:
+        >>> from pyrovae import nets, parts
+        >>> nets.MLP(3, 4, 2).config["part"]
+        'pyrovae.nets.MLP'
+        >>> parts.build(nets.MLP(3, 4, 2).config).sizes
+        (3, 4, 2)
+    """
+
+    config: dict[str, Any]
+    _known: ClassVar[dict[str, type[Part]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter the class among those that `build` can make."""
+        super().__init_subclass__(**kwargs)
+        Part._known[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Create the part and record `args` and `kwargs`."""
+        part = super().__new__(cls)
+        object.__setattr__(
+            part,
+            "config",
+            {
+                "part": f"{cls.__module__}.{cls.__qualname__}",
+                "args": [describe(value) for value in args],
+                "kwargs": {name: describe(value) for name, value in kwargs.items()},
+            },
+        )
+        return part
+
+
+def describe(value: Any) -> Any:
+    """Return the JSON record of a constructor's argument, or of a program.
+
+    Numbers, strings, lists, parts and the classes of `torch.nn` (activations) can be built again.
+    Anything else, such as a plain function, is recorded by its name as `{"custom": name}`.
+    """
+    if isinstance(value, Part):
+        return value.config
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    name: str = getattr(value, "__qualname__", type(value).__qualname__)
+    if getattr(torch.nn, name, None) is value:
+        return {"torch.nn": name}
+    return {"custom": name}
+
+
+def build(config: Any) -> Any:
+    """Make again what `describe` recorded.
+
+    Raises:
+        ValueError: if the record names a program of the user's own, or a class that this process
+            has not defined.
+    """
+    if isinstance(config, list):
+        return tuple(build(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    if "torch.nn" in config:
+        return _activation(config["torch.nn"])
+    if "part" in config:
+        return _part(config)
+    raise ValueError(f"'{config.get('custom', config)}' is a program of your own: pass it in")
+
+
+def _activation(name: str) -> type[torch.nn.Module]:
+    found = getattr(torch.nn, name, None)
+    if not (inspect.isclass(found) and issubclass(found, torch.nn.Module)):
+        raise ValueError(f"torch.nn has no module '{name}': was the run made by another torch?")
+    return found
+
+
+def _part(config: dict[str, Any]) -> Part:
+    name = config["part"]
+    if name not in Part._known:
+        raise ValueError(
+            f"no part '{name}' is defined in this process: import the module that defines it, "
+            "or pass the part in"
+        )
+    args = [build(value) for value in config["args"]]
+    kwargs = {key: build(value) for key, value in config["kwargs"].items()}
+    return Part._known[name](*args, **kwargs)

@@ -1,0 +1,260 @@
+"""A VAE is two Pyro programs over one plate of data, composed from three parts.
+
+    model:  z ~ prior(),  x ~ likelihood(z)          guide:  z ~ guide(x)
+
+Both programs announce their parameters with an effectful `param` message, which is all that
+`pyro.infer.SVI` needs to train them. The parameters themselves stay where torch keeps them, in
+the modules and in `state_dict()`; Pyro's global store is never touched, so two VAEs in one
+process share nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import effectful
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyrovae.data import check_domain, check_finite
+from pyrovae.parts import describe
+
+Program = Callable[..., Any]
+
+
+class VAE(nn.Module):
+    r"""Compose a prior p(z), a likelihood p(x | z) and a guide q(z | x).
+
+    Each part is a plain function, an `nn.Module` or a `PyroModule`, and runs inside
+    `pyro.plate("data", N, dim=-1)`, so every site it samples has batch shape [N] (or [K, N] under
+    a plate of K particles) and declares the rest with `.to_event`.
+
+    Args:
+        prior: called as `prior(*context)`; samples the latent sites and returns what the
+            likelihood takes.
+        likelihood: called as `likelihood(z, x, *context)`; scores x at the site "x", or draws it
+            where x is None. A `domain` attribute, if there is one, is checked by `fit` and
+            `evaluate`.
+        guide: called as `guide(x, *context)`; samples every latent site of the prior. A module
+            is kept as `vae.posterior`, since `vae.guide` is the whole program.
+
+    References:
+        Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
+        Rezende, Mohamed, Wierstra, 2014. Stochastic Backpropagation.
+
+    Example:
+        >>> import pyro, pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> svi = pyro.infer.SVI(
+        ...     vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()
+        ... )
+        >>> x = torch.zeros(5, 64)
+        >>> svi.step(x) > 0
+        True
+        >>> vae.encode(x).mean.shape, vae.decode(torch.zeros(5, 2)).mean.shape
+        (torch.Size([5, 2]), torch.Size([5, 64]))
+    """
+
+    def __init__(self, prior: Program, likelihood: Program, guide: Program) -> None:
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+        self.posterior = guide
+        _keep_parameters_local(self)
+
+    def model(self, x: Tensor | None, *context: Any, size: int | None = None) -> Any:
+        """Run the joint p(x, z): sample the latents, score x.
+
+        Args:
+            x: data [N, ...], or None to draw from the prior predictive.
+            *context: whatever else prior, likelihood and guide take, one row per datum.
+            size: the size of the whole data set, of which x is a subsample: the plate scales
+                every log-probability by size / N. With x None, the number of data to draw.
+
+        Returns:
+            What the likelihood returns: x, observed or drawn.
+
+        Raises:
+            ValueError: if neither x nor size is given.
+        """
+        with self._over_data(x, size, self.prior, self.likelihood):
+            return self.likelihood(self.prior(*context), x, *context)
+
+    def guide(self, x: Tensor, *context: Any, size: int | None = None) -> Any:
+        """Run the posterior q(z | x), which samples every latent site of the prior."""
+        with self._over_data(x, size, self.posterior):
+            return self.posterior(x, *context)
+
+    def encode(self, x: Tensor, *context: Any, site: str | None = None) -> dist.Distribution:
+        """Return q(z | x) with batch shape [N].
+
+        Where the guide has several latent sites, name the one that is wanted; its distribution
+        is the one met with the sites before it sampled.
+
+        Raises:
+            ValueError: if the guide has several latent sites and none is named, or not this one.
+        """
+        trace = poutine.trace(self.guide).get_trace(x, *context)
+        sites = _latent_sites(trace)
+        if site is None and len(sites) == 1:
+            site = sites[0]
+        if site not in sites:
+            raise ValueError(f"the guide samples the sites {sites}; got site={site!r}: name one")
+        found: dist.Distribution = trace.nodes[site]["fn"]
+        return found
+
+    def decode(self, z: Any, *context: Any) -> dist.Distribution:
+        """Return p(x | z), the distribution at the site "x", for what the prior returns, z."""
+        with _local_parameters():
+            trace = poutine.trace(self.likelihood).get_trace(z, None, *context)
+        return _observation(trace)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, *context: Any) -> Tensor:
+        """Return the mean of p(x | z) at one draw z ~ q(z | x), of the shape of x."""
+        drawn = poutine.trace(self.guide).get_trace(x, *context)
+        generate = poutine.trace(poutine.replay(self.model, trace=drawn))
+        mean: Tensor = _observation(generate.get_trace(None, *context, size=len(x))).mean
+        return mean
+
+    def predictive(self, n: int, *context: Any) -> dist.Distribution:
+        """Return p(x | z) at n draws z ~ p(z): its mean shows what the model has learned."""
+        return _observation(poutine.trace(self.model).get_trace(None, *context, size=n))
+
+    @torch.no_grad()
+    def sample(self, n: int, *context: Any) -> Tensor:
+        """Draw n data from p(x)."""
+        drawn: Tensor = self.model(None, *context, size=n)
+        return drawn
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The JSON record of the three parts (see `pyrovae.parts`)."""
+        return {
+            "prior": describe(self.prior),
+            "likelihood": describe(self.likelihood),
+            "guide": describe(self.posterior),
+        }
+
+    @contextlib.contextmanager
+    def _over_data(self, x: Tensor | None, size: int | None, *parts: Program) -> Iterator[None]:
+        n = size if x is None else len(x)
+        if x is not None and size is not None and size < len(x):
+            raise ValueError(
+                f"x is a subsample of the whole data set; got {len(x)} rows and size={size}"
+            )
+        if n is None or n < 1:
+            met = "neither" if n is None else ("no data" if x is not None else f"size={size}")
+            raise ValueError(
+                f"a VAE's programs need x with at least one row, or size=n; got {met}"
+            )
+        plate = pyro.plate("data", size or n, subsample=torch.arange(n), dim=-1)
+        with _local_parameters(), self._announced(parts), plate:
+            yield
+
+    def _announced(self, parts: tuple[Program, ...]) -> contextlib.AbstractContextManager[Any]:
+        """Announce what the parts train, and silence what Pyro modules would say of the same."""
+        own = set()
+        for role, part in self.named_children():
+            if any(part is wanted for wanted in parts):
+                for name, parameter in part.named_parameters(prefix=role):
+                    own.add(id(parameter))
+                    if parameter.requires_grad:
+                        _announce(name, parameter)
+        return poutine.block(
+            hide_fn=lambda msg: msg["type"] == "param" and any(id(a) in own for a in msg["args"])
+        )
+
+
+def programs(target: Any) -> tuple[Program, Program]:
+    """Return the model and the guide of a VAE, or of a pair (model, guide).
+
+    Raises:
+        ValueError: if the target is neither.
+    """
+    if isinstance(target, tuple) and len(target) == 2 and all(callable(part) for part in target):
+        return target
+    if callable(getattr(target, "model", None)) and callable(getattr(target, "guide", None)):
+        return target.model, target.guide
+    raise ValueError(
+        f"expected a VAE or a pair (model, guide) of Pyro programs; got {type(target).__name__}"
+    )
+
+
+def check_data(target: Any, x: Tensor) -> None:
+    """Hold data against what the programs can take, before the first step.
+
+    Raises:
+        ValueError: if x is empty, not finite, or outside the likelihood's `domain`.
+    """
+    check_finite(x)
+    likelihood = getattr(target, "likelihood", None)
+    domain = getattr(likelihood, "domain", None)
+    if domain is not None:
+        check_domain(x, domain, type(likelihood).__name__)
+
+
+@contextlib.contextmanager
+def evaluation_mode(target: Any) -> Iterator[None]:
+    """Switch dropout and the like off for the block, if the target is a module."""
+    modules = list(target.modules()) if isinstance(target, nn.Module) else []
+    flags = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+def _announce(name: str, parameter: Tensor) -> None:
+    """Send the message by which Pyro's optimizers find a parameter.
+
+    The value is an alias made for the message, so that nothing is left on the parameter itself:
+    an attribute there would keep the VAE from being pickled.
+    """
+    alias = parameter.detach()
+    alias.unconstrained = lambda: parameter  # type: ignore[attr-defined]
+    effectful(lambda *_, **__: alias, type="param")(name, name=name)
+
+
+def _local_parameters() -> contextlib.AbstractContextManager[None]:
+    return pyro.settings.context(module_local_params=True)
+
+
+def _keep_parameters_local(vae: nn.Module) -> None:
+    """Give Pyro modules that were made outside Pyro's local mode the store that the mode needs."""
+    for module in vae.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}
+
+
+def _latent_sites(trace: Any) -> list[str]:
+    return [
+        name
+        for name in trace.stochastic_nodes
+        if not trace.nodes[name]["infer"].get("is_auxiliary")
+        and not site_is_subsample(trace.nodes[name])
+    ]
+
+
+def _observation(trace: Any) -> dist.Distribution:
+    if "x" not in trace.nodes:
+        raise ValueError(
+            f"the likelihood has the sites {list(trace.stochastic_nodes)} but none named 'x': "
+            "it scores the data with pyro.sample('x', ..., obs=x)"
+        )
+    found: dist.Distribution = trace.nodes["x"]["fn"]
+    return found
