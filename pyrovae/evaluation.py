@@ -1,0 +1,270 @@
+"""Report what a VAE is worth on data: bounds with two errors each, per datum and on average.
+
+Every number comes from one set of log-weights [K, N]. A mean over data has an error over data
+(how another test set would differ) and an error over particles (how another seed would differ).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import rich.box
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from pyrovae import runs
+from pyrovae.bounds import (
+    Estimate,
+    effective_sample_size,
+    elbo_estimate,
+    iwae_estimate,
+    mean_estimate,
+)
+from pyrovae.data import Batches, Split, seeded
+from pyrovae.kl import closed_form_rates
+from pyrovae.vae import check_data, evaluation_mode, programs
+from pyrovae.weights import log_weight_terms
+
+KL_PARTICLES: Final = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` found; tensors have one entry per datum, in nats.
+
+    Attributes:
+        particles: K, the particles drawn for each datum.
+        seed: the seed of the particles, and of the pixels where the data are dynamic.
+        seconds: the time it took.
+        elbo: the evidence lower bound.
+        iwae: the importance-weighted bound at each k.
+        reconstruction: log p(x | z) under the guide, the negative distortion.
+        monte_carlo_kl: the rate, KL(q || p), from the particles.
+        closed_form_kl: the rate in closed form, or None where a site has none. Its error is zero
+            unless a latent site depends on another.
+        effective_sample_size: from 1 to K.
+    """
+
+    particles: int
+    seed: int | None
+    seconds: float
+    elbo: Estimate
+    iwae: dict[int, Estimate]
+    reconstruction: Estimate
+    monte_carlo_kl: Estimate
+    closed_form_kl: Estimate | None
+    effective_sample_size: Tensor
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The quantities by the names that the table prints."""
+        named = {"ELBO": self.elbo}
+        named |= {f"IWAE-{k}": estimate for k, estimate in self.iwae.items()}
+        named |= {"reconstruction": self.reconstruction}
+        if self.closed_form_kl is not None:
+            named["KL, closed form"] = self.closed_form_kl
+        return named | {"KL, Monte Carlo": self.monte_carlo_kl}
+
+    def __str__(self) -> str:
+        """Return the table."""
+        out = io.StringIO()
+        console = Console(
+            file=out, width=72, force_terminal=False, force_jupyter=False, color_system=None
+        )
+        console.print(self._table())
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return means and errors as plain numbers; a number that is not known is None."""
+        return {
+            "data": len(self.elbo.value),
+            "particles": self.particles,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "unit": "nats",
+            "effective_sample_size": self.effective_sample_size.double().mean().item(),
+            "quantities": {
+                name: {
+                    "mean": _known(estimate.mean),
+                    "error_over_data": _known(estimate.error_over_data),
+                    "error_over_particles": _known(estimate.error_over_particles),
+                }
+                for name, estimate in self.estimates.items()
+            },
+        }
+
+    def save(self, path: str | Path, **details: Any) -> None:
+        """Write `to_json` to a .json file, and the numbers per datum beside it as safetensors.
+
+        Args:
+            path: of the .json file.
+            **details: what else should stand there, such as the name of the data.
+
+        Raises:
+            OSError: if it cannot be written; files that were there stay.
+        """
+        path = Path(path)
+        tensors = {"effective sample size": self.effective_sample_size}
+        for name, estimate in self.estimates.items():
+            tensors[name] = estimate.value
+            tensors[f"{name}, standard error"] = estimate.standard_error
+        runs.save_tensors(path.with_suffix(".safetensors"), tensors)
+        runs.save_json(path, {**details, **self.to_json()})
+
+    def _table(self) -> Table:
+        ess = self.effective_sample_size.double()
+        table = Table(
+            box=rich.box.SIMPLE_HEAD,
+            title=f"{len(ess):,} data, {self.particles:,} particles, nats per datum",
+            caption=(
+                f"effective sample size {ess.mean():.1f} on average, {ess.min():.1f} at worst"
+            ),
+        )
+        table.add_column("")
+        for column in ("mean", "± over data", "± over particles"):
+            table.add_column(column, justify="right")
+        for name, estimate in self.estimates.items():
+            errors = (estimate.error_over_data, estimate.error_over_particles)
+            table.add_row(name, f"{estimate.mean:.3f}", *(f"{error:.3f}" for error in errors))
+        return table
+
+
+@torch.no_grad()
+def evaluate(
+    target: Any,
+    data: Any,
+    *,
+    particles: int = 1000,
+    ks: Sequence[int] | None = None,
+    batch_size: int = 100,
+    seed: int | None = 0,
+) -> Report:
+    """Measure a VAE, or any pair of Pyro programs, on data.
+
+    Args:
+        target: a `VAE`, or a pair (model, guide) with a plate over data.
+        data: whatever `fit` takes. A dynamic split is binarised once, at the seed.
+        particles: K, the particles for each datum.
+        ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
+        batch_size: the data in memory at once; it does not change what is estimated.
+        seed: of the particles; None draws from torch's generator as it stands.
+
+    Raises:
+        ValueError: for data that are empty, not finite or outside the likelihood's domain, a k
+            above K, and as `log_weights`.
+
+    References:
+        Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=100)
+        >>> report.elbo.mean < report.iwae[10].mean < report.iwae[100].mean
+        True
+    """
+    ks = _levels(particles) if ks is None else list(ks)
+    _check_levels(ks, particles)
+    started = time.perf_counter()
+    if isinstance(data, Split):
+        data = data.draw(seed=seed)
+    with evaluation_mode(target), seeded(seed):
+        batches = Batches(data, batch_size)
+        pieces = [
+            _measure(target, batch, particles, ks)
+            for batch in _progress(batches, f"evaluating with {particles:,} particles")
+        ]
+    if not pieces:
+        raise ValueError("the data are empty: there was no batch to evaluate")
+    elapsed = time.perf_counter() - started
+    return Report(particles=particles, seed=seed, seconds=elapsed, **_concatenate(pieces))
+
+
+def _measure(
+    target: Any, batch: tuple[Any, ...], particles: int, ks: Sequence[int]
+) -> dict[str, Any]:
+    x, *context = batch
+    check_data(target, x)
+    model, guide = programs(target)
+    terms = log_weight_terms(model, guide, x, *context, particles=particles)
+    log_w = terms.log_w
+    return {
+        "elbo": elbo_estimate(log_w),
+        "iwae": {k: iwae_estimate(log_w, k) for k in ks},
+        "reconstruction": mean_estimate(terms.log_likelihood),
+        "monte_carlo_kl": mean_estimate(terms.rate),
+        "closed_form_kl": _closed_form(model, guide, batch, min(particles, KL_PARTICLES)),
+        "effective_sample_size": effective_sample_size(log_w),
+    }
+
+
+def _closed_form(
+    model: Any, guide: Any, batch: tuple[Any, ...], particles: int
+) -> Estimate | None:
+    try:
+        return mean_estimate(closed_form_rates(model, guide, *batch, particles=particles))
+    except ValueError:
+        return None
+
+
+def _concatenate(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    first = pieces[0]
+    joined: dict[str, Any] = {
+        name: _join([piece[name] for piece in pieces]) for name in first if name != "iwae"
+    }
+    joined["iwae"] = {k: _join([piece["iwae"][k] for piece in pieces]) for k in first["iwae"]}
+    return joined
+
+
+def _join(values: list[Any]) -> Any:
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return Estimate(
+        torch.cat([value.value for value in values]),
+        torch.cat([value.standard_error for value in values]),
+    )
+
+
+def _levels(particles: int) -> list[int]:
+    powers = [10**i for i in range(1, 10) if 10**i < particles]
+    return [*powers, particles] if particles > 1 else []
+
+
+def _check_levels(ks: Sequence[int], particles: int) -> None:
+    if particles < 1:
+        raise ValueError(f"evaluate needs at least one particle; got particles={particles}")
+    bad = [k for k in ks if not 1 <= k <= particles]
+    if bad:
+        raise ValueError(
+            f"IWAE-k needs 1 <= k <= K; got k in {bad} with K = {particles}: draw more particles"
+        )
+
+
+def _known(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _progress(batches: Batches, description: str) -> Iterable[Any]:
+    return track(
+        batches,
+        description,
+        total=len(batches),
+        console=Console(stderr=True, force_jupyter=False),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )

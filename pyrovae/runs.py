@@ -1,0 +1,266 @@
+"""A run is a folder that rebuilds its VAE, written so that nothing is ever half there.
+
+    config.json          what rebuilds the VAE; versions, seed, command
+    model.safetensors    parameters and buffers
+    metrics.jsonl        one line per epoch
+    evaluation.json      the report, with evaluation.safetensors for its numbers per datum
+    figures/*.png
+
+Every file is written beside its place and moved into it, so a crash, an interrupt or a full disk
+leaves the last good one. Loading reads JSON and safetensors: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import pyrovae
+from pyrovae import guides, likelihoods, nets, priors  # noqa: F401  (so that `build` knows them)
+from pyrovae.parts import build
+from pyrovae.vae import VAE
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run.
+
+    Attributes:
+        folder: where the files are.
+    """
+
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `config.json` holds.
+
+        Raises:
+            ValueError: if the folder is missing or half-written, or has another format.
+        """
+        return _read_config(self.folder)
+
+    def save_config(self, vae: VAE, **details: Any) -> None:
+        """Write what rebuilds the VAE, with the versions, the command and `details`."""
+        config = {
+            "format": FORMAT,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "versions": _versions(),
+            "vae": vae.config,
+            **details,
+        }
+        write_atomically(self.folder / "config.json", _json(config))
+
+    def save_model(self, vae: VAE) -> None:
+        """Write the parameters and buffers; tensors that parts share are written once."""
+        save_tensors(self.folder / "model.safetensors", _distinct_state(vae))
+
+    def save_metrics(self, epochs: Iterable[dict[str, Any]]) -> None:
+        """Write one line per epoch."""
+        lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+
+    def figure(self, name: str) -> Path:
+        """Return where the figure of a name belongs, its folder made."""
+        path = self.folder / "figures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
+    """Write a VAE to a run's folder.
+
+    Args:
+        vae: the VAE. Parts of the library, and your own that derive from `pyrovae.parts.Part`,
+            are rebuilt by `load`; other programs are recorded by name and passed to `load`.
+        folder: made if it is not there.
+        **details: whatever else JSON can hold that should stand in `config.json`: seed, data.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written; what was there stays.
+
+    Example:
+        >>> import tempfile, pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = pv.save(vae, folder, seed=0)
+        ...     again = pv.load(folder)
+        >>> all((a == b).all() for a, b in zip(vae.parameters(), again.parameters()))
+        True
+    """
+    run = Run(Path(folder))
+    run.save_model(vae)
+    run.save_config(vae, **details)
+    return run
+
+
+def load(
+    folder: str | Path,
+    *,
+    prior: Callable[..., Any] | None = None,
+    likelihood: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+) -> VAE:
+    """Rebuild the VAE of a run's folder.
+
+    Args:
+        folder: as given to `save`.
+        prior: in place of the recorded one, where that was a program of your own.
+        likelihood: likewise.
+        guide: likewise.
+
+    Raises:
+        ValueError: if the folder is missing, half-written or of another format, if a part is a
+            program of your own that is not passed in, or if a tensor is missing, left over or of
+            another shape.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    given = {"prior": prior, "likelihood": likelihood, "guide": guide}
+    parts = {
+        role: _rebuild(folder, role, config["vae"]) if part is None else part
+        for role, part in given.items()
+    }
+    vae = VAE(**parts)
+    _restore(vae, _read_tensors(folder / "model.safetensors"))
+    return vae
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place, then move it there.
+
+    Raises:
+        OSError: if it cannot be written; a file that was there before stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        kept = "the file that was there is kept" if path.exists() else "no file was there before"
+        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {kept}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(plain))
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically."""
+    write_atomically(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl")}
+    return {"pyrovae": pyrovae.__version__, "python": platform.python_version(), **packages}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"no run's folder at {folder}: train one with `pyrovae train`, or pv.save"
+        )
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no run, or half-written: it has no config.json") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is half-written or damaged: {error}") from error
+    met = config.get("format") if isinstance(config, dict) else None
+    if met != FORMAT:
+        raise ValueError(
+            f"{path} has format {met!r}, but pyrovae {pyrovae.__version__} reads format {FORMAT}: "
+            "load it with the version that wrote it (see its 'versions')"
+        )
+    parts = config.get("vae")
+    missing = {"prior", "likelihood", "guide"} - set(parts if isinstance(parts, dict) else {})
+    if missing:
+        raise ValueError(f"{path} is damaged: it records no {' and no '.join(sorted(missing))}")
+    return dict(config)
+
+
+def _rebuild(folder: Path, role: str, recorded: dict[str, Any]) -> Any:
+    try:
+        part = build(recorded[role])
+        if not callable(part):
+            raise ValueError(f"it is recorded as {part!r}, which is no program")
+        return part
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"cannot rebuild the {role} of {folder}: {error}: pyrovae.load(folder, {role}=...)"
+        ) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} is half-written: it has no {path.name}") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is half-written or damaged: {error}") from error
+
+
+def _distinct_state(vae: VAE) -> dict[str, Tensor]:
+    distinct = {name for name, _ in (*vae.named_parameters(), *vae.named_buffers())}
+    return {name: value for name, value in vae.state_dict().items() if name in distinct}
+
+
+def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
+    wanted = _distinct_state(vae)
+    for problem, names in (
+        ("lacks", sorted(wanted.keys() - saved.keys())),
+        ("has besides", sorted(saved.keys() - wanted.keys())),
+    ):
+        if names:
+            raise ValueError(
+                f"the saved model {problem} the tensors {names}: are the parts others?"
+            )
+    for name, tensor in wanted.items():
+        if tensor.shape != saved[name].shape:
+            raise ValueError(
+                f"the saved tensor '{name}' has shape {tuple(saved[name].shape)}; the VAE wants "
+                f"{tuple(tensor.shape)}: the run was made with parts of another size"
+            )
+        if tensor.is_floating_point() != saved[name].is_floating_point():
+            raise ValueError(
+                f"the saved tensor '{name}' has {saved[name].dtype}; the VAE wants {tensor.dtype}"
+            )
+    with torch.no_grad():
+        for name, tensor in (*vae.named_parameters(), *vae.named_buffers()):
+            if name in saved:
+                tensor.data = saved[name].to(tensor.device)

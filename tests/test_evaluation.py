@@ -1,0 +1,213 @@
+"""`evaluate` reports the truth with honest errors, in worlds where the truth is known."""
+
+import json
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import safetensors.torch
+import torch
+from worlds import LinearGaussian, Mixture
+
+import pyrovae as pv
+
+REPETITIONS = 200
+Z95 = 1.96
+
+
+def covered(estimate, error, truth):
+    return abs(estimate.mean - truth) <= Z95 * error
+
+
+def rate_and_distortion(world, x):
+    """Return KL(q || p) and -E_q log p(x | z) of the off guide in closed form, means over x."""
+    loc = world.posterior_mean(x) + world.shift
+    variance = world.off_scale.square()
+    rate = 0.5 * (variance + loc.square() - 1 - variance.log()).sum(-1).mean().item()
+    return rate, -world.off_elbo(x).mean().item() - rate
+
+
+def test_interval_over_particles_covers_the_truth_95_times_in_100():
+    """Same data, 200 seeds: each 95% interval covers 92 to 98% of the time."""
+    world = LinearGaussian()
+    with pv.data.seeded(1):
+        x = world.sample(100)
+        gaps = {k: world.off_gap(k, 400_000) for k in (5, 20)}
+    log_evidence = world.log_evidence(x).mean().item()
+    rate, distortion = rate_and_distortion(world, x)
+    truth = {"ELBO": world.off_elbo(x).mean().item(), "reconstruction": -distortion}
+    truth |= {"KL, Monte Carlo": rate}
+    truth |= {f"IWAE-{k}": log_evidence - gap for k, (gap, _) in gaps.items()}
+    hits = dict.fromkeys(truth, 0)
+    for seed in range(REPETITIONS):
+        report = pv.evaluate(world.vae(), x, particles=20, ks=[5, 20], seed=seed)
+        for name, value in truth.items():
+            estimate = report.estimates[name]
+            hits[name] += covered(estimate, estimate.error_over_particles, value)
+        # The reference for IWAE-k is itself an estimate: its error must not matter.
+        assert all(gaps[k][1] < 0.1 * report.iwae[k].error_over_particles for k in gaps)
+    assert all(0.92 <= count / REPETITIONS <= 0.98 for count in hits.values()), hits
+
+
+def test_interval_over_data_covers_the_truth_95_times_in_100():
+    """Fresh data and particles each time: the interval over data covers the population's mean."""
+    world = LinearGaussian()
+    with pv.data.seeded(2):
+        gap, error = world.off_gap(5, 400_000)
+    log_evidence = -world.marginal.entropy().item()
+    truth = {"ELBO": log_evidence - world.off_kl, "IWAE-5": log_evidence - gap}
+    hits = dict.fromkeys(truth, 0)
+    for seed in range(REPETITIONS):
+        with pv.data.seeded(1000 + seed):
+            x = world.sample(100)
+        report = pv.evaluate(world.vae(), x, particles=20, ks=[5], seed=seed)
+        assert error < 0.1 * report.iwae[5].error_over_data
+        for name, value in truth.items():
+            estimate = report.estimates[name]
+            hits[name] += covered(estimate, estimate.error_over_data, value)
+    assert all(0.92 <= count / REPETITIONS <= 0.98 for count in hits.values()), hits
+
+
+def test_exact_posterior_leaves_nothing_to_estimate():
+    world = LinearGaussian()
+    x = world.sample(7)
+    report = pv.evaluate(world.vae(world.exact_posterior), x, particles=30, ks=[1, 10, 30])
+    for estimate in (report.elbo, *report.iwae.values()):
+        torch.testing.assert_close(estimate.value, world.log_evidence(x), rtol=0, atol=1e-9)
+        assert estimate.error_over_particles < 1e-9
+    torch.testing.assert_close(
+        report.effective_sample_size, torch.full((7,), 30.0, dtype=torch.float64)
+    )
+
+
+def test_closed_form_and_monte_carlo_kl_agree():
+    world = LinearGaussian()
+    x = world.sample(50)
+    report = pv.evaluate(world.vae(), x, particles=500)
+    rate, _ = rate_and_distortion(world, x)
+    assert report.closed_form_kl.mean == pytest.approx(rate, abs=1e-9)
+    assert report.closed_form_kl.error_over_particles < 1e-12
+    distance = (report.monte_carlo_kl.value - report.closed_form_kl.value).abs()
+    assert (distance < 5 * report.monte_carlo_kl.standard_error).all()
+
+
+def test_bounds_rise_and_the_parts_add_up():
+    world = LinearGaussian()
+    report = pv.evaluate(world.vae(), world.sample(50), particles=1000)
+    assert list(report.iwae) == [10, 100, 1000]
+    means = [report.elbo.mean, *(estimate.mean for estimate in report.iwae.values())]
+    assert means == sorted(means)
+    parts = report.reconstruction.value - report.monte_carlo_kl.value
+    torch.testing.assert_close(parts, report.elbo.value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_batches_with_a_ragged_end_are_averaged_per_datum(batch_size):
+    """With the exact posterior every batch size gives the same numbers, datum by datum."""
+    world = LinearGaussian()
+    x = world.sample(7)
+    report = pv.evaluate(world.vae(world.exact_posterior), x, particles=2, batch_size=batch_size)
+    torch.testing.assert_close(report.elbo.value, world.log_evidence(x), rtol=0, atol=1e-9)
+    assert report.elbo.mean == pytest.approx(world.log_evidence(x).mean().item(), abs=1e-9)
+
+
+def test_a_seed_repeats_a_report_and_leaves_torchs_generator_alone():
+    world = LinearGaussian()
+    x = world.sample(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (pv.evaluate(world.vae(), x, particles=9, seed=s) for s in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.elbo.value, again.elbo.value)
+    assert not torch.equal(first.elbo.value, other.elbo.value)
+
+
+def test_any_pair_of_programs_is_measured():
+    world = Mixture()
+    x = world.sample(30)
+    report = pv.evaluate((world.model, world.guide), x, particles=200)
+    truth = world.sampled_elbo(x).mean().item()
+    assert abs(report.elbo.mean - truth) < 4 * report.elbo.error_over_particles
+    summed = pv.evaluate((world.model, world.guide_enumerated), x, particles=1)
+    torch.testing.assert_close(summed.elbo.value, world.log_evidence(x), rtol=0, atol=1e-9)
+    assert summed.closed_form_kl is None
+
+
+def test_one_particle_and_one_datum_have_errors_that_are_not_known():
+    world = LinearGaussian()
+    report = pv.evaluate(world.vae(), world.sample(1), particles=1)
+    assert report.iwae == {}
+    assert math.isnan(report.elbo.error_over_particles)
+    assert math.isnan(report.elbo.error_over_data)
+    assert report.to_json()["quantities"]["ELBO"]["error_over_data"] is None
+
+
+def test_dynamic_data_are_binarised_once_whatever_the_particles():
+    split = pv.data.Split(torch.full((6, 4), 0.5), torch.zeros(6), dynamic=True)
+    seen = []
+
+    def likelihood(z, x=None):
+        seen.append(x)
+        pyro.sample("x", dist.Bernoulli(logits=torch.zeros(4)).to_event(1), obs=x)
+
+    vae = pv.VAE(pv.priors.StandardNormal(1), likelihood, lambda x: StandardNormalGuide()(x))
+    for particles in (1, 50):
+        pv.evaluate(vae, split, particles=particles, seed=5)
+    assert all(torch.equal(x, split.draw(seed=5)) for x in seen)
+
+
+class StandardNormalGuide:
+    def __call__(self, x):
+        return pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+
+def test_dropout_is_off_while_measuring_and_on_again_after():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    frozen = torch.nn.Dropout(0.5).eval()
+    vae = pv.VAE(
+        pv.priors.StandardNormal(1),
+        pv.likelihoods.Bernoulli(torch.nn.Sequential(torch.nn.Linear(1, 4), frozen)),
+        pv.guides.MeanFieldNormal(net),
+    )
+    x = torch.ones(50, 4)
+    report = pv.evaluate(vae, x, particles=2)
+    assert report.closed_form_kl.value.unique().numel() == 1
+    assert net[0].training
+    assert not frozen.training
+
+
+def test_report_prints_a_table_and_writes_every_number(tmp_path):
+    world = LinearGaussian()
+    report = pv.evaluate(world.vae(), world.sample(20), particles=100)
+    text = str(report)
+    for name in ("ELBO", "IWAE-10", "IWAE-100", "KL, closed form", "KL, Monte Carlo"):
+        assert name in text
+    assert f"{report.elbo.mean:.3f}" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    report.save(tmp_path / "evaluation.json")
+    saved = json.loads((tmp_path / "evaluation.json").read_text())
+    assert saved["quantities"]["IWAE-100"]["mean"] == report.iwae[100].mean
+    tensors = safetensors.torch.load_file(tmp_path / "evaluation.safetensors")
+    assert torch.equal(tensors["IWAE-100"], report.iwae[100].value)
+    assert torch.equal(tensors["ELBO, standard error"], report.elbo.standard_error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"particles": 0}, "at least one particle"),
+        ({"ks": [10, 30], "particles": 20}, r"\[30\] with K = 20"),
+        ({"ks": [0]}, "1 <= k <= K"),
+        ({"data": torch.zeros(0, 3)}, "empty"),
+        ({"data": []}, "empty"),
+        ({"data": torch.full((4, 3), math.inf)}, "first at row 0"),
+        ({"target": 3}, "a VAE or a pair"),
+    ],
+)
+def test_bad_input_is_a_clear_error(arguments, message):
+    world = LinearGaussian()
+    asked = {"target": world.vae(), "data": world.sample(4), **arguments}
+    target, data = asked.pop("target"), asked.pop("data")
+    with pytest.raises(ValueError, match=message):
+        pv.evaluate(target, data, **asked)
