@@ -1,0 +1,40 @@
+"""Every script in examples/ runs, prints a table and stays short enough to be read."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+def test_there_are_examples():
+    names = {script.stem for script in SCRIPTS}
+    assert {"vae_mnist", "custom_prior", "custom_likelihood", "plain_pyro"} <= names
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_an_example_runs_without_a_warning_and_prints_its_bounds(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), "--smoke"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    bounds = dict(re.findall(r"^ +(ELBO|IWAE-\d+) +(-?\d+\.\d+) ", done.stdout, re.MULTILINE))
+    assert "ELBO" in bounds, done.stdout
+    assert len(bounds) >= 2, done.stdout
+    assert not list(tmp_path.iterdir()), "an example writes only where it is told to"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_an_example_can_be_read_in_one_sitting(script):
+    text = script.read_text()
+    assert 40 <= len(text.splitlines()) <= 120
+    assert text.startswith('"""')
+    assert "clear_param_store" not in text
+    assert "--smoke" in text
