@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyrovae.evaluation import Report, evaluate
     from pyrovae.kl import analytic_kl, monte_carlo_kl
     from pyrovae.runs import load, save
+    from pyrovae.svi import SVI, OneOptimizer
     from pyrovae.training import NonFiniteLoss, Step, fit
     from pyrovae.vae import VAE
     from pyrovae.weights import log_weight_terms, log_weights
@@ -47,6 +48,8 @@ _MODULES = (
     "nets parts plots priors runs training vae weights"
 ).split()
 _HOMES = {
+    "SVI": "svi",
+    "OneOptimizer": "svi",
     "VAE": "vae",
     "fit": "training",
     "Step": "training",
@@ -67,12 +70,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "SVI",
     "VAE",
     "Callback",
     "Checkpoint",
     "EarlyStopping",
     "History",
     "NonFiniteLoss",
+    "OneOptimizer",
     "ProgressBar",
     "Report",
     "Step",

@@ -34,19 +34,19 @@ class Estimate:
     @property
     def mean(self) -> float:
         """The mean over data."""
-        return self.value.double().mean().item()
+        return self.value.cpu().double().mean().item()
 
     @property
     def error_over_data(self) -> float:
         """The standard error of the mean as a mean over the population of data (NaN at N = 1)."""
         if len(self.value) < 2:
             return math.nan
-        return self.value.double().std().item() / math.sqrt(len(self.value))
+        return self.value.cpu().double().std().item() / math.sqrt(len(self.value))
 
     @property
     def error_over_particles(self) -> float:
         """The standard error of the mean given these data."""
-        return self.standard_error.double().square().sum().sqrt().item() / len(self.value)
+        return self.standard_error.cpu().double().square().sum().sqrt().item() / len(self.value)
 
 
 def elbo(log_w: Tensor) -> Tensor:
@@ -149,7 +149,8 @@ def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
 def effective_sample_size(log_w: Tensor) -> Tensor:
     r"""Return Kish's effective sample size, $(\sum_k w_k)^2 / \sum_k w_k^2$, of shape [N].
 
-    From 1, one particle carries all the weight, to K, all weights are equal.
+    From 1, one particle carries all the weight, to K, all weights are equal; 0 where every
+    weight is zero.
 
     References:
         Kong, 1992. A Note on Importance Sampling using Standardized Weights.
@@ -158,7 +159,8 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
         >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -90.0]]))
         tensor([2., 1.])
     """
-    return torch.exp(2 * _checked(log_w).logsumexp(0) - (2 * log_w).logsumexp(0))
+    log_size = 2 * _checked(log_w).logsumexp(0) - (2 * log_w).logsumexp(0)
+    return torch.where(log_w.amax(0) > -math.inf, log_size.exp(), 0.0)
 
 
 def _group_bounds(log_w: Tensor, k: int | None) -> Tensor:

@@ -59,10 +59,12 @@ class History:
     Attributes:
         epochs: one entry for each.
         ended: "all epochs done", "stopped early ..." or "interrupted".
+        compile_seconds: spent on compiling, which the epochs' seconds leave out.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     ended: str = "all epochs done"
+    compile_seconds: float = 0.0
 
     def column(self, name: str) -> list[float]:
         """Return one quantity over the epochs."""
@@ -114,6 +116,12 @@ class Training:
         with torch.no_grad():
             for name, tensor in self._tensors():
                 tensor.copy_(snapshot[name])
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Take away what an earlier step, broken off, may have left."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.parameters.items()
@@ -133,8 +141,11 @@ class Callback:
     def finished_epoch(self, training: Training) -> None:
         """After each epoch; raise `StopTraining` to make it the last."""
 
+    def finished(self, training: Training) -> None:
+        """After the last epoch, an interrupt or an error; parameters may still be changed."""
+
     def ended(self, training: Training) -> None:
-        """After the last epoch, an interrupt or an error."""
+        """After every callback's `finished`: the parameters are what they will be."""
 
 
 class ProgressBar(Callback):
@@ -199,7 +210,8 @@ class ProgressBar(Callback):
 
     def ended(self, training: Training) -> None:
         """Close the bar."""
-        self.bar.stop()
+        if hasattr(self, "bar"):
+            self.bar.stop()
 
 
 class EarlyStopping(Callback):
@@ -234,9 +246,9 @@ class EarlyStopping(Callback):
         if self.waited >= self.patience:
             raise StopTraining(f"the validation ELBO was best {self.waited} epochs ago")
 
-    def ended(self, training: Training) -> None:
+    def finished(self, training: Training) -> None:
         """Put the best parameters back."""
-        if training.history.epochs:
+        if training.history.epochs and hasattr(self, "kept"):
             training.restore(self.kept)
 
 
@@ -263,7 +275,8 @@ class Checkpoint(Callback):
 
     def ended(self, training: Training) -> None:
         """Write the parameters that the training ends with (the best, if it stopped early)."""
-        self._write(training)
+        if hasattr(self, "run"):
+            self._write(training)
 
     def _write(self, training: Training) -> None:
         self.run.save_model(training.target)

@@ -48,6 +48,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return commands.complain(error, 1)
     except (ValueError, OSError) as error:
         return commands.complain(error, 2)
+    except RuntimeError as error:  # torch's own: no memory left, a number that overflows
+        return commands.complain(error, 1)
     return code
 
 
@@ -66,7 +68,7 @@ def _layout(prog: str) -> argparse.HelpFormatter:
 def _at_least(lowest: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         with contextlib.suppress(ValueError):
-            if int(text) >= lowest:
+            if lowest <= int(text) < 2**63:
                 return int(text)
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {lowest} or more")
 
@@ -128,7 +130,7 @@ def _demo_grammar(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=_COUNT, default=40, metavar="N", help="walks over the data (40)"
     )
     _particles_option(parser)
-    parser.set_defaults(batch_size=50, lr=4e-3, seed=0, kl_warmup=0.0, patience=None)
+    parser.set_defaults(batch_size=50, lr=4e-3, seed=0, kl_warmup=0.0, patience=None, compile=None)
 
 
 def _train_grammar(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +198,7 @@ def _training_options(training: Any) -> None:
         metavar="EPOCHS",
         help="stop when the validation ELBO has not risen for so long; keep the best",
     )
+    _compile_option(training, "a training of 5,000 steps or more")
     _seed_option(training)
 
 
@@ -208,6 +211,7 @@ def _evaluate_grammar(parser: argparse.ArgumentParser) -> None:
         "--ks", type=_COUNT, nargs="+", metavar="k", help="the k of IWAE-k (10 100 1000 ... K)"
     )
     parser.add_argument("--limit", type=_COUNT, metavar="N", help="the first N data only")
+    _compile_option(parser, "a measurement of 2,000,000 particles or more")
     _seed_option(parser)
 
 
@@ -262,6 +266,16 @@ def _particles_option(parser: Any) -> None:
 def _seed_option(parser: Any) -> None:
     parser.add_argument(
         "--seed", type=_at_least(0), default=0, metavar="N", help="of everything random (0)"
+    )
+
+
+def _compile_option(parser: Any, work: str) -> None:
+    parser.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_const",
+        const=False,
+        help=f"run the programs as Pyro runs them, always; else {work} is compiled",
     )
 
 

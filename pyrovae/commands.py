@@ -93,7 +93,10 @@ def train(arguments: argparse.Namespace) -> int:
             _save_training_figures(vae, history, data, folder)
     again = f" --recipe {recipe}" if recipe and _is_foreign(vae.config) else ""
     epochs = "epoch" if len(history.epochs) == 1 else "epochs"
-    print(f"{folder}: {len(history.epochs)} {epochs}, {history.ended}")
+    seconds = f"{sum(history.column('seconds')):.0f} s of steps"
+    if history.compile_seconds:
+        seconds += f" and {history.compile_seconds:.0f} s of compiling"
+    print(f"{folder}: {len(history.epochs)} {epochs}, {history.ended}; {seconds}")
     print(f"Next:\n  pyrovae evaluate {folder}{again}")
     return INTERRUPTED if history.ended == "interrupted" else 0
 
@@ -104,7 +107,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
     name, split, _ = _data_of_run(arguments, config, vae)
     with running(arguments.recipe):
         report = measure(
-            vae, split, particles=arguments.particles, ks=arguments.ks, seed=arguments.seed
+            vae,
+            split,
+            particles=arguments.particles,
+            ks=arguments.ks,
+            seed=arguments.seed,
+            compile=arguments.compile,
         )
     print(report)
     _save_report(report, arguments.folder, {"data_set": name, "split": arguments.split})
@@ -171,6 +179,7 @@ def _fit(
     step = Step(
         optim=pyro.optim.Adam({"lr": arguments.lr}),
         kl_weight=(lambda epochs: min(1.0, epochs / warmup)) if warmup else 1.0,
+        compile=arguments.compile,
     )
     checkpoint = Checkpoint(
         arguments.out, seed=arguments.seed, command=arguments.command_line, **details

@@ -7,9 +7,8 @@ being 1 with its intensity as probability (Salakhutdinov and Murray, 2008).
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -17,7 +16,9 @@ from typing import Any, Final, Literal, cast
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pyrovae.randomness import seeded as seeded
 
 Batch = tuple[Any, ...]
 Binarization = Literal["dynamic", "static"]
@@ -25,25 +26,8 @@ Binarization = Literal["dynamic", "static"]
 HELD_OUT: Final = 297
 """How many of the 1,797 handwritten digits make the validation set, and the test set."""
 
-
-@contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Run a block at a seed of its own and put torch's generators back as they were.
-
-    With None the block draws from the generators as they stand.
-
-    Example:
-        >>> with seeded(0):
-        ...     first = torch.rand(1)
-        >>> with seeded(0):
-        ...     assert torch.equal(first, torch.rand(1))
-    """
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.random.manual_seed(seed)
-        yield
+PIXELS: Final = 0x9E3779B9
+"""The seed at which a dynamic split is drawn for measuring: far from those of the particles."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +48,8 @@ class Split:
         """Return the number of data."""
         return len(self.x)
 
-    def draw(self, *, seed: int | None = None) -> Tensor:
-        """Return x as a likelihood sees it: binarised once, at the seed, if it is dynamic."""
+    def draw(self, *, seed: int = PIXELS) -> Tensor:
+        """Return x as a likelihood sees it: binarised, if it is dynamic, the same at each call."""
         if not self.dynamic:
             return self.x
         with seeded(seed):
@@ -148,12 +132,14 @@ class Batches:
     in every batch.
 
     Args:
-        data: a tensor, a tuple (x, *context) of tensors with a row per datum, a `Split`, a torch
-            `Dataset` (its items go through torch's default collation), or an iterable of batches
-            that can be walked more than once.
+        data: a tensor, a tuple (x, *context) of tensors with a row per datum (x may be a
+            `Split`), a `Split`, a torch `Dataset` (its items go through torch's default collation,
+            and what follows x in them is context), or an iterable of batches that can be walked
+            more than once.
         batch_size: the number of data in a batch; the last may be smaller. An iterable of
             batches keeps its own.
         shuffle: whether to draw a new order at each walk.
+        device: where the batches are moved to; as they come where it is None.
 
     Raises:
         ValueError: if there are no data, tensors differ in length, or an iterator is given that
@@ -164,26 +150,31 @@ class Batches:
         [2, 2, 1]
     """
 
-    def __init__(self, data: Any, batch_size: int, *, shuffle: bool = False) -> None:
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"a batch has at least one datum; got batch_size={batch_size}")
-        self.batch_size, self.shuffle = batch_size, shuffle
-        self.dynamic = isinstance(data, Split) and data.dynamic
-        self.tensors = _tensors(data)
+        self.batch_size, self.shuffle, self.device = batch_size, shuffle, device
+        self.dynamic, self.tensors = _tensors(data)
         self.source: Iterable[Any] = () if self.tensors else _source(data, batch_size, shuffle)
+        self.number = self._count()
 
     def __len__(self) -> int:
         """Return the number of batches in a walk."""
-        if self.tensors:
-            return math.ceil(len(self.tensors[0]) / self.batch_size)
-        return len(cast(Any, self.source))
+        return self.number
 
     def __iter__(self) -> Iterator[Batch]:
         """Walk over the data once."""
-        if not self.tensors:
-            for batch in self.source:
-                yield tuple(batch) if isinstance(batch, list | tuple) else (batch,)
-            return
+        for batch in self._cut() if self.tensors else map(_as_tuple, self.source):
+            yield tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in batch)
+
+    def _cut(self) -> Iterator[Batch]:
         x, *context = self.tensors
         order = torch.randperm(len(x), device=x.device) if self.shuffle else None
         for start in range(0, len(x), self.batch_size):
@@ -191,6 +182,17 @@ class Batches:
             rows = rows if order is None else order[rows]
             drawn = torch.bernoulli(x[rows]) if self.dynamic else x[rows]
             yield drawn, *(value[rows] for value in context)
+
+    def _count(self) -> int:
+        if self.tensors:
+            return math.ceil(len(self.tensors[0]) / self.batch_size)
+        sized = isinstance(self.source, Sized) and not isinstance(
+            getattr(self.source, "dataset", None), IterableDataset
+        )
+        number = len(cast(Sized, self.source)) if sized else sum(1 for _ in self.source)
+        if number == 0:
+            raise ValueError("the data are empty: there is no batch")
+        return number
 
 
 def check_finite(x: Any) -> None:
@@ -207,7 +209,7 @@ def check_finite(x: Any) -> None:
         bad = (~finite).nonzero().flatten()
         raise ValueError(
             f"x has NaN or infinite values in {len(bad)} of {len(x)} data, the first at row "
-            f"{int(bad[0])}: drop these rows, or mask the values"
+            f"{int(bad[0])}: drop these rows, or fill the values in and mask them"
         )
 
 
@@ -244,32 +246,43 @@ _DOMAINS: Final[dict[Any, tuple[str, str]]] = {
 }
 
 
-def _tensors(data: Any) -> tuple[Tensor, ...]:
-    if isinstance(data, Split):
-        data = data.x
+def _tensors(data: Any) -> tuple[bool, tuple[Tensor, ...]]:
+    """Return whether x is dynamic, and x and its context; none where data are not tensors."""
     if isinstance(data, TensorDataset):
         data = data.tensors
-    tensors = (data,) if isinstance(data, Tensor) else data
-    if not (isinstance(tensors, tuple) and all(isinstance(t, Tensor) for t in tensors)):
-        return ()
-    lengths = {len(tensor) for tensor in tensors}
+    values = data if isinstance(data, tuple) else (data,)
+    x = values[0] if values else None
+    dynamic = isinstance(x, Split) and x.dynamic
+    tensors = (x.x, *values[1:]) if isinstance(x, Split) else values
+    if not all(isinstance(value, Tensor) for value in tensors):
+        return False, ()
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) > 1:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         raise ValueError(f"x and its context have one row per datum each; got shapes {shapes}")
-    if not lengths or lengths == {0}:
+    if lengths <= {0}:
         raise ValueError("the data are empty: x needs at least one row")
-    return tensors
+    return dynamic, tensors
 
 
 def _source(data: Any, batch_size: int, shuffle: bool) -> Iterable[Any]:  # noqa: FBT001
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size, shuffle=shuffle)
-    if isinstance(data, Iterator) or not isinstance(data, Iterable):
+    remedies = {"DataSet": "Give one of its splits, data.train", "ndarray": "torch.from_numpy(x)"}
+    kind = type(data).__name__
+    if isinstance(data, Iterator) or kind in remedies or not isinstance(data, Iterable):
         raise ValueError(
-            "data are a tensor, a tuple (x, *context), a Dataset or an iterable of batches that "
-            f"can be walked at every epoch; got {type(data).__name__}. Put an iterator in a list"
+            "data are a tensor, a tuple (x, *context), a Split, a Dataset or an iterable of "
+            f"batches that can be walked at every epoch; got {kind}. "
+            + remedies.get(kind, "Put an iterator in a list")
         )
     return data
+
+
+def _as_tuple(batch: Any) -> Batch:
+    return tuple(batch) if isinstance(batch, list | tuple) else (batch,)
 
 
 def _digits() -> list[Split]:

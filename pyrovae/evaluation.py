@@ -7,6 +7,7 @@ Every number comes from one set of log-weights [K, N]. A mean over data has an e
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -31,10 +32,20 @@ from pyrovae.bounds import (
 )
 from pyrovae.data import Batches, Split, seeded
 from pyrovae.kl import closed_form_rates
-from pyrovae.vae import check_data, evaluation_mode, programs
-from pyrovae.weights import log_weight_terms
+from pyrovae.vae import check_data, device_of, evaluation_mode, on_cpu, programs
+from pyrovae.weights import (
+    NUMBERS_PER_PASS,
+    CompiledRun,
+    Runner,
+    cut_data,
+    log_weight_terms,
+    run,
+)
 
 KL_PARTICLES: Final = 10
+
+COMPILED_FROM: Final = 2_000_000
+"""The (particle, datum) pairs from which compiling, some seconds of it, pays by default."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Report:
 
     Attributes:
         particles: K, the particles drawn for each datum.
-        seed: the seed of the particles, and of the pixels where the data are dynamic.
+        seed: the seed of the particles.
         seconds: the time it took.
         elbo: the evidence lower bound.
         iwae: the importance-weighted bound at each k.
@@ -91,7 +102,7 @@ class Report:
             "seed": self.seed,
             "seconds": self.seconds,
             "unit": "nats",
-            "effective_sample_size": self.effective_sample_size.double().mean().item(),
+            "effective_sample_size": self.effective_sample_size.cpu().double().mean().item(),
             "quantities": {
                 name: {
                     "mean": _known(estimate.mean),
@@ -121,7 +132,7 @@ class Report:
         runs.save_json(path, {**details, **self.to_json()})
 
     def _table(self) -> Table:
-        ess = self.effective_sample_size.double()
+        ess = self.effective_sample_size.cpu().double()
         table = Table(
             box=rich.box.SIMPLE_HEAD,
             title=f"{len(ess):,} data, {self.particles:,} particles, nats per datum",
@@ -147,16 +158,21 @@ def evaluate(
     ks: Sequence[int] | None = None,
     batch_size: int = 100,
     seed: int | None = 0,
+    compile: bool | None = None,
 ) -> Report:
     """Measure a VAE, or any pair of Pyro programs, on data.
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
-        data: whatever `fit` takes. A dynamic split is binarised once, at the seed.
+        data: whatever `fit` takes. A dynamic split is binarised once, whatever the seed, so that
+            two reports are of the same pixels.
         particles: K, the particles for each datum.
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
         batch_size: the data in memory at once; it does not change what is estimated.
-        seed: of the particles; None draws from torch's generator as it stands.
+        compile: whether the passes are compiled (see `weights.CompiledRun`); by default where
+            there are 2,000,000 pairs of particle and datum or more on the CPU, which earns the
+            time back.
+        seed: of the particles alone; None draws from torch's generator as it stands.
 
     Raises:
         ValueError: for data that are empty, not finite or outside the likelihood's domain, a k
@@ -179,45 +195,57 @@ def evaluate(
     ks = _levels(particles) if ks is None else list(ks)
     _check_levels(ks, particles)
     started = time.perf_counter()
-    if isinstance(data, Split):
-        data = data.draw(seed=seed)
+    data = _drawn(data)
     with evaluation_mode(target), seeded(seed):
-        batches = Batches(data, batch_size)
+        batches = Batches(data, batch_size, device=device_of(target))
+        if compile is None:
+            long = len(batches) * batch_size * particles >= COMPILED_FROM
+            compile = long and on_cpu(target)
+        runner = CompiledRun() if compile else run
         pieces = [
-            _measure(target, batch, particles, ks)
+            _measure(target, batch, particles, ks, runner=runner)
             for batch in _progress(batches, f"evaluating with {particles:,} particles")
         ]
-    if not pieces:
-        raise ValueError("the data are empty: there was no batch to evaluate")
     elapsed = time.perf_counter() - started
     return Report(particles=particles, seed=seed, seconds=elapsed, **_concatenate(pieces))
 
 
+def _drawn(data: Any) -> Any:
+    """Fix the pixels of a dynamic split: they are the same whatever the seed of the particles."""
+    if isinstance(data, tuple) and data and isinstance(data[0], Split):
+        return (data[0].draw(), *data[1:])
+    return data.draw() if isinstance(data, Split) else data
+
+
 def _measure(
-    target: Any, batch: tuple[Any, ...], particles: int, ks: Sequence[int]
+    target: Any, batch: tuple[Any, ...], particles: int, ks: Sequence[int], *, runner: Runner
 ) -> dict[str, Any]:
     x, *context = batch
     check_data(target, x)
     model, guide = programs(target)
-    terms = log_weight_terms(model, guide, x, *context, particles=particles)
+    terms = log_weight_terms(model, guide, x, *context, particles=particles, runner=runner)
     log_w = terms.log_w
     return {
         "elbo": elbo_estimate(log_w),
         "iwae": {k: iwae_estimate(log_w, k) for k in ks},
         "reconstruction": mean_estimate(terms.log_likelihood),
         "monte_carlo_kl": mean_estimate(terms.rate),
-        "closed_form_kl": _closed_form(model, guide, batch, min(particles, KL_PARTICLES)),
+        "closed_form_kl": _closed_form(model, guide, batch),
         "effective_sample_size": effective_sample_size(log_w),
     }
 
 
-def _closed_form(
-    model: Any, guide: Any, batch: tuple[Any, ...], particles: int
-) -> Estimate | None:
+def _closed_form(model: Any, guide: Any, batch: tuple[Any, ...]) -> Estimate | None:
+    x, *context = batch
+    size = max(1, NUMBERS_PER_PASS // (KL_PARTICLES * max(256, x[0].numel())))
     try:
-        return mean_estimate(closed_form_rates(model, guide, *batch, particles=particles))
+        rates = [
+            closed_form_rates(model, guide, *part, particles=KL_PARTICLES)
+            for part in cut_data(x, tuple(context), size)
+        ]
     except ValueError:
         return None
+    return mean_estimate(torch.cat(rates, dim=1))
 
 
 def _concatenate(pieces: list[dict[str, Any]]) -> dict[str, Any]:
@@ -256,7 +284,7 @@ def _check_levels(ks: Sequence[int], particles: int) -> None:
 
 
 def _known(value: float) -> float | None:
-    return value if value == value else None
+    return value if math.isfinite(value) else None
 
 
 def _progress(batches: Batches, description: str) -> Iterable[Any]:

@@ -6,6 +6,7 @@ reported number, reads unscaled log-probabilities and so never sees it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,9 +40,8 @@ class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's o
 
     def __init__(self, beta: float) -> None:
         super().__init__()
-        if not beta >= 0:
-            raise ValueError(f"a KL weight is 0 or more; got {beta}")
-        self._beta = torch.tensor(float(beta))
+        self._beta = torch.tensor(0.0)
+        self.beta = beta
 
     @property
     def beta(self) -> float:
@@ -50,6 +50,8 @@ class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's o
 
     @beta.setter
     def beta(self, value: float) -> None:
+        if not 0 <= value < math.inf:
+            raise ValueError(f"a KL weight is 0 or more, and finite; got {value}")
         # In place, so that a step that was compiled with the tensor sees the new value.
         self._beta.fill_(value)
 

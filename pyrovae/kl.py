@@ -17,7 +17,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from pyrovae.bounds import Estimate, mean_estimate
-from pyrovae.weights import log_weight_terms, sample_sites, trace_pair
+from pyrovae.sites import sample_sites
+from pyrovae.weights import log_weight_terms, trace_pair
 
 Program = Callable[..., Any]
 
@@ -182,7 +183,17 @@ def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
             f"site '{name}' has no closed form for KL({_family(q)} || {_family(p)}): use "
             "monte_carlo_kl, or register one with torch.distributions.register_kl"
         ) from error
+    if not _same_mask(guide_site["mask"], model_site["mask"]):
+        raise ValueError(
+            f"site '{name}' is masked otherwise in the model than in the guide, so its terms have "
+            "no common KL: use monte_carlo_kl, or mask both programs"
+        )
     return torch.as_tensor(scale_and_mask(divergence, mask=guide_site["mask"]))
+
+
+def _same_mask(first: Any, second: Any) -> bool:
+    masks = [torch.as_tensor(True if mask is None else mask) for mask in (first, second)]
+    return torch.equal(*torch.broadcast_tensors(*masks))
 
 
 def _family(distribution: Any) -> str:

@@ -3,7 +3,8 @@
 A likelihood meets latents of shape [N, D] while it trains and [K, N, D] while it is measured, so
 every network maps [..., in] to [..., out]. Data are flat vectors: the convolutional pair folds
 the last axis to an image and unfolds it again, which makes it a drop-in replacement of an `MLP`.
-Given several inputs (`net(z, *context)`), a network concatenates them along the last axis.
+Given several inputs (`net(z, *context)`), an `MLP` or `ConvDecoder` concatenates them along the
+last axis; a `ConvEncoder` takes the image alone.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class MLP(Part):
     def __init__(self, *sizes: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"MLP needs at least two widths, each 1 or more; got {sizes}")
+            raise ValueError(
+                f"MLP needs at least two widths, each 1 or more, as MLP(64, 10, 2); got {sizes}"
+            )
         self.sizes = tuple(sizes)
         layers: list[nn.Module] = []
         for width, following in zip(sizes[:-1], sizes[1:], strict=True):
@@ -111,9 +114,9 @@ class MLP(Part):
 
 def _square_image(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     channels, height, width = shape
-    if height != width or not 28 <= height <= 64 or height % 4 or channels < 1:
+    if height != width or not 28 <= height <= 64 or channels < 1:
         raise ValueError(
-            "the convolutional pair takes square images of 28 to 64 pixels, a multiple of 4, as "
+            "the convolutional pair takes square images of 28 to 64 pixels, as "
             f"(channels, size, size); got {tuple(shape)}. Pad the image, or use an MLP"
         )
     return channels, height, width
@@ -126,7 +129,7 @@ class ConvEncoder(Part):
     data of a batch together.
 
     Args:
-        shape: (channels, size, size), size a multiple of 4 from 28 to 64.
+        shape: (channels, size, size), size from 28 to 64.
         features: width of the output.
         channels: width of the first convolution; the second has twice as many.
 
@@ -160,7 +163,7 @@ class ConvDecoder(Part):
 
     Args:
         latents: width of the input (of all inputs together, where there are several).
-        shape: (channels, size, size), size a multiple of 4 from 28 to 64.
+        shape: (channels, size, size), size from 28 to 64.
         channels: width of the last hidden layer; the one before has twice as many.
 
     Example:
@@ -171,7 +174,7 @@ class ConvDecoder(Part):
     def __init__(self, latents: int, shape: tuple[int, int, int], *, channels: int = 32) -> None:
         super().__init__()
         self.latents, self.shape = latents, _square_image(shape)
-        side = self.shape[-1] // 4
+        side = math.ceil(self.shape[-1] / 4)
         self.layers = nn.Sequential(
             nn.Linear(latents, 2 * channels * side * side),
             nn.ReLU(),
@@ -184,5 +187,6 @@ class ConvDecoder(Part):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map latents [..., D], concatenated with any context, to flat images."""
         z = join(inputs, self.latents, self)
-        out: Tensor = self.layers(z.reshape(-1, self.latents))
+        size = self.shape[-1]
+        out: Tensor = self.layers(z.reshape(-1, self.latents))[..., :size, :size]
         return out.reshape(*z.shape[:-1], -1)

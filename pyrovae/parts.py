@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+import numbers
 from typing import Any, ClassVar, Self
 
 import torch
@@ -60,10 +61,16 @@ def describe(value: Any) -> Any:
     """
     if isinstance(value, Part):
         return value.config
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, tuple | list):
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, list):
         return [describe(item) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [describe(item) for item in value]}
     name: str = getattr(value, "__qualname__", type(value).__qualname__)
     if getattr(torch.nn, name, None) is value:
         return {"torch.nn": name}
@@ -78,9 +85,11 @@ def build(config: Any) -> Any:
             has not defined.
     """
     if isinstance(config, list):
-        return tuple(build(item) for item in config)
+        return [build(item) for item in config]
     if not isinstance(config, dict):
         return config
+    if "tuple" in config:
+        return tuple(build(item) for item in config["tuple"])
     if "torch.nn" in config:
         return _activation(config["torch.nn"])
     if "part" in config:

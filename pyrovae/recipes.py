@@ -27,6 +27,7 @@ def run(path: Path, shape: tuple[int, int, int], *, seed: int) -> VAE:
         ValueError: if there is no such file, no function `vae(shape)` in it, or if that returns
             something else than a VAE.
     """
+    path = path.resolve()
     if not path.is_file():
         raise ValueError(
             f"no recipe at {path}: a Python file whose function vae(shape) makes a VAE"
@@ -64,7 +65,8 @@ def running(recipe: Path | None) -> Iterator[None]:
     if recipe is None:
         yield
         return
-    neighbours = str(recipe.resolve().parent)
+    recipe = recipe.resolve()
+    neighbours = str(recipe.parent)
     sys.path.insert(0, neighbours)
     try:
         yield

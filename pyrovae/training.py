@@ -11,28 +11,34 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyro.optim
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
-from pyrovae.data import Batch, Batches, seeded
+from pyrovae.data import Batch, Batches, check_domain, seeded
 from pyrovae.handlers import kl_weight
 from pyrovae.kl import latent_order
-from pyrovae.vae import check_data, evaluation_mode, programs
-from pyrovae.weights import log_weight_terms, run, sample_sites, trace_pair
+from pyrovae.sites import sample_sites
+from pyrovae.svi import SVI
+from pyrovae.vae import check_data, device_of, evaluation_mode, on_cpu, programs
+from pyrovae.weights import log_weight_terms, run, trace_pair
 
 MONITORED: Final = 2000
 """How many training data the ELBO at an epoch's end is measured on."""
 
 MONITOR_BATCH: Final = 500
+
+COMPILED_FROM: Final = 5000
+"""The steps from which compiling is the default: ten seconds of it, at 2 ms or more a step."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,14 @@ class Step:
             programs sample in the same order, else `Trace_ELBO`.
         kl_weight: a number, or a function of the epochs gone by (a fraction within an epoch),
             such as `lambda epochs: min(1.0, epochs / 10)` for a linear warm-up.
+        compile: whether `pyrovae.SVI` compiles the step. Where it is None: in trainings of
+            5,000 steps or more on the CPU, which earn the time of the compilation back.
     """
 
     optim: PyroOptim | None = None
     loss: ELBO | None = None
     kl_weight: float | Callable[[float], float] = 1.0
+    compile: bool | None = None
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -111,9 +120,13 @@ def fit(
         raise ValueError(f"training takes at least one epoch; got epochs={epochs}")
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
     with seeded(seed):
-        batches = Batches(data, batch_size, shuffle=True)
-        monitors = _monitors(data, validation, batch_size)
-        svi, weight, parameters = _prepare(target, data, batch_size, step)
+        device = device_of(target)
+        batches = Batches(data, batch_size, shuffle=True, device=device)
+        monitors = _monitors(data, validation, max(batch_size, MONITOR_BATCH), device)
+        if step.compile is None:
+            long = epochs * len(batches) >= COMPILED_FROM
+            step = replace(step, compile=long and on_cpu(target))
+        svi, weight, parameters = _prepare(target, monitors, step)
         training = Training(target, parameters, epochs, len(batches))
         _train(training, svi, batches, _Beside(weight, step, monitors, callbacks, seed))
     return training.history
@@ -135,20 +148,12 @@ class _Beside:
 
 
 def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> None:
-    for callback in beside.callbacks:
-        callback.started(training)
+    training.forget_gradients()
     try:
+        for callback in beside.callbacks:
+            callback.started(training)
         for epoch in range(1, training.epochs + 1):
-            good = training.snapshot()
-            try:
-                loss, seconds = _walk(training, svi, batches, beside)
-            except Exception:
-                training.restore(good)
-                raise
-            measured = _measure(training.target, beside.monitors, beside.seed)
-            training.history.epochs.append(
-                Epoch(epoch, loss, kl_weight=beside.weight.beta, seconds=seconds, **measured)
-            )
+            training.history.epochs.append(_epoch(epoch, training, svi, batches, beside))
             if isinstance(svi.optim, PyroLRScheduler):
                 svi.optim.step()
             for callback in beside.callbacks:
@@ -157,15 +162,35 @@ def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> N
         training.history.ended = f"stopped early: {reason}"
     except KeyboardInterrupt:
         training.history.ended = "interrupted"
+        training.forget_gradients()
     finally:
+        for callback in beside.callbacks:
+            callback.finished(training)
         for callback in beside.callbacks:
             callback.ended(training)
 
 
+def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: _Beside) -> Epoch:
+    """Walk over the data and measure; put the parameters back if either goes wrong."""
+    good = training.snapshot()
+    try:
+        loss, seconds = _walk(training, svi, batches, beside)
+        broken = _broken(training.parameters)
+        if broken:
+            raise NonFiniteLoss(_describe(training, "the next loss is not defined", broken))
+        measured = _measure(training.target, beside.monitors, beside.seed)
+    except Exception:
+        training.restore(good)
+        raise
+    return Epoch(number, loss, kl_weight=beside.weight.beta, seconds=seconds, **measured)
+
+
 def _walk(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> tuple[float, float]:
     """Take one step on each batch; return the mean loss per datum and the seconds spent."""
-    started, total, count = time.perf_counter(), 0.0, 0
+    compiling, started, total, count = svi.compile_seconds, time.perf_counter(), 0.0, 0
     for batch in batches:
+        if not batches.tensors:
+            check_data(training.target, batch[0])
         beside.weigh(training.step / training.batches)
         loss = _step(training, svi, batch)
         total, count = total + loss, count + len(batch[0])
@@ -173,15 +198,14 @@ def _walk(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> tu
         training.loss = loss / len(batch[0])
         for callback in beside.callbacks:
             callback.stepped(training)
-    return total / count, time.perf_counter() - started
+    compiling = svi.compile_seconds - compiling
+    training.history.compile_seconds += compiling
+    return total / count, time.perf_counter() - started - compiling
 
 
 def _step(training: Training, svi: SVI, batch: Batch) -> float:
     try:
-        return float(svi.step(*batch))
-    except _NotFinite as error:
-        cause = _locate(training, batch)
-        raise NonFiniteLoss(_describe(training, f"the loss is {error}", cause)) from None
+        loss, parameters = svi.gradients(*batch)
     except ValueError as error:
         cause = _broken(training.parameters)
         if not cause and "invalid values" in str(error):
@@ -189,6 +213,11 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float:
         if not cause:
             raise
         raise NonFiniteLoss(_describe(training, "the loss is not defined", cause)) from error
+    if not math.isfinite(loss):
+        cause = _locate(training, batch)
+        raise NonFiniteLoss(_describe(training, f"the loss is {loss}", cause))
+    svi.update(parameters)
+    return float(loss)
 
 
 def _describe(training: Training, met: str, cause: str) -> str:
@@ -223,44 +252,73 @@ def _broken(parameters: dict[str, Tensor]) -> str:
     return f"the step before left {len(names)} parameters not finite, the first {names[0]!r}"
 
 
-class _NotFinite(Exception):  # noqa: N818
-    """The loss of a step, met before its gradient reached the parameters."""
-
-
 def _prepare(
-    target: Any, data: Any, batch_size: int, step: Step
+    target: Any, monitors: tuple[Batches, Batches | None], step: Step
 ) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
-    """Run the programs once on the first batch: errors come before the first step."""
+    """Check the data and run the programs on a batch: errors come before the first step."""
     model, guide = programs(target)
+    train, validation = monitors
     with seeded(0):
-        x, *context = next(iter(Batches(data, batch_size)))
-        check_data(target, x)
-        loss = step.loss or _default_loss(model, guide, x, *context)
+        if validation is not None:
+            _check(target, validation)
+        x, *context = _check(target, train)
         with poutine.trace(param_only=True) as capture:
-            run(model, guide, x, *context, particles=1)
+            log_w = run(model, guide, x, *context, particles=1).log_w
+        loss = step.loss or _default_loss(model, guide, x, *context)
     parameters = {
         name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
     }
-    if not parameters:
-        raise ValueError(
-            "neither program has a parameter to train: a function that uses a network registers "
-            "it with pyro.module, or becomes an nn.Module that holds it"
-        )
+    _check_announced(log_w, parameters)
+    if isinstance(loss, TraceEnum_ELBO) and step.kl_weight != 1.0:
+        raise ValueError("a KL weight does not go with sites that are summed out: leave it at 1")
     weight = kl_weight(1.0)
+    if step.kl_weight != 1.0:
+        model, guide = weight(model), weight(guide)
     optim = step.optim or pyro.optim.Adam({"lr": 1e-3})
-    svi = SVI(weight(model), weight(guide), optim, loss)
-    svi.loss_and_grads = _guarded(svi.loss_and_grads)
+    svi = SVI(model, guide, optim, loss, compile=bool(step.compile))
     return svi, weight, parameters
 
 
-def _guarded(loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
-    def finite(*args: Any, **kwargs: Any) -> Any:
-        loss = loss_and_grads(*args, **kwargs)
-        if not math.isfinite(loss):
-            raise _NotFinite(loss)
-        return loss
+def _check(target: Any, batches: Batches) -> Batch:
+    """Hold all the data, if they are tensors, against the programs; run them on one batch."""
+    model, guide = programs(target)
+    if batches.tensors and not batches.dynamic:
+        check_data(target, batches.tensors[0])
+    elif batches.tensors:
+        check_domain(batches.tensors[0], constraints.unit_interval, "dynamic binarisation")
+    first = next(iter(batches))
+    check_data(target, first[0])
+    with torch.no_grad():
+        run(model, guide, *first, particles=1)
+    return first
 
-    return finite
+
+def _check_announced(log_w: Tensor, parameters: dict[str, Tensor]) -> None:
+    """Find the parameters that the programs use and no optimiser would be told of."""
+    known = {id(parameter) for parameter in parameters.values()}
+    silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
+    if silent:
+        raise ValueError(
+            f"the programs use parameters of shapes {[tuple(leaf.shape) for leaf in silent]} that "
+            "no part holds, so that nothing would train or save them: make the function an "
+            "nn.Module that holds its network, or announce it with pyro.module"
+        )
+    if not parameters:
+        raise ValueError("neither program has a parameter to train")
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors that a value depends on and that ask for gradients."""
+    waiting, seen, found = [tensor.grad_fn], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _default_loss(model: Any, guide: Any, x: Tensor, *context: Any) -> ELBO:
@@ -279,9 +337,11 @@ def _default_loss(model: Any, guide: Any, x: Tensor, *context: Any) -> ELBO:
     return Trace_ELBO()
 
 
-def _monitors(data: Any, validation: Any, batch_size: int) -> tuple[Batches, Batches | None]:
-    size = max(batch_size, MONITOR_BATCH)
-    return Batches(data, size), None if validation is None else Batches(validation, size)
+def _monitors(
+    data: Any, validation: Any, size: int, device: torch.device | None
+) -> tuple[Batches, Batches | None]:
+    held = None if validation is None else Batches(validation, size, device=device)
+    return Batches(data, size, device=device), held
 
 
 @torch.no_grad()
@@ -308,6 +368,6 @@ def _elbo_rate_distortion(target: Any, batches: Any) -> list[float]:
         terms = log_weight_terms(model, guide, x, *context, particles=1)
         rates.append(terms.rate)
         log_likelihoods.append(terms.log_likelihood)
-    rate = torch.cat(rates, dim=1).double().mean().item()
-    log_likelihood = torch.cat(log_likelihoods, dim=1).double().mean().item()
+    rate = torch.cat(rates, dim=1).cpu().double().mean().item()
+    log_likelihood = torch.cat(log_likelihoods, dim=1).cpu().double().mean().item()
     return [log_likelihood - rate, rate, -log_likelihood]

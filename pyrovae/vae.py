@@ -68,6 +68,9 @@ class VAE(nn.Module):
 
     def __init__(self, prior: Program, likelihood: Program, guide: Program) -> None:
         super().__init__()
+        for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
+            if not callable(part):
+                raise ValueError(f"the {role} is a Pyro program; got {type(part).__name__}")
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = guide
@@ -203,6 +206,19 @@ def check_data(target: Any, x: Tensor) -> None:
     domain = getattr(likelihood, "domain", None)
     if domain is not None:
         check_domain(x, domain, type(likelihood).__name__)
+
+
+def device_of(target: Any) -> torch.device | None:
+    """Return the device of a module's first parameter or buffer; None where there is none."""
+    if not isinstance(target, nn.Module):
+        return None
+    return next((t.device for t in (*target.parameters(), *target.buffers())), None)
+
+
+def on_cpu(target: Any) -> bool:
+    """Tell whether a VAE is on the CPU, as a pair of programs is taken to be."""
+    device = device_of(target)
+    return device is None or device.type == "cpu"
 
 
 @contextlib.contextmanager

@@ -14,25 +14,36 @@ whether the model or the guide samples it.
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyrovae.data import check_finite
+from pyrovae.recording import NotRecordable, Recorded, record, refilled, signature, tensors_of
+from pyrovae.sites import (
+    advice_on_shapes,
+    check_latents,
+    check_plates,
+    check_shape,
+    enumeration_dim,
+    log_prob,
+    sample_sites,
+)
 
 Program = Callable[..., Any]
+Runner = Callable[..., "Terms"]
 Sites = dict[str, Tensor]
 
 PARTICLES: Final = "particles"
+MAX_GRAPHS: Final = 2
 NUMBERS_PER_PASS: Final = 2**22
 """How many numbers of x (or of a layer as wide) one pass holds when no chunk is given: 16 MiB."""
 
@@ -75,6 +86,7 @@ def log_weights(
     *context: Any,
     particles: int,
     chunk: int | None = None,
+    runner: Runner | None = None,
 ) -> Tensor:
     """Draw K particles for each datum and return their log-weights [K, N], in nats.
 
@@ -87,6 +99,7 @@ def log_weights(
         chunk: the most (particle, datum) pairs in one pass; it bounds the memory, not the
             result. Data are cut first, so the guide's network runs once for each datum unless
             K itself is above the chunk. By default it adapts to the size of x.
+        runner: what runs a pass: `run`, or a `CompiledRun` that is kept from call to call.
 
     Raises:
         ValueError: for data that are empty or not finite, fewer than one particle, latents that
@@ -108,7 +121,7 @@ def log_weights(
     """
     columns = [
         torch.cat([piece.log_w for piece in pieces])
-        for pieces in _passes(model, guide, x, context, particles=particles, chunk=chunk)
+        for pieces in _passes(runner or run, (model, guide), (x, context), particles, chunk)
     ]
     return torch.cat(columns, dim=1)
 
@@ -120,11 +133,12 @@ def log_weight_terms(
     *context: Any,
     particles: int,
     chunk: int | None = None,
+    runner: Runner | None = None,
 ) -> Terms:
     """Return the log-weights by site: arguments and errors as of `log_weights`."""
     columns = [
         _concatenate(list(pieces), dim=0)
-        for pieces in _passes(model, guide, x, context, particles=particles, chunk=chunk)
+        for pieces in _passes(runner or run, (model, guide), (x, context), particles, chunk)
     ]
     return _concatenate(columns, dim=1)
 
@@ -152,18 +166,76 @@ def run(model: Program, guide: Program, x: Tensor, *context: Any, particles: int
     observed = {name: site for name, site in sample_sites(model_trace) if site["is_observed"]}
     sampled = dict(sample_sites(guide_trace))
     enumerated = [
-        name for name, site in (latent | sampled).items() if _enumeration_dim(site) is not None
+        name for name, site in (latent | sampled).items() if enumeration_dim(site) is not None
     ]
     terms = Terms(
-        prior={name: _log_prob(site) for name, site in latent.items()},
-        likelihood={name: _log_prob(site) for name, site in observed.items()},
-        guide={n: _log_prob(site) for n, site in sampled.items() if n not in enumerated},
+        prior={name: log_prob(site) for name, site in latent.items()},
+        likelihood={name: log_prob(site) for name, site in observed.items()},
+        guide={n: log_prob(site) for n, site in sampled.items() if n not in enumerated},
     )
-    dims = {_enumeration_dim(site) for site in (latent | sampled).values()} - {None}
+    dims = {enumeration_dim(site) for site in (latent | sampled).values()} - {None}
     for sites in (terms.prior, terms.likelihood, terms.guide):
-        for name, log_prob in sites.items():
-            _check_shape(name, log_prob.shape, shape, dims)
+        for name, term in sites.items():
+            check_shape(name, term.shape, shape, dims)
     return _sum_out(terms, enumerated, shape) if enumerated else terms
+
+
+class CompiledRun:
+    """Run passes of one model and guide as compiled graphs, one for each shape.
+
+    A shape is recorded and compiled when it is first met (seconds), for at most `MAX_GRAPHS`
+    shapes; the others, and programs that have no static graph, run as `run` runs them.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> runner = CompiledRun()
+        >>> x = torch.zeros(5, 64)
+        >>> log_weights(vae.model, vae.guide, x, particles=100, runner=runner).shape
+        torch.Size([100, 5])
+    """
+
+    def __init__(self) -> None:
+        self._graphs: dict[Any, tuple[Recorded, Any]] = {}
+        self._static = True
+
+    def __call__(
+        self, model: Program, guide: Program, x: Tensor, *context: Any, particles: int
+    ) -> Terms:
+        """Run both programs once on all of x and return the terms by site, without gradients."""
+        key = (signature((x, context)), particles)
+        if key not in self._graphs and not self._record(key, model, guide, x, context):
+            return run(model, guide, x, *context, particles=particles)
+        graph, structure = self._graphs[key]
+        return Terms(*pytree.tree_unflatten(graph(*tensors_of((x, context))), structure))
+
+    def _record(
+        self, key: Any, model: Program, guide: Program, x: Tensor, context: tuple[Any, ...]
+    ) -> bool:
+        if not self._static or len(self._graphs) >= MAX_GRAPHS:
+            return False
+        structure = None
+
+        def terms(*tensors: Tensor) -> list[Tensor]:
+            nonlocal structure
+            again = refilled((x, context), tensors)
+            found = run(model, guide, again[0], *again[1], particles=key[1])
+            flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
+            return flat
+
+        try:
+            with torch.no_grad():
+                graph = record(terms, tensors_of((x, context)))
+        except NotRecordable as reason:
+            self._static = False
+            warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
+            return False
+        self._graphs[key] = (graph, structure)
+        return True
 
 
 def trace_pair(
@@ -176,23 +248,15 @@ def trace_pair(
     """
     guide = EnumMessenger(first_available_dim=-3)(_over_particles(guide, particles))
     model = EnumMessenger()(_over_particles(model, particles))
-    with _advice_on_shapes():
+    with advice_on_shapes():
         guide_trace = poutine.trace(guide).get_trace(x, *context)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, *context)
-    _check_latents(model_trace, guide_trace)
+    check_latents(model_trace, guide_trace)
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
-            _check_plates(name, site, len(x))
+            check_plates(name, site, len(x))
     return model_trace, guide_trace
-
-
-def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the sites that carry a density: not the plates' indices, not deterministic values."""
-    for name, site in trace.nodes.items():
-        deterministic = site.get("infer") and site["infer"].get("_deterministic")
-        if site["type"] == "sample" and not site_is_subsample(site) and not deterministic:
-            yield name, site
 
 
 def _over_particles(program: Program, particles: int) -> Program:
@@ -203,38 +267,27 @@ def _over_particles(program: Program, particles: int) -> Program:
     return vectorized
 
 
-@contextlib.contextmanager
-def _advice_on_shapes() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if "Shape mismatch inside plate" in str(error) or "ollide" in str(error):
-            raise ValueError(
-                f"{str(error).splitlines()[0]}: every site has batch shape [N] in the plate over "
-                "data at dim -1 (dim -2 holds the particles); declare what is left with "
-                ".to_event(...)"
-            ) from error
-        raise
-
-
 def _passes(
-    model: Program,
-    guide: Program,
-    x: Tensor,
-    context: tuple[Any, ...],
-    *,
+    runner: Runner,
+    programs: tuple[Program, Program],
+    data: tuple[Tensor, tuple[Any, ...]],
     particles: int,
     chunk: int | None,
 ) -> Iterator[Iterator[Terms]]:
     """Cut the data first, then the particles; yield the pieces of each cut of the data."""
-    chunk = _check_request(x, particles, chunk)
-    for columns in _cut(len(x), max(1, chunk // particles)):
-        here = slice(columns.start, columns.stop)
-        part = [_rows_of(value, here, len(x)) for value in (x, *context)]
+    chunk = _check_request(data[0], particles, chunk)
+    for part in cut_data(*data, max(1, chunk // particles)):
         yield (
-            run(model, guide, *part, particles=len(rows))
-            for rows in _cut(particles, max(1, chunk // len(columns)))
+            runner(*programs, *part, particles=len(rows))
+            for rows in _cut(particles, max(1, chunk // len(part[0])))
         )
+
+
+def cut_data(x: Tensor, context: tuple[Any, ...], size: int) -> Iterator[list[Any]]:
+    """Yield x and its context in pieces of at most `size` rows."""
+    for columns in _cut(len(x), size):
+        here = slice(columns.start, columns.stop)
+        yield [_rows_of(value, here, len(x)) for value in (x, *context)]
 
 
 def _check_request(x: Tensor, particles: int, chunk: int | None) -> int:
@@ -253,26 +306,6 @@ def _cut(length: int, size: int) -> list[range]:
 def _rows_of(value: Any, rows: slice, length: int) -> Any:
     per_datum = isinstance(value, Tensor) and value.ndim > 0 and len(value) == length
     return value[rows] if per_datum else value
-
-
-def _log_prob(site: Any) -> Tensor:
-    fn, value = site["fn"], site["value"]
-    event = fn.event_shape
-    met = value.shape[value.ndim - len(event) :]
-    if met != event:
-        raise ValueError(
-            f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
-            f"{tuple(value.shape)}: reshape the data, or the output of the network"
-        )
-    try:
-        log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"site '{site['name']}' cannot score its value: {error}") from error
-    return cast(Tensor, scale_and_mask(log_prob, mask=site["mask"]))
-
-
-def _enumeration_dim(site: Any) -> int | None:
-    return cast("int | None", site["infer"].get("_enumerate_dim"))
 
 
 def _sum_out(terms: Terms, enumerated: list[str], shape: tuple[int, int]) -> Terms:
@@ -303,68 +336,3 @@ def _concatenate(pieces: list[Terms], dim: int) -> Terms:
         return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
 
     return Terms(joined("prior"), joined("likelihood"), joined("guide"))
-
-
-def _check_latents(model_trace: Any, guide_trace: Any) -> None:
-    model = {
-        name
-        for name, site in sample_sites(model_trace)
-        if not site["is_observed"] and _enumeration_dim(site) is None
-    }
-    guide = {
-        name for name, site in sample_sites(guide_trace) if not site["infer"].get("is_auxiliary")
-    }
-    observed = {name for name, site in sample_sites(model_trace) if site["is_observed"]}
-    for name in model & guide:
-        _check_event_dims(name, model_trace.nodes[name]["fn"], guide_trace.nodes[name]["fn"])
-    missing = sorted(model - guide)
-    extra = sorted((guide - {name for name, _ in sample_sites(model_trace)}) | (guide & observed))
-    if missing:
-        raise ValueError(
-            f"the model samples the sites {sorted(model)} but the guide does not sample "
-            f"{missing}: add pyro.sample statements of these names to the guide"
-        )
-    if extra:
-        raise ValueError(
-            f"the guide samples {extra}, which the model does not: its latent sites are "
-            f"{sorted(model)}. Rename them, or mark them infer={{'is_auxiliary': True}}"
-        )
-
-
-def _check_event_dims(name: str, model_fn: Any, guide_fn: Any) -> None:
-    if model_fn.event_dim != guide_fn.event_dim:
-        raise ValueError(
-            f"site '{name}' has {model_fn.event_dim} event dimensions in the model but "
-            f"{guide_fn.event_dim} in the guide: declare the same with .to_event(...) in both"
-        )
-
-
-def _check_plates(name: str, site: Any, size: int) -> None:
-    frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-    if -1 not in frames:
-        raise ValueError(
-            f"site '{name}' is sampled outside the plate over data: put it inside "
-            'pyro.plate("data", len(x), dim=-1), so that each datum has a weight of its own'
-        )
-    if frames[-1].size != size:
-        raise ValueError(
-            f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but x has "
-            f"{size} rows: size the plate by len(x)"
-        )
-    others = [frame.name for dim, frame in frames.items() if dim < -2]
-    if others:
-        raise ValueError(
-            f"site '{name}' is in the plates {others} beside those over particles and data: "
-            "declare these dimensions with .to_event(...)"
-        )
-
-
-def _check_shape(
-    name: str, met: torch.Size, wanted: tuple[int, int], dims: set[int | None]
-) -> None:
-    stray = [d for d in range(-len(met), -2) if met[d] > 1 and d not in dims]
-    if met[-2:] != wanted or stray:
-        raise ValueError(
-            f"site '{name}' has log-probabilities of shape {tuple(met)}; expected [K, N] = "
-            f"{tuple(wanted)}: declare the other dimensions with .to_event(...)"
-        )

@@ -347,9 +347,13 @@ def test_another_recipe_does_not_fit_the_run(recipe, tmp_path, capsys):
         ),
     ],
 )
-def test_a_recipe_that_is_wrong(text, wanted, tmp_path, capsys):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkeypatch):
     path = tmp_path / "wrong.py"
     path.write_text(text)
+    if relative:
+        monkeypatch.chdir(tmp_path)
+        path = Path("wrong.py")
     argv = ["train", "--recipe", path, "--out", tmp_path / "run", "--epochs", "1"]
     assert wanted in complaint(capsys, *argv)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -64,5 +64,7 @@ def test_measured_numbers_do_not_see_it(measure):
 
 @pytest.mark.parametrize("beta", [-0.1, float("nan")])
 def test_a_negative_weight_is_refused(beta):
-    with pytest.raises(ValueError, match=f"a KL weight is 0 or more; got {beta}"):
+    with pytest.raises(ValueError, match=f"a KL weight is 0 or more, and finite; got {beta}"):
         kl_weight(beta)
+    with pytest.raises(ValueError, match="a KL weight is 0 or more"):
+        kl_weight(1.0).beta = beta

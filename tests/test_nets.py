@@ -6,7 +6,11 @@ from torch import nn
 
 from pyrovae import nets
 
+ODD = (2, 45, 45)
+
 NETWORKS = {
+    "ConvEncoder, 45 pixels": (lambda: nets.ConvEncoder(ODD, 5, channels=2), 4050, 5),
+    "ConvDecoder, 45 pixels": (lambda: nets.ConvDecoder(6, ODD, channels=2), 6, 4050),
     "MLP": (lambda: nets.MLP(6, 5, 4), 6, 4),
     "MLP of one layer": (lambda: nets.MLP(6, 4), 6, 4),
     "MLP with tanh": (lambda: nets.MLP(6, 5, 5, 4, activation=nn.Tanh), 6, 4),
@@ -56,16 +60,16 @@ def test_inputs_of_another_width_or_dtype_are_refused(make, width, out):
 
 @pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2)])
 def test_an_mlp_needs_two_positive_widths(sizes):
-    with pytest.raises(ValueError, match="at least two widths, each 1 or more; got"):
+    with pytest.raises(ValueError, match="at least two widths, each 1 or more, as .*; got"):
         nets.MLP(*sizes)
 
 
-SHAPES = [(1, 28, 32), (1, 24, 24), (1, 68, 68), (1, 30, 30), (0, 28, 28)]
+SHAPES = [(1, 28, 32), (1, 24, 24), (1, 68, 68), (0, 28, 28)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_images_that_do_not_halve_twice_are_refused(shape):
-    message = rf"multiple of 4.*got \({shape[0]}, {shape[1]}, {shape[2]}\)\. Pad the image"
+def test_images_that_are_not_squares_of_28_to_64_pixels_are_refused(shape):
+    message = rf"28 to 64 pixels.*got \({shape[0]}, {shape[1]}, {shape[2]}\)\. Pad the image"
     with pytest.raises(ValueError, match=message):
         nets.ConvEncoder(shape, 4)
     with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ import json
 import pickle
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -117,3 +118,21 @@ def test_a_class_that_is_no_part_is_refused_and_not_imported(name):
 def test_a_name_in_torch_nn_that_is_no_module_is_refused(name):
     with pytest.raises(ValueError, match=f"torch.nn has no module '{name}'.*another torch"):
         parts.build({"torch.nn": name})
+
+
+class Widths(parts.Part):
+    """A part of a user's own, whose arguments are a list, a tuple and numbers of numpy."""
+
+    def __init__(self, hidden, shape, size, scale):
+        super().__init__()
+        self.sizes = [size, *hidden, 2] + [3]
+        self.shape, self.scale = shape, scale
+
+
+def test_lists_tuples_and_numpy_numbers_come_back_as_what_they_were():
+    made = Widths([4, 5], (1, 2), np.int64(6), np.float64(0.5))
+    again = parts.build(json.loads(json.dumps(made.config)))
+    assert again.sizes == [6, 4, 5, 2, 3]
+    assert again.shape == (1, 2)
+    assert isinstance(again.scale, float)
+    assert again.scale == 0.5

@@ -1,0 +1,254 @@
+"""Record what a Pyro program does to tensors, once, as a graph of plain operations.
+
+Effect handlers are Python; what they leave behind is arithmetic. `record` runs a function on
+tensors that have shapes but no values, keeps the operations, and compiles them with
+`torch.compile`. Every tensor that the function closes over becomes an input of the graph, so a
+value that changes in place is seen; random numbers are drawn by the operations that eager mode
+would use, in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pyrovae.onednn import route_products
+from pyrovae.randomness import generators_kept
+
+_LIBRARIES: Final = tuple(
+    str(Path(module.__file__ or "").parent) for module in (torch, pyro, contextlib)
+)
+_PYRO_INFER: Final = str(Path(pyro.__file__).parent / "infer")
+_PYRO_UTILS: Final = (str(Path(pyro.__file__).parent / "util.py"), f"{_PYRO_INFER}/util.py")
+_VALIDATION: Final = torch.distributions.distribution.__file__
+
+
+class NotRecordable(Exception):  # noqa: N818
+    """A function that has no static graph, or none that compiles; the text says what forced it."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A compiled function of tensors.
+
+    Attributes:
+        compiled: takes the inputs, then what the function closed over.
+        closed_over: the tensors themselves, not copies: read anew at each call.
+    """
+
+    compiled: Callable[..., Any]
+    closed_over: list[Tensor]
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Run the graph; gradients are among its outputs, not recorded through it."""
+        with torch.no_grad():
+            return self.compiled(*inputs, *self.closed_over)
+
+
+def record(
+    function: Callable[..., Any], inputs: list[Tensor], modules: Sequence[nn.Module] = ()
+) -> Recorded:
+    """Record a function and compile it for inputs of these shapes.
+
+    The function is recorded twice: what Python does differently the second time, no graph can
+    hold. Compiling runs it once on copies, so that nothing is changed by it.
+
+    Args:
+        function: of tensors; returns tensors.
+        inputs: an example of its arguments.
+        modules: those that the function calls, whose running statistics are to be kept.
+
+    Raises:
+        NotRecordable: if values steer the function, or it cannot be compiled here.
+    """
+    with _validation_kept():
+        with buffers_kept(modules):
+            graph, again = (_trace(function, inputs) for _ in range(2))
+        if graph.code != again.code:
+            raise NotRecordable(
+                "two recordings of one step differ, so its structure is not static"
+            )
+        route_products(graph)
+        closed_over = _lift_constants(graph)
+        compiled = torch.compile(
+            graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
+        )
+        copies = Recorded(compiled, [tensor.detach().clone() for tensor in closed_over])
+        try:
+            with generators_kept():
+                copies(*(tensor.clone() for tensor in inputs))
+        except Exception as error:
+            line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise NotRecordable(f"it cannot be compiled here ({line})") from error
+    return Recorded(compiled, closed_over)
+
+
+def signature(arguments: Any) -> Any:
+    """Return what a graph is recorded for: shapes of tensors, and whatever is no tensor."""
+    leaves, structure = pytree.tree_flatten(arguments)
+    return str(structure), tuple(_kind(leaf) for leaf in leaves)
+
+
+def tensors_of(arguments: Any) -> list[Tensor]:
+    """Return the inputs of a graph: tensors, and floats as tensors."""
+    return [torch.as_tensor(leaf) for leaf in pytree.tree_leaves(arguments) if _is_input(leaf)]
+
+
+def refilled(arguments: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return the arguments with their inputs replaced, in the order of `tensors_of`."""
+    leaves, structure = pytree.tree_flatten(arguments)
+    left = iter(tensors)
+    return pytree.tree_unflatten(
+        [next(left) if _is_input(leaf) else leaf for leaf in leaves], structure
+    )
+
+
+def _is_input(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor | float)
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad
+    return float if isinstance(leaf, float) else leaf
+
+
+class PyroObjective(TorchFunctionMode):
+    """Let an objective of Pyro run where tensors have no values yet.
+
+    `backward` becomes `autograd.grad` with the gradients kept; `.item()` in Pyro's objectives
+    gives the tensor itself; warnings about NaN and the validation of distributions are not asked
+    for; and the entries that Pyro selects to leave out become zeros. A program's own `.item()` or
+    `if` is left alone, and fails.
+    """
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        super().__init__()
+        self.parameters = parameters
+        self.grads: list[Tensor | None] = [None] * len(parameters)
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.backward:
+            return self._backward(args[0], kwargs.get("retain_graph"))
+        if func is Tensor.item and _caller().startswith(_PYRO_INFER):
+            return args[0].detach()
+        if func is Tensor.__bool__ and _caller() in _PYRO_UTILS:
+            return False
+        if func is Tensor.__bool__ and _caller() == _VALIDATION:
+            return True
+        if func is Tensor.masked_select and _caller() in _PYRO_UTILS:
+            return torch.where(args[1], args[0], 0)
+        return func(*args, **kwargs)
+
+    def _backward(self, loss: Tensor, retain_graph: bool | None) -> None:  # noqa: FBT001
+        found = torch.autograd.grad(
+            loss, self.parameters, retain_graph=retain_graph, allow_unused=True
+        )
+        for i, grad in enumerate(found):
+            kept = self.grads[i]
+            self.grads[i] = grad if kept is None or grad is None else kept + grad
+            if grad is None:
+                self.grads[i] = kept
+
+
+@contextlib.contextmanager
+def modules_met() -> Iterator[list[nn.Module]]:
+    """Gather the modules that are called in the block, and put their buffers back after it."""
+    met: dict[int, nn.Module] = {}
+    gathered: list[nn.Module] = []
+    with contextlib.ExitStack() as kept:
+
+        def remember(module: nn.Module, _: Any) -> None:
+            if id(module) not in met:
+                met[id(module)] = module
+                gathered.append(module)
+                kept.enter_context(buffers_kept([module]))
+
+        with nn.modules.module.register_module_forward_pre_hook(remember):
+            yield gathered
+
+
+@contextlib.contextmanager
+def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put the modules' own buffers back after the block, where it changed them."""
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _validation_kept() -> Iterator[None]:
+    """Put back torch's validation of distributions, which Dynamo switches off for the process."""
+    before = torch.distributions.Distribution._validate_args
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
+def _caller() -> str:
+    """Return the file of the Python code that called the intercepted tensor method."""
+    return sys._getframe(2).f_code.co_filename
+
+
+def _trace(function: Callable[..., Any], inputs: list[Tensor]) -> GraphModule:
+    try:
+        with pyro.validation_enabled(is_validate=False), generators_kept():
+            trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+            graph: GraphModule = trace(*inputs)
+    except Exception as error:
+        raise NotRecordable(f"{_line_of(error)} ({type(error).__name__})") from error
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _line_of(error: Exception) -> str:
+    """Return the innermost line of an error's traceback that is nobody's library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(Path(__file__))
+    mine = [f for f in frames if not f.filename.startswith(_LIBRARIES) and f.filename != own]
+    if not mine:
+        return str(error).strip().splitlines()[0] if str(error) else "its objective"
+    return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
+
+
+def _lift_constants(module: GraphModule) -> list[Tensor]:
+    """Make every tensor that a graph closes over an input of it, after the arguments."""
+    graph = module.graph
+    found: dict[int, tuple[Any, Tensor]] = {}
+    last = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        tensor: Any = functools.reduce(getattr, str(node.target).split("."), module)
+        if id(tensor) not in found:
+            place = graph.inserting_after(last[-1]) if last else graph.inserting_before()
+            with place:
+                last.append(graph.placeholder(f"closed_over_{len(found)}"))
+            found[id(tensor)] = (last[-1], tensor)
+        node.replace_all_uses_with(found[id(tensor)][0])
+        graph.erase_node(node)
+    module.recompile()
+    return [tensor for _, tensor in found.values()]

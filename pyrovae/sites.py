@@ -1,0 +1,151 @@
+"""What the sites of a trace must be for each datum to have a weight of its own.
+
+Every site lies in a plate over data at dim -1, under one over particles at dim -2, with whatever
+is left declared by `.to_event`. Errors name the site, what was met and a way to mend it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+
+def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the sites that carry a density: not the plates' indices, not deterministic values."""
+    for name, site in trace.nodes.items():
+        deterministic = site.get("infer") and site["infer"].get("_deterministic")
+        if site["type"] == "sample" and not site_is_subsample(site) and not deterministic:
+            yield name, site
+
+
+def log_prob(site: Any) -> Tensor:
+    """Score a site's value, unscaled, with its mask.
+
+    Raises:
+        ValueError: naming the site, if the value is not of the distribution's shape or support.
+    """
+    fn, value = site["fn"], site["value"]
+    event = fn.event_shape
+    if site["is_observed"] and value.ndim <= len(event):
+        raise ValueError(
+            f"site '{site['name']}' observes a value of shape {tuple(value.shape)}, which has no "
+            "axis over data: give a batch of one, x[None]"
+        )
+    met = value.shape[value.ndim - len(event) :]
+    if met != event:
+        raise ValueError(
+            f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
+            f"{tuple(value.shape)}: reshape the data, or the output of the network"
+        )
+    try:
+        log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"site '{site['name']}' cannot score its value: {error}") from error
+    return cast(Tensor, scale_and_mask(log_prob, mask=site["mask"]))
+
+
+def enumeration_dim(site: Any) -> int | None:
+    """Return the dimension along which a site is summed out, if it is."""
+    return cast("int | None", site["infer"].get("_enumerate_dim"))
+
+
+@contextlib.contextmanager
+def advice_on_shapes() -> Iterator[None]:
+    """Say what is wrong in one line, and for Pyro's complaints about shapes how to mend it."""
+    try:
+        yield
+    except ValueError as error:
+        # Pyro prints every shape of the trace below the line that says what is wrong.
+        said = str(error).partition("Trace Shapes:")[0].strip()
+        if "Shape mismatch inside plate" in said or "ollide" in said:
+            said += (
+                ": every site has batch shape [N] in the plate over data at dim -1 (dim -2 holds "
+                "the particles); declare what is left with .to_event(...)"
+            )
+        raise ValueError(said) from error
+
+
+def check_latents(model_trace: Any, guide_trace: Any) -> None:
+    """Hold the latent sites of the two programs against each other.
+
+    Raises:
+        ValueError: naming the sites that only one of them samples.
+    """
+    model = {
+        name
+        for name, site in sample_sites(model_trace)
+        if not site["is_observed"] and enumeration_dim(site) is None
+    }
+    guide = {
+        name for name, site in sample_sites(guide_trace) if not site["infer"].get("is_auxiliary")
+    }
+    observed = {name for name, site in sample_sites(model_trace) if site["is_observed"]}
+    for name in model & guide:
+        _check_event_dims(name, model_trace.nodes[name]["fn"], guide_trace.nodes[name]["fn"])
+    missing = sorted(model - guide)
+    extra = sorted((guide - {name for name, _ in sample_sites(model_trace)}) | (guide & observed))
+    if missing:
+        raise ValueError(
+            f"the model samples the sites {sorted(model)} but the guide does not sample "
+            f"{missing}: add pyro.sample statements of these names to the guide"
+        )
+    if extra:
+        raise ValueError(
+            f"the guide samples {extra}, which the model does not: its latent sites are "
+            f"{sorted(model)}. Rename them, or mark them infer={{'is_auxiliary': True}}"
+        )
+
+
+def _check_event_dims(name: str, model_fn: Any, guide_fn: Any) -> None:
+    if model_fn.event_dim != guide_fn.event_dim:
+        raise ValueError(
+            f"site '{name}' has {model_fn.event_dim} event dimensions in the model but "
+            f"{guide_fn.event_dim} in the guide: declare the same with .to_event(...) in both"
+        )
+
+
+def check_plates(name: str, site: Any, size: int) -> None:
+    """Hold a site's plates against those over particles and data.
+
+    Raises:
+        ValueError: naming the site and the plate.
+    """
+    frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    if -1 not in frames:
+        raise ValueError(
+            f"site '{name}' is sampled outside the plate over data: put it inside "
+            'pyro.plate("data", len(x), dim=-1), so that each datum has a weight of its own'
+        )
+    if frames[-1].size != size:
+        raise ValueError(
+            f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but x has "
+            f"{size} rows: size the plate by len(x)"
+        )
+    others = [frame.name for dim, frame in frames.items() if dim < -2]
+    if others:
+        raise ValueError(
+            f"site '{name}' is in the plates {others} beside those over particles and data: "
+            "declare these dimensions with .to_event(...)"
+        )
+
+
+def check_shape(
+    name: str, met: torch.Size, wanted: tuple[int, int], dims: set[int | None]
+) -> None:
+    """Hold a site's log-probabilities against [K, N], the dimensions summed out apart.
+
+    Raises:
+        ValueError: naming the site, the shape met and the shape wanted.
+    """
+    stray = [d for d in range(-len(met), -2) if met[d] > 1 and d not in dims]
+    if met[-2:] != wanted or stray:
+        raise ValueError(
+            f"site '{name}' has log-probabilities of shape {tuple(met)}; expected [K, N] = "
+            f"{tuple(wanted)}: declare the other dimensions with .to_event(...)"
+        )

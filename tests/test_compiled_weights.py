@@ -1,0 +1,106 @@
+"""A compiled pass draws the same particles and gives the same weights as an uncompiled one."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from worlds import EXACT, OFF, LinearGaussian
+
+import pyrovae as pv
+from pyrovae.weights import MAX_GRAPHS, CompiledRun, log_weight_terms, log_weights
+
+
+def both(measure, pair, **arguments):
+    """Measure with and without a compiled runner, twice with the one, at the same seed."""
+    found = []
+    runner = CompiledRun()
+    for given in ({"runner": runner}, {"runner": runner}, {}):
+        with torch.no_grad(), pv.data.seeded(3):
+            found.append(measure(pair.model, pair.guide, pair.x, **arguments, **given))
+    return found, runner
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("make", [*EXACT.values(), *OFF.values()], ids=[*EXACT, *OFF])
+def test_recorded_weights_are_the_weights(make):
+    (first, again, wanted), runner = both(log_weights, make(), particles=7)
+    assert len(runner._graphs) == 1
+    torch.testing.assert_close(first, wanted, rtol=0, atol=1e-12)
+    assert torch.equal(first, again)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_recorded_terms_have_their_names():
+    (terms, _, wanted), _ = both(log_weight_terms, OFF["class drawn, z exact"](), particles=5)
+    for role in ("prior", "likelihood", "guide"):
+        assert getattr(terms, role).keys() == getattr(wanted, role).keys()
+        for name, term in getattr(terms, role).items():
+            torch.testing.assert_close(term, getattr(wanted, role)[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_weights_are_the_weights():
+    (first, _, wanted), _ = both(log_weights, OFF["linear as a VAE"](), particles=7)
+    torch.testing.assert_close(first, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_weights_follow_parameters_that_change_after_the_recording():
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Normal(pv.nets.MLP(2, 3)),
+        pv.guides.MeanFieldNormal(pv.nets.MLP(3, 4)),
+    )
+    x, runner, found = torch.randn(4, 3), CompiledRun(), []
+    for shift in (0.0, 1.0):
+        with torch.no_grad():
+            vae.likelihood.net.layers[0].bias.add_(shift)
+            for given in ({"runner": runner}, {}):
+                with pv.data.seeded(1):
+                    arguments = {"particles": 6, **given}
+                    found.append(log_weights(vae.model, vae.guide, x, **arguments))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[2], found[3])
+    assert not torch.allclose(found[0], found[2])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_few_shapes_are_recorded_and_the_others_run_all_the_same():
+    world, runner = LinearGaussian(), CompiledRun()
+    for n in range(1, MAX_GRAPHS + 3):
+        x = world.sample(n)
+        given = {"particles": 3, "runner": runner}
+        found = log_weights(world.model, world.exact_guide, x, **given)
+        torch.testing.assert_close(found, world.log_evidence(x).expand(3, n), rtol=0, atol=1e-9)
+    assert len(runner._graphs) == MAX_GRAPHS
+
+
+def test_programs_without_a_static_graph_run_all_the_same_and_say_so():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            scale = 2.0 if z.mean() > 0 else 1.0
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    x, runner = torch.zeros(3), CompiledRun()
+    with pytest.warns(UserWarning, match="log-weights run uncompiled: .*scale = 2.0 if z.mean"):
+        found = log_weights(model, guide, x, particles=2, runner=runner)
+    assert torch.isfinite(found).all()
+    log_weights(model, guide, x, particles=2, runner=runner)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_evaluate_reports_the_same_compiled_or_not():
+    world = LinearGaussian()
+    x = world.sample(10)
+    reports = [
+        pv.evaluate(world.vae(), x, particles=50, batch_size=4, compile=each)
+        for each in (True, False)
+    ]
+    for name, estimate in reports[0].estimates.items():
+        wanted = reports[1].estimates[name]
+        torch.testing.assert_close(estimate.value, wanted.value, rtol=0, atol=1e-12)

@@ -1,0 +1,288 @@
+"""A compiled step is the step that Pyro takes: same loss, same gradients, same parameters."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import (
+    LATENTS,
+    PROGRAMS,
+    ROWS,
+    SIZE,
+    adam,
+    binary,
+    mean_field,
+    score_function,
+    state,
+    train,
+    vae,
+)
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.svi import MAX_GRAPHS, SVI
+
+
+@pytest.fixture(autouse=True)
+def _leave_pyros_store_empty():
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_ten_recorded_steps_are_ten_steps_of_pyro(name):
+    svi, losses, values = train(SVI, PROGRAMS[name])
+    _, wanted_losses, wanted_values = train(pyro.infer.SVI, PROGRAMS[name])
+    assert svi.compiled
+    assert losses == pytest.approx(wanted_losses, rel=1e-5)
+    assert len(values) == len(wanted_values) > 0
+    for value, wanted in zip(values, wanted_values, strict=True):
+        # Adam divides by the gradient's size: a gradient near 0 turns rounding into a step.
+        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_recorded_gradients_are_pyros(name):
+    model, guide, loss, arguments = PROGRAMS[name]()
+    svi = SVI(model, guide, adam(), loss)
+    graph = svi._graph(arguments, {})
+    torch.manual_seed(3)
+    value = graph.loss_and_grads(arguments, {})
+    grads = [parameter.grad for parameter in graph.parameters]
+    for parameter in graph.parameters:
+        parameter.grad = None
+    torch.manual_seed(3)
+    assert value == pytest.approx(loss.loss_and_grads(model, guide, *arguments), rel=1e-5)
+    for grad, parameter in zip(grads, graph.parameters, strict=True):
+        scale = parameter.grad.abs().max().item()
+        torch.testing.assert_close(grad, parameter.grad, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mean field, TraceMeanField_ELBO", "flow guide"])
+def test_ten_compiled_steps_are_ten_steps_of_pyro(name):
+    svi, losses, values = train(SVI, PROGRAMS[name])
+    _, wanted_losses, wanted_values = train(pyro.infer.SVI, PROGRAMS[name])
+    assert svi.compiled
+    assert losses == pytest.approx(wanted_losses, rel=1e-5)
+    for value, wanted in zip(values, wanted_values, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
+
+
+def eager_and_recorded(make, steps):
+    """Run the same steps with Pyro's SVI and with ours; return both programs and their losses."""
+    results = []
+    for kind in (pyro.infer.SVI, SVI):
+        torch.manual_seed(0)
+        made = make()
+        svi = kind(made.model, made.guide, adam(), TraceMeanField_ELBO())
+        torch.manual_seed(1)
+        results.append((made, steps(svi, made)))
+    return results
+
+
+def assert_same_training(make, steps):
+    (theirs, wanted), (ours, losses) = eager_and_recorded(make, steps)
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(state(ours), state(theirs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_smaller_last_batch_is_recorded_anew():
+    x = binary()
+    assert_same_training(vae, lambda svi, _: [svi.step(x[:n]) for n in (7, 7, 3, 7, 1)])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_parameter_switched_off_stays_and_on_again_moves():
+    x = binary()
+
+    def steps(svi, made):
+        losses = []
+        for trained in (True, False, True):
+            made.posterior.requires_grad_(trained)
+            before = made.posterior.net.layers[0].weight.detach().clone()
+            losses += [svi.step(x), svi.step(x)]
+            moved = not torch.equal(before, made.posterior.net.layers[0].weight)
+            assert moved == trained
+        return losses
+
+    # Pyro's Adam keeps one optimiser per parameter, so a pause means the same to both.
+    assert_same_training(vae, steps)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_parameter_replaced_is_found():
+    x = binary()
+
+    def steps(svi, made):
+        losses = [svi.step(x)]
+        torch.manual_seed(5)
+        made.likelihood.net.layers[-1] = nn.Linear(5, SIZE)
+        return [*losses, svi.step(x), svi.step(x)]
+
+    assert_same_training(vae, steps)
+
+
+def normalised():
+    """A guide with running statistics, which change in place, and dropout."""
+    net = nn.Sequential(nn.BatchNorm1d(SIZE), nn.Dropout(0.5), nn.Linear(SIZE, 2 * LATENTS))
+    return vae(guide=pv.guides.MeanFieldNormal(net))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_running_means_and_dropout_are_those_of_eager_mode():
+    x = binary()
+
+    def steps(svi, made):
+        losses = [svi.step(x) for _ in range(3)]
+        made.eval()
+        losses += [svi.step(x) for _ in range(2)]
+        made.train()
+        return [*losses, svi.step(x)]
+
+    assert_same_training(normalised, steps)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_number_among_the_arguments_is_an_input_not_a_constant():
+    made = vae()
+    recorded = []
+
+    def weighted(program):
+        def run(x, weight):
+            recorded.append(weight)
+            with poutine.scale(scale=weight):
+                return program(x)
+
+        return run
+
+    x = binary()
+    svi = SVI(
+        weighted(made.model), weighted(made.guide), pyro.optim.Adam({"lr": 0.0}), Trace_ELBO()
+    )
+    losses = []
+    for weight in (0.5, 1.0, 2.0):
+        torch.manual_seed(4)
+        losses.append(svi.step(x, weight))
+    assert losses[1:] == pytest.approx([2 * losses[0], 4 * losses[0]], rel=1e-5)
+    # One search for parameters and two recordings, each of model and guide.
+    assert len(recorded) == 6
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_our_kl_weight_is_an_input_too():
+    made = vae()
+    weight = pv.handlers.kl_weight(1.0)
+    still = pyro.optim.Adam({"lr": 0.0})
+    svi = SVI(weight(made.model), weight(made.guide), still, TraceMeanField_ELBO())
+    x, losses = binary(), []
+    for beta in (0.0, 1.0, 3.0):
+        weight.beta = beta
+        torch.manual_seed(4)
+        losses.append(svi.step(x))
+    assert len(svi._graphs) == 1
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+
+
+def test_control_flow_on_a_sample_stays_eager_and_says_where():
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        if z > 0:  # the line
+            pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
+
+    def guide():
+        loc = pyro.param("loc", torch.tensor(0.0))
+        pyro.sample("z", dist.Normal(loc, 1.0))
+
+    torch.manual_seed(0)
+    svi = SVI(model, guide, adam(), Trace_ELBO())
+    with pytest.warns(UserWarning, match=r"test_svi.py:\d+: if z > 0:  # the line"):
+        svi.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = [svi.step() for _ in range(40)]
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_structure_that_changes_between_recordings_stays_eager():
+    calls = []
+
+    def model(x):
+        calls.append(x)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z * len(calls), 1.0), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    svi = SVI(model, guide, adam(), Trace_ELBO())
+    with pytest.warns(UserWarning, match="two recordings of one step differ"):
+        svi.step(torch.zeros(3))
+
+
+def test_sites_that_carry_their_provenance_stay_eager():
+    """TraceGraph_ELBO follows discrete sites by a subclass of tensor that cannot be recorded."""
+    _, wanted, _ = train(
+        pyro.infer.SVI, lambda: (*score_function(), TraceGraph_ELBO(), (torch.randn(ROWS),))
+    )
+    with pytest.warns(UserWarning, match="runs its steps uncompiled"):
+        _, losses, _ = train(
+            SVI, lambda: (*score_function(), TraceGraph_ELBO(), (torch.randn(ROWS),))
+        )
+    assert losses == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_more_shapes_than_graphs_stay_eager():
+    made = vae()
+    svi = SVI(made.model, made.guide, adam(), TraceMeanField_ELBO())
+    x = torch.zeros(MAX_GRAPHS + 1, SIZE)
+    for n in range(1, MAX_GRAPHS + 1):
+        svi.step(x[:n])
+    with pytest.warns(UserWarning, match=f"more than {MAX_GRAPHS} shapes"):
+        svi.step(x)
+
+
+def test_a_step_that_cannot_be_compiled_stays_eager_with_one_line(monkeypatch):
+    def no_compiler(graph, **options):
+        def fail(*inputs):
+            raise RuntimeError("InvalidCxxCompiler: no C++ compiler found")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match="cannot be compiled here .*no C\\+\\+ compiler"):
+        svi, losses, _ = train(SVI, lambda: mean_field(TraceMeanField_ELBO()), steps=3)
+    wanted = train(pyro.infer.SVI, lambda: mean_field(TraceMeanField_ELBO()), steps=3)[1]
+    assert losses == pytest.approx(wanted, rel=1e-5)
+
+
+def test_switched_off_it_is_pyros():
+    def uncompiled(*arguments):
+        return SVI(*arguments, compile=False)
+
+    _, losses, _ = train(uncompiled, PROGRAMS["flow guide"])
+    wanted = train(pyro.infer.SVI, PROGRAMS["flow guide"])[1]
+    assert losses == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_evaluate_loss_is_pyros():
+    made, x = vae(), binary()
+    ours = SVI(made.model, made.guide, adam(), Trace_ELBO())
+    theirs = pyro.infer.SVI(made.model, made.guide, adam(), Trace_ELBO())
+    torch.manual_seed(3)
+    loss = ours.evaluate_loss(x)
+    torch.manual_seed(3)
+    assert loss == theirs.evaluate_loss(x)
