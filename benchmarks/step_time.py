@@ -1,0 +1,310 @@
+"""Time one training step of the same VAE, written in several ways.
+
+    python benchmarks/step_time.py --batch 100 512 --threads 1 2
+
+The VAE: 784-400-2x50 and 50-400-784 with ReLU, Bernoulli likelihood, Adam at 1e-3, 32-bit floats.
+Each contestant lives in a process of its own, pinned to as many cores as it has threads. In every
+round each takes a burst of steps in turn, while the others wait; the figure is the median over
+rounds of the median step of a burst. What is not installed is reported as missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+PIXELS, HIDDEN, LATENTS, ROWS = 784, 400, 50, 10_000
+Step = Callable[[int], float]
+
+
+def batches(batch: int):
+    """Binary data with a tenth of the pixels on, cut into batches."""
+    import numpy
+
+    data = numpy.random.default_rng(0).random((ROWS, PIXELS)) < 0.13
+    return data.astype(numpy.float32)[: ROWS // batch * batch].reshape(-1, batch, PIXELS)
+
+
+def torch_batches(batch: int):
+    import torch
+
+    return torch.from_numpy(batches(batch))
+
+
+def networks():
+    from torch import nn
+
+    encoder = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENTS))
+    decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
+    return encoder, decoder
+
+
+def raw_torch(batch: int, *, compiled: bool) -> Step:
+    import torch
+    from torch.nn import functional as F
+
+    data, (encoder, decoder) = torch_batches(batch), networks()
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
+
+    def negative_elbo(x):
+        loc, raw = encoder(x).chunk(2, -1)
+        scale = F.softplus(raw)
+        z = loc + scale * torch.randn_like(loc)
+        kl = 0.5 * (scale**2 + loc**2 - 1 - 2 * scale.log()).sum()
+        return F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum") + kl
+
+    loss_of = torch.compile(negative_elbo) if compiled else negative_elbo
+
+    def step(i: int) -> float:
+        loss = loss_of(data[i % len(data)])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def pyros_example(batch: int) -> Step:
+    """As Pyro's own VAE example is written."""
+    import pyro
+    import pyro.distributions as dist
+    from torch.nn import functional as F
+
+    data, (encoder, decoder) = torch_batches(batch), networks()
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", x.shape[0]):
+            z_loc = x.new_zeros(x.shape[0], LATENTS)
+            z = pyro.sample("latent", dist.Normal(z_loc, x.new_ones(z_loc.shape)).to_event(1))
+            logits = decoder(z)
+            pyro.sample("obs", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", x.shape[0]):
+            loc, raw = encoder(x).chunk(2, -1)
+            pyro.sample("latent", dist.Normal(loc, F.softplus(raw)).to_event(1))
+
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+    return lambda i: svi.step(data[i % len(data)])
+
+
+def pyrovae_step(batch: int, *, compiled: bool) -> Step:
+    import pyro
+
+    import pyrovae as pv
+
+    data = torch_batches(batch)
+    vae = pv.VAE(
+        prior=pv.priors.StandardNormal(LATENTS),
+        likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, HIDDEN, PIXELS)),
+        guide=pv.guides.MeanFieldNormal(pv.nets.MLP(PIXELS, HIDDEN, 2 * LATENTS)),
+    )
+    adam, loss = pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()
+    svi = pv.SVI(vae.model, vae.guide, adam, loss, compile=compiled)
+    return lambda i: svi.step(data[i % len(data)])
+
+
+def numpyro_jitted(batch: int) -> Step:
+    import jax
+    import numpyro
+    import numpyro.distributions as dist
+    from numpyro.infer import SVI, Trace_ELBO
+
+    data = jax.device_put(batches(batch))
+    shapes = {"encoder": (PIXELS, HIDDEN, 2 * LATENTS), "decoder": (LATENTS, HIDDEN, PIXELS)}
+
+    def apply(role, x):
+        first, hidden, last = shapes[role]
+        for i, (fan, width) in enumerate(((first, hidden), (hidden, last))):
+            key = jax.random.PRNGKey(hash((role, i)) % 1000)
+            weight = jax.random.uniform(key, (fan, width), minval=-1, maxval=1) / fan**0.5
+            x = x @ numpyro.param(f"{role}.{i}.w", weight)
+            x = x + numpyro.param(f"{role}.{i}.b", jax.numpy.zeros(width))
+            x = jax.nn.relu(x) if i == 0 else x
+        return x
+
+    def model(x):
+        with numpyro.plate("data", x.shape[0]):
+            prior = dist.Normal(jax.numpy.zeros(LATENTS), 1.0).to_event(1)
+            z = numpyro.sample("z", prior)
+            likelihood = dist.Bernoulli(logits=apply("decoder", z)).to_event(1)
+            numpyro.sample("x", likelihood, obs=x)
+
+    def guide(x):
+        loc, raw = jax.numpy.split(apply("encoder", x), 2, axis=-1)
+        with numpyro.plate("data", x.shape[0]):
+            numpyro.sample("z", dist.Normal(loc, jax.nn.softplus(raw)).to_event(1))
+
+    svi = SVI(model, guide, numpyro.optim.Adam(1e-3), Trace_ELBO())
+    state = svi.init(jax.random.PRNGKey(0), data[0])
+    update = jax.jit(svi.update, donate_argnums=0)
+
+    def step(i: int) -> float:
+        nonlocal state
+        state, loss = update(state, data[i % len(data)])
+        return float(loss)
+
+    return step
+
+
+def pythae_vae(encoder, decoder):
+    import torch
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.net = encoder
+
+        def forward(self, x):
+            loc, log_variance = self.net(x.flatten(1)).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.net = decoder
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
+
+    config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENTS, reconstruction_loss="bce")
+    return VAE(config, Encoder(), Decoder())
+
+
+def pythaes(batch: int) -> Step:
+    import torch
+
+    data, vae = torch_batches(batch), pythae_vae(*networks())
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+
+    def step(i: int) -> float:
+        optimizer.zero_grad()
+        loss = vae({"data": data[i % len(data)]}).loss
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+CONTESTANTS: dict[str, Callable[[int], Step]] = {
+    "raw torch, eager": lambda batch: raw_torch(batch, compiled=False),
+    "raw torch, compiled": lambda batch: raw_torch(batch, compiled=True),
+    "Pyro's SVI": pyros_example,
+    "NumPyro, jitted": numpyro_jitted,
+    "pythae": pythaes,
+    "pyrovae, eager": lambda batch: pyrovae_step(batch, compiled=False),
+    "pyrovae, compiled": lambda batch: pyrovae_step(batch, compiled=True),
+}
+
+
+def serve(name: str, batch: int, burst: int) -> None:
+    """Be one contestant: take a burst of steps for each line of standard input."""
+    try:
+        step = CONTESTANTS[name](batch)
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}), flush=True)
+        return
+    for i in range(20):
+        step(i)
+    print(json.dumps({"ready": True}), flush=True)
+    for _ in sys.stdin:
+        times = []
+        for i in range(burst):
+            start = time.perf_counter()
+            step(i)
+            times.append(time.perf_counter() - start)
+        print(json.dumps(1e3 * statistics.median(times)), flush=True)
+
+
+def start(name: str, batch: int, threads: int, burst: int) -> subprocess.Popen[str]:
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    return subprocess.Popen(
+        [sys.executable, __file__, "--serve", name, "--batch", str(batch), "--burst", str(burst)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+
+
+def compete(batch: int, threads: int, rounds: int, burst: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each contestant in each round; none where it is missing."""
+    running, figures = {}, {}
+    for name in CONTESTANTS:
+        process = start(name, batch, threads, burst)
+        answer = json.loads(process.stdout.readline() or '{"missing": "it failed"}')
+        figures[name] = []
+        if "ready" in answer:
+            running[name] = process
+        else:
+            print(f"  {name}: missing ({answer['missing']})", file=sys.stderr)
+    for _ in range(rounds):
+        for name, process in running.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            figures[name].append(json.loads(process.stdout.readline()))
+    for process in running.values():
+        process.stdin.close()
+        process.wait()
+    return figures
+
+
+def table(figures: dict[str, list[float]]) -> list[str]:
+    medians = {name: statistics.median(times) for name, times in figures.items() if times}
+    ours = medians["pyrovae, compiled"]
+    lines = ["| | ms per step | pyrovae, compiled / this |", "|---|---:|---:|"]
+    for name in figures:
+        if name in medians:
+            lines.append(f"| {name} | {medians[name]:.2f} | {ours / medians[name]:.2f} |")
+        else:
+            lines.append(f"| {name} | missing | |")
+    return lines
+
+
+def versions() -> str:
+    found = []
+    for package in ("torch", "pyro-ppl", "numpyro", "jax", "pythae"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{package} missing")
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, nargs="+", default=[100, 512])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--burst", type=int, default=40, help="steps of a contestant in a round")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve, args.batch[0], args.burst)
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores; {versions()}")
+    for threads in args.threads:
+        for batch in args.batch:
+            print(f"\nbatch {batch}, {threads} threads\n")
+            print("\n".join(table(compete(batch, threads, args.rounds, args.burst))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
