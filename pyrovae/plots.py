@@ -10,9 +10,8 @@ Images are flat vectors, as everywhere in the library: `shape` is (channels, hei
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +23,18 @@ from torch import Tensor
 from pyrovae.bounds import Estimate
 from pyrovae.callbacks import History
 from pyrovae.evaluation import Report
+from pyrovae.mosaics import (
+    PIXELS_PER_INCH,
+    WIDTH,
+    PortableFigure,
+    Shape,
+    columns,
+    fold,
+    mosaic,
+    png,
+)
 from pyrovae.runs import write_atomically
 from pyrovae.vae import VAE, evaluation_mode
-
-Shape = tuple[int, int, int]
 
 TRAIN: Final = "#0072B2"
 VALIDATION: Final = "#D55E00"
@@ -39,18 +46,7 @@ CLASSES: Final = (
 """Ten colours after Tol's muted scheme, told apart with any common colour-blindness."""
 
 MARKERS: Final = "o^sDvPX"
-PIXELS_PER_INCH: Final = 120
-WIDTH: Final = 7.2
-"""Inches: the width of a notebook's page or a journal's double column."""
-
 _DASHED: Final = (0, (4, 2))
-
-
-class _Figure(Figure):
-    """A figure that a notebook shows without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        return _png(self)
 
 
 @torch.no_grad()
@@ -80,14 +76,14 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['data', 'reconstruction']
     """
-    data = _images(x, shape)
+    data = fold(x, shape)
     with evaluation_mode(vae):
-        means = _images(vae.reconstruct(x, *context), shape)
+        means = fold(vae.reconstruct(x, *context), shape)
     columns = min(len(data), 10)
     rows: list[Tensor] = []
     for pair in zip(data.split(columns), means.split(columns), strict=True):
         rows += pair
-    return _mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
+    return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
 
 
 @torch.no_grad()
@@ -116,8 +112,8 @@ def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
     if n < 1:
         raise ValueError(f"a figure of samples needs at least one; got n={n}")
     with evaluation_mode(vae):
-        means = _images(vae.predictive(n, *context).mean, shape)
-    return _mosaic(list(means.split(_columns(n))), names=[])
+        means = fold(vae.predictive(n, *context).mean, shape)
+    return mosaic(list(means.split(columns(n))), names=[])
 
 
 def history(history: History) -> Figure:
@@ -301,17 +297,11 @@ def save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"figures are written as PNG; got the name '{path.name}': end it in .png")
-    write_atomically(path, _png(figure))
+    write_atomically(path, png(figure))
 
 
 def _figure(width: float, height: float) -> Figure:
-    return _Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return PortableFigure(figsize=(width, height), dpi=PIXELS_PER_INCH, layout="constrained")
 
 
 def _clean(axes: Any) -> None:
@@ -322,73 +312,6 @@ def _clean(axes: Any) -> None:
     axes.tick_params(labelsize=9, color="#666666")
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_size(9.5)
-
-
-def _images(x: Tensor, shape: Shape) -> Tensor:
-    """Fold flat vectors [N, C * H * W] to images [N, H, W, C] on the CPU."""
-    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
-        raise ValueError(
-            f"an image has the shape (channels, height, width), channels 1 or 3; got {shape}"
-        )
-    if x.ndim != 2 or len(x) < 1 or x.shape[1] != math.prod(shape):
-        raise ValueError(
-            f"images of shape {tuple(shape)} are flat vectors [N, {math.prod(shape)}], N >= 1; "
-            f"got {tuple(x.shape)}"
-        )
-    return x.detach().cpu().float().reshape(-1, *shape).permute(0, 2, 3, 1)
-
-
-def _mosaic(rows: list[Tensor], *, names: list[str]) -> Figure:
-    """Draw rows of images [N_i, H, W, C] in one frame, a thin gap between them."""
-    low, high = _range(rows)
-    count, height, width, channels = rows[0].shape
-    gap = max(1, height // 14)
-    canvas = torch.full(
-        (len(rows) * (height + gap) - gap, count * (width + gap) - gap, channels), math.nan
-    )
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            canvas[top : top + height, left : left + width] = image
-    scale = "" if (low, high) == (0, 1) else f"darkest {low:.3g}, brightest {high:.3g}"
-    axes = _frame(canvas, count, beside=0.085 * max(map(len, [*names, ""])), caption=scale)
-    if channels == 3:
-        canvas = ((canvas - low) / (high - low)).nan_to_num(nan=1.0)
-    axes.imshow(canvas.squeeze(-1).numpy(), cmap="gray", vmin=low, vmax=high)
-    middles = [i * (height + gap) + (height - 1) / 2 for i in range(len(names))]
-    axes.set_yticks(middles, names)
-    return axes.figure
-
-
-def _columns(n: int) -> int:
-    """Return how many images stand in a row: full rows, from square to twice as wide as high."""
-    full = [c for c in range(1, n + 1) if n % c == 0 and n <= c * c <= 4 * n]
-    return min(full[0] if full else math.ceil(math.sqrt(2 * n)), 20)
-
-
-def _frame(canvas: Tensor, count: int, *, beside: float, caption: str) -> Any:
-    """Return axes of the canvas's proportions, room for row names beside, a caption below."""
-    edge, below = 0.04, 0.26 if caption else 0.0
-    across = min(WIDTH - beside, 1.2 * count)
-    tall = across * canvas.shape[0] / canvas.shape[1]
-    page = across + beside + 2 * edge, tall + below + 2 * edge
-    left, bottom = (beside + edge) / page[0], (below + edge) / page[1]
-    figure = _Figure(figsize=page, dpi=PIXELS_PER_INCH)
-    axes = figure.add_axes((left, bottom, across / page[0], tall / page[1]))
-    axes.spines[:].set_visible(False)
-    axes.set_xticks([])
-    axes.tick_params(length=0, labelsize=9)
-    axes.set_xlabel(caption, fontsize=9, loc="left")
-    return axes
-
-
-def _range(images: Iterable[Tensor]) -> tuple[float, float]:
-    values = torch.cat([image.flatten() for image in images])
-    if not torch.isfinite(values).all():
-        raise ValueError("the images have NaN or infinite values: has the training diverged?")
-    low, high = values.min().item(), values.max().item()
-    inside = low >= 0 and high <= 1
-    return (0.0, 1.0) if inside or low == high else (low, high)
 
 
 def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:

@@ -65,6 +65,38 @@ def enumerated():
     return model, lambda x: None, TraceEnum_ELBO(max_plate_nesting=1), (torch.randn(ROWS, 1),)
 
 
+def enumerated_in_the_guide():
+    def model(x):
+        locs = pyro.param("locs", torch.tensor([-1.0, 1.5]))
+        with pyro.plate("data", len(x), dim=-1):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.4, 0.6])))
+            pyro.sample("x", dist.Normal(locs[c], 1.0), obs=x)
+
+    def guide(x):
+        logits = pyro.param("logits", torch.zeros(2))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+    return model, guide, TraceEnum_ELBO(max_plate_nesting=1), (torch.randn(ROWS),)
+
+
+def nested_plates():
+    def model(x):
+        groups, rows = pyro.plate("groups", 3, dim=-2), pyro.plate("rows", ROWS, dim=-1)
+        with groups:
+            loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+            with rows:
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        means = pyro.param("means", torch.zeros(3, 1))
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.interval(0, 2))
+        with pyro.plate("groups", 3, dim=-2):
+            pyro.sample("loc", dist.Normal(means, scale))
+
+    return model, guide, Trace_ELBO(), (torch.randn(3, ROWS),)
+
+
 def score_function():
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -130,6 +162,8 @@ PROGRAMS = {
     "particles in a loop": lambda: mean_field(TraceMeanField_ELBO(num_particles=3)),
     "flow guide": flow,
     "enumerated mixture": enumerated,
+    "enumerated in the guide": enumerated_in_the_guide,
+    "nested plates": nested_plates,
     "score function": lambda: (*score_function(), Trace_ELBO(), (torch.randn(ROWS),)),
     "autoguide regression": autoguide,
     "subsampled plate": subsampled,

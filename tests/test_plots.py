@@ -12,6 +12,7 @@ from PIL import Image
 import pyrovae as pv
 from pyrovae import plots
 from pyrovae.callbacks import Epoch
+from pyrovae.mosaics import png
 
 SHAPE = (1, 4, 4)
 
@@ -236,7 +237,7 @@ class TestBounds:
     def test_ticks_stand_at_the_ks_unless_they_crowd(self, report):
         def ticks(shown: pv.Report) -> list[str]:
             figure = plots.bounds(shown)
-            plots._png(figure)
+            png(figure)
             return [label.get_text() for label in figure.axes[0].get_xticklabels()]
 
         assert ticks(report) == ["1\n(ELBO)", "10", "100", "400"]

@@ -385,3 +385,18 @@ def test_a_likelihood_without_the_site_x_is_named():
     for use in (lambda: vae.decode(random(0, 5, 2)), lambda: vae.predictive(3)):
         with pytest.raises(ValueError, match=r"\['.*y'\] but none named 'x'.*obs=x"):
             use()
+
+
+@pytest.mark.slow
+def test_pyros_mcmc_samples_the_posterior_of_the_model():
+    """The mean of each latent is that of the exact posterior within 5 standard errors."""
+    world = LinearGaussian()
+    x = world.sample(2)
+    mcmc = infer.MCMC(
+        infer.NUTS(world.vae().model), num_samples=300, warmup_steps=150, disable_progbar=True
+    )
+    mcmc.run(x)
+    drawn = mcmc.get_samples()["z"]
+    size = pyro.ops.stats.effective_sample_size(drawn.unsqueeze(0), chain_dim=0, sample_dim=1)
+    error = world.covariance.diagonal().sqrt() / size.sqrt()
+    assert ((drawn.mean(0) - world.posterior_mean(x)).abs() < 5 * error).all()
