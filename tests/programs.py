@@ -80,6 +80,24 @@ def enumerated_in_the_guide():
     return model, guide, TraceEnum_ELBO(max_plate_nesting=1), (torch.randn(ROWS),)
 
 
+def a_class_that_cannot_be():
+    """Enumerate three classes of which the guide gives one no mass: its cost is infinite."""
+
+    def model(x):
+        locs = pyro.param("locs", torch.tensor([-1.0, 1.5, 0.0]))
+        with pyro.plate("data", len(x), dim=-1):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.4, 0.4, 0.2])))
+            pyro.sample("x", dist.Normal(locs[c], 1.0), obs=x)
+
+    def guide(x):
+        free = pyro.param("free", torch.zeros(2))
+        logits = torch.cat([free, torch.tensor([-torch.inf])])
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+    return model, guide, TraceEnum_ELBO(max_plate_nesting=1), (torch.randn(ROWS),)
+
+
 def nested_plates():
     def model(x):
         groups, rows = pyro.plate("groups", 3, dim=-2), pyro.plate("rows", ROWS, dim=-1)
@@ -163,6 +181,7 @@ PROGRAMS = {
     "flow guide": flow,
     "enumerated mixture": enumerated,
     "enumerated in the guide": enumerated_in_the_guide,
+    "a class that cannot be": a_class_that_cannot_be,
     "nested plates": nested_plates,
     "score function": lambda: (*score_function(), Trace_ELBO(), (torch.randn(ROWS),)),
     "autoguide regression": autoguide,
