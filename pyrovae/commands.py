@@ -20,6 +20,7 @@ from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, Prog
 from pyrovae.data import DataSet, Split, seeded
 from pyrovae.data import load as load_data
 from pyrovae.evaluation import evaluate as measure
+from pyrovae.parts import is_known
 from pyrovae.recipes import one_line, running
 from pyrovae.recipes import run as run_recipe
 from pyrovae.runs import Run
@@ -91,7 +92,7 @@ def train(arguments: argparse.Namespace) -> int:
         history = _fit(vae, data, arguments, details)
         if history.epochs:
             _save_training_figures(vae, history, data, folder)
-    again = f" --recipe {recipe}" if recipe and _is_foreign(vae.config) else ""
+    again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     epochs = "epoch" if len(history.epochs) == 1 else "epochs"
     seconds = f"{sum(history.column('seconds')):.0f} s of steps"
     if history.compile_seconds:
@@ -266,23 +267,13 @@ def _load_run(arguments: argparse.Namespace) -> tuple[VAE, dict[str, Any]]:
             vae = run_recipe(recipe, shape, seed=arguments.seed)
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
         return runs.load(folder, **parts), config
-    if _is_foreign(config["vae"]):
+    if not is_known(config["vae"]):
         again = f"add --recipe {config.get('recipe', 'FILE.py, whose vae(shape) makes them')}"
         raise ValueError(
             f"the run in {folder} has programs of your own, and a run's folder holds no code: "
             + again
         )
     return runs.load(folder), config
-
-
-def _is_foreign(record: Any) -> bool:
-    """Tell whether a part's record names anything that the library does not define."""
-    if isinstance(record, list):
-        return any(map(_is_foreign, record))
-    if not isinstance(record, dict):
-        return False
-    own = "custom" in record or not str(record.get("part", "pyrovae.")).startswith("pyrovae.")
-    return own or any(map(_is_foreign, record.values()))
 
 
 def _data_of_run(

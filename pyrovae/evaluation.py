@@ -32,7 +32,7 @@ from pyrovae.bounds import (
 )
 from pyrovae.data import Batches, Split, seeded
 from pyrovae.kl import closed_form_rates
-from pyrovae.vae import check_data, device_of, evaluation_mode, on_cpu, programs
+from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import (
     NUMBERS_PER_PASS,
     CompiledRun,
@@ -170,8 +170,8 @@ def evaluate(
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
         batch_size: the data in memory at once; it does not change what is estimated.
         compile: whether the passes are compiled (see `weights.CompiledRun`); by default where
-            there are 2,000,000 pairs of particle and datum or more on the CPU, which earns the
-            time back.
+            there are 2,000,000 pairs of particle and datum or more, on the CPU, and the VAE is
+            made of the library's parts.
         seed: of the particles alone; None draws from torch's generator as it stands.
 
     Raises:
@@ -200,7 +200,7 @@ def evaluate(
         batches = Batches(data, batch_size, device=device_of(target))
         if compile is None:
             long = len(batches) * batch_size * particles >= COMPILED_FROM
-            compile = long and on_cpu(target)
+            compile = long and safe_to_compile(target)
         runner = CompiledRun() if compile else run
         pieces = [
             _measure(target, batch, particles, ks, runner=runner)

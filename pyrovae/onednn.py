@@ -82,5 +82,11 @@ def _is_product(node: Node) -> bool:
     if node.target not in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
         return False
     values = [argument.meta["val"] for argument in node.args if isinstance(argument, Node)]
-    plain = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
-    return plain and not node.kwargs and (len(values) == 2 or values[0].ndim == 1)
+    *bias, left, right = values
+    return (
+        not node.kwargs
+        and all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
+        and left.shape[1] > 0
+        and all(1 in matrix.stride() for matrix in (left, right))
+        and all(b.shape == right.shape[1:] and b.is_contiguous() for b in bias)
+    )

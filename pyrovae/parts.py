@@ -77,6 +77,22 @@ def describe(value: Any) -> Any:
     return {"custom": name}
 
 
+def is_known(config: Any) -> bool:
+    """Tell whether a record names nothing but what the library itself defines.
+
+    Example:
+        >>> from pyrovae import nets
+        >>> is_known(nets.MLP(3, 2).config), is_known(describe(print))
+        (True, False)
+    """
+    if isinstance(config, list):
+        return all(map(is_known, config))
+    if not isinstance(config, dict):
+        return True
+    own = "custom" in config or not str(config.get("part", "pyrovae.")).startswith("pyrovae.")
+    return not own and all(map(is_known, config.values()))
+
+
 def build(config: Any) -> Any:
     """Make again what `describe` recorded.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyro
 import torch
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -76,9 +79,9 @@ def record(
         NotRecordable: if values steer the function, or it cannot be compiled here.
     """
     with _validation_kept():
-        with buffers_kept(modules):
+        with buffers_kept(modules), _python_generators_untouched():
             graph, again = (_trace(function, inputs) for _ in range(2))
-        if graph.code != again.code:
+        if graph.code != again.code or not _same_constants(graph, again):
             raise NotRecordable(
                 "two recordings of one step differ, so its structure is not static"
             )
@@ -123,8 +126,40 @@ def _is_input(leaf: Any) -> bool:
 
 def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad
-    return float if isinstance(leaf, float) else leaf
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    return float if isinstance(leaf, float) else (type(leaf), leaf)
+
+
+def module_state(modules: list[nn.Module]) -> tuple[Any, ...]:
+    """What a graph is recorded for beside its arguments: modes and identities of parameters."""
+    store = pyro.get_param_store()
+    return (
+        tuple((module.training, *map(id, module._modules.values())) for module in modules),
+        tuple(
+            (id(tensor), tensor.requires_grad)
+            for module in modules
+            for tensor in (*module._parameters.values(), *module._buffers.values())
+            if tensor is not None
+        ),
+        tuple((name, id(p), p.requires_grad) for name, p in store.named_parameters()),
+    )
+
+
+def modules_of(*programs: Any) -> list[nn.Module]:
+    """Return the modules that programs are methods of, or are themselves."""
+    owners = [getattr(program, "__self__", program) for program in programs]
+    found = [m for owner in owners if isinstance(owner, nn.Module) for m in owner.modules()]
+    return merged(found, [])
+
+
+def merged(first: list[nn.Module], second: list[nn.Module]) -> list[nn.Module]:
+    """Return the modules of both lists, each once."""
+    return list({id(module): module for module in (*first, *second)}.values())
+
+
+def ambient() -> bool:
+    """Tell whether handlers or autocast are in force, which no recorded graph knows of."""
+    return am_i_wrapped() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 class PyroObjective(TorchFunctionMode):
@@ -190,13 +225,37 @@ def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Put the modules' own buffers back after the block, where it changed them."""
     buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
     before = [buffer.clone() for buffer in buffers]
+    slots = [(part, dict(part)) for module in modules for part in _slots(module)]
     try:
         yield
     finally:
+        rebound = [name for part, then in slots for name in _put_back(part, then)]
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+    if rebound:
+        raise NotRecordable(f"its modules rebind {sorted(set(rebound))} as they run")
+
+
+def _slots(module: nn.Module) -> list[dict[str, Any]]:
+    return [module.__dict__, module._buffers, module._parameters]
+
+
+def _put_back(slot: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """Restore the tensors of a module's attributes, and return the names of those rebound."""
+    changed = [
+        name
+        for name in slot.keys() | then.keys()
+        if isinstance(slot.get(name, then.get(name)), Tensor)
+        and slot.get(name) is not then.get(name)
+    ]
+    for name in changed:
+        if name in then:
+            slot[name] = then[name]
+        else:
+            del slot[name]
+    return changed
 
 
 @contextlib.contextmanager
@@ -218,7 +277,8 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor]) -> GraphModule:
     try:
         with pyro.validation_enabled(is_validate=False), generators_kept():
             trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-            graph: GraphModule = trace(*inputs)
+            # Copies: two arguments that are one tensor now need not be one in the next call.
+            graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
     except Exception as error:
         raise NotRecordable(f"{_line_of(error)} ({type(error).__name__})") from error
     graph.graph.eliminate_dead_code()
@@ -236,6 +296,36 @@ def _line_of(error: Exception) -> str:
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
 
 
+def _constants(graph: GraphModule) -> list[Any]:
+    targets = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return [functools.reduce(getattr, target.split("."), graph) for target in targets]
+
+
+def _same_constants(graph: GraphModule, again: GraphModule) -> bool:
+    """Tell whether two recordings closed over the same values, made anew or not."""
+    pairs = zip(_constants(graph), _constants(again), strict=True)
+    return all(one is other or _equal(one, other) for one, other in pairs)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+
+
+@contextlib.contextmanager
+def _python_generators_untouched() -> Iterator[None]:
+    """Refuse what draws from Python's or numpy's generator, whose draws a graph would freeze."""
+    before = random.getstate(), np.random.get_state()
+    yield
+    moved = random.getstate() != before[0] or not all(
+        np.array_equal(now, then)
+        for now, then in zip(np.random.get_state(), before[1], strict=True)
+    )
+    if moved:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        raise NotRecordable("it draws from Python's or numpy's random generator")
+
+
 def _lift_constants(module: GraphModule) -> list[Tensor]:
     """Make every tensor that a graph closes over an input of it, after the arguments."""
     graph = module.graph
@@ -243,6 +333,8 @@ def _lift_constants(module: GraphModule) -> list[Tensor]:
     last = [node for node in graph.nodes if node.op == "placeholder"]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         tensor: Any = functools.reduce(getattr, str(node.target).split("."), module)
+        if not isinstance(tensor, Tensor):
+            raise NotRecordable(f"it closes over a {type(tensor).__name__}")
         if id(tensor) not in found:
             place = graph.inserting_after(last[-1]) if last else graph.inserting_before()
             with place:

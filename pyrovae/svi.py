@@ -27,7 +27,11 @@ from pyrovae.recording import (
     NotRecordable,
     PyroObjective,
     Recorded,
+    ambient,
+    merged,
+    module_state,
     modules_met,
+    modules_of,
     record,
     refilled,
     signature,
@@ -45,7 +49,8 @@ class SVI(pyro.infer.SVI):
         model: a Pyro program.
         guide: a Pyro program of the same arguments.
         optim: a Pyro optimiser, or a torch one. A Pyro optimiser that treats all parameters alike,
-            such as `pyro.optim.Adam({"lr": 1e-3})`, becomes one fused torch optimiser over all.
+            such as `pyro.optim.Adam({"lr": 1e-3})`, and that has no state yet, becomes one fused
+            torch optimiser over all, `svi.optim`, which then has the state to save.
         loss: an objective of `pyro.infer` or of this library.
         compile: False runs the programs as Pyro runs them.
         clip_norm: the largest norm of the gradient over all parameters together.
@@ -54,6 +59,13 @@ class SVI(pyro.infer.SVI):
     `MAX_GRAPHS` of them. Numbers with a fractional part among the arguments are inputs of the
     graph, so that a weight may change each step. `compile_seconds` tells what recording and
     compiling took so far.
+
+    A graph holds what the programs did when it was recorded. Parameters, buffers and tensors that
+    change in place are read anew, arguments are inputs, and a step under an outer handler or
+    autocast runs eagerly. What Python holds is not followed: numbers in closures and attributes,
+    tensors that are rebound, and state outside the buffers of the modules that are called. For
+    programs that keep such state, or that rely on Pyro's validation at every step, give
+    `compile=False`.
 
     References:
         Hoffman, Blei, Wang, Paisley, 2013. Stochastic Variational Inference.
@@ -86,7 +98,7 @@ class SVI(pyro.infer.SVI):
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
         self._graphs: dict[Any, _Graph] = {}
-        self._modules: list[nn.Module] = _modules_of(model, guide)
+        self._modules: list[nn.Module] = modules_of(model, guide)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step and return the loss.
@@ -121,9 +133,12 @@ class SVI(pyro.infer.SVI):
         return pytree.tree_map(torch_item, loss), _announced(capture.trace)
 
     def _graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Graph | None:
-        key = (signature((args, kwargs)), _state(self._modules))
+        if ambient() or any(tensor.requires_grad for tensor in tensors_of((args, kwargs))):
+            return None
+        key = (signature((args, kwargs)), module_state(self._modules))
         if key in self._graphs:
-            return self._graphs[key]
+            graph = self._graphs[key]
+            return graph if all(p.requires_grad for p in graph.parameters) else None
         if len(self._graphs) >= MAX_GRAPHS:
             self._stay_eager(f"the arguments had more than {MAX_GRAPHS} shapes or modes")
             return None
@@ -139,8 +154,8 @@ class SVI(pyro.infer.SVI):
         finally:
             self.compile_seconds += time.perf_counter() - started
         # Recording runs the programs, which may have created parameters and met modules.
-        self._modules = _merged(self._modules, modules)
-        self._graphs[(signature((args, kwargs)), _state(self._modules))] = graph
+        self._modules = merged(self._modules, modules)
+        self._graphs[(signature((args, kwargs)), module_state(self._modules))] = graph
         return graph
 
     def _stay_eager(self, reason: str) -> None:
@@ -156,10 +171,20 @@ class _Graph:
     parameters: list[Tensor]
 
     def loss_and_grads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        loss, grads = self.run(*tensors_of((args, kwargs)))
+        inputs = tensors_of((args, kwargs))
+        loss, grads = self.run(*inputs)
+        taken = {tensor.data_ptr() for tensor in (*inputs, *self.run.closed_over)}
         for parameter, grad in zip(self.parameters, grads, strict=True):
-            parameter.grad = grad
+            parameter.grad = None if grad is None else _own(grad, parameter, taken)
         return float(loss)
+
+
+def _own(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
+    """Give a gradient memory of its own, laid out as its parameter: optimisers rely on both."""
+    if grad.stride() != parameter.stride() or grad.data_ptr() in taken:
+        grad = torch.empty_like(parameter).copy_(grad)
+    taken.add(grad.data_ptr())
+    return grad
 
 
 def _parameters(svi: SVI, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -190,31 +215,6 @@ def _pure_step(
         return torch.as_tensor(loss), tuple(recording.grads)
 
     return loss_and_grads, tensors_of((args, kwargs))
-
-
-def _state(modules: list[nn.Module]) -> tuple[Any, ...]:
-    """What a graph is recorded for beside its arguments: modes and identities of parameters."""
-    store = pyro.get_param_store()
-    return (
-        tuple((module.training, *map(id, module._modules.values())) for module in modules),
-        tuple(
-            (id(tensor), tensor.requires_grad)
-            for module in modules
-            for tensor in (*module._parameters.values(), *module._buffers.values())
-            if tensor is not None
-        ),
-        tuple((name, id(tensor)) for name, tensor in store.named_parameters()),
-    )
-
-
-def _modules_of(*programs: Any) -> list[nn.Module]:
-    owners = [getattr(program, "__self__", program) for program in programs]
-    found = [m for owner in owners if isinstance(owner, nn.Module) for m in owner.modules()]
-    return _merged(found, [])
-
-
-def _merged(first: list[nn.Module], second: list[nn.Module]) -> list[nn.Module]:
-    return list({id(module): module for module in (*first, *second)}.values())
 
 
 class OneOptimizer(PyroOptim):
@@ -265,7 +265,8 @@ def _as_pyros(optim: Any) -> PyroOptim:
     if isinstance(optim, torch.optim.Optimizer):
         return OneOptimizer(lambda parameters: _adopted(optim, parameters))
     alike = type(optim) is PyroOptim and isinstance(optim.pt_optim_args, dict)
-    if alike and not optim.pt_clip_args:
+    fresh = not (optim.optim_objs or optim._state_waiting_to_be_consumed) if alike else False
+    if alike and fresh and not optim.pt_clip_args:
         return OneOptimizer(lambda parameters: _fused(optim, parameters))
     return optim
 

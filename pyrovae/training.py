@@ -29,7 +29,7 @@ from pyrovae.handlers import kl_weight
 from pyrovae.kl import latent_order
 from pyrovae.sites import sample_sites
 from pyrovae.svi import SVI
-from pyrovae.vae import check_data, device_of, evaluation_mode, on_cpu, programs
+from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import log_weight_terms, run, trace_pair
 
 MONITORED: Final = 2000
@@ -53,7 +53,7 @@ class Step:
         kl_weight: a number, or a function of the epochs gone by (a fraction within an epoch),
             such as `lambda epochs: min(1.0, epochs / 10)` for a linear warm-up.
         compile: whether `pyrovae.SVI` compiles the step. Where it is None: in trainings of
-            5,000 steps or more on the CPU, which earn the time of the compilation back.
+            5,000 steps or more, on the CPU, of a VAE made of the library's parts.
     """
 
     optim: PyroOptim | None = None
@@ -125,7 +125,7 @@ def fit(
         monitors = _monitors(data, validation, max(batch_size, MONITOR_BATCH), device)
         if step.compile is None:
             long = epochs * len(batches) >= COMPILED_FROM
-            step = replace(step, compile=long and on_cpu(target))
+            step = replace(step, compile=long and safe_to_compile(target))
         svi, weight, parameters = _prepare(target, monitors, step)
         training = Training(target, parameters, epochs, len(batches))
         _train(training, svi, batches, _Beside(weight, step, monitors, callbacks, seed))

@@ -24,7 +24,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import check_domain, check_finite
-from pyrovae.parts import describe
+from pyrovae.parts import describe, is_known
 
 Program = Callable[..., Any]
 
@@ -215,10 +215,15 @@ def device_of(target: Any) -> torch.device | None:
     return next((t.device for t in (*target.parameters(), *target.buffers())), None)
 
 
-def on_cpu(target: Any) -> bool:
-    """Tell whether a VAE is on the CPU, as a pair of programs is taken to be."""
+def safe_to_compile(target: Any) -> bool:
+    """Tell whether compiling goes by default: a VAE on the CPU, made of the library's parts alone.
+
+    A program of the user's own may keep state in Python that no graph follows, so it is compiled
+    when it is asked for.
+    """
     device = device_of(target)
-    return device is None or device.type == "cpu"
+    on_cpu = device is not None and device.type == "cpu"
+    return on_cpu and isinstance(target, VAE) and is_known(target.config)
 
 
 @contextlib.contextmanager

@@ -23,11 +23,21 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pyrovae.data import check_finite
-from pyrovae.recording import NotRecordable, Recorded, record, refilled, signature, tensors_of
+from pyrovae.recording import (
+    NotRecordable,
+    Recorded,
+    ambient,
+    module_state,
+    modules_of,
+    record,
+    refilled,
+    signature,
+    tensors_of,
+)
 from pyrovae.sites import (
     advice_on_shapes,
     check_latents,
@@ -207,14 +217,22 @@ class CompiledRun:
         self, model: Program, guide: Program, x: Tensor, *context: Any, particles: int
     ) -> Terms:
         """Run both programs once on all of x and return the terms by site, without gradients."""
-        key = (signature((x, context)), particles)
-        if key not in self._graphs and not self._record(key, model, guide, x, context):
+        modules = modules_of(model, guide)
+        key = (signature((x, context)), particles, _names(model, guide), module_state(modules))
+        if ambient() or (
+            key not in self._graphs
+            and not self._record(key, (model, guide), modules, (x, context))
+        ):
             return run(model, guide, x, *context, particles=particles)
         graph, structure = self._graphs[key]
         return Terms(*pytree.tree_unflatten(graph(*tensors_of((x, context))), structure))
 
     def _record(
-        self, key: Any, model: Program, guide: Program, x: Tensor, context: tuple[Any, ...]
+        self,
+        key: Any,
+        programs: tuple[Program, Program],
+        modules: list[nn.Module],
+        data: tuple[Tensor, tuple[Any, ...]],
     ) -> bool:
         if not self._static or len(self._graphs) >= MAX_GRAPHS:
             return False
@@ -222,20 +240,28 @@ class CompiledRun:
 
         def terms(*tensors: Tensor) -> list[Tensor]:
             nonlocal structure
-            again = refilled((x, context), tensors)
-            found = run(model, guide, again[0], *again[1], particles=key[1])
+            x, context = refilled(data, tensors)
+            found = run(*programs, x, *context, particles=key[1])
             flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
             return flat
 
         try:
             with torch.no_grad():
-                graph = record(terms, tensors_of((x, context)))
+                graph = record(terms, tensors_of(data), modules)
         except NotRecordable as reason:
             self._static = False
             warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
             return False
         self._graphs[key] = (graph, structure)
         return True
+
+
+def _names(*programs: Program) -> tuple[Any, ...]:
+    """Return what tells programs apart: a method is made anew each time it is asked for."""
+    return tuple(
+        (id(getattr(program, "__self__", program)), getattr(program, "__name__", ""))
+        for program in programs
+    )
 
 
 def trace_pair(

@@ -104,3 +104,23 @@ def test_evaluate_reports_the_same_compiled_or_not():
     for name, estimate in reports[0].estimates.items():
         wanted = reports[1].estimates[name]
         torch.testing.assert_close(estimate.value, wanted.value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_runner_tells_programs_apart():
+    x, runner = torch.randn(4, 3), CompiledRun()
+    made = [
+        pv.VAE(
+            pv.priors.StandardNormal(2),
+            pv.likelihoods.Normal(pv.nets.MLP(2, 3)),
+            pv.guides.MeanFieldNormal(pv.nets.MLP(3, 4)),
+        )
+        for _ in range(2)
+    ]
+    for vae in made:
+        found = []
+        for given in ({"runner": runner}, {}):
+            with torch.no_grad(), pv.data.seeded(1):
+                found.append(log_weights(vae.model, vae.guide, x, particles=3, **given))
+        torch.testing.assert_close(*found)
+    assert len(runner._graphs) == 2

@@ -53,3 +53,24 @@ def test_the_choice_is_measured_once_and_leaves_the_generator_alone():
     onednn.is_faster()
     assert onednn.is_faster.cache_info().hits == 1
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def awkward(bias, x, weight):
+    """Products whose operands oneDNN would read wrongly: they stay with torch."""
+    return (
+        torch.addmm(bias[:1].expand(50), x, weight.t()),
+        torch.addmm(bias[::2], x, weight.t()[:, ::2]),
+        torch.mm(x[::2, ::2], weight.t()[::2]),
+        torch.addmm(bias[:1], x, weight.t()),
+        torch.mm(x[:, :0], weight.t()[:0]),
+    )
+
+
+@available
+def test_operands_that_are_laid_out_otherwise_are_left_alone(monkeypatch):
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+    inputs = [torch.randn(50), torch.randn(30, 70), torch.randn(50, 70)]
+    graph = make_fx(awkward, tracing_mode="fake")(*inputs)
+    onednn.route_products(graph)
+    for met, wanted in zip(graph(*inputs), awkward(*inputs), strict=True):
+        torch.testing.assert_close(met, wanted, rtol=1e-4, atol=1e-4)
