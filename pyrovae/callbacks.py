@@ -1,7 +1,7 @@
 """What may happen beside a training: a progress bar, early stopping, checkpoints, your own.
 
 A callback sees the state of the training and nothing else; the loop in `training` knows no more
-of it than its four moments.
+of it than its moments: started, stepped, finished_epoch, finished, ended.
 """
 
 from __future__ import annotations

@@ -70,9 +70,9 @@ def test_gradients_are_laid_out_as_their_parameters(reduce, shape, make):
 def test_parameters_that_share_a_gradient_are_clipped_once():
     x, found = torch.randn(5, 2), []
     for compiled in (False, True):
-        made = weighted(lambda w: w[0], 1, 2)
+        made = weighted(lambda w: w, 2)
         other = made.likelihood.other = nn.Parameter(torch.ones(2))
-        made.likelihood.reduce = lambda w, other=other: w[0] + other
+        made.likelihood.reduce = lambda w, other=other: w + other
         descent = torch.optim.SGD(made.parameters(), lr=0.1)
         trained(SVI, made, descent, x, compile=compiled, clip_norm=0.5)
         found.append(state(made))
