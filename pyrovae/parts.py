@@ -36,7 +36,7 @@ class Part(torch.nn.Module, abc.ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Enter the class among those that `build` can make."""
         super().__init_subclass__(**kwargs)
-        Part._known[f"{cls.__module__}.{cls.__qualname__}"] = cls
+        Part._known[_name(cls)] = cls
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Create the part and record `args` and `kwargs`."""
@@ -45,12 +45,19 @@ class Part(torch.nn.Module, abc.ABC):
             part,
             "config",
             {
-                "part": f"{cls.__module__}.{cls.__qualname__}",
+                "part": _name(cls),
                 "args": [describe(value) for value in args],
                 "kwargs": {name: describe(value) for name, value in kwargs.items()},
             },
         )
         return part
+
+
+def _name(part: type[Part]) -> str:
+    """Return the public name of a class: a run outlives the file that its parts lie in."""
+    package, *modules = part.__module__.split(".")
+    shown = modules[:1] if package == "pyrovae" else modules
+    return ".".join([package, *shown, part.__qualname__])
 
 
 def describe(value: Any) -> Any:

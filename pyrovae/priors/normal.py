@@ -1,8 +1,4 @@
-"""Priors: Pyro programs that sample the latent sites and return what the likelihood takes.
-
-A prior is called as `prior(*context)` inside the plate over data. A plain function is as good as
-a class; the classes here hold buffers, so that `.to(device)` moves them.
-"""
+"""Normal priors."""
 
 from __future__ import annotations
 
@@ -24,6 +20,7 @@ class StandardNormal(Part):
         ValueError: if `latents` is below 1.
 
     Example:
+        >>> import pyro, torch
         >>> with pyro.plate("data", 3):
         ...     StandardNormal(2)().shape
         torch.Size([3, 2])

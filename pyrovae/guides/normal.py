@@ -1,45 +1,14 @@
-"""Guides: Pyro programs that sample every latent site from an amortised posterior q(z | x).
-
-A guide is called as `guide(x, *context)` inside the plate over data. The classes here sample one
-site "z" from a normal whose parameters a network reads off x; a guide for a prior with other
-sites is a function or module of your own.
-"""
+"""Normal posteriors."""
 
 from __future__ import annotations
 
-import abc
-from typing import final
-
-import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions.utils import vec_to_tril_matrix
 
+from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
-from pyrovae.parts import Part
-
-
-class Guide(Part):
-    """Sample the site "z" from the distribution that a subclass makes of the network's output.
-
-    Args:
-        net: maps (x, *context) to the parameters, [..., P].
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @abc.abstractmethod
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return q(z | x) with batch shape [...] from the network's output [..., P]."""
-
-    @final  # type: ignore[misc]
-    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample z ~ q(z | x)."""
-        z: Tensor = pyro.sample("z", self.posterior(self.net(x, *context)))
-        return z
 
 
 class MeanFieldNormal(Guide):
@@ -55,6 +24,7 @@ class MeanFieldNormal(Guide):
         Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
 
     Example:
+        >>> import pyro, torch
         >>> from pyrovae.nets import MLP
         >>> guide = MeanFieldNormal(MLP(784, 400, 2 * 20))
         >>> with pyro.plate("data", 3):
@@ -84,6 +54,7 @@ class FullRankNormal(Guide):
         ValueError: if the network's output is not D + D (D + 1) / 2 wide for any D.
 
     Example:
+        >>> import pyro, torch
         >>> from pyrovae.nets import MLP
         >>> guide = FullRankNormal(MLP(784, 400, FullRankNormal.width(20)))
         >>> with pyro.plate("data", 3):

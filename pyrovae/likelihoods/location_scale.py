@@ -1,109 +1,16 @@
-"""Likelihoods: Pyro programs that score x at the site "x" given what the prior returned.
-
-A likelihood is called as `likelihood(z, x, *context)` inside the plate over data, with x None
-when x is to be drawn. The classes here ask a network for the parameters; the trailing axes that
-x has beyond the latents' leading ones become the event.
-
-A likelihood declares its `domain`, a `torch.distributions.constraints` object that `fit` and
-`evaluate` hold the data against before the first step.
-"""
+"""Likelihoods of real data: a location, and a scale around it."""
 
 from __future__ import annotations
 
-import abc
-from typing import ClassVar, Literal, Self, final
+from typing import Literal
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.nets import positive, set_last_bias
-from pyrovae.parts import Part
-
-
-class Likelihood(Part):
-    """Sample or score the site "x" from the distribution that a subclass makes.
-
-    Args:
-        net: maps (z, *context) to the distribution's parameters.
-    """
-
-    domain: ClassVar[constraints.Constraint]
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @abc.abstractmethod
-    def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return p(x | z), every axis a batch axis, from the network's output."""
-
-    @abc.abstractmethod
-    def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the network's output at which the location is the mean of data [N, D]."""
-
-    @final
-    def start_at_mean(self, x: Tensor) -> Self:
-        r"""Set the last bias of the network so that p(x | z) starts at the data's mean.
-
-        The network then learns how a datum differs from the mean, not the mean itself: on MNIST
-        the same training ends two nats better.
-
-        Args:
-            x: data [N, D], binary or intensities.
-
-        Returns:
-            The likelihood itself.
-
-        Raises:
-            ValueError: if the network has no last bias as wide as its output (or one per channel).
-
-        References:
-            Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders (their code).
-
-        Example:
-            >>> from pyrovae.nets import MLP
-            >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-            >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
-            tensor([-1.6094,  1.6094])
-        """
-        set_last_bias(self.net, self.parameters_at(x))
-        return self
-
-    @final  # type: ignore[misc]
-    def forward(self, z: Tensor, x: Tensor | None = None, *context: Tensor) -> Tensor:
-        """Score x, or draw it where it is None."""
-        noise = self.noise(self.net(z, *context))
-        event_dim = len(noise.batch_shape) - (z.ndim - 1)
-        sample: Tensor = pyro.sample("x", noise.to_event(event_dim), obs=x)
-        return sample
-
-
-class Bernoulli(Likelihood):
-    r"""Binary data, $p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(h_i(z)))$.
-
-    Args:
-        net: maps z [..., D] to logits h.
-
-    Example:
-        >>> from pyrovae.nets import MLP
-        >>> likelihood = Bernoulli(MLP(20, 400, 784))
-        >>> with pyro.plate("data", 3):
-        ...     likelihood(torch.zeros(3, 20)).shape
-        torch.Size([3, 784])
-    """
-
-    domain = constraints.boolean
-
-    def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the Bernoulli of the given logits."""
-        return dist.Bernoulli(logits=parameters)
-
-    def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logits of the mean; half a datum of each kind keeps them finite."""
-        return ((x.sum(0) + 0.5) / (len(x) + 1)).logit()
+from pyrovae.likelihoods.base import Likelihood
+from pyrovae.nets import positive
 
 
 class _LocationScale(Likelihood):
@@ -157,6 +64,7 @@ class Normal(_LocationScale):
         ValueError: if `scale` is none of these.
 
     Example:
+        >>> import pyro, torch
         >>> from pyrovae.nets import MLP
         >>> likelihood = Normal(MLP(20, 400, 2 * 64), scale="network")
         >>> with pyro.plate("data", 3):
@@ -177,6 +85,7 @@ class Laplace(_LocationScale):
         scale: as in `Normal`.
 
     Example:
+        >>> import pyro, torch
         >>> from pyrovae.nets import MLP
         >>> likelihood = Laplace(MLP(20, 400, 64), scale=0.1)
         >>> with pyro.plate("data", 3):

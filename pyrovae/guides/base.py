@@ -1,0 +1,34 @@
+"""What the guides with one site "z" share: a network, a posterior made of its output."""
+
+from __future__ import annotations
+
+import abc
+from typing import final
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae.parts import Part
+
+
+class Guide(Part):
+    """Sample the site "z" from the distribution that a subclass makes of the network's output.
+
+    Args:
+        net: maps (x, *context) to the parameters, [..., P].
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @abc.abstractmethod
+    def posterior(self, parameters: Tensor) -> dist.Distribution:
+        """Return q(z | x) with batch shape [...] from the network's output [..., P]."""
+
+    @final  # type: ignore[misc]
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        """Sample z ~ q(z | x)."""
+        z: Tensor = pyro.sample("z", self.posterior(self.net(x, *context)))
+        return z

