@@ -56,6 +56,7 @@ class Likelihood(Part):
 
         Example:
             >>> import torch
+            >>> import torch
             >>> from pyrovae.nets import MLP
             >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
             >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
