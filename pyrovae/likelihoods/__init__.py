@@ -8,8 +8,8 @@ A likelihood declares its `domain`, a `torch.distributions.constraints` object t
 `evaluate` hold the data against before the first step.
 """
 
-from pyrovae.likelihoods.base import Likelihood
+from pyrovae.likelihoods.base import Likelihood, NetworkLikelihood
 from pyrovae.likelihoods.binary import Bernoulli
 from pyrovae.likelihoods.location_scale import Laplace, Normal
 
-__all__ = ["Bernoulli", "Laplace", "Likelihood", "Normal"]
+__all__ = ["Bernoulli", "Laplace", "Likelihood", "NetworkLikelihood", "Normal"]

@@ -15,13 +15,31 @@ from pyrovae.parts import Part
 
 
 class Likelihood(Part):
-    """Sample or score the site "x" from the distribution that a subclass makes.
+    """Sample or score the site "x" from the distribution p(x | z) that a subclass makes.
+
+    Attributes:
+        domain: where data lie, as a `torch.distributions.constraints` object.
+    """
+
+    domain: ClassVar[constraints.Constraint]
+
+    @abc.abstractmethod
+    def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        """Return p(x | z) with the batch shape of z's leading axes, the rest its event."""
+
+    @final  # type: ignore[misc]
+    def forward(self, z: Tensor, x: Tensor | None = None, *context: Tensor) -> Tensor:
+        """Score x, or draw it where it is None."""
+        sample: Tensor = pyro.sample("x", self.observation(z, *context), obs=x)
+        return sample
+
+
+class NetworkLikelihood(Likelihood):
+    """Read the parameters of p(x | z) off one network.
 
     Args:
         net: maps (z, *context) to the distribution's parameters.
     """
-
-    domain: ClassVar[constraints.Constraint]
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -65,10 +83,9 @@ class Likelihood(Part):
         set_last_bias(self.net, self.parameters_at(x))
         return self
 
-    @final  # type: ignore[misc]
-    def forward(self, z: Tensor, x: Tensor | None = None, *context: Tensor) -> Tensor:
-        """Score x, or draw it where it is None."""
+    @final
+    def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        """Return p(x | z); the axes that x has beyond the leading ones of z are its event."""
         noise = self.noise(self.net(z, *context))
-        event_dim = len(noise.batch_shape) - (z.ndim - 1)
-        sample: Tensor = pyro.sample("x", noise.to_event(event_dim), obs=x)
-        return sample
+        declared: dist.Distribution = noise.to_event(len(noise.batch_shape) - (z.ndim - 1))
+        return declared

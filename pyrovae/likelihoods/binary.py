@@ -6,10 +6,10 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.likelihoods.base import Likelihood
+from pyrovae.likelihoods.base import NetworkLikelihood
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(NetworkLikelihood):
     r"""Binary data, $p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(h_i(z)))$.
 
     Args:

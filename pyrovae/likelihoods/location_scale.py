@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.likelihoods.base import Likelihood
+from pyrovae.likelihoods.base import NetworkLikelihood
 from pyrovae.nets import positive
 
 
-class _LocationScale(Likelihood):
+class _LocationScale(NetworkLikelihood):
     """A location from the network, and a scale: fixed, learned, or from the network too."""
 
     domain = constraints.real
