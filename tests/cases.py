@@ -1,6 +1,6 @@
 """One VAE around each part, with data that suit it: what every part is put through.
 
-`tests/cases_<family>.py` fills a table `CASES` with constructors; `test_protocol.py` runs them all.
+`tests/cases_<family>.py` fills a table `CASES` with constructors; `test_protocol.py` runs all.
 """
 
 from __future__ import annotations

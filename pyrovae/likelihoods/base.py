@@ -77,6 +77,7 @@ class NetworkLikelihood(Likelihood):
             >>> import torch
             >>> from pyrovae.nets import MLP
             >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+            >>> from pyrovae.likelihoods import Bernoulli
             >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
             tensor([-1.6094,  1.6094])
         """
