@@ -130,6 +130,117 @@ def iwae(log_w: Tensor, k: int | None = None) -> Tensor:
     return _group_bounds(log_w, k).mean(0)
 
 
+def power_mean(log_w: Tensor, power: float, k: int | None = None) -> Tensor:
+    r"""Return the power-mean bound of order p, of shape [N]: one formula for most bounds.
+
+    $$ L_p = \tfrac1p \log \tfrac1k \sum_{i=1}^k w_i^p $$
+
+    Order 1 is IWAE, order $1 - \alpha$ the Renyi bound, order n the CUBO; at 0 it is the mean of
+    $\log w$, the ELBO. Rows are cut into groups of k, as in `iwae`, and the groups averaged.
+
+    Raises:
+        ValueError: if k is not between 1 and K.
+
+    Example:
+        >>> log_w = torch.tensor([[0.0], [-2.0]])
+        >>> [round(power_mean(log_w, p).item(), 4) for p in (-1.0, 0.0, 1.0, 2.0)]
+        [-1.4338, -1.0, -0.5662, -0.3375]
+    """
+    if power == 0:
+        return _grouped(log_w, k).mean((0, 1))
+    return _group_bounds(power * log_w, k).mean(0) / power
+
+
+def renyi(log_w: Tensor, alpha: float, k: int | None = None) -> Tensor:
+    r"""Return the Renyi bound, $\frac{1}{1-\alpha} \log \frac1k \sum_i w_i^{1-\alpha}$.
+
+    It falls as alpha rises: alpha = 0 is IWAE, alpha -> 1 the ELBO. For alpha >= 0 it lies under
+    $\log p(x)$ in expectation; a negative alpha gives an upper bound as k grows.
+
+    Raises:
+        ValueError: if alpha is 1 or not finite, or k not between 1 and K.
+
+    References:
+        Li, Turner, 2016. Renyi Divergence Variational Inference.
+
+    Example:
+        >>> renyi(torch.tensor([[0.0], [-2.0]]), alpha=0.5)
+        tensor([-0.7598])
+    """
+    check_alpha(alpha)
+    return power_mean(log_w, 1 - alpha, k)
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse an order at which the Renyi bound is not defined.
+
+    Raises:
+        ValueError: if alpha is 1 or not finite.
+    """
+    if alpha == 1 or not math.isfinite(alpha):
+        raise ValueError(
+            f"a Renyi bound has a finite order alpha other than 1, the ELBO's; got {alpha}"
+        )
+
+
+def cubo(log_w: Tensor, n: float = 2.0, k: int | None = None) -> Tensor:
+    r"""Estimate the chi upper bound, $\frac1n \log \frac1k \sum_i w_i^n$, of shape [N].
+
+    Exactly, $CUBO_n = \frac1n \log E_q[w^n] \ge \log p(x)$. This estimate from k particles is
+    biased low, often by far, and may fall under $\log p(x)$: it is an upper bound only as k grows.
+
+    Raises:
+        ValueError: if n is below 1, or k not between 1 and K.
+
+    References:
+        Dieng, Tran, Ranganath, Paisley, Blei, 2017. Variational Inference via chi Upper Bound
+        Minimization.
+
+    Example:
+        >>> cubo(torch.tensor([[0.0], [-2.0]]))
+        tensor([-0.3375])
+    """
+    check_order(n)
+    return power_mean(log_w, n, k)
+
+
+def check_order(n: float) -> None:
+    """Refuse an order at which CUBO is no upper bound.
+
+    Raises:
+        ValueError: if n is below 1 or not finite.
+    """
+    if not 1 <= n < math.inf:
+        raise ValueError(f"CUBO is an upper bound for a finite order n >= 1; got n = {n}")
+
+
+def ciwae(log_w: Tensor, beta: float) -> Tensor:
+    r"""Return the convex combination $\beta\, ELBO + (1 - \beta)\, IWAE_K$, of shape [N].
+
+    Raises:
+        ValueError: if beta is not between 0 and 1.
+
+    References:
+        Rainforth et al., 2018. Tighter Variational Bounds are Not Necessarily Better.
+
+    Example:
+        >>> ciwae(torch.tensor([[0.0], [-2.0]]), beta=0.5)
+        tensor([-0.7831])
+    """
+    check_share(beta)
+    return beta * elbo(log_w) + (1 - beta) * iwae(log_w)
+
+
+def check_share(beta: float) -> None:
+    """Refuse a share of the ELBO that is none.
+
+    Raises:
+        ValueError: if beta is not between 0 and 1.
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"CIWAE weighs the ELBO by beta between 0 and 1; got beta = {beta}")
+
+
 def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
     r"""Return the importance-weighted bound at k with its standard error over particles.
 
@@ -163,7 +274,53 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     return torch.where(log_w.amax(0) > -math.inf, log_size.exp(), 0.0)
 
 
+def normalized_weights(log_w: Tensor, k: int | None = None) -> Tensor:
+    r"""Return $w_i / \sum_{j} w_j$ within each group of k rows, of the shape of log_w.
+
+    Raises:
+        ValueError: if k does not divide K.
+
+    Example:
+        >>> normalized_weights(torch.tensor([[0.0], [0.0]]))
+        tensor([[0.5000],
+                [0.5000]])
+    """
+    grouped = _grouped(log_w, k)
+    if grouped.shape[:2].numel() != len(log_w):
+        raise ValueError(f"groups of {k} do not divide {len(log_w)} log-weights")
+    return grouped.softmax(1).reshape(log_w.shape)
+
+
+def bits_per_dimension(nats: float | Tensor, dimensions: int) -> float | Tensor:
+    r"""Return the code length of a log-probability, $-\log p(x) / (D \log 2)$, in bits.
+
+    It compares models of the same whole-number pixels. Where `nats` are of a density of pixels
+    that were divided by 256, add 8.
+
+    Args:
+        nats: a log-probability, or a bound on it: a number or a tensor of them.
+        dimensions: D, the width of x: channels times height times width.
+
+    Raises:
+        ValueError: if D is below 1.
+
+    Example:
+        >>> from math import log
+        >>> bits_per_dimension(-28 * 28 * log(256), 28 * 28)  # 256 levels alike
+        8.0
+    """
+    if dimensions < 1:
+        raise ValueError(f"x has at least one dimension; got dimensions={dimensions}")
+    return -nats / (dimensions * math.log(2))
+
+
 def _group_bounds(log_w: Tensor, k: int | None) -> Tensor:
+    grouped = _grouped(log_w, k)
+    return grouped.logsumexp(1) - math.log(grouped.shape[1])
+
+
+def _grouped(log_w: Tensor, k: int | None) -> Tensor:
+    """Cut the rows into [K // k, k, ...]."""
     particles = len(_checked(log_w))
     k = particles if k is None else k
     if not 1 <= k <= particles:
@@ -172,8 +329,7 @@ def _group_bounds(log_w: Tensor, k: int | None) -> Tensor:
             "draw more particles or ask for a smaller k"
         )
     groups = particles // k
-    grouped = log_w[: groups * k].reshape(groups, k, *log_w.shape[1:])
-    return grouped.logsumexp(1) - math.log(k)
+    return log_w[: groups * k].reshape(groups, k, *log_w.shape[1:])
 
 
 def _relative_error(log_w: Tensor) -> Tensor:

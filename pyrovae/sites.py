@@ -8,20 +8,39 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+TRAINING_FACTOR: Final = "_training_factor"
+"""The key of `infer` that marks an observed site as a factor that a handler added."""
+
+
+class UndefinedWeight(ValueError):  # noqa: N818
+    """A log-weight that is NaN or plus infinity; the text names the datum and the site."""
+
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
     """Yield the sites that carry a density: not the plates' indices, not deterministic values."""
+    for name, site in objective_sites(trace):
+        if not is_training_factor(site):
+            yield name, site
+
+
+def objective_sites(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an objective counts: the sample sites, and the factors that handlers add."""
     for name, site in trace.nodes.items():
         deterministic = site.get("infer") and site["infer"].get("_deterministic")
         if site["type"] == "sample" and not site_is_subsample(site) and not deterministic:
             yield name, site
+
+
+def is_training_factor(site: Any) -> bool:
+    """Tell whether a site is a factor that a handler added, which no measurement may see."""
+    return TRAINING_FACTOR in (site.get("infer") or {})
 
 
 def log_prob(site: Any) -> Tensor:
@@ -110,22 +129,32 @@ def _check_event_dims(name: str, model_fn: Any, guide_fn: Any) -> None:
         )
 
 
+def plate_size(name: str, site: Any) -> int:
+    """Return the number of data in the plate that a site lies in.
+
+    Raises:
+        ValueError: naming the site, if it lies in no plate at dim -1.
+    """
+    frames = _plates(site)
+    if -1 not in frames:
+        raise ValueError(
+            f"site '{name}' is sampled outside the plate over data: put it inside "
+            'pyro.plate("data", len(x), dim=-1), so that each datum has a weight of its own'
+        )
+    return cast(int, frames[-1].size)
+
+
 def check_plates(name: str, site: Any, size: int) -> None:
     """Hold a site's plates against those over particles and data.
 
     Raises:
         ValueError: naming the site and the plate.
     """
-    frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-    if -1 not in frames:
+    frames = _plates(site)
+    if plate_size(name, site) != size:
         raise ValueError(
-            f"site '{name}' is sampled outside the plate over data: put it inside "
-            'pyro.plate("data", len(x), dim=-1), so that each datum has a weight of its own'
-        )
-    if frames[-1].size != size:
-        raise ValueError(
-            f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but x has "
-            f"{size} rows: size the plate by len(x)"
+            f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but there "
+            f"are {size} data: size the plate by len(x) in both programs"
         )
     others = [frame.name for dim, frame in frames.items() if dim < -2]
     if others:
@@ -133,6 +162,10 @@ def check_plates(name: str, site: Any, size: int) -> None:
             f"site '{name}' is in the plates {others} beside those over particles and data: "
             "declare these dimensions with .to_event(...)"
         )
+
+
+def _plates(site: Any) -> dict[int, Any]:
+    return {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
 
 
 def check_shape(

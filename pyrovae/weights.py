@@ -45,6 +45,7 @@ from pyrovae.sites import (
     check_shape,
     enumeration_dim,
     log_prob,
+    plate_size,
     sample_sites,
 )
 
@@ -172,6 +173,8 @@ def run(model: Program, guide: Program, x: Tensor, *context: Any, particles: int
     """Run both programs once on all of x and return the terms by site."""
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
     shape = (particles, len(x))
+    for name, site in sample_sites(model_trace):
+        check_plates(name, site, len(x))
     latent = {name: site for name, site in sample_sites(model_trace) if not site["is_observed"]}
     observed = {name: site for name, site in sample_sites(model_trace) if site["is_observed"]}
     sampled = dict(sample_sites(guide_trace))
@@ -264,25 +267,45 @@ def _names(*programs: Program) -> tuple[Any, ...]:
     )
 
 
-def trace_pair(
-    model: Program, guide: Program, x: Tensor, *context: Any, particles: int
-) -> tuple[Any, Any]:
+def trace_pair(model: Program, guide: Program, *args: Any, particles: int) -> tuple[Any, Any]:
     """Trace the guide, then the model on the guide's draws, under a plate of K particles.
+
+    Raises:
+        ValueError: as `check_pair`.
+    """
+    guide_trace = trace_guide(guide, *args, particles=particles)
+    model_trace = trace_model(model, *args, particles=particles, given=guide_trace)
+    check_pair(model_trace, guide_trace)
+    return model_trace, guide_trace
+
+
+def check_pair(model_trace: Any, guide_trace: Any) -> None:
+    """Hold the traces of the two programs against each other.
 
     Raises:
         ValueError: if the two sample different latents, or a site is outside the plate of data.
     """
-    guide = EnumMessenger(first_available_dim=-3)(_over_particles(guide, particles))
-    model = EnumMessenger()(_over_particles(model, particles))
-    with advice_on_shapes():
-        guide_trace = poutine.trace(guide).get_trace(x, *context)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(x, *context)
     check_latents(model_trace, guide_trace)
-    for trace in (guide_trace, model_trace):
-        for name, site in sample_sites(trace):
-            check_plates(name, site, len(x))
-    return model_trace, guide_trace
+    sites = [*sample_sites(guide_trace), *sample_sites(model_trace)]
+    for name, site in sites:
+        check_plates(name, site, plate_size(*sites[0]))
+
+
+def trace_guide(guide: Program, *args: Any, particles: int, given: Any = None) -> Any:
+    """Trace a guide under a plate of K particles, at the values of an earlier trace if given."""
+    guide = EnumMessenger(first_available_dim=-3)(_over_particles(guide, particles))
+    return _traced(guide if given is None else poutine.replay(guide, trace=given), args)
+
+
+def trace_model(model: Program, *args: Any, particles: int, given: Any) -> Any:
+    """Trace a model under a plate of K particles at the values of a guide's trace."""
+    model = EnumMessenger()(_over_particles(model, particles))
+    return _traced(poutine.replay(model, trace=given), args)
+
+
+def _traced(program: Program, args: tuple[Any, ...]) -> Any:
+    with advice_on_shapes():
+        return poutine.trace(program).get_trace(*args)
 
 
 def _over_particles(program: Program, particles: int) -> Program:
