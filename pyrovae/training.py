@@ -25,9 +25,9 @@ from torch.distributions import constraints
 
 from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
 from pyrovae.data import Batch, Batches, check_domain, seeded
-from pyrovae.handlers import kl_weight
+from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
-from pyrovae.sites import sample_sites
+from pyrovae.sites import UndefinedWeight, sample_sites
 from pyrovae.svi import SVI
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import log_weight_terms, run, trace_pair
@@ -43,7 +43,7 @@ COMPILED_FROM: Final = 5000
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of training is: an objective, its KL weight, an optimiser.
+    """What one step of training is: an objective, its KL weight and handlers, an optimiser.
 
     Attributes:
         optim: a Pyro optimiser; Adam at 1e-3 where it is None. A scheduler advances each epoch.
@@ -51,7 +51,9 @@ class Step:
             enumerated, else `TraceMeanField_ELBO` if every latent is reparameterised and both
             programs sample in the same order, else `Trace_ELBO`.
         kl_weight: a number, or a function of the epochs gone by (a fraction within an epoch),
-            such as `lambda epochs: min(1.0, epochs / 10)` for a linear warm-up.
+            such as `schedules.linear(0, 1, 10)` for a warm-up.
+        handlers: of `pyrovae.handlers`, such as `[free_bits(0.1)]`: the step descends the
+            objective of the programs that they wrap, and the history shows it as the loss.
         compile: whether `pyrovae.SVI` compiles the step. Where it is None: in trainings of
             5,000 steps or more, on the CPU, of a VAE made of the library's parts.
     """
@@ -59,6 +61,7 @@ class Step:
     optim: PyroOptim | None = None
     loss: ELBO | None = None
     kl_weight: float | Callable[[float], float] = 1.0
+    handlers: Sequence[Handler] = ()
     compile: bool | None = None
 
 
@@ -86,7 +89,7 @@ def fit(
         validation: the same, for the ELBO at each epoch's end.
         epochs: walks over the data.
         batch_size: data in a step; an iterable of batches keeps its own.
-        step: objective, KL weight and optimiser.
+        step: objective, KL weight, handlers and optimiser.
         seed: of order, binarisation and noise; torch's generators are put back afterwards. None
             draws from them as they stand.
         callbacks: what happens beside; a `ProgressBar` by default. Those given last end last.
@@ -208,7 +211,7 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float:
         loss, parameters = svi.gradients(*batch)
     except ValueError as error:
         cause = _broken(training.parameters)
-        if not cause and "invalid values" in str(error):
+        if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):
             cause = str(error).partition(": tensor(")[0].replace("\n", " ")
         if not cause:
             raise
@@ -262,9 +265,10 @@ def _prepare(
         if validation is not None:
             _check(target, validation)
         x, *context = _check(target, train)
+        loss = step.loss or _default_loss(model, guide, x, *context)
+        model, guide = _handled(model, guide, step.handlers)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
-        loss = step.loss or _default_loss(model, guide, x, *context)
     parameters = {
         name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
     }
@@ -277,6 +281,18 @@ def _prepare(
     optim = step.optim or pyro.optim.Adam({"lr": 1e-3})
     svi = SVI(model, guide, optim, loss, compile=bool(step.compile))
     return svi, weight, parameters
+
+
+def _handled(model: Any, guide: Any, handlers: Any) -> tuple[Any, Any]:
+    """Return the programs that the step trains."""
+    if not isinstance(handlers, Sequence) or not all(isinstance(h, Handler) for h in handlers):
+        raise ValueError(
+            f"handlers are a list of those in pyrovae.handlers, such as [free_bits(0.1)]; got "
+            f"{handlers!r}"
+        )
+    for handler in handlers:
+        model, guide = handler.wrap(model, guide)
+    return model, guide
 
 
 def _check(target: Any, batches: Batches) -> Batch:

@@ -1,0 +1,147 @@
+r"""Schedules of a KL weight: functions of the epochs gone by, as `training.Step` takes them.
+
+Annealing lets the likelihood learn to use the latents before the KL term holds them back. Each
+schedule here goes from `start` to `end`; t counts epochs, a fraction within an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+Schedule = Callable[[float], float]
+
+STEEPNESS: Final = 12.0
+"""Of the sigmoid: a logistic function of steepness 12 would leave 0.25% at either end."""
+
+
+def linear(start: float, end: float, epochs: float) -> Schedule:
+    r"""Go from start to end in a straight line, and stay there.
+
+    $$ \beta(t) = s + (e - s) \min(1, t / T) $$
+
+    Args:
+        start: the weight s at first, 0 or more.
+        end: the weight e from then on, 0 or more.
+        epochs: T, how long it takes.
+
+    Raises:
+        ValueError: for a weight below 0 or an end that is never reached.
+
+    References:
+        Sønderby, Raiko, Maaløe, Sønderby, Winther, 2016. Ladder Variational Autoencoders.
+
+    Example:
+        >>> warm_up = linear(0, 1, 10)
+        >>> [warm_up(epochs) for epochs in (0, 2.5, 10, 50)]
+        [0.0, 0.25, 1.0, 1.0]
+    """
+    _check(start, end, epochs)
+    return lambda gone: _between(start, end, min(1.0, gone / epochs))
+
+
+def cyclical(start: float, end: float, period: float, *, ramp: float = 0.5) -> Schedule:
+    r"""Go from start to end again and again, in a straight line, and stay for the cycle's rest.
+
+    $$ \beta(t) = s + (e - s) \min\left(1, \frac{t \bmod T}{r\,T}\right) $$
+
+    Args:
+        start: the weight s that each cycle begins with, 0 or more.
+        end: the weight e that each cycle ends with, 0 or more.
+        period: T, the epochs of a cycle.
+        ramp: r, the part of a cycle that the line takes, above 0 and at most 1.
+
+    Raises:
+        ValueError: for a weight below 0, a cycle without end or a ramp outside its cycle.
+
+    References:
+        Fu, Li, Liu, Gao, Celikyilmaz, Carin, 2019. Cyclical Annealing Schedule: A Simple Approach
+        to Mitigating KL Vanishing.
+
+    Example:
+        >>> weight = cyclical(0, 1, 10)
+        >>> [weight(epochs) for epochs in (0, 2.5, 5, 9, 10, 12.5)]
+        [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
+    """
+    _check(start, end, period)
+    if not 0 < ramp <= 1:
+        raise ValueError(f"the ramp is a part of the cycle, above 0 and at most 1; got {ramp}")
+    return lambda gone: _between(start, end, min(1.0, gone % period / (ramp * period)))
+
+
+def sigmoid(start: float, end: float, epochs: float) -> Schedule:
+    r"""Go from start to end along a logistic curve, slow at both ends, and stay there.
+
+    $$ \beta(t) = s + (e - s) \frac{\sigma(k (u - \tfrac12)) - \sigma(-\tfrac{k}{2})}
+       {\sigma(\tfrac{k}{2}) - \sigma(-\tfrac{k}{2})},\qquad u = \min(1, t / T),\ k = 12 $$
+
+    Args:
+        start: the weight s at first, 0 or more.
+        end: the weight e from then on, 0 or more.
+        epochs: T, how long it takes; the weight is half-way after half of it.
+
+    Raises:
+        ValueError: as `linear`.
+
+    References:
+        Bowman et al., 2016. Generating Sentences from a Continuous Space.
+
+    Example:
+        >>> weight = sigmoid(0, 1, 10)
+        >>> [round(weight(epochs), 3) for epochs in (0, 2.5, 5, 7.5, 10, 50)]
+        [0.0, 0.045, 0.5, 0.955, 1.0, 1.0]
+    """
+    _check(start, end, epochs)
+
+    def weight(gone: float) -> float:
+        # tanh is the logistic function, moved and stretched to go from -1 to 1.
+        curve = math.tanh(STEEPNESS / 2 * (min(1.0, gone / epochs) - 0.5))
+        return _between(start, end, 0.5 + 0.5 * curve / math.tanh(STEEPNESS / 4))
+
+    return weight
+
+
+KNOWN: Final = {schedule.__name__: schedule for schedule in (linear, cyclical, sigmoid)}
+
+
+def parse(text: str) -> float | Schedule:
+    """Read a weight, such as "0.5", or a schedule, such as "linear:0:1:10".
+
+    The numbers are the schedule's arguments in their order.
+
+    Raises:
+        ValueError: for anything else, naming the schedules that are known.
+
+    Example:
+        >>> parse("0.5"), parse("linear:0:1:10")(5)
+        (0.5, 0.5)
+    """
+    name, *numbers = text.split(":")
+    try:
+        values = [float(number) for number in numbers or [name]]
+    except ValueError:
+        values = []
+    if not numbers and values:
+        _check_weight(values[0])
+        return values[0]
+    if name not in KNOWN or len(values) != 3:
+        known = ", ".join(f"{known}:START:END:EPOCHS" for known in KNOWN)
+        raise ValueError(f"{text!r} is neither a number nor one of {known}")
+    return KNOWN[name](*values)
+
+
+def _between(start: float, end: float, way: float) -> float:
+    return start + (end - start) * way
+
+
+def _check(start: float, end: float, epochs: float) -> None:
+    _check_weight(start)
+    _check_weight(end)
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"a schedule takes more than 0 epochs, and finitely many; got {epochs}")
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"a KL weight is 0 or more, and finite; got {weight}")
