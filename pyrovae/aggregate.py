@@ -1,0 +1,341 @@
+r"""What one minibatch says of the aggregate posterior, the mean of the posteriors over the data.
+
+    q(z) = 1/N sum_n q(z | x_n),        z_m ~ q(z | x_m)
+
+Its density at the draws is estimated from the matrix log q(z_m | x_n); its distance to the prior,
+its covariance and the dependence of its dimensions from the draws and moments alone. This module
+knows nothing of programs: it imports torch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""A function of draws [M, D] and [N, D] that returns k(x_m, y_n), [M, N]."""
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    r"""The rate in three parts; each of shape [M], one draw for each datum, in nats.
+
+    $$ KL(q(z|x) \| p(z)) = \underbrace{I_q(z; n)} + \underbrace{KL(q(z) \| \textstyle\prod_j
+       q(z_j))} + \underbrace{\textstyle\sum_j KL(q(z_j) \| p(z_j))} $$
+
+    on average over the data. The parts of a draw add up to log q(z_m | x_m) - log p(z_m) exactly,
+    however q(z) was estimated.
+
+    Attributes:
+        information: log q(z | x) - log q(z): index-code mutual information on average.
+        total_correlation: log q(z) - log prod_j q(z_j).
+        dimension_wise_kl: log prod_j q(z_j) - log p(z): the sum over dimensions of KL divergences
+            where the prior factorises.
+
+    References:
+        Hoffman, Johnson, 2016. ELBO Surgery.
+        Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
+    """
+
+    information: Tensor
+    total_correlation: Tensor
+    dimension_wise_kl: Tensor
+
+    @property
+    def rate(self) -> Tensor:
+        """The sum of the three."""
+        return self.information + self.total_correlation + self.dimension_wise_kl
+
+
+def weighted(batch: int, size: int) -> Tensor:
+    r"""Return the log-weights of minibatch-weighted sampling, $-\log N M$ for each pair, [M, M].
+
+    The estimate of q(z) is too low in expectation, for data drawn at random as for all of them
+    ($q(z) / N$ at M = N): gradients are useful, values are not. `stratified` is unbiased.
+
+    Args:
+        batch: M, data in the minibatch.
+        size: N, data in all.
+
+    Raises:
+        ValueError: for a batch of fewer than two, or more than there are data.
+
+    References:
+        Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
+
+    Example:
+        >>> weighted(2, 10).exp().float()
+        tensor([[0.0500, 0.0500],
+                [0.0500, 0.0500]])
+    """
+    _check_sizes(batch, size)
+    return torch.full((batch, batch), -math.log(batch * size), dtype=torch.float64)
+
+
+def stratified(batch: int, size: int) -> Tensor:
+    r"""Return the log-weights of minibatch-stratified sampling, [M, M]: rows are draws.
+
+    The datum that a draw came from weighs $\frac1N$, each other one of the minibatch
+    $\frac{N-1}{N (M-1)}$. For minibatches drawn without replacement the estimate of q(z) is
+    unbiased, and with all the data it is exact. (The paper gives one of the others another
+    weight than the rest; this is the mean over which one it is, so its variance is no larger.)
+
+    Args:
+        batch: M, data in the minibatch.
+        size: N, data in all.
+
+    Raises:
+        ValueError: for a batch of fewer than two, or more than there are data.
+
+    References:
+        Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs,
+            appendix C.2.
+
+    Example:
+        >>> stratified(3, 10).exp().float()
+        tensor([[0.1000, 0.4500, 0.4500],
+                [0.4500, 0.1000, 0.4500],
+                [0.4500, 0.4500, 0.1000]])
+    """
+    _check_sizes(batch, size)
+    own = torch.eye(batch, dtype=torch.float64)
+    return (own / size + (1 - own) * (size - 1) / (size * (batch - 1))).log()
+
+
+def log_aggregate(log_q: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Estimate $\log q(z_m)$ and $\log \prod_j q(z_{mj})$ from a minibatch, [M] each.
+
+    $$ \log \sum_n w_{mn} \prod_j q(z_{mj} | x_n), \qquad
+       \sum_j \log \sum_n w_{mn} q(z_{mj} | x_n) $$
+
+    Args:
+        log_q: log q(z_mj | x_n), [M draws, M data, D dimensions].
+        log_weights: [M, M], from `stratified` or `weighted`.
+
+    Example:
+        >>> log_q = torch.tensor([0.5, 0.25]).log().expand(2, 2, 2)  # at any datum the same
+        >>> [density.exp() for density in log_aggregate(log_q, stratified(2, 2))]
+        [tensor([0.1250, 0.1250]), tensor([0.1250, 0.1250])]
+    """
+    log_weights = log_weights.to(log_q)
+    joint = (log_weights + log_q.sum(-1)).logsumexp(1)
+    marginals = (log_weights.unsqueeze(-1) + log_q).logsumexp(1)
+    return joint, marginals.sum(-1)
+
+
+def decompose(log_q: Tensor, log_prior: Tensor, log_weights: Tensor) -> Decomposition:
+    """Take the rate apart into information, total correlation and dimension-wise KL.
+
+    Args:
+        log_q: log q(z_mj | x_n), [M draws, M data, D dimensions].
+        log_prior: log p(z_m), [M].
+        log_weights: [M, M], from `stratified` or `weighted`.
+
+    Example:
+        >>> draws, means = torch.zeros(4, 1, 3), torch.arange(12.0).reshape(4, 3)
+        >>> log_q = torch.distributions.Normal(means, 1.0).log_prob(draws)
+        >>> parts = decompose(log_q, torch.zeros(4), stratified(4, 100))
+        >>> torch.allclose(parts.rate, log_q.sum(-1).diagonal())
+        True
+    """
+    log_posterior = _diagonal(log_q.sum(-1))
+    joint, product = log_aggregate(log_q, log_weights)
+    return Decomposition(log_posterior - joint, joint - product, product - log_prior)
+
+
+@dataclass(frozen=True)
+class GaussianKernel:
+    r"""The kernel $k(x, y) = \exp(-|x - y|^2 / 2 w^2)$.
+
+    Args:
+        width: w, above 0. For D dimensions of unit variance, distances are about sqrt(2 D).
+
+    Raises:
+        ValueError: for a width that is not positive and finite.
+
+    Example:
+        >>> GaussianKernel(1.0)(torch.zeros(1, 2), torch.ones(1, 2))
+        tensor([[0.3679]])
+    """
+
+    width: float
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _check_positive("a Gaussian kernel's width", self.width)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return k(x_m, y_n) of draws [M, D] and [N, D]."""
+        return (-0.5 * squared_distances(x, y) / self.width**2).exp()
+
+
+@dataclass(frozen=True)
+class InverseMultiquadratic:
+    r"""The kernel $k(x, y) = C / (C + |x - y|^2)$, whose tails reach far-away draws.
+
+    Args:
+        scale: C, above 0; 2 D s^2 for a prior of D dimensions of variance s^2.
+
+    Raises:
+        ValueError: for a scale that is not positive and finite.
+
+    References:
+        Tolstikhin, Bousquet, Gelly, Schoelkopf, 2018. Wasserstein Auto-Encoders.
+
+    Example:
+        >>> InverseMultiquadratic(4.0)(torch.zeros(1, 2), torch.ones(1, 2))
+        tensor([[0.6667]])
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _check_positive("an inverse multiquadratic kernel's scale", self.scale)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return k(x_m, y_n) of draws [M, D] and [N, D]."""
+        return self.scale / (self.scale + squared_distances(x, y))
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Return |x_m - y_n|^2, [M, N], of draws [M, D] and [N, D], exact and smooth at 0."""
+    return (x.unsqueeze(1) - y).square().sum(-1)
+
+
+def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+    r"""Estimate the squared maximum mean discrepancy of two distributions without bias.
+
+    $$ \frac{\sum_{i \ne j} k(x_i, x_j)}{M (M - 1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{N (N - 1)}
+       - \frac{2 \sum_{ij} k(x_i, y_j)}{M N} $$
+
+    Unbiased, so negative at times where the distributions are close.
+
+    Args:
+        x: independent draws [M, D].
+        y: independent draws [N, D].
+        kernel: positive definite.
+
+    Raises:
+        ValueError: for fewer than two draws of either.
+
+    References:
+        Gretton et al., 2012. A Kernel Two-Sample Test, lemma 6.
+        Zhao, Song, Ermon, 2019. InfoVAE.
+
+    Example:
+        >>> mmd(torch.zeros(2, 1), torch.ones(2, 1), InverseMultiquadratic(1.0))
+        tensor(1.)
+    """
+    if min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"the discrepancy compares pairs of draws; got {len(x)} and {len(y)} draws: give at "
+            "least two of each"
+        )
+    return _mean_of_pairs(kernel(x, x)) + _mean_of_pairs(kernel(y, y)) - 2 * kernel(x, y).mean()
+
+
+def covariance(means: Tensor) -> Tensor:
+    r"""Return the covariance over the data of the posterior means, $Cov_x[E_q z]$, [D, D].
+
+    The sum of squares is divided by N - 1, which makes it unbiased.
+
+    Args:
+        means: E[z | x_n] under the posterior, [N, D].
+
+    Raises:
+        ValueError: for fewer than two rows.
+
+    Example:
+        >>> covariance(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
+        tensor([[2., 0.],
+                [0., 0.]])
+    """
+    if len(means) < 2:
+        raise ValueError(f"a covariance takes at least two data; got {len(means)}")
+    centred = means - means.mean(0)
+    return centred.mT @ centred / (len(means) - 1)
+
+
+def moment_penalty(covariance: Tensor, *, off_diagonal: float, diagonal: float) -> Tensor:
+    r"""Return how far a covariance is from the identity.
+
+    $$ \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2 $$
+
+    With the covariance of the means this is DIP-VAE-I, with that of the draws DIP-VAE-II.
+
+    References:
+        Kumar, Sattigeri, Balakrishnan, 2018. Variational Inference of Disentangled Latent
+            Concepts from Unlabeled Observations.
+
+    Example:
+        >>> moment_penalty(torch.tensor([[3.0, 1.0], [1.0, 1.0]]), off_diagonal=10.0, diagonal=1.0)
+        tensor(24.)
+    """
+    variances = _diagonal(covariance)
+    off = covariance.square().sum() - variances.square().sum()
+    return off_diagonal * off + diagonal * (variances - 1).square().sum()
+
+
+def permute_dimensions(z: Tensor) -> Tensor:
+    r"""Shuffle each dimension of draws [M, D] by itself: draws from $\prod_j q(z_j)$.
+
+    References:
+        Kim, Mnih, 2018. Disentangling by Factorising, algorithm 1.
+
+    Example:
+        >>> z = torch.arange(6.0).reshape(3, 2)
+        >>> permute_dimensions(z).sort(0).values.equal(z)
+        True
+    """
+    return z.gather(0, torch.rand_like(z).argsort(0))
+
+
+def discrimination_loss(of_draws: Tensor, of_permuted: Tensor) -> Tensor:
+    r"""Return the cross-entropy of telling draws of q(z) from those of $\prod_j q(z_j)$, in nats.
+
+    $$ -\tfrac12 E_{q(z)} \log \sigma(d(z)) - \tfrac12 E_{\prod_j q(z_j)} \log \sigma(-d(z)) $$
+
+    It is least, over all functions d, at the log-ratio $d(z) = \log q(z) - \log \prod_j q(z_j)$.
+
+    Args:
+        of_draws: d at draws of q(z), [M].
+        of_permuted: d at permuted draws, [M].
+
+    Example:
+        >>> discrimination_loss(torch.zeros(3), torch.zeros(3))
+        tensor(0.6931)
+    """
+    softplus = torch.nn.functional.softplus
+    return 0.5 * (softplus(-of_draws).mean() + softplus(of_permuted).mean())
+
+
+def _mean_of_pairs(gram: Tensor) -> Tensor:
+    """Average a Gram matrix over the pairs of different draws."""
+    return (gram.sum() - _diagonal(gram).sum()) / (len(gram) * (len(gram) - 1))
+
+
+def _diagonal(square: Tensor) -> Tensor:
+    """Return the entries [i, i]; `Tensor.diagonal` makes Inductor warn as it compiles."""
+    rows = torch.arange(len(square), device=square.device)
+    return square[rows, rows]
+
+
+def _check_sizes(batch: int, size: int) -> None:
+    if batch < 2:
+        raise ValueError(
+            f"the aggregate posterior takes a minibatch of at least two data; got {batch}: choose "
+            "a batch size that leaves no single row"
+        )
+    if size < batch:
+        raise ValueError(
+            f"a minibatch is drawn from the data without replacement; got a batch of {batch} and "
+            f"data_size={size}: give the number of data in the whole set"
+        )
+
+
+def _check_positive(what: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{what} is above 0, and finite; got {value}")
