@@ -20,21 +20,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import (
+        aggregate,
         bounds,
         data,
         guides,
         handlers,
+        imputation,
         kl,
         likelihoods,
         nets,
+        objectives,
         parts,
         plots,
         priors,
+        regularized,
         runs,
+        schedules,
     )
     from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
     from pyrovae.evaluation import Report, evaluate
+    from pyrovae.imputation import Imputation, impute
     from pyrovae.kl import analytic_kl, monte_carlo_kl
+    from pyrovae.refinement import refine
+    from pyrovae.regularized import DIP, MMD, FactorVAE, TotalCorrelation
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI, OneOptimizer
     from pyrovae.training import NonFiniteLoss, Step, fit
@@ -44,12 +52,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "bounds callbacks data evaluation guides handlers kl likelihoods "
-    "nets parts plots priors runs training vae weights"
+    "aggregate bounds callbacks data evaluation guides handlers imputation kl "
+    "likelihoods nets objectives parts plots priors refinement regularized runs schedules "
+    "training vae weights"
 ).split()
 _HOMES = {
+    "DIP": "regularized",
+    "FactorVAE": "regularized",
+    "MMD": "regularized",
     "SVI": "svi",
     "OneOptimizer": "svi",
+    "TotalCorrelation": "regularized",
     "VAE": "vae",
     "fit": "training",
     "Step": "training",
@@ -61,6 +74,9 @@ _HOMES = {
     "NonFiniteLoss": "training",
     "evaluate": "evaluation",
     "Report": "evaluation",
+    "Imputation": "imputation",
+    "impute": "imputation",
+    "refine": "refinement",
     "load": "runs",
     "save": "runs",
     "log_weights": "weights",
@@ -70,17 +86,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "DIP",
+    "MMD",
     "SVI",
     "VAE",
     "Callback",
     "Checkpoint",
     "EarlyStopping",
+    "FactorVAE",
     "History",
+    "Imputation",
     "NonFiniteLoss",
     "OneOptimizer",
     "ProgressBar",
     "Report",
     "Step",
+    "TotalCorrelation",
+    "aggregate",
     "analytic_kl",
     "bounds",
     "data",
@@ -88,6 +110,8 @@ __all__ = [
     "fit",
     "guides",
     "handlers",
+    "imputation",
+    "impute",
     "kl",
     "likelihoods",
     "load",
@@ -95,11 +119,15 @@ __all__ = [
     "log_weights",
     "monte_carlo_kl",
     "nets",
+    "objectives",
     "parts",
     "plots",
     "priors",
+    "refine",
+    "regularized",
     "runs",
     "save",
+    "schedules",
 ]
 
 

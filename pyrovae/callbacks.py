@@ -60,11 +60,13 @@ class History:
         epochs: one entry for each.
         ended: "all epochs done", "stopped early ..." or "interrupted".
         compile_seconds: spent on compiling, which the epochs' seconds leave out.
+        objective: what the steps raised, in words.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     ended: str = "all epochs done"
     compile_seconds: float = 0.0
+    objective: str = "objective"
 
     def column(self, name: str) -> list[float]:
         """Return one quantity over the epochs."""

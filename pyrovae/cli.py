@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import pyrovae
+from pyrovae import catalogue, schedules
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,6 +83,14 @@ def _positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
 
 
+def _schedule(text: str) -> str:
+    try:
+        schedules.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 _COUNT = _at_least(1)
 
 
@@ -130,7 +139,10 @@ def _demo_grammar(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=_COUNT, default=40, metavar="N", help="walks over the data (40)"
     )
     _particles_option(parser)
-    parser.set_defaults(batch_size=50, lr=4e-3, seed=0, kl_warmup=0.0, patience=None, compile=None)
+    parser.set_defaults(batch_size=50, lr=4e-3, seed=0, patience=None, compile=None)
+    parser.set_defaults(prior="standard-normal", likelihood="bernoulli", guide="mean-field")
+    parser.set_defaults(objective="elbo", draws=None, gradient="plain")
+    parser.set_defaults(kl_weight="1", free_bits=None)
 
 
 def _train_grammar(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +156,7 @@ def _train_grammar(parser: argparse.ArgumentParser) -> None:
     )
     _model_options(parser.add_argument_group("the VAE: tanh networks, or a recipe of your own"))
     _training_options(parser.add_argument_group("training"))
+    _objective_options(parser.add_argument_group("the objective"))
     run = parser.add_argument_group("the run")
     run.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where it goes")
     run.add_argument("--overwrite", action="store_true", help="write over a run that is there")
@@ -161,18 +174,22 @@ def _model_options(model: Any) -> None:
         metavar="WIDTH",
         help="hidden layers of the guide's network, mirrored in the likelihood's (200 200)",
     )
-    model.add_argument(
-        "--likelihood",
-        choices=["bernoulli", "normal", "laplace"],
-        default="bernoulli",
-        help="p(x | z); the scale of a normal or Laplace is learned (bernoulli)",
+    parts = (
+        ("prior", "standard-normal", "p(z)"),
+        ("likelihood", "bernoulli", "p(x | z); a scale is learned"),
+        ("guide", "mean-field", "q(z | x); sphere and power-spherical go together"),
     )
-    model.add_argument(
-        "--guide",
-        choices=["mean-field", "full-rank"],
-        default="mean-field",
-        help="q(z | x), a normal with diagonal or full covariance (mean-field)",
-    )
+    for role, default, said in parts:
+        names = list(catalogue.TABLES[role])
+        model.add_argument(
+            f"--{role}",
+            choices=names,
+            default=default,
+            metavar="NAME",
+            help=f"{said}: {', '.join(names)} ({default})",
+        )
+    for role, _, _ in parts:
+        _part_options(model, role)
     _recipe_option(model)
 
 
@@ -187,12 +204,6 @@ def _training_options(training: Any) -> None:
         "--lr", type=_positive, default=1e-3, metavar="RATE", help="of Adam (0.001)"
     )
     training.add_argument(
-        "--kl-warmup",
-        type=_positive,
-        metavar="EPOCHS",
-        help="raise the weight of the KL term from 0 to 1 over the first epochs",
-    )
-    training.add_argument(
         "--patience",
         type=_COUNT,
         metavar="EPOCHS",
@@ -200,6 +211,60 @@ def _training_options(training: Any) -> None:
     )
     _compile_option(training, "a training of 5,000 steps or more")
     _seed_option(training)
+
+
+def _objective_options(objective: Any) -> None:
+    objective.add_argument(
+        "--objective",
+        choices=list(catalogue.OBJECTIVES),
+        default="elbo",
+        metavar="NAME",
+        help=f"what a step raises: {', '.join(catalogue.OBJECTIVES)} (elbo)",
+    )
+    objective.add_argument(
+        "--particles",
+        dest="draws",
+        type=_COUNT,
+        metavar="K",
+        help="draws for each datum (1 for the elbo)",
+    )
+    objective.add_argument(
+        "--gradient",
+        choices=["plain", "stl", "dreg"],
+        default="plain",
+        help="how it reaches the guide: plain, sticking the landing, or doubly "
+        "reparameterised (plain)",
+    )
+    _part_options(objective, "objective")
+    objective.add_argument(
+        "--kl-weight",
+        type=_schedule,
+        default="1",
+        metavar="SCHEDULE",
+        help="the weight of the KL term: a number, or linear:0:1:10, from 0 to 1 over 10 epochs; "
+        "so too sigmoid:0:1:10, and cyclical:0:1:10, again every 10 (1)",
+    )
+    objective.add_argument(
+        "--free-bits",
+        type=_positive,
+        metavar="NATS",
+        help="the KL that each dimension of z has free; for a mean-field guide",
+    )
+
+
+def _part_options(group: Any, role: str) -> None:
+    """Add what the names of a role take, such as `--prior.components`, each option once."""
+    takers: dict[str, list[str]] = {}
+    for name in catalogue.TABLES[role]:
+        for option, default in catalogue.options_of(role, name).items():
+            takers.setdefault(option, []).append(f"{name} ({default})")
+    for option, names in takers.items():
+        group.add_argument(
+            f"--{role}.{option}",
+            default=argparse.SUPPRESS,
+            metavar="NUMBER",
+            help=f"of {', '.join(names)}",
+        )
 
 
 def _evaluate_grammar(parser: argparse.ArgumentParser) -> None:
@@ -301,7 +366,8 @@ _TRAIN: Final = (
     "written to the run's folder. Ctrl-C ends the training and keeps what there is.",
     "  pyrovae train --data digits --latents 8 --hidden 200 --epochs 60 --out runs/digits\n"
     "  pyrovae train --data mnist --root data --out runs/mnist\n"
-    "  pyrovae train --data digits --likelihood laplace --guide full-rank --out runs/laplace\n"
+    "  pyrovae train --data digits --prior vampprior --prior.components 100 --out runs/vamp\n"
+    "  pyrovae train --data digits --objective iwae --particles 50 --gradient dreg --out runs/iw\n"
     "  pyrovae train --data digits --recipe my_vae.py --out runs/mine\n\n"
     "a recipe, my_vae.py:\n"
     "  import math, pyro, pyro.distributions as dist, pyrovae as pv, torch\n\n"

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyro.optim
-import torch
 
-from pyrovae import guides, likelihoods, nets, plots, priors, runs
+from pyrovae import catalogue, plots, runs, schedules
 from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
 from pyrovae.data import DataSet, Split, seeded
 from pyrovae.data import load as load_data
 from pyrovae.evaluation import evaluate as measure
+from pyrovae.handlers import free_bits
 from pyrovae.parts import is_known
 from pyrovae.recipes import one_line, running
 from pyrovae.recipes import run as run_recipe
@@ -30,6 +30,9 @@ from pyrovae.vae import VAE
 INTERRUPTED: Final = 130
 DEMO_LATENTS: Final = 8
 DEMO_HIDDEN: Final = 200
+_RECORDED: Final = (
+    "epochs batch_size lr objective draws gradient kl_weight free_bits patience".split()
+)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -46,7 +49,6 @@ def demo(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     arguments.latents, arguments.hidden = DEMO_LATENTS, [DEMO_HIDDEN]
-    arguments.likelihood, arguments.guide = "bernoulli", "mean-field"
     vae = _network_vae(data, arguments)
     details = {"demo": True, "data": _record(data, None, "dynamic")}
     history = _fit(vae, data, arguments, details, every=max(1, arguments.epochs // 5))
@@ -83,10 +85,7 @@ def train(arguments: argparse.Namespace) -> int:
         if binarization == "none" and asked is None:
             data = _data(arguments.data, arguments.root, binarization)
         details: dict[str, Any] = {"data": _record(data, arguments.root, binarization)}
-        details["training"] = {
-            name: getattr(arguments, name)
-            for name in ("epochs", "batch_size", "lr", "kl_warmup", "patience")
-        }
+        details["training"] = {name: getattr(arguments, name) for name in _RECORDED}
         if recipe:
             details["recipe"] = str(recipe.resolve())
         history = _fit(vae, data, arguments, details)
@@ -143,28 +142,31 @@ def reconstruct(arguments: argparse.Namespace) -> int:
 
 def _network_vae(data: DataSet, arguments: argparse.Namespace) -> VAE:
     """Return a VAE of tanh networks, its weights drawn at the seed, its mean that of the data."""
-    latents, hidden = arguments.latents, arguments.hidden
-    width = math.prod(data.shape)
-    guide, outputs = {
-        "mean-field": (guides.MeanFieldNormal, 2 * latents),
-        "full-rank": (
-            guides.FullRankNormal,
-            guides.FullRankNormal.width(latents),
-        ),
-    }[arguments.guide]
-    likelihood: type[Any] = {
-        "bernoulli": likelihoods.Bernoulli,
-        "normal": likelihoods.Normal,
-        "laplace": likelihoods.Laplace,
-    }[arguments.likelihood]
-    tanh = torch.nn.Tanh
-    with seeded(arguments.seed):
-        net = nets.MLP(latents, *hidden[::-1], width, activation=tanh)
-        return VAE(
-            prior=priors.StandardNormal(latents),
-            likelihood=likelihood(net).start_at_mean(data.train.x),
-            guide=guide(nets.MLP(width, *hidden, outputs, activation=tanh)),
+    if (arguments.prior == "sphere") != (arguments.guide == "power-spherical"):
+        raise ValueError(
+            f"prior 'sphere' and guide 'power-spherical' go together; got {arguments.prior} and "
+            f"{arguments.guide}"
         )
+    plan = catalogue.Plan(arguments.latents, tuple(arguments.hidden), data.train.x)
+    with seeded(arguments.seed):
+        likelihood = _part("likelihood", arguments, plan).start_at_mean(data.train.x)
+        guide = _part("guide", arguments, plan)
+        return VAE(_part("prior", arguments, plan, guide), likelihood, guide)
+
+
+def _objective(arguments: argparse.Namespace) -> Any:
+    particles = arguments.draws
+    if particles is None and arguments.objective != "elbo":
+        raise ValueError(f"the objective {arguments.objective} needs --particles K")
+    objective = _part("objective", arguments, catalogue.Aim(particles or 1, arguments.gradient))
+    if objective is not None:
+        print(f"Objective: {objective}", flush=True)
+    return objective
+
+
+def _part(role: str, arguments: argparse.Namespace, *shared: Any) -> Any:
+    options = catalogue.chosen(role, vars(arguments))
+    return catalogue.make(role, getattr(arguments, role), options, *shared)
 
 
 def _fit(
@@ -176,10 +178,12 @@ def _fit(
     every: int = 1,
 ) -> History:
     """Train with a checkpoint after each epoch; a bar tells of every so many epochs."""
-    warmup = arguments.kl_warmup
+    nats = arguments.free_bits
     step = Step(
         optim=pyro.optim.Adam({"lr": arguments.lr}),
-        kl_weight=(lambda epochs: min(1.0, epochs / warmup)) if warmup else 1.0,
+        loss=_objective(arguments),
+        kl_weight=schedules.parse(arguments.kl_weight),
+        handlers=[] if nats is None else [free_bits(nats)],
         compile=arguments.compile,
     )
     checkpoint = Checkpoint(

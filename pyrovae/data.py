@@ -224,14 +224,38 @@ def check_domain(x: Tensor, domain: constraints.Constraint, owner: str) -> None:
         Traceback (most recent call last):
         ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Grey ...
     """
+    if isinstance(domain, constraints.stack):
+        for column, own in enumerate(domain.cseq):
+            check_domain(x[..., column], own, f"{owner} at column {column}")
+        return
     rows = (~(domain.check(x) & torch.isfinite(x))).reshape(len(x), -1)
     if rows.any():
         row = int(rows.any(1).nonzero()[0])
         value = float(x.reshape(len(x), -1)[row][rows[row]][0])
-        wanted, remedy = _DOMAINS.get(domain, (f"in {domain}", "Choose another likelihood."))
+        wanted, remedy = _in_words(domain)
         raise ValueError(
             f"{owner} takes values that are {wanted}; got {value:g} at row {row}. {remedy}"
         )
+
+
+class _OpenUnitInterval(constraints.Constraint):
+    """Constrain to numbers above 0 and below 1."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Tell which values lie strictly between 0 and 1."""
+        return (value > 0) & (value < 1)
+
+
+open_unit_interval: Final = _OpenUnitInterval()
+
+
+def _in_words(domain: constraints.Constraint) -> tuple[str, str]:
+    """Return what values a domain holds, and a way to mend others."""
+    if isinstance(domain, constraints.integer_interval):
+        low, high = domain.lower_bound, domain.upper_bound
+        remedy = f"Intensities in [0, 1] become such levels by ({high} * x).round()."
+        return f"whole numbers from {low} to {high}", remedy
+    return _DOMAINS.get(domain, (f"in {domain}", "Choose another likelihood."))
 
 
 _DOMAINS: Final[dict[Any, tuple[str, str]]] = {
@@ -242,6 +266,10 @@ _DOMAINS: Final[dict[Any, tuple[str, str]]] = {
     ),
     constraints.real: ("finite real numbers", "Drop or mask the values that are not."),
     constraints.unit_interval: ("in [0, 1]", "Divide the pixels by 255."),
+    open_unit_interval: (
+        "above 0 and below 1",
+        "Shrink the data, 0.5 + 0.99 * (x - 0.5), or take ContinuousBernoulli, which allows both.",
+    ),
     constraints.nonnegative_integer: ("counts 0, 1, 2, ...", "Round or rescale the data."),
 }
 

@@ -3,7 +3,9 @@
 Every network, prior, likelihood and guide of the library is a `Part`: a module whose constructor
 arguments are recorded as plain JSON the moment it is created. `build` turns the record back into
 the part by looking the class up among the parts that this process has defined; it imports
-nothing and unpickles nothing, so a stranger's folder cannot run code.
+nothing and unpickles nothing, so a stranger's folder cannot run code. A part that stands in
+several places, such as a guide that a prior shares, is one part again: its record carries a
+number, and one number is built once.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ from __future__ import annotations
 import abc
 import inspect
 import numbers
+from collections import Counter
 from typing import Any, ClassVar, Self
 
 import torch
 
 
 class Part(torch.nn.Module, abc.ABC):
-    """Record the constructor's arguments of a module in `config`.
+    """Record the constructor's arguments of a module, for its `config`.
 
     A subclass needs to do nothing: a network, prior, likelihood or guide of your own that derives
     from `Part` is rebuilt by `pyrovae.load`, once its class has been defined.
@@ -30,7 +33,7 @@ class Part(torch.nn.Module, abc.ABC):
         (3, 4, 2)
     """
 
-    config: dict[str, Any]
+    _record: dict[str, Any]
     _known: ClassVar[dict[str, type[Part]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -43,14 +46,20 @@ class Part(torch.nn.Module, abc.ABC):
         part = super().__new__(cls)
         object.__setattr__(
             part,
-            "config",
+            "_record",
             {
                 "part": _name(cls),
-                "args": [describe(value) for value in args],
-                "kwargs": {name: describe(value) for name, value in kwargs.items()},
+                "args": [_recorded(value) for value in args],
+                "kwargs": {name: _recorded(value) for name, value in kwargs.items()},
             },
         )
         return part
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The JSON record of the part."""
+        record: dict[str, Any] = _numbered(self._record)
+        return record
 
 
 def _name(part: type[Part]) -> str:
@@ -66,8 +75,26 @@ def describe(value: Any) -> Any:
     Numbers, strings, lists, parts and the classes of `torch.nn` (activations) can be built again.
     Anything else, such as a plain function, is recorded by its name as `{"custom": name}`.
     """
+    return _numbered(_recorded(value))
+
+
+def describe_together(**values: Any) -> dict[str, Any]:
+    """Return the JSON records of several values: a part that they share has one number in all.
+
+    Example:
+        >>> from pyrovae import nets
+        >>> shared = nets.MLP(3, 2)
+        >>> {role: c.get("shared") for role, c in describe_together(a=shared, b=shared).items()}
+        {'a': 1, 'b': 1}
+    """
+    record: dict[str, Any] = _numbered({name: _recorded(value) for name, value in values.items()})
+    return record
+
+
+def _recorded(value: Any) -> Any:
+    """Return the record in which a part is known by the identity of its dictionary."""
     if isinstance(value, Part):
-        return value.config
+        return value._record
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, numbers.Integral):
@@ -75,13 +102,41 @@ def describe(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value)
     if isinstance(value, list):
-        return [describe(item) for item in value]
+        return [_recorded(item) for item in value]
     if isinstance(value, tuple):
-        return {"tuple": [describe(item) for item in value]}
+        return {"tuple": [_recorded(item) for item in value]}
     name: str = getattr(value, "__qualname__", type(value).__qualname__)
     if getattr(torch.nn, name, None) is value:
         return {"torch.nn": name}
     return {"custom": name}
+
+
+def _numbered(record: Any) -> Any:
+    """Copy a record, with a number on each part that stands in several places of it."""
+    places: Counter[int] = Counter()
+    _count_places(record, places)
+    shared = [identity for identity, count in places.items() if count > 1]
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, list):
+            return [copied(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        number = {"shared": 1 + shared.index(id(value))} if id(value) in shared else {}
+        return {**{name: copied(item) for name, item in value.items()}, **number}
+
+    return copied(record)
+
+
+def _count_places(record: Any, places: Counter[int]) -> None:
+    """Count the places in which each part stands; what is inside a part counts once."""
+    if isinstance(record, dict) and "part" in record:
+        places[id(record)] += 1
+        if places[id(record)] > 1:
+            return
+    inside = record.values() if isinstance(record, dict) else record
+    for item in inside if isinstance(record, dict | list) else ():
+        _count_places(item, places)
 
 
 def is_known(config: Any) -> bool:
@@ -100,23 +155,29 @@ def is_known(config: Any) -> bool:
     return not own and all(map(is_known, config.values()))
 
 
-def build(config: Any) -> Any:
+def build(config: Any, shared: dict[int, Part] | None = None) -> Any:
     """Make again what `describe` recorded.
+
+    Args:
+        config: the record.
+        shared: parts that are there already, by the numbers of their records; those that are
+            built are added.
 
     Raises:
         ValueError: if the record names a program of the user's own, or a class that this process
             has not defined.
     """
+    shared = {} if shared is None else shared
     if isinstance(config, list):
-        return [build(item) for item in config]
+        return [build(item, shared) for item in config]
     if not isinstance(config, dict):
         return config
     if "tuple" in config:
-        return tuple(build(item) for item in config["tuple"])
+        return tuple(build(item, shared) for item in config["tuple"])
     if "torch.nn" in config:
         return _activation(config["torch.nn"])
     if "part" in config:
-        return _part(config)
+        return _part(config, shared)
     raise ValueError(f"'{config.get('custom', config)}' is a program of your own: pass it in")
 
 
@@ -127,13 +188,18 @@ def _activation(name: str) -> type[torch.nn.Module]:
     return found
 
 
-def _part(config: dict[str, Any]) -> Part:
-    name = config["part"]
+def _part(config: dict[str, Any], shared: dict[int, Part]) -> Part:
+    name, number = config["part"], config.get("shared")
+    if number in shared:
+        return shared[number]
     if name not in Part._known:
         raise ValueError(
             f"no part '{name}' is defined in this process: import the module that defines it, "
             "or pass the part in"
         )
-    args = [build(value) for value in config["args"]]
-    kwargs = {key: build(value) for key, value in config["kwargs"].items()}
-    return Part._known[name](*args, **kwargs)
+    args = [build(value, shared) for value in config["args"]]
+    kwargs = {key: build(value, shared) for key, value in config["kwargs"].items()}
+    part = Part._known[name](*args, **kwargs)
+    if number is not None:
+        shared[number] = part
+    return part

@@ -48,6 +48,9 @@ CLASSES: Final = (
 MARKERS: Final = "o^sDvPX"
 _DASHED: Final = (0, (4, 2))
 
+MOMENT_DRAWS: Final = 100
+"""Draws for the mean of a posterior that has none in closed form."""
+
 
 @torch.no_grad()
 def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
@@ -119,8 +122,8 @@ def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
 def history(history: History) -> Figure:
     """Draw the ELBO and its two parts, rate and distortion, against the epoch.
 
-    The first panel also shows the objective, what the steps climbed, averaged over each epoch:
-    with a KL weight or another loss it is not the ELBO.
+    The first panel also shows the objective by its name, what the steps climbed, averaged over
+    each epoch: with a KL weight or another loss it is not the ELBO.
 
     Args:
         history: as returned by `fit`.
@@ -141,7 +144,7 @@ def history(history: History) -> Figure:
     figure = _figure(WIDTH, 2.5)
     panels = figure.subplots(1, 3)
     objective = [-loss for loss in history.column("loss")]
-    panels[0].plot(epochs, objective, color=OBJECTIVE, linestyle=_DASHED, label="objective")
+    panels[0].plot(epochs, objective, color=OBJECTIVE, linestyle=_DASHED, label=history.objective)
     for axes, name in zip(panels, ("elbo", "rate", "distortion"), strict=True):
         for prefix, colour, marker in (("", TRAIN, "o"), ("validation_", VALIDATION, "s")):
             values = history.column(prefix + name)
@@ -316,11 +319,10 @@ def _clean(axes: Any) -> None:
 
 def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
     """Return [N, 2] and the names of the two axes."""
-    means = posterior.mean.detach().cpu().double().reshape(n, -1)
+    means, deviations = (moment.cpu().double().reshape(n, -1) for moment in _moments(posterior))
     if means.shape[1] == 1:
-        spread = posterior.stddev.detach().cpu().double().reshape(n, 1)
         names = ["posterior mean of $z$", "posterior standard deviation of $z$"]
-        return torch.cat([means, spread], 1), names
+        return torch.cat([means, deviations], 1), names
     if means.shape[1] == 2:
         return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
     centred = means - means.mean(0)
@@ -331,6 +333,15 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
         f"posterior means, {order} component ({100 * part:.0f}% of variance)"
         for order, part in zip(("first", "second"), share.tolist(), strict=False)
     ]
+
+
+def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, from draws where they are not known."""
+    try:
+        return posterior.mean, posterior.stddev
+    except NotImplementedError:
+        draws = posterior.sample((MOMENT_DRAWS,))
+        return draws.mean(0), draws.std(0)
 
 
 def _particle_axis(axes: Any, ks: list[int]) -> None:

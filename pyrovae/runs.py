@@ -138,8 +138,9 @@ def load(
     folder = Path(folder)
     config = _read_config(folder)
     given = {"prior": prior, "likelihood": likelihood, "guide": guide}
+    shared = _shared(config["vae"], given)
     parts = {
-        role: _rebuild(folder, role, config["vae"]) if part is None else part
+        role: _rebuild(folder, role, config["vae"], shared) if part is None else part
         for role, part in given.items()
     }
     vae = VAE(**parts)
@@ -214,9 +215,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _rebuild(folder: Path, role: str, recorded: dict[str, Any]) -> Any:
+def _shared(recorded: dict[str, Any], given: dict[str, Any]) -> dict[int, Any]:
+    """Return the given programs by their numbers: other parts share them in place of a new one."""
+    shared = {}
+    for role, part in given.items():
+        record = recorded[role]
+        number = record.get("shared") if isinstance(record, dict) else None
+        if part is not None and number is not None:
+            shared[number] = part
+    return shared
+
+
+def _rebuild(folder: Path, role: str, recorded: dict[str, Any], shared: dict[int, Any]) -> Any:
     try:
-        part = build(recorded[role])
+        part = build(recorded[role], shared)
         if not callable(part):
             raise ValueError(f"it is recorded as {part!r}, which is no program")
         return part
@@ -240,6 +252,12 @@ def _distinct_state(vae: VAE) -> dict[str, Tensor]:
     return {name: value for name, value in vae.state_dict().items() if name in distinct}
 
 
+def _fits(wanted: Tensor, saved: Tensor) -> bool:
+    """Tell whether the sizes agree; one that a part has yet to take from data, 0, is any size."""
+    same_axes = wanted.ndim == saved.ndim
+    return same_axes and all(w in (0, s) for w, s in zip(wanted.shape, saved.shape, strict=True))
+
+
 def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
     wanted = _distinct_state(vae)
     for problem, names in (
@@ -251,7 +269,7 @@ def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
                 f"the saved model {problem} the tensors {names}: are the parts others?"
             )
     for name, tensor in wanted.items():
-        if tensor.shape != saved[name].shape:
+        if not _fits(tensor, saved[name]):
             raise ValueError(
                 f"the saved tensor '{name}' has shape {tuple(saved[name].shape)}; the VAE wants "
                 f"{tuple(tensor.shape)}: the run was made with parts of another size"

@@ -27,6 +27,7 @@ from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTrainin
 from pyrovae.data import Batch, Batches, check_domain, seeded
 from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
+from pyrovae.objectives import Objective
 from pyrovae.sites import UndefinedWeight, sample_sites
 from pyrovae.svi import SVI
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
@@ -131,6 +132,8 @@ def fit(
             step = replace(step, compile=long and safe_to_compile(target))
         svi, weight, parameters = _prepare(target, monitors, step)
         training = Training(target, parameters, epochs, len(batches))
+        if isinstance(step.loss, Objective):
+            training.history.objective = str(step.loss)
         _train(training, svi, batches, _Beside(weight, step, monitors, callbacks, seed))
     return training.history
 

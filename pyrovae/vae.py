@@ -24,7 +24,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import check_domain, check_finite
-from pyrovae.parts import describe, is_known
+from pyrovae.parts import describe_together, is_known
 
 Program = Callable[..., Any]
 
@@ -144,11 +144,9 @@ class VAE(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The JSON record of the three parts (see `pyrovae.parts`)."""
-        return {
-            "prior": describe(self.prior),
-            "likelihood": describe(self.likelihood),
-            "guide": describe(self.posterior),
-        }
+        return describe_together(
+            prior=self.prior, likelihood=self.likelihood, guide=self.posterior
+        )
 
     @contextlib.contextmanager
     def _over_data(self, x: Tensor | None, size: int | None, *parts: Program) -> Iterator[None]:
@@ -168,13 +166,11 @@ class VAE(nn.Module):
 
     def _announced(self, parts: tuple[Program, ...]) -> contextlib.AbstractContextManager[Any]:
         """Announce what the parts train, and silence what Pyro modules would say of the same."""
-        own = set()
-        for role, part in self.named_children():
-            if any(part is wanted for wanted in parts):
-                for name, parameter in part.named_parameters(prefix=role):
-                    own.add(id(parameter))
-                    if parameter.requires_grad:
-                        _announce(name, parameter)
+        modules = [part for part in parts if isinstance(part, nn.Module)]
+        own = {id(parameter) for module in modules for parameter in module.parameters()}
+        for name, parameter in self.named_parameters():
+            if id(parameter) in own and parameter.requires_grad:
+                announce(name, parameter)
         return poutine.block(
             hide_fn=lambda msg: msg["type"] == "param" and any(id(a) in own for a in msg["args"])
         )
@@ -240,7 +236,7 @@ def evaluation_mode(target: Any) -> Iterator[None]:
             module.training = flag
 
 
-def _announce(name: str, parameter: Tensor) -> None:
+def announce(name: str, parameter: Tensor) -> None:
     """Send the message by which Pyro's optimizers find a parameter.
 
     The value is an alias made for the message, so that nothing is left on the parameter itself:

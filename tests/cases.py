@@ -17,7 +17,7 @@ class Case:
     """A small VAE (fresh at each call of its constructor) and a batch in its likelihood's domain.
 
     Attributes:
-        vae: at most 6 data dimensions and 3 latents, in float32.
+        vae: at most 6 data dimensions (images are larger) and 3 latents, in float32.
         x: [N, D], N at most 5.
         context: what the programs take beside x, one row per datum.
     """

@@ -212,6 +212,29 @@ def test_train_records_what_it_did(run):
     assert is_png(run / "figures" / "history.png")
 
 
+def test_the_kl_weight_and_free_bits_reach_the_training(run, tmp_path):
+    options = ["--kl-weight", "sigmoid:0.5:2:4", "--free-bits", "3"]
+    assert train(tmp_path / "run", *options) == 0
+    config = pv.runs.Run(tmp_path / "run").config
+    assert config["training"]["kl_weight"] == "sigmoid:0.5:2:4"
+    assert config["training"]["free_bits"] == 3.0
+    lines, plain = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "run", run)
+    )
+    schedule, steps = (
+        pv.schedules.sigmoid(0.5, 2, 4),
+        pv.data.Batches(pv.data.load("digits").train, 400),
+    )
+    last = [1 - 1 / len(steps), 2 - 1 / len(steps)]
+    assert [line["kl_weight"] for line in lines] == [schedule(epochs) for epochs in last]
+    assert [line["kl_weight"] for line in plain] == [1.0, 1.0]
+    assert pv.runs.Run(run).config["training"]["free_bits"] is None
+    # Two dimensions of less than 3 nats each are paid in full, at a weight of 0.5 or more.
+    for line in lines:
+        assert line["loss"] > line["distortion"] + 0.5 * 6 > line["distortion"] + line["rate"]
+
+
 def test_the_seed_decides_the_run(run, tmp_path):
     state = torch.random.get_rng_state()
     assert train(tmp_path / "same") == 0
@@ -227,10 +250,11 @@ def test_the_seed_decides_the_run(run, tmp_path):
 
 @pytest.mark.parametrize("likelihood", ["normal", "laplace"])
 def test_train_with_other_parts(likelihood, tmp_path):
-    options = ["--likelihood", likelihood, "--guide", "full-rank", "--kl-warmup", "1"]
+    options = ["--likelihood", likelihood, "--guide", "full-rank", "--kl-weight", "linear:0:1:1"]
     assert train(tmp_path / "run", *options, "--patience", "1") == 0
     config = pv.runs.Run(tmp_path / "run").config
     assert config["data"]["binarization"] == "none"
+    assert config["training"]["kl_weight"] == "linear:0:1:1"
     vae = pv.load(tmp_path / "run")
     assert type(vae.likelihood).__name__.lower() == likelihood
     assert isinstance(vae.posterior, pv.guides.FullRankNormal)
@@ -378,7 +402,14 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
         (["train", "--out", "OUT", "--hidden", "8", "1.5"], "--hidden: '1.5' is not"),
         (["train", "--out", "OUT", "--lr", "-1"], "--lr"),
         (["train", "--out", "OUT", "--lr", "nan"], "--lr: 'nan' is not a positive number"),
-        (["train", "--out", "OUT", "--kl-warmup", "inf"], "--kl-warmup: 'inf' is not"),
+        (["train", "--out", "OUT", "--kl-weight", "inf"], "--kl-weight: a KL weight is 0 or more"),
+        (["train", "--out", "OUT", "--kl-weight", "cosine:0:1:9"], "one of linear:START:END:EPO"),
+        (["train", "--out", "OUT", "--kl-weight", "linear:0:1:0"], "more than 0 epochs"),
+        (["train", "--out", "OUT", "--free-bits", "-1"], "--free-bits: '-1' is not a positive"),
+        (
+            ["train", "--out", "OUT", "--free-bits", "1", "--guide", "full-rank"],
+            "site 'z' is a MultivariateNormal, which does not factorise",
+        ),
         (["train", "--out", "OUT", "--patience", "0"], "--patience"),
         (["train", "--out", "OUT", "--seed", "x"], "--seed"),
         (["train", "--out", "OUT", "--likelihood", "cauchy"], "invalid choice: 'cauchy'"),

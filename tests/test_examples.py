@@ -10,12 +10,18 @@ import pytest
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 BOUNDS = r"(?m)^ +(ELBO|IWAE-\d+) +-?\d+\.\d+ "
-FINDINGS = {"faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)"}
+FINDINGS = {
+    "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
+    "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
+}
 
 
 def test_there_are_examples():
     names = {script.stem for script in SCRIPTS}
     assert {"vae_mnist", "custom_prior", "custom_likelihood", "plain_pyro"} <= names
+    assert {"vampprior", "flow_prior", "flow_guide", "hierarchical", "mixture_latents"} <= names
+    assert {"conditional", "missing_data", "counts", "faces", "linear_vae"} <= names
+    assert {"denoising", "information_bottleneck"} <= names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -310,6 +310,7 @@ def test_fit_trains_the_bound_and_shows_the_elbo_apart():
     world, x = Linear(), LinearGaussian().sample(200)
     step = pv.Step(pyro.optim.Adam({"lr": 0.02}), loss=IWAE(20, "dreg"))
     history = pv.fit(world, x, epochs=20, batch_size=50, step=step, callbacks=[])
+    assert history.objective == "IWAE, 20 particles"
     last = history.epochs[-1]
     # The bound of 20 particles lies above the ELBO, and is what the steps descended.
     assert -last.loss > last.elbo

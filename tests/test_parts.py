@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import parts
-from pyrovae.guides import FullRankNormal, MeanFieldNormal
+from pyrovae import guides, parts, priors
+from pyrovae.guides import FullRankNormal, LowRankNormal, MeanFieldNormal
 from pyrovae.likelihoods import Bernoulli, Laplace, Normal
 from pyrovae.nets import MLP, ConvDecoder, ConvEncoder
 from pyrovae.priors import StandardNormal
@@ -29,6 +29,15 @@ class Shifted(parts.Part):
         return self.net(*inputs) + self.by
 
 
+class Both(parts.Part):
+    """A part of a user's own that runs two."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+
+THREE = torch.tensor([[0.0, 1.0, 2.0], [3.0, -1.0, 1.0], [0.5, 0.0, 4.0]])
 PARTS = {
     "MLP": lambda: MLP(3, 4, 2),
     "MLP with tanh": lambda: MLP(3, 4, 2, activation=nn.Tanh),
@@ -40,6 +49,14 @@ PARTS = {
     "Laplace": lambda: Laplace(MLP(2, 6), scale="network"),
     "MeanFieldNormal": lambda: MeanFieldNormal(MLP(3, 4)),
     "FullRankNormal": lambda: FullRankNormal(net=MLP(3, 5)),
+    "LowRankNormal": lambda: LowRankNormal(MLP(3, 6), rank=1),
+    "guides.MixtureOfNormals": lambda: guides.MixtureOfNormals(MLP(3, 10), components=2),
+    "priors.Normal": lambda: priors.Normal(2),
+    "priors.Laplace": lambda: priors.Laplace(2),
+    "StudentT": lambda: priors.StudentT(2, df=3),
+    "priors.MixtureOfNormals": lambda: priors.MixtureOfNormals(2, 3, component="enumerated"),
+    "VampPrior": lambda: priors.VampPrior(MeanFieldNormal(MLP(3, 4)), 2).start_at_data(THREE),
+    "a user's, one network twice": lambda: Both(*[MLP(3, 2)] * 2),
     "a user's": lambda: Shifted(MLP(3, 2), by=0.5),
 }
 table = pytest.mark.parametrize("make", PARTS.values(), ids=PARTS.keys())
@@ -136,3 +153,47 @@ def test_lists_tuples_and_numpy_numbers_come_back_as_what_they_were():
     assert again.shape == (1, 2)
     assert isinstance(again.scale, float)
     assert again.scale == 0.5
+
+
+def together(first, second):
+    config = json.loads(json.dumps(parts.describe_together(a=first, b=second)))
+    shared = {}
+    return parts.build(config["a"], shared), parts.build(config["b"], shared)
+
+
+def test_one_part_in_two_places_is_one_part_again():
+    net = MLP(3, 2)
+    one, other = together(Shifted(net), Both(net, MLP(3, 2)))
+    assert one.net is other.first
+    assert other.second is not other.first
+    inside = parts.build(json.loads(json.dumps(Both(net, net).config)))
+    assert inside.first is inside.second
+
+
+def test_equal_parts_and_copies_stay_apart():
+    net = MLP(3, 2)
+    one, other = together(net, copy.deepcopy(net))
+    assert one is not other
+    one, other = together(Shifted(net), Shifted(MLP(3, 2)))
+    assert one.net is not other.net
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_copy_of_two_that_share_shares_anew(duplicate):
+    net = MLP(3, 2)
+    first, second = duplicate((Shifted(net), Shifted(net)))
+    one, other = together(first, second)
+    assert one.net is other.net
+
+
+def test_only_what_is_shared_is_numbered_and_what_is_inside_it_is_not():
+    net = MLP(3, 4)
+    guide = MeanFieldNormal(net)
+    config = parts.describe_together(a=Shifted(guide), b=guide, c=MLP(3, 2))
+    assert config["b"]["shared"] == config["a"]["args"][0]["shared"] == 1
+    assert "shared" not in config["a"]
+    assert "shared" not in config["b"]["args"][0]
+    assert "shared" not in config["c"]
+    one, other = together(Shifted(guide), Shifted(net))
+    assert one.net.net is other.net
+    assert "shared" not in guide.config

@@ -1,11 +1,33 @@
 """Guides: Pyro programs that sample every latent site from an amortised posterior q(z | x).
 
 A guide is called as `guide(x, *context)` inside the plate over data. The classes here sample one
-site "z" from a normal whose parameters a network reads off x; a guide for a prior with other
-sites is a function or module of your own.
+site "z" from a distribution whose parameters a network reads off x; `Joint` and `Hierarchical` put
+several together, and a guide for any other prior is a function or module of your own.
 """
 
-from pyrovae.guides.base import Guide
-from pyrovae.guides.normal import FullRankNormal, MeanFieldNormal
+from pyrovae.guides.base import Guide, Posterior
+from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
+from pyrovae.guides.flow import Flow
+from pyrovae.guides.hierarchical import Hierarchical, Ladder
+from pyrovae.guides.joint import Joint
+from pyrovae.guides.mixtures import MixtureOfNormals
+from pyrovae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
+from pyrovae.guides.sphere import PowerSpherical
 
-__all__ = ["FullRankNormal", "Guide", "MeanFieldNormal"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Flow",
+    "FullRankNormal",
+    "Guide",
+    "Hierarchical",
+    "Joint",
+    "Ladder",
+    "LowRankNormal",
+    "MeanFieldNormal",
+    "MixtureOfNormals",
+    "OneHot",
+    "Posterior",
+    "PowerSpherical",
+    "RelaxedOneHot",
+]

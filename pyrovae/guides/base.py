@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pyrovae.parts import Part
 
 
-class Guide(Part):
-    """Sample the site "z" from the distribution that a subclass makes of the network's output.
+class Posterior(Part):
+    """Make q(z | x) of a network's output.
 
     Args:
         net: maps (x, *context) to the parameters, [..., P].
@@ -26,6 +26,14 @@ class Guide(Part):
     @abc.abstractmethod
     def posterior(self, parameters: Tensor) -> dist.Distribution:
         """Return q(z | x) with batch shape [...] from the network's output [..., P]."""
+
+
+class Guide(Posterior):
+    """Sample the site "z" from the distribution that a subclass makes of the network's output.
+
+    Args:
+        net: maps (x, *context) to the parameters, [..., P].
+    """
 
     @final  # type: ignore[misc]
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:

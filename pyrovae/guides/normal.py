@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions.utils import vec_to_tril_matrix
 
 from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
+
+
+def diagonal_normal(parameters: Tensor, owner: nn.Module) -> dist.Distribution:
+    """Return the normal of D means and D unconstrained scales, [..., 2 D], for a part.
+
+    Raises:
+        ValueError: naming the part, if the width is odd or 0.
+    """
+    width = parameters.shape[-1]
+    if width % 2 or width == 0:
+        raise ValueError(
+            f"{type(owner).__name__} expected a network with an even number of outputs, 2 D for "
+            f"D latent dimensions; got {width}"
+        )
+    loc, scale = parameters.chunk(2, dim=-1)
+    return dist.Normal(loc, positive(scale)).to_event(1)
 
 
 class MeanFieldNormal(Guide):
@@ -34,13 +50,7 @@ class MeanFieldNormal(Guide):
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
         """Return the diagonal normal of means and scales [..., 2 D]."""
-        if parameters.shape[-1] % 2:
-            raise ValueError(
-                "MeanFieldNormal expected a network with an even number of outputs, 2 D for D "
-                f"latent dimensions; got {parameters.shape[-1]}"
-            )
-        loc, scale = parameters.chunk(2, dim=-1)
-        return dist.Normal(loc, positive(scale)).to_event(1)
+        return diagonal_normal(parameters, self)
 
 
 class FullRankNormal(Guide):
@@ -80,3 +90,58 @@ class FullRankNormal(Guide):
         row, column = torch.tril_indices(latents, latents, device=parameters.device)
         values = torch.where(row == column, positive(triangle), triangle)
         return dist.MultivariateNormal(loc, scale_tril=vec_to_tril_matrix(values))
+
+
+class LowRankNormal(Guide):
+    r"""The posterior $q(z | x) = N(m, S (I + V V^\top) S)$ with a diagonal S and V of rank R.
+
+    All depend on x. The correlations cost R D numbers where a full covariance costs D (D + 1) / 2.
+    V counts in units of the scales S, which keeps the density accurate however small these are.
+
+    Args:
+        net: maps x to D means, D unconstrained scales (see `nets.positive`), then the factor V
+            [D, R] row by row.
+        rank: R.
+
+    Raises:
+        ValueError: if the rank is below 1, or the network's output is not D (2 + R) wide.
+
+    References:
+        Rezende, Mohamed, Wierstra, 2014. Stochastic Backpropagation.
+        Ong, Nott, Smith, 2018. Gaussian Variational Approximation with a Factor Covariance.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyrovae.nets import MLP
+        >>> guide = LowRankNormal(MLP(784, 400, LowRankNormal.width(20, 3)), rank=3)
+        >>> with pyro.plate("data", 3):
+        ...     guide(torch.zeros(3, 784)).shape
+        torch.Size([3, 20])
+    """
+
+    def __init__(self, net: nn.Module, rank: int) -> None:
+        super().__init__(net)
+        if rank < 1:
+            raise ValueError(
+                f"LowRankNormal needs a rank of 1 or more; got {rank}. Rank 0 is MeanFieldNormal"
+            )
+        self.rank = rank
+
+    @staticmethod
+    def width(latents: int, rank: int) -> int:
+        """Return the number of the network's outputs for D latent dimensions."""
+        return latents * (2 + rank)
+
+    def posterior(self, parameters: Tensor) -> dist.Distribution:
+        """Return the normal of means, scales and factors [..., D (2 + R)]."""
+        width = parameters.shape[-1]
+        latents = width // (2 + self.rank)
+        if latents == 0 or self.width(latents, self.rank) != width:
+            raise ValueError(
+                f"LowRankNormal of rank {self.rank} expected a network with D (2 + "
+                f"{self.rank}) outputs; got {width}. Use LowRankNormal.width(D, {self.rank})"
+            )
+        loc, raw, factor = parameters.split([latents, latents, latents * self.rank], dim=-1)
+        scale = positive(raw)
+        factor = scale.unsqueeze(-1) * factor.unflatten(-1, (latents, self.rank))
+        return dist.LowRankMultivariateNormal(loc, factor, scale.square())

@@ -8,8 +8,38 @@ A likelihood declares its `domain`, a `torch.distributions.constraints` object t
 `evaluate` hold the data against before the first step.
 """
 
+from pyrovae.likelihoods.autoregressive import AutoregressiveBernoulli
 from pyrovae.likelihoods.base import Likelihood, NetworkLikelihood
 from pyrovae.likelihoods.binary import Bernoulli
-from pyrovae.likelihoods.location_scale import Laplace, Normal
+from pyrovae.likelihoods.counts import (
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
+from pyrovae.likelihoods.location_scale import Laplace, Normal, StudentT
+from pyrovae.likelihoods.masks import Masked, fill_missing
+from pyrovae.likelihoods.pixels import Categorical, DiscretizedLogisticMixture
+from pyrovae.likelihoods.tables import Columns
+from pyrovae.likelihoods.unit_interval import Beta, ContinuousBernoulli
 
-__all__ = ["Bernoulli", "Laplace", "Likelihood", "NetworkLikelihood", "Normal"]
+__all__ = [
+    "AutoregressiveBernoulli",
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "Columns",
+    "ContinuousBernoulli",
+    "DiscretizedLogisticMixture",
+    "Laplace",
+    "Likelihood",
+    "Masked",
+    "Multinomial",
+    "NegativeBinomial",
+    "NetworkLikelihood",
+    "Normal",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "fill_missing",
+]

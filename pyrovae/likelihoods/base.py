@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Self, final
+from typing import Self, final
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +21,7 @@ class Likelihood(Part):
         domain: where data lie, as a `torch.distributions.constraints` object.
     """
 
-    domain: ClassVar[constraints.Constraint]
+    domain: constraints.Constraint
 
     @abc.abstractmethod
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
@@ -61,7 +61,7 @@ class NetworkLikelihood(Likelihood):
         the same training ends two nats better.
 
         Args:
-            x: data [N, D], binary or intensities.
+            x: data [N, D] as the likelihood scores them; to a Bernoulli also intensities.
 
         Returns:
             The likelihood itself.
@@ -74,10 +74,9 @@ class NetworkLikelihood(Likelihood):
 
         Example:
             >>> import torch
-            >>> import torch
+            >>> from pyrovae.likelihoods import Bernoulli
             >>> from pyrovae.nets import MLP
             >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-            >>> from pyrovae.likelihoods import Bernoulli
             >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
             tensor([-1.6094,  1.6094])
         """
@@ -90,3 +89,25 @@ class NetworkLikelihood(Likelihood):
         noise = self.noise(self.net(z, *context))
         declared: dist.Distribution = noise.to_event(len(noise.batch_shape) - (z.ndim - 1))
         return declared
+
+
+def blocks(parameters: Tensor, number: int, owner: nn.Module) -> Tensor:
+    """Cut a network's output [..., number * D] into `number` blocks, [..., number, D].
+
+    Block by block, not entry by entry, is how the channels of a `ConvDecoder` lie.
+
+    Raises:
+        ValueError: naming the owner, if the output is no multiple of `number`.
+
+    Example:
+        >>> import torch
+        >>> loc, raw = blocks(torch.tensor([1.0, 2.0, 3.0, 4.0]), 2, nn.Identity()).unbind(-2)
+        >>> loc, raw
+        (tensor([1., 2.]), tensor([3., 4.]))
+    """
+    if parameters.shape[-1] % number:
+        raise ValueError(
+            f"{type(owner).__name__} expected a network with a multiple of {number} outputs, "
+            f"{number} for each x_i; got {parameters.shape[-1]}"
+        )
+    return parameters.unflatten(-1, (number, -1))

@@ -24,6 +24,18 @@ def positive(h: Tensor) -> Tensor:
     return nn.functional.softplus(h) + SMALLEST_SCALE
 
 
+def unconstrained(scale: Tensor) -> Tensor:
+    r"""Invert `positive`: return the network's output at which a scale is this one.
+
+    Example:
+        >>> import torch
+        >>> positive(unconstrained(torch.tensor([0.01, 1.0, 100.0])))
+        tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
+    """
+    above = scale - SMALLEST_SCALE
+    return above + torch.log(-torch.expm1(-above))
+
+
 def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
     """Concatenate inputs along the last axis, leading axes broadcast, and check the width.
 

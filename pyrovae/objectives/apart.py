@@ -49,9 +49,10 @@ class CUBO(Objective, Bound):
         >>> CUBO(2, 2).value(torch.tensor([[0.0], [-2.0]]))
         tensor([-0.3375])
         >>> print(CUBO(2, 50))
-        CUBO, 50 particles (estimates an upper bound, biased low: it may fall under log p(x))
+        minus CUBO, 50 particles (estimates an upper bound, biased low: it may fall under log p(x))
     """
 
+    raises = "minus "
     warning = " (estimates an upper bound, biased low: it may fall under log p(x))"
 
     def __init__(self, n: float, k: int, gradient: Gradient = "plain") -> None:

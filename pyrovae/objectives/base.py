@@ -34,6 +34,7 @@ class Objective(ELBO, abc.ABC):
         ValueError: if there is no particle or no such estimator.
     """
 
+    raises: ClassVar[str] = ""
     warning: ClassVar[str] = ""
 
     def __init__(self, particles: int, gradient: Gradient) -> None:
@@ -47,7 +48,9 @@ class Objective(ELBO, abc.ABC):
     @final
     def __str__(self) -> str:  # noqa: D105
         particles = "particle" if self.num_particles == 1 else "particles"
-        return f"{type(self).__name__}, {self.num_particles} {particles}{self.warning}"
+        return (
+            f"{self.raises}{type(self).__name__}, {self.num_particles} {particles}{self.warning}"
+        )
 
     @final
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:

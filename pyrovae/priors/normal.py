@@ -1,17 +1,19 @@
-"""Normal priors."""
+"""A normal prior that is trained."""
 
 from __future__ import annotations
 
-import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyrovae.parts import Part
+from pyrovae.nets import positive, unconstrained
+from pyrovae.priors.base import Prior, check_latents
 
 
-class StandardNormal(Part):
-    r"""Sample a site "z" from the standard normal, $p(z) = N(0, I_D)$.
+class Normal(Prior):
+    r"""Sample a site "z" from a learned normal, $p(z) = N(m, \mathrm{diag}\, s^2)$.
+
+    It starts as the standard normal.
 
     Args:
         latents: the dimension D of z.
@@ -20,23 +22,19 @@ class StandardNormal(Part):
         ValueError: if `latents` is below 1.
 
     Example:
-        >>> import pyro, torch
-        >>> with pyro.plate("data", 3):
-        ...     StandardNormal(2)().shape
-        torch.Size([3, 2])
+        >>> prior = Normal(2)
+        >>> [name for name, _ in prior.named_parameters()]
+        ['loc', 'raw_scale']
+        >>> prior.distribution().variance.detach()
+        tensor([1., 1.])
     """
-
-    loc: Tensor
-    scale: Tensor
 
     def __init__(self, latents: int) -> None:
         super().__init__()
-        if latents < 1:
-            raise ValueError(f"StandardNormal needs at least one latent dimension; got {latents}")
-        self.register_buffer("loc", torch.zeros(latents))
-        self.register_buffer("scale", torch.ones(latents))
+        check_latents(self, latents)
+        self.loc = nn.Parameter(torch.zeros(latents))
+        self.raw_scale = nn.Parameter(unconstrained(torch.ones(latents)))
 
-    def forward(self, *context: Tensor) -> Tensor:
-        """Sample z of shape [..., D]; the context does not matter."""
-        z: Tensor = pyro.sample("z", dist.Normal(self.loc, self.scale).to_event(1))
-        return z
+    def distribution(self, *context: Tensor) -> dist.Distribution:
+        """Return the learned normal; the context does not matter."""
+        return dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)

@@ -1,0 +1,92 @@
+"""A convolutional VAE with a normal likelihood of learned noise, on images of faces.
+
+    python examples/faces.py --data freyfaces.npz --figure faces.png
+    python examples/faces.py --data celeba --root data
+
+An .npz file holds grey images under the key "images" ([N, H, W], 0 to 255), as the Frey Faces do;
+celeba comes through torchvision, 64 x 64 in colour. The scale of the noise is learned: it sets the
+balance of reconstruction and rate that beta would set by hand.
+
+References:
+    Rybkin, Daniilidis, Levine, 2021. Simple and Effective VAE Training with Calibrated Decoders.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+import pyrovae as pv
+from pyrovae.nets import ConvDecoder, ConvEncoder, positive
+
+
+def frames(path: str) -> tuple[Tensor, tuple[int, int, int]]:
+    """Return flat images in [0, 1] and their shape."""
+    with np.load(path, allow_pickle=False) as archive:
+        images = torch.from_numpy(archive["images"]).float() / 255
+    return images.flatten(1), (1, *images.shape[1:])
+
+
+def celeba(root: str, count: int) -> tuple[Tensor, tuple[int, int, int]]:
+    from torchvision import datasets, transforms
+
+    steps = [transforms.CenterCrop(148), transforms.Resize(64), transforms.ToTensor()]
+    data = datasets.CelebA(root, transform=transforms.Compose(steps), download=True)
+    images = torch.stack([image for image, _ in itertools.islice(data, count)])
+    return images.flatten(1), (3, 64, 64)
+
+
+def blobs() -> tuple[Tensor, tuple[int, int, int]]:
+    """Return small grey images of one bright spot each, to try the program on."""
+    grid = torch.stack(torch.meshgrid(torch.arange(28), torch.arange(20), indexing="ij"), -1)
+    centres = torch.rand(200, 1, 1, 2) * torch.tensor([28.0, 20.0])
+    return torch.exp(-(grid - centres).square().sum(-1) / 20).flatten(1), (1, 28, 20)
+
+
+def make_vae(x: Tensor, shape: tuple[int, int, int], latents: int) -> pv.VAE:
+    likelihood = pv.likelihoods.Normal(ConvDecoder(latents, shape))
+    return pv.VAE(
+        prior=pv.priors.StandardNormal(latents),
+        likelihood=likelihood.start_at_mean(x),
+        guide=pv.guides.MeanFieldNormal(ConvEncoder(shape, 2 * latents)),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="an .npz file of images, or celeba")
+    parser.add_argument("--root", default="data", help="where celeba is, or goes")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--latents", type=int, default=16)
+    parser.add_argument("--figure", type=Path, help="draw faces, reconstructions and samples")
+    parser.add_argument("--smoke", action="store_true", help="one epoch on bright spots")
+    args = parser.parse_args()
+    if not (args.smoke or args.data):
+        parser.error("give --data FILE.npz or --data celeba; or try --smoke")
+    torch.manual_seed(0)  # the networks' first weights
+    if args.smoke:
+        args.epochs, (x, shape) = 1, blobs()
+    else:
+        x, shape = celeba(args.root, 50_000) if args.data == "celeba" else frames(args.data)
+
+    x = x[torch.randperm(len(x))]
+    held = len(x) // 10
+    vae = make_vae(x[held:], shape, args.latents)
+    step = pv.Step(pyro.optim.Adam({"lr": 1e-3}))
+    bar = [] if args.smoke else [pv.ProgressBar(every=10)]
+    pv.fit(vae, x[held:], epochs=args.epochs, step=step, callbacks=bar)
+    print(pv.evaluate(vae, x[:held], particles=10 if args.smoke else 1000))
+    noise = positive(vae.likelihood.raw_scale).item()
+    print(f"learned noise: a scale of {255 * noise:.1f} grey levels")
+    if args.figure:
+        pv.plots.save(pv.plots.reconstructions(vae, x[:8], shape), args.figure)
+        samples = args.figure.with_stem(f"{args.figure.stem}-samples")
+        pv.plots.save(pv.plots.samples(vae, 32, shape), samples)
+
+
+if __name__ == "__main__":
+    main()

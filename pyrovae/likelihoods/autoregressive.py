@@ -1,0 +1,122 @@
+"""Binary images drawn pixel by pixel, each given the ones before it and the latents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.likelihoods.base import Likelihood
+from pyrovae.likelihoods.binary import Bernoulli
+from pyrovae.nets import PixelCNN
+
+
+class BernoulliChain(dist.TorchDistribution):
+    r"""The chain rule over binary pixels, $p(x) = \prod_i Bernoulli(x_i; \sigma(f_i(x_{<i}, h)))$.
+
+    A score is one pass of the network. A draw is D of them, one pixel at a time.
+
+    Args:
+        net: gives the logits f(x, h).
+        features: h, [..., F * D]; its leading axes are the batch.
+
+    Example:
+        >>> net = PixelCNN((1, 3, 3), 2)
+        >>> chain = BernoulliChain(net, torch.zeros(5, 2 * 9))
+        >>> chain.batch_shape, chain.event_shape, chain.log_prob(torch.ones(9)).shape
+        (torch.Size([5]), torch.Size([9]), torch.Size([5]))
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.independent(constraints.boolean, 1)
+
+    def __init__(
+        self, net: PixelCNN, features: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        self.net, self.features = net, features
+        event = torch.Size([math.prod(net.shape)])
+        super().__init__(features.shape[:-1], event, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliChain:
+        """Return the distribution with its batch broadcast to a shape."""
+        features = self.features.expand(*batch_shape, self.features.shape[-1])
+        return BernoulliChain(self.net, features, validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Score images [..., D], in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        logits = self.net(value, self.features)
+        scores: Tensor = dist.Bernoulli(logits=logits, validate_args=False).log_prob(value)
+        return scores.sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw images [..., D] pixel by pixel, without gradients."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        x = torch.zeros(shape, dtype=self.features.dtype, device=self.features.device)
+        for pixel in range(shape[-1]):
+            logits = self.net(x, self.features)[..., pixel]
+            x[..., pixel] = torch.bernoulli(logits.sigmoid())
+        return x
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Draw an image and return the probability of each of its pixels given those before.
+
+        The mean itself is a sum over all images. This is an unbiased estimate of it from one
+        draw, $E_x\, p(x_i = 1 | x_{<i}) = E x_i$, another at each call.
+        """
+        return self.net(self.sample(), self.features).sigmoid()
+
+
+class AutoregressiveBernoulli(Likelihood):
+    r"""Binary images, $p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(f_i(x_{<i}, h(z))))$.
+
+    The pixels model one another, so the latents are left with what they share; where the
+    network of pixels is strong enough, training may leave the latents nothing. Drawing, and
+    with it the mean, takes a pass for each pixel.
+
+    Args:
+        features: maps (z, *context) to feature maps h [..., F * H * W].
+        pixels: maps an image and feature maps to logits.
+
+    References:
+        Gulrajani et al., 2017. PixelVAE: A Latent Variable Model for Natural Images.
+        Chen et al., 2017. Variational Lossy Autoencoder (on what is left to the latents).
+
+    Example:
+        >>> import pyro
+        >>> from pyrovae.nets import ConvDecoder
+        >>> features = ConvDecoder(20, (4, 28, 28))
+        >>> likelihood = AutoregressiveBernoulli(features, PixelCNN((1, 28, 28), 4))
+        >>> with pyro.plate("data", 3):
+        ...     likelihood(torch.zeros(3, 20), torch.ones(3, 784)).shape
+        torch.Size([3, 784])
+    """
+
+    domain = constraints.boolean
+
+    def __init__(self, features: nn.Module, pixels: PixelCNN) -> None:
+        super().__init__()
+        self.features, self.pixels = features, pixels
+
+    def start_at_mean(self, x: Tensor) -> Self:
+        """Set the last bias of the network of pixels to the logits of the data's mean.
+
+        Args:
+            x: data [N, D], binary or intensities.
+
+        Returns:
+            The likelihood itself.
+        """
+        Bernoulli(self.pixels).start_at_mean(x)
+        return self
+
+    def observation(self, z: Tensor, *context: Tensor) -> BernoulliChain:
+        """Return p(x | z) with the batch shape of z's leading axes and event shape [D]."""
+        return BernoulliChain(self.pixels, self.features(z, *context))

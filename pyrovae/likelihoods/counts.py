@@ -1,0 +1,382 @@
+r"""Likelihoods of counts 0, 1, 2, ..., as floats.
+
+The network gives the logarithms h of the means, $\mu_i = e^{h_i}$. With `library=True` it gives
+logits of proportions, and the last context is the library size l, the total count of each datum:
+
+    mu_i = l softmax(h)_i,      l of shape [N] or [N, 1].
+
+The mean then follows l, and the latents are left with what a datum is made of. A size of 0 counts
+as 1e-8. In the guide, `nets.LogCounts` shows log(1 + x) to a network.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, final
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn.functional import logsigmoid
+
+from pyrovae.likelihoods.base import NetworkLikelihood, blocks
+from pyrovae.nets.inputs import split_library
+
+SMALLEST_LIBRARY: Final = 1e-8
+LOWEST_LOG_MEAN: Final = -80.0
+"""Below it a Poisson mean underflows in float32, and the slope of its logarithm is NaN."""
+RAREST_GATE: Final = 0.01
+"""The share of extra zeros at which a zero-inflated likelihood starts."""
+STIRLING_FROM: Final = 30.0
+"""Where three terms of Stirling's series leave an error below 1e-13."""
+
+
+class _AppendLibrary(nn.Module):
+    """Give the library size, which the network does not see, after the network's output."""
+
+    def __init__(self, net: nn.Module, owner: str) -> None:
+        super().__init__()
+        self.net, self.owner = net, owner
+
+    def forward(self, z: Tensor, *context: Tensor) -> Tensor:
+        """Return [..., P + 1] for the network's [..., P]."""
+        context, size = split_library(context, z, self.owner)
+        output = self.net(z, *context)
+        lead = torch.broadcast_shapes(output.shape[:-1], size.shape[:-1])
+        return torch.cat([output.expand(*lead, -1), size.to(output.dtype).expand(*lead, 1)], -1)
+
+
+class _Counts(NetworkLikelihood):
+    """A network of log-means, or of proportions that a library size multiplies."""
+
+    domain = constraints.nonnegative_integer
+
+    def __init__(self, net: nn.Module, *, library: bool = False) -> None:
+        super().__init__(_AppendLibrary(net, type(self).__name__) if library else net)
+        self.library = library
+
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Take the library size [..., 1] off the network's output, if it is there."""
+        if self.library:
+            return parameters[..., :-1], parameters[..., -1:]
+        return parameters, None
+
+
+def log_mean(output: Tensor, size: Tensor | None) -> Tensor:
+    """Return h, or log(l softmax(h)) where there is a library size."""
+    if size is None:
+        return output
+    return output.log_softmax(-1) + size.clamp(min=SMALLEST_LIBRARY).log()
+
+
+def _log_means(x: Tensor) -> Tensor:
+    """Return the logarithms of the columns' means; half a count keeps them finite."""
+    return ((x.sum(0) + 0.5) / (len(x) + 1)).log()
+
+
+class Poisson(_Counts):
+    r"""Counts whose variance is their mean, $p(x | z) = \prod_i \mathrm{Poisson}(x_i; \mu_i(z))$.
+
+    Args:
+        net: maps z to log-means, or to logits of proportions with `library=True`.
+        library: whether the last context is the library size (see `likelihoods.counts`).
+
+    Example:
+        >>> import pyro
+        >>> from pyrovae.nets import MLP
+        >>> likelihood = Poisson(MLP(20, 400, 64), library=True)
+        >>> likelihood.observation(torch.zeros(3, 20), torch.full((3,), 500.0)).mean.sum(-1)
+        tensor([500.0000, 500.0000, 500.0000], grad_fn=...)
+    """
+
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return the Poisson distribution of the given log-means."""
+        mean = log_mean(*self.split(parameters)).clamp(min=LOWEST_LOG_MEAN).exp()
+        return dist.Poisson(mean)
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the log-means, or logits of proportions."""
+        return _log_means(x)
+
+
+class _Dispersed(_Counts):
+    """Counts with one learned dispersion for each column."""
+
+    def __init__(self, net: nn.Module, width: int, *, library: bool = False) -> None:
+        super().__init__(net, library=library)
+        if width < 1:
+            raise ValueError(f"{type(self).__name__} takes one column or more; got {width}")
+        self.log_concentration = nn.Parameter(torch.zeros(width))
+
+    def dispersed(self, output: Tensor, size: Tensor | None) -> OverdispersedPoisson:
+        """Return the negative binomial around the means."""
+        width = len(self.log_concentration)
+        if output.shape[-1] != width:
+            raise ValueError(
+                f"{type(self).__name__} of {width} columns takes as many log-means; the network "
+                f"gave {output.shape[-1]}"
+            )
+        mean = log_mean(output, size)
+        return OverdispersedPoisson(mean, self.log_concentration.expand_as(mean))
+
+
+class NegativeBinomial(_Dispersed):
+    r"""Counts with more variance than their mean, $\mathrm{Var}[x_i | z] = \mu_i + \mu_i^2 / r_i$.
+
+    The concentration $r_i$ (the inverse dispersion) is a parameter of the column, starting at 1;
+    as it grows the likelihood becomes `Poisson`.
+
+    Args:
+        net: maps z to log-means, or to logits of proportions with `library=True`.
+        width: the number of columns.
+        library: whether the last context is the library size (see `likelihoods.counts`).
+
+    Raises:
+        ValueError: if the network's output has another width.
+
+    References:
+        Lopez, Regier, Cole, Jordan, Yosef, 2018. Deep generative modeling for single-cell
+        transcriptomics.
+
+    Example:
+        >>> from pyrovae.nets import MLP
+        >>> likelihood = NegativeBinomial(MLP(20, 400, 64), 64)
+        >>> likelihood.observation(torch.zeros(3, 20)).sample().shape
+        torch.Size([3, 64])
+    """
+
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return the negative binomial of the given log-means."""
+        return self.dispersed(*self.split(parameters))
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the log-means, or logits of proportions."""
+        return _log_means(x)
+
+
+class ZeroInflatedNegativeBinomial(_Dispersed):
+    r"""A negative binomial that is replaced by 0 with probability $\pi_i(z)$.
+
+    $$ p(x_i | z) = \pi_i\, 1[x_i = 0] + (1 - \pi_i)\, \mathrm{NB}(x_i; \mu_i, r_i) $$
+
+    Args:
+        net: maps z to log-means (as in `NegativeBinomial`), then logits of $\pi$.
+        width: the number of columns, half that of the network's outputs.
+        library: whether the last context is the library size (see `likelihoods.counts`).
+
+    Raises:
+        ValueError: if the network's output has another width.
+
+    References:
+        Lopez et al., 2018 (see `NegativeBinomial`).
+
+    Example:
+        >>> from pyrovae.nets import MLP
+        >>> likelihood = ZeroInflatedNegativeBinomial(MLP(20, 400, 2 * 64), 64)
+        >>> likelihood.observation(torch.zeros(3, 20)).sample().shape
+        torch.Size([3, 64])
+    """
+
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return the zero-inflated negative binomial of log-means and gates."""
+        output, size = self.split(parameters)
+        log_means, gate_logits = blocks(output, 2, self).unbind(-2)
+        return dist.ZeroInflatedDistribution(
+            self.dispersed(log_means, size), gate_logits=gate_logits
+        )
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the log-means at gates of 1%; under a library size, 1% too small."""
+        gates = torch.full_like(x[0], RAREST_GATE)
+        return torch.cat([_log_means(x) - torch.log1p(-gates), gates.logit()])
+
+
+class Multinomial(_Counts):
+    r"""The kinds of n items, $p(x | z, n) = \frac{n!}{\prod_i x_i!} \prod_i p_i(z)^{x_i}$.
+
+    The total n may differ from datum to datum. A datum is scored at its own total; a draw and a
+    mean need n from elsewhere, which is the last context with `library=True`.
+
+    Args:
+        net: maps z to the logits of p.
+        library: whether the last context is the total n, [N] or [N, 1].
+
+    References:
+        Liang, Krishnan, Hoffman, Jebara, 2018. Variational Autoencoders for Collaborative
+        Filtering.
+
+    Example:
+        >>> from pyrovae.nets import MLP
+        >>> likelihood = Multinomial(MLP(20, 400, 64), library=True)
+        >>> likelihood.observation(torch.zeros(3, 20), torch.tensor([5, 0, 70])).sample().sum(-1)
+        tensor([ 5.,  0., 70.])
+    """
+
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return the multinomial of the given logits and totals."""
+        logits, size = self.split(parameters)
+        return TotalsMultinomial(logits, None if size is None else size.squeeze(-1))
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the log-means, or logits of proportions."""
+        return _log_means(x)
+
+
+@final
+class OverdispersedPoisson(dist.TorchDistribution):
+    r"""The negative binomial by its mean, $x \sim \mathrm{Poisson}(\mu g)$, $g \sim Gamma(r, r)$.
+
+    $$ \log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r)\, x!\, r^x} + x \log \mu
+       - (x + r) \log(1 + \mu / r) $$
+
+    torch's own subtracts log-gammas of r, which float32 cannot hold apart beyond r = 1e5.
+
+    Args:
+        log_mean: $\log \mu$, of any shape.
+        log_concentration: $\log r$, of the same shape.
+
+    Example:
+        >>> x = torch.tensor(3.0)
+        >>> nearly_poisson = OverdispersedPoisson(torch.tensor(0.0), torch.tensor(20.0))
+        >>> nearly_poisson.log_prob(x), dist.Poisson(1.0).log_prob(x)
+        (tensor(-2.7918), tensor(-2.7918))
+    """
+
+    arg_constraints = {"log_mean": constraints.real, "log_concentration": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(
+        self, log_mean: Tensor, log_concentration: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        self.log_mean, self.log_concentration = log_mean, log_concentration
+        super().__init__(log_mean.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OverdispersedPoisson:
+        """Return the distribution with a larger batch shape."""
+        log_mean = self.log_mean.expand(batch_shape)
+        log_concentration = self.log_concentration.expand(batch_shape)
+        return OverdispersedPoisson(log_mean, log_concentration, validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of whole numbers."""
+        if self._validate_args:
+            self._validate_sample(value)
+        r = self.log_concentration.exp()
+        log_share = logsigmoid(self.log_concentration - self.log_mean)  # of r in r + mu
+        ways = _log_rising(r, value) - torch.lgamma(value + 1)
+        return ways + value * self.log_mean + (value + r) * log_share
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw the rate, then the count."""
+        with torch.no_grad():
+            r = self.log_concentration.exp()
+            rate = dist.Gamma(r, (self.log_concentration - self.log_mean).exp())
+            return torch.poisson(rate.sample(torch.Size(sample_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        r"""The mean, $\mu$."""
+        return self.log_mean.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        r"""The variance, $\mu + \mu^2 / r$."""
+        return self.mean + (2 * self.log_mean - self.log_concentration).exp()
+
+
+def _log_rising(r: Tensor, x: Tensor) -> Tensor:
+    r"""Return $\log \frac{\Gamma(r + x)}{\Gamma(r)\, r^x}$, which falls to 0 as r grows."""
+    small = r.clamp(max=STIRLING_FROM)
+    direct = torch.lgamma(small + x) - torch.lgamma(small) - x * small.log()
+    large = r.clamp(min=STIRLING_FROM)
+    series = _stirling(large + x) - _stirling(large)
+    asymptotic = (large + x - 0.5) * torch.log1p(x / large) - x + series
+    return torch.where(r < STIRLING_FROM, direct, asymptotic)
+
+
+def _stirling(y: Tensor) -> Tensor:
+    """Return what Stirling's formula leaves of the log-gamma function."""
+    inverse = 1 / y
+    square = inverse.square()
+    return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
+
+
+@final
+class TotalsMultinomial(dist.TorchDistribution):
+    """A multinomial whose total differs from row to row; torch's has one for all.
+
+    Args:
+        logits: [..., D], not normalised.
+        total: whole numbers [...], or None where only scores are asked for: they are taken at
+            the total of what is scored.
+
+    Example:
+        >>> TotalsMultinomial(torch.zeros(2, 4), torch.tensor([3.0, 10.0])).sample().sum(-1)
+        tensor([ 3., 10.])
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(
+        self, logits: Tensor, total: Tensor | None, *, validate_args: bool | None = None
+    ) -> None:
+        self.logits, self.total = logits, total
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TotalsMultinomial:
+        """Return the distribution with a larger batch shape."""
+        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        total = None if self.total is None else self.total.expand(batch_shape)
+        return TotalsMultinomial(logits, total, validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of counts [..., D] given their total.
+
+        Raises:
+            ValueError: if the counts do not sum to the total that is given.
+        """
+        own = value.sum(-1)
+        if self._validate_args:
+            self._validate_sample(value)
+            self._check_total(own)
+        ways = torch.lgamma(own + 1) - torch.lgamma(value + 1).sum(-1)
+        return ways + (value * self.logits.log_softmax(-1)).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw one kind after another, each a binomial of the items left."""
+        with torch.no_grad():
+            shape = self._extended_shape(sample_shape)
+            probs = self.logits.softmax(-1).expand(shape)
+            left = self._known_total().expand(shape[:-1]).to(probs.dtype)
+            rest = probs.flip(-1).cumsum(-1).flip(-1)
+            share = torch.where(rest > 0, probs / rest, 1.0).clamp(max=1.0)
+            counts = []
+            for p in share.unbind(-1):
+                counts.append(torch.binomial(left, p))
+                left = left - counts[-1]
+            return torch.stack(counts, -1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, the total times the probabilities."""
+        return self._known_total().unsqueeze(-1) * self.logits.softmax(-1)
+
+    def _known_total(self) -> Tensor:
+        if self.total is None:
+            raise ValueError(
+                "a multinomial draw, or mean, needs the total of each datum: make the likelihood "
+                "with library=True and give the totals, such as x.sum(1), as the last context"
+            )
+        return self.total
+
+    def _check_total(self, own: Tensor) -> None:
+        if self.total is None:
+            return
+        off = (own != self.total).broadcast_to(torch.broadcast_shapes(own.shape, self.batch_shape))
+        if off.any():
+            met, wanted = (t.expand(off.shape)[off][0].item() for t in (own, self.total))
+            raise ValueError(
+                f"the counts of a datum sum to {met:g}, but its total is {wanted:g}: give "
+                "x.sum(1) as the last context"
+            )

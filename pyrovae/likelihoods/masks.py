@@ -1,0 +1,98 @@
+r"""Data with missing entries: their terms vanish, and the bound is that of the observed part.
+
+    log p(x_obs, z) = log p(z) + sum over observed i of log p(x_i | z)
+
+A boolean mask of the shape of x, True where an entry is observed, is the last context of the
+programs. What stands at a missing entry is a value of the likelihood's domain, 0 by convention
+(1/2 for `Beta`), and is not read; `fill_missing` makes such x and mask from data with NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from pyrovae.likelihoods.base import Likelihood
+from pyrovae.likelihoods.tables import JointColumns
+from pyrovae.nets.inputs import rows_of, split_mask
+
+
+@final
+class Masked(Likelihood):
+    r"""Score the observed entries alone, $\log p(x_{obs} | z) = \sum_i m_i \log p(x_i | z)$.
+
+    The mask m [N, D] is the last context; the likelihood within takes the context before it. The
+    entries must be independent given z, as they are under every likelihood of numbers, counts or
+    `Columns`. Draws are complete: the mask does not cut them. The bound is one only if the guide
+    does not see the missing entries either: give its network as `nets.HideMissing(net)`.
+
+    Args:
+        likelihood: what scores the entries.
+
+    Raises:
+        ValueError: if the last context is no boolean mask of the shape of x, or the entries are
+            not independent given z.
+
+    References:
+        Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete
+        Data Sets.
+        Nazabal, Olmos, Ghahramani, Valera, 2020. Handling Incomplete Heterogeneous Data using
+        VAEs.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae.nets import MLP, HideMissing
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=Masked(pv.likelihoods.Normal(MLP(2, 16, 3))),
+        ...     guide=pv.guides.MeanFieldNormal(HideMissing(MLP(3, 16, 2 * 2))),
+        ... )
+        >>> x, mask = fill_missing(torch.tensor([[1.0, float("nan"), 0.5]]))
+        >>> pv.log_weights(vae.model, vae.guide, x, mask, particles=4).shape
+        torch.Size([4, 1])
+    """
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        if not isinstance(likelihood, Likelihood):
+            raise ValueError(
+                f"Masked takes a likelihood of the library; got {type(likelihood).__name__}: in a "
+                "program of your own mask the entries by dist.Normal(...).mask(mask).to_event(1)"
+            )
+        self.likelihood = likelihood
+        self.domain = likelihood.domain
+
+    def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        """Return p(x | z), whose log-probability is that of the observed entries."""
+        complete = self.likelihood.observation(z, *context[:-1])
+        rows = rows_of(complete.batch_shape, context)
+        _, mask = split_mask(context, (*rows, *complete.event_shape), "Masked")
+        return _masked(complete, mask)
+
+
+def fill_missing(x: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return x with `value` in place of every NaN, and the mask of observed entries.
+
+    Example:
+        >>> x, mask = fill_missing(torch.tensor([[1.0, float("nan")]]))
+        >>> x, mask
+        (tensor([[1., 0.]]), tensor([[ True, False]]))
+    """
+    mask = ~x.isnan()
+    return torch.where(mask, x, value), mask
+
+
+def _masked(complete: Any, mask: Tensor) -> dist.Distribution:
+    if isinstance(complete, JointColumns):
+        return complete.each(lambda part, columns: _masked(part, mask.index_select(-1, columns)))
+    if not isinstance(complete, td.Independent) or complete.base_dist.event_shape:
+        raise ValueError(
+            "Masked takes a likelihood whose entries are independent given z; got the joint "
+            f"distribution {type(complete).__name__} of event shape {tuple(complete.event_shape)}"
+        )
+    declared: dist.Distribution = complete.base_dist.mask(mask).to_event(len(complete.event_shape))
+    return declared

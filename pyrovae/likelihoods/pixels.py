@@ -1,0 +1,132 @@
+"""Likelihoods of pixels as they are stored: whole numbers 0, ..., L - 1, as floats.
+
+Their log-probabilities are of the pixels themselves, not of a density around them, so that
+`bounds.bits_per_dimension` of them compares with any other model of the same pixels. An encoder
+sees numbers up to 255: `nets.Rescaled` maps them to [-1, 1] first. Intensities in [0, 1] that
+were 8-bit pixels become so again by `(255 * x).round()`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.data import check_domain
+from pyrovae.likelihoods import distributions
+from pyrovae.likelihoods.base import NetworkLikelihood, blocks
+from pyrovae.nets import positive, unconstrained
+
+
+def _levels(number: int, owner: nn.Module) -> constraints.Constraint:
+    if number < 2:
+        raise ValueError(
+            f"{type(owner).__name__} takes two levels of a pixel or more; got {number}"
+        )
+    return constraints.integer_interval(0, number - 1)
+
+
+class Categorical(NetworkLikelihood):
+    r"""Pixels as classes, $P(x_i = c | z) = \mathrm{softmax}_c(h_{ci}(z))$: any histogram.
+
+    Args:
+        net: maps z to `classes` blocks of D logits: all those of class 0, then of class 1, ...
+            (the channels of a `ConvDecoder`). The last layer is as large as that.
+        classes: the number of levels, 256 for 8-bit pixels.
+
+    Raises:
+        ValueError: for fewer than two classes, or if the network's output is no multiple of them.
+
+    References:
+        van den Oord, Kalchbrenner, Kavukcuoglu, 2016. Pixel Recurrent Neural Networks.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyrovae.nets import MLP
+        >>> likelihood = Categorical(MLP(20, 100, 17 * 64), classes=17)
+        >>> with pyro.plate("data", 3):
+        ...     likelihood(torch.zeros(3, 20)).shape
+        torch.Size([3, 64])
+    """
+
+    def __init__(self, net: nn.Module, *, classes: int = 256) -> None:
+        super().__init__(net)
+        self.domain, self.classes = _levels(classes, self), classes
+
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return the distribution over levels of the given logits."""
+        logits = blocks(parameters, self.classes, self)
+        return distributions.Levels(logits.transpose(-1, -2))
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the log-frequencies; a datum spread over all classes keeps them finite.
+
+        Raises:
+            ValueError: if x has values that are no classes.
+        """
+        check_domain(x, self.domain, type(self).__name__)
+        width = x.shape[-1]
+        cells = x.long() * width + torch.arange(width, device=x.device)
+        counts = torch.bincount(cells.flatten(), minlength=self.classes * width)
+        return torch.log((counts + 1 / self.classes) / (len(x) + 1)).to(x.dtype)
+
+
+class DiscretizedLogisticMixture(NetworkLikelihood):
+    r"""Pixels as rounded mixtures of logistics, a few numbers a pixel whatever the levels.
+
+    $$ P(x_i | z) = \sum_m w_{mi} \left[ \sigma\!\left(\frac{x_i + 1/2 - l_{mi}}{s_{mi}}\right)
+       - \sigma\!\left(\frac{x_i - 1/2 - l_{mi}}{s_{mi}}\right) \right] $$
+
+    with the tails beyond 0 and L - 1 added to these two levels. Channels are independent given z.
+
+    Args:
+        net: maps z to 3 blocks of `components` blocks of D numbers: logits of the weights w,
+            locations l, unconstrained scales s (see `nets.positive`). Locations and scales count
+            in halves of the range: the levels 0 to L - 1 lie at -1 to 1.
+        components: the logistics in a mixture.
+        levels: L, 256 for 8-bit pixels.
+
+    Raises:
+        ValueError: for no component, fewer than two levels, or if the network's output is no
+            multiple of 3 `components`.
+
+    References:
+        Salimans, Karpathy, Chen, Kingma, 2017. PixelCNN++ (without its coupling of channels).
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyrovae.nets import MLP
+        >>> likelihood = DiscretizedLogisticMixture(MLP(20, 400, 3 * 5 * 784), components=5)
+        >>> with pyro.plate("data", 3):
+        ...     likelihood(torch.zeros(3, 20)).shape
+        torch.Size([3, 784])
+    """
+
+    def __init__(self, net: nn.Module, *, components: int = 5, levels: int = 256) -> None:
+        super().__init__(net)
+        if components < 1:
+            raise ValueError(
+                f"DiscretizedLogisticMixture takes at least one component; got {components}"
+            )
+        self.domain, self.components, self.levels = _levels(levels, self), components, levels
+
+    def noise(self, parameters: Tensor) -> dist.Distribution:
+        """Return the mixture of discretized logistics."""
+        numbers = blocks(parameters, 3 * self.components, self)
+        logits, loc, raw = numbers.transpose(-1, -2).chunk(3, dim=-1)
+        half = (self.levels - 1) / 2
+        rounded = distributions.DiscretizedLogistic(
+            half * (1 + loc), half * positive(raw), self.levels
+        )
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), rounded)
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return equal weights, the mean as every location, and scales of the data's spread."""
+        half = (self.levels - 1) / 2
+        loc = x.mean(0) / half - 1
+        scale = (math.sqrt(3) / math.pi / half) * x.std(0, correction=0).clamp_min(0.5)
+        numbers = torch.stack([torch.zeros_like(loc), loc, unconstrained(scale)])
+        return numbers.repeat_interleave(self.components, dim=0).flatten()

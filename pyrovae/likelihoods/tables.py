@@ -1,0 +1,171 @@
+"""Tables whose columns are of different kinds, each scored by a likelihood of its own.
+
+One site "x" holds the joint distribution of all columns, so that whatever reads that site
+(`decode`, `reconstruct`, the log-weights, masks) reads a table as it reads any other data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast, final
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.likelihoods.base import Likelihood
+
+
+@final
+class Columns(Likelihood):
+    r"""Mixed columns, $p(x | z) = \prod_g p_g(x_{C_g} | z)$ over disjoint groups of columns.
+
+    Data stay one float tensor [N, D]; a column of classes holds the numbers 0, 1, 2, ...
+
+    Args:
+        groups: a likelihood and a list of the columns that it scores, for each group.
+        trunk: maps (z, *context) to the features [..., F] that every group takes in place of z;
+            without one each group takes z and the context.
+
+    Raises:
+        ValueError: if the groups leave out a column or share one, or a likelihood gives another
+            number of columns than its group has.
+
+    References:
+        Nazabal, Olmos, Ghahramani, Valera, 2020. Handling Incomplete Heterogeneous Data using
+        VAEs.
+
+    Example:
+        >>> from pyrovae.likelihoods import Categorical, Normal, Poisson
+        >>> from pyrovae.nets import MLP
+        >>> table = Columns(
+        ...     [
+        ...         (Normal(MLP(16, 2)), [0, 3]),
+        ...         (Categorical(MLP(16, 3), classes=3), [1]),
+        ...         (Poisson(MLP(16, 1)), [2]),
+        ...     ],
+        ...     trunk=MLP(4, 16),
+        ... )
+        >>> table.observation(torch.zeros(5, 4)).sample().shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(
+        self, groups: Sequence[tuple[Likelihood, list[int]]], *, trunk: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        _check_groups(groups)
+        self.likelihoods = nn.ModuleList([likelihood for likelihood, _ in groups])
+        self.columns = [list(columns) for _, columns in groups]
+        self.trunk = trunk
+        everywhere = torch.tensor(sum(self.columns, []))
+        self.register_buffer("place", everywhere.argsort(), persistent=False)
+        for number, columns in enumerate(self.columns):
+            self.register_buffer(f"group_{number}", torch.tensor(columns), persistent=False)
+        domains = [like.domain for like, columns in groups for _ in columns]
+        self.domain = constraints.stack([domains[i] for i in everywhere.argsort()], dim=-1)
+
+    def observation(self, z: Tensor, *context: Tensor) -> JointColumns:
+        """Return p(x | z) with the batch shape of z's leading axes and event shape [D]."""
+        inputs = (z, *context) if self.trunk is None else (self.trunk(z, *context),)
+        likelihoods = [cast(Likelihood, likelihood) for likelihood in self.likelihoods]
+        parts = [likelihood.observation(*inputs) for likelihood in likelihoods]
+        for part, columns, likelihood in zip(parts, self.columns, likelihoods, strict=True):
+            if tuple(part.event_shape) != (len(columns),):
+                raise ValueError(
+                    f"{type(likelihood).__name__} of the columns {columns} gave the event shape "
+                    f"{tuple(part.event_shape)}; expected ({len(columns)},): give its network as "
+                    "many outputs as the columns need"
+                )
+        groups = [self.get_buffer(f"group_{number}") for number in range(len(parts))]
+        return JointColumns(parts, groups, self.get_buffer("place"))
+
+
+def _check_groups(groups: Sequence[tuple[Likelihood, list[int]]]) -> None:
+    for likelihood, columns in groups:
+        if not isinstance(likelihood, Likelihood) or isinstance(likelihood, Columns):
+            raise ValueError(
+                "a group is a likelihood of one kind and a list of its columns, such as "
+                f"(Normal(net), [0, 1]); got {type(likelihood).__name__}"
+            )
+        if not isinstance(columns, list | tuple):
+            raise ValueError(
+                f"{type(likelihood).__name__} takes a list of columns, such as [0, 1]; got "
+                f"{columns!r}"
+            )
+    named = sorted(column for _, columns in groups for column in columns)
+    if not named or named != list(range(len(named))):
+        wanted = range(max([*named, 0]) + 1)
+        missing = [column for column in wanted if column not in named]
+        twice = sorted({column for column in named if named.count(column) > 1})
+        raise ValueError(
+            "the groups name each column from 0 on once; "
+            f"got {named}, where {missing} are missing and {twice} are named twice"
+        )
+
+
+@final
+class JointColumns(dist.TorchDistribution):
+    """Independent distributions over disjoint columns as one over [D].
+
+    Args:
+        parts: of event shape [D_g] each.
+        groups: the columns of each part, whole numbers [D_g].
+        place: where each column lies among the groups' columns in their order, [D].
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        groups: Sequence[Tensor],
+        place: Tensor,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        batch = torch.broadcast_shapes(*(part.batch_shape for part in parts))
+        self.parts = [part if part.batch_shape == batch else part.expand(batch) for part in parts]
+        self.groups, self.place = groups, place
+        super().__init__(batch, place.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> JointColumns:
+        """Return the distribution with a larger batch shape."""
+        return self.each(lambda part, _: part.expand(torch.Size(batch_shape)))
+
+    def each(self, change: Callable[[Any, Tensor], Any]) -> JointColumns:
+        """Return the joint of what `change` makes of each part and its columns."""
+        parts = [change(*pair) for pair in zip(self.parts, self.groups, strict=True)]
+        return JointColumns(parts, self.groups, self.place, validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the sum over groups of their log-probabilities.
+
+        Raises:
+            ValueError: if the value has another number of columns.
+        """
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(
+                f"the table has {len(self.place)} columns; got a value of shape "
+                f"{tuple(value.shape)}"
+            )
+        scores = [
+            part.log_prob(value.index_select(-1, columns))
+            for part, columns in zip(self.parts, self.groups, strict=True)
+        ]
+        return torch.stack(scores).sum(0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw each group and put the columns in their places."""
+        shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            return self._joined([part.sample(shape) for part in self.parts])
+
+    @property
+    def mean(self) -> Tensor:
+        """The means; of a column of classes, the mean of their numbers."""
+        return self._joined([part.mean for part in self.parts])
+
+    def _joined(self, values: list[Tensor]) -> Tensor:
+        return torch.cat(values, dim=-1).index_select(-1, self.place)

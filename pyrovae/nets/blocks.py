@@ -1,0 +1,63 @@
+"""What several networks are built of. Nothing here looks across data: no batch statistics."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+CHANNELS_PER_GROUP: Final = 16
+
+
+class Residual(nn.Module):
+    r"""Add to the input what a module makes of it, $x + f(x)$.
+
+    References:
+        He, Zhang, Ren, Sun, 2016. Deep Residual Learning for Image Recognition.
+
+    Example:
+        >>> Residual(nn.ReLU())(torch.tensor([-1.0, 2.0]))
+        tensor([-1.,  4.])
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of the input and the module's output."""
+        out: Tensor = x + self.inner(x)
+        return out
+
+
+class Offset(nn.Module):
+    """Add a learned bias to each entry of the last axis: as the last layer, `set_last_bias`'s.
+
+    A convolution has one bias for a whole channel; what images share in each place (the outline
+    of a face, a dark margin) needs one for each pixel.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [..., size] plus the bias."""
+        return x + self.bias
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a normalisation of each datum alone, over groups of about 16 channels.
+
+    References:
+        Wu, He, 2018. Group Normalization.
+    """
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // CHANNELS_PER_GROUP)), channels)
+
+
+def on_images(layers: nn.Module, flat: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Apply convolutions to flat images [..., C * H * W]; return maps [..., C', H', W']."""
+    maps: Tensor = layers(flat.reshape(-1, *shape))
+    return maps.reshape(*flat.shape[:-1], *maps.shape[1:])

@@ -1,0 +1,37 @@
+"""What the priors with one site "z" share: a distribution, and a site that is sampled from it."""
+
+from __future__ import annotations
+
+import abc
+from typing import final
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from pyrovae.parts import Part
+
+
+class Prior(Part):
+    """Sample the site "z" from the distribution that a subclass makes."""
+
+    @abc.abstractmethod
+    def distribution(self, *context: Tensor) -> dist.Distribution:
+        """Return p(z | context), with batch shape [] or that of the context's leading axes."""
+
+    @final  # type: ignore[misc]
+    def forward(self, *context: Tensor) -> Tensor:
+        """Sample z of shape [..., D]."""
+        z: Tensor = pyro.sample("z", self.distribution(*context))
+        return z
+
+
+def check_latents(owner: Prior, latents: int) -> None:
+    """Hold the number of latent dimensions against what a prior needs.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if latents < 1:
+        name = type(owner).__name__
+        raise ValueError(f"{name} needs at least one latent dimension; got {latents}")

@@ -1,0 +1,48 @@
+"""The uniform prior on a hypersphere."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyrovae.priors.base import Prior
+from pyrovae.spheres import SphericalUniform
+
+
+class UniformSphere(Prior):
+    r"""Sample a site "z" uniformly from the unit sphere $S^{D-1}$.
+
+    Its guide is `guides.PowerSpherical`; the KL divergence between the two is in closed form.
+
+    Args:
+        latents: the number D of coordinates of z, at least 2; the sphere has D - 1 dimensions.
+
+    Raises:
+        ValueError: if `latents` is below 2.
+
+    References:
+        Davidson, Falorsi, De Cao, Kipf, Tomczak, 2018. Hyperspherical Variational Auto-Encoders.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyrovae.priors import UniformSphere
+        >>> with pyro.plate("data", 3):
+        ...     z = UniformSphere(4)()
+        >>> z.norm(dim=-1).round(decimals=4)
+        tensor([1., 1., 1.])
+    """
+
+    origin: Tensor
+
+    def __init__(self, latents: int) -> None:
+        super().__init__()
+        if latents < 2:
+            raise ValueError(
+                f"UniformSphere needs at least two latent dimensions, a circle; got {latents}"
+            )
+        self.register_buffer("origin", torch.zeros(latents))
+
+    def distribution(self, *context: Tensor) -> dist.Distribution:
+        """Return the uniform distribution; the context does not matter."""
+        return SphericalUniform(self.origin)
