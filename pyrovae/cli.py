@@ -151,7 +151,7 @@ def _train_grammar(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--binarization",
         choices=["dynamic", "static", "none"],
-        help="draw grey pixels as 0 or 1 at each use, once, or not (dynamic for a discrete "
+        help="draw grey pixels as 0 or 1 at each use, once, or not (dynamic for a binary "
         "likelihood, and for a recipe's that declares no domain; else none)",
     )
     _model_options(parser.add_argument_group("the VAE: tanh networks, or a recipe of your own"))

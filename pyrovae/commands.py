@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyro.optim
+from torch.distributions import constraints
 
 from pyrovae import catalogue, plots, runs, schedules
 from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
@@ -309,9 +310,9 @@ def _record(data: DataSet, root: Path | None, binarization: str) -> dict[str, An
 
 
 def _binarization_for(vae: VAE) -> str:
-    """Return what suits the likelihood: intensities are drawn as 0 or 1 for discrete values."""
+    """Return what suits the likelihood: intensities are drawn as 0 or 1 for binary data."""
     domain = getattr(vae.likelihood, "domain", None)
-    return "dynamic" if domain is None or domain.is_discrete else "none"
+    return "dynamic" if domain in (None, constraints.boolean) else "none"
 
 
 def _image_shape(config: dict[str, Any], draw: Callable[[], Any] | None) -> tuple[int, int, int]:

@@ -203,7 +203,7 @@ def _family(distribution: Any) -> str:
 
 
 def _cholesky_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
-    if isinstance(distribution, td.MultivariateNormal):
+    if isinstance(distribution, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return distribution.loc, distribution.scale_tril
     independent = isinstance(distribution, td.Independent)
     if independent and distribution.reinterpreted_batch_ndims == 1:

@@ -101,6 +101,9 @@ def test_the_divergence_is_zero_for_equals_positive_else_and_not_symmetric():
 FAMILIES = {
     "diagonal, diagonal": lambda s: td.Independent(td.Normal(random(s, 3), random(s, 3).exp()), 1),
     "full, full": lambda s: td.MultivariateNormal(normal(s, 3)[0], scale_tril=normal(s, 3)[1]),
+    "low rank": lambda s: td.LowRankMultivariateNormal(
+        random(s, 3), random(s + 1, 3, 2), random(s + 2, 3).exp()
+    ),
 }
 
 
@@ -113,7 +116,7 @@ def test_closed_forms_cover_any_two_normals(q, p):
 
 
 def _covariance(distribution):
-    if isinstance(distribution, td.MultivariateNormal):
+    if isinstance(distribution, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return distribution.covariance_matrix
     return torch.diag(distribution.variance)
 

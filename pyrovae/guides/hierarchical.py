@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.guides.normal import diagonal_normal
+from pyrovae.normals import diagonal_normal
 from pyrovae.parts import Part
 from pyrovae.priors.hierarchical import ConditionalNormal, chain
 from pyrovae.priors.hierarchical import Hierarchical as Prior

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.nets import positive
+from pyrovae.normals import diagonal_normal
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior
 from pyrovae.priors.joint import Named, modules
@@ -49,14 +49,7 @@ class ConditionalNormal(Prior):
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
         """Return p(z | h) with the leading axes of h, other latents and the context, as batch."""
-        parameters = self.net(*context)
-        if parameters.shape[-1] % 2:
-            raise ValueError(
-                "ConditionalNormal expected a network with an even number of outputs, 2 D for D "
-                f"latent dimensions; got {parameters.shape[-1]}"
-            )
-        loc, scale = parameters.chunk(2, dim=-1)
-        return dist.Normal(loc, positive(scale)).to_event(1)
+        return diagonal_normal(self.net(*context), self)
 
 
 def chain(
