@@ -329,3 +329,25 @@ def test_what_a_handler_adds_counts_in_the_bound():
     assert (kl < 3).any()
     tempered = terms.log_likelihood - 0.5 * (terms.rate + (3.0 - kl).relu().sum())
     assert loss == pytest.approx(-10 * bounds.iwae(tempered).sum().item(), rel=1e-6)
+
+
+class NotDefinedBeyondFive(torch.nn.Module):
+    """A likelihood whose location is NaN where the first column of x is above 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, z, x):
+        loc = torch.where(x[:, :1] > 5, math.nan, 1.0) * self.gain * z
+        noise = dist.Normal(loc, 1.0, validate_args=False).to_event(1)
+        return pyro.sample("x", noise, obs=x[:, :2])
+
+
+def test_fit_says_which_datum_has_no_weight():
+    world, x = Linear(), random(0, 600, 3)
+    x[570, 0] = 6.0  # beyond the data on which `fit` tries the programs
+    vae = pv.VAE(world.prior, NotDefinedBeyondFive(), world.posterior)
+    step = pv.Step(loss=IWAE(3, "dreg"))
+    with pytest.raises(pv.NonFiniteLoss, match=r"datum \d+ are not defined.*'x' is not finite"):
+        pv.fit(vae, x, epochs=1, batch_size=50, step=step, callbacks=[])
