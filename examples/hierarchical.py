@@ -1,8 +1,9 @@
 """Two levels of latents: a bottom-up guide, and the ladder's top-down guide.
 
-p(z_2) p(z_1 | z_2) p(x | z_1). The bottom-up guide q(z_1 | x) q(z_2 | z_1) often leaves the top
+p(z_2) p(z_1 | z_2) p(x | z_1). The bottom-up guide q(z_1 | x) q(z_2 | z_1) may leave the top
 level unused; the ladder multiplies an estimate from x with the prior's own conditional and shares
-its networks. Prints each table, and the KL of each level: what it carries, in nats.
+its networks. Prints each table, and log q - log p of each level, averaged: for the ladder, and for
+the top of the other, it is a KL, the nats that the level carries.
 
 References:
     Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.

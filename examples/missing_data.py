@@ -1,7 +1,7 @@
 """Half of the pixels are missing: bound the observed part, and fill in the rest.
 
 The mask is the last context of the programs. `Masked` leaves the terms of missing entries out,
-`HideMissing` shows the guide zeros and the mask in their place, and `impute` averages the decoder
+`HideMissing` shows the guide zeros in their place, and `impute` averages the decoder
 over particles weighted by p(x_obs, z) / q(z | x_obs). Printed: the bounds on log p(x_obs), and the
 cross-entropy of the hidden pixels beside that of each pixel's observed mean.
 

@@ -228,7 +228,9 @@ def ciwae(log_w: Tensor, beta: float) -> Tensor:
         tensor([-0.7831])
     """
     check_share(beta)
-    return beta * elbo(log_w) + (1 - beta) * iwae(log_w)
+    if beta == 0:
+        return iwae(log_w)
+    return elbo(log_w) if beta == 1 else beta * elbo(log_w) + (1 - beta) * iwae(log_w)
 
 
 def check_share(beta: float) -> None:

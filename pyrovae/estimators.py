@@ -24,31 +24,35 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
-from pyro.distributions.util import is_identically_one
+from pyro.distributions import Delta
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrovae.layouts import (
+    Layout,
+    check_defined,
+    exponent_of_latents,
+    guide_sites,
+    layout_of,
+    log_density,
+)
 from pyrovae.sites import (
-    UndefinedWeight,
-    check_shape,
     enumeration_dim,
+    is_training_factor,
     log_prob,
     objective_sites,
-    plate_size,
     sample_sites,
 )
 from pyrovae.weights import Program, check_pair, trace_guide, trace_model
 
 Gradient = Literal["plain", "stl", "dreg"]
 GRADIENTS: Final = ("plain", "stl", "dreg")
-Site = tuple[str, Any]
 
 
 class Bound(abc.ABC):
@@ -82,25 +86,6 @@ class Programs:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What the sites of two traces share.
-
-    Attributes:
-        shape: [K, N].
-        scale: what multiplies each datum's bound: a number, or a tensor that goes with [N].
-        enumerated: the dimensions, left of K, along which sites are summed out.
-    """
-
-    shape: tuple[int, int]
-    scale: Any
-    enumerated: set[int | None]
-
-    def summed_out(self, log_w: Tensor) -> Tensor:
-        """Sum weights over the dimensions of enumerated sites."""
-        return log_w.reshape(-1, *self.shape).logsumexp(0) if self.enumerated else log_w
-
-
-@dataclass(frozen=True)
 class Draw:
     """K draws for each datum, weighed.
 
@@ -124,9 +109,11 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
 
     Raises:
         ValueError: as `log_weights`; naming the site, if "stl" or "dreg" meet one that is not
-            reparameterised, if two sites are scaled differently, or if a weight is not defined.
+            reparameterised, if the guide sums out what the bound would have to train, if two
+            sites are scaled differently, or if a weight is not defined.
     """
     guide_trace = programs.trace_guide()
+    _check_enumerated(guide_trace, gradient)
     given: Any = guide_trace
     paths: list[tuple[Tensor, int]] = []
     if gradient != "plain":
@@ -135,14 +122,16 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
     with Frozen() if freeze_model else contextlib.nullcontext():
         model_trace = programs.trace_model(given)
         check_pair(model_trace, guide_trace)
-        layout = _layout(model_trace, guide_trace, programs.particles)
+        if gradient == "dreg" and len(guide_sites(guide_trace)) > 1:
+            check_no_factor(model_trace)
+        layout = layout_of(model_trace, guide_trace, programs.particles)
         log_p = log_density(objective_sites(model_trace), layout)
     log_q = log_density(guide_sites(guide_trace), layout)
     if gradient != "plain":
-        log_q = _frozen_density(programs, given, layout, log_q)
+        log_q = _density_of_draws(programs, given, (paths, layout), log_q)
     log_w = layout.summed_out(log_p - log_q)
-    _check_defined(log_w, model_trace, guide_trace)
-    exponent = _exponent_of_latents(guide_trace, layout) if gradient == "dreg" else 1.0
+    check_defined(log_w, model_trace, guide_trace)
+    exponent = exponent_of_latents(guide_trace, layout) if gradient == "dreg" else 1.0
     return Draw(guide_trace, log_w, layout, exponent, paths)
 
 
@@ -176,22 +165,6 @@ class Frozen(TorchFunctionMode):
 def _frozen(value: Any) -> Any:
     trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
     return value.detach() if trained else value
-
-
-def log_density(sites: Iterable[Site], layout: Layout) -> Tensor:
-    """Return the sum of log-probabilities, [..., K, N], each times its own part of the scale."""
-    total: Any = torch.zeros(())
-    for name, site in sites:
-        exponent = _exponent(site["scale"], layout.scale)
-        term = log_prob(site)
-        check_shape(name, term.shape, layout.shape, layout.enumerated)
-        total = total + (term if is_identically_one(exponent) else exponent * term)
-    return total
-
-
-def guide_sites(guide_trace: Any) -> list[Site]:
-    """Return the sites that a guide draws: those it enumerates are summed out with the model."""
-    return [site for site in sample_sites(guide_trace) if enumeration_dim(site[1]) is None]
 
 
 def detached(trace: Any) -> Any:
@@ -231,20 +204,97 @@ def _check_reparameterised(guide_trace: Any, gradient: Gradient) -> None:
                 "reparameterised sample: use gradient='plain', which takes the score function "
                 "there, or a continuous relaxation"
             )
+    if gradient == "dreg":
+        _check_no_point_mass(guide_trace)
 
 
-def _frozen_density(programs: Programs, given: Any, layout: Layout, log_q: Tensor) -> Tensor:
-    """Score the draws again with the guide's parameters held constant."""
-    with Frozen():
-        again = log_density(guide_sites(programs.trace_guide(given)), layout)
-    if not is_fake(again) and not torch.allclose(
-        again, log_q, rtol=1e-3, atol=1e-2, equal_nan=True
-    ):
+def _check_no_point_mass(guide_trace: Any) -> None:
+    """Refuse a Delta that follows no draw: it has no score for the identity to replace."""
+    sites = guide_sites(guide_trace)
+    if any(site["infer"].get("is_auxiliary") for _, site in sites):
+        return
+    for name, site in sites:
+        if isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+            raise ValueError(
+                f"gradient='dreg' needs a density, and the guide's site '{name}' is a point mass: "
+                "use gradient='stl' or 'plain'"
+            )
+
+
+def _check_enumerated(guide_trace: Any, gradient: Gradient) -> None:
+    """Refuse a guide whose classes are summed out, where the bound would not train them right.
+
+    A posterior over a summed-out latent is not part of log sum_c p(x, z_c, c) / q(z_c | c). The
+    strata of a mixture (auxiliary) are, as long as densities and draws keep their gradients.
+    """
+    for name, site in sample_sites(guide_trace):
+        if enumeration_dim(site) is None:
+            continue
+        if not site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"site '{name}' is summed out, so the guide's posterior of it is not in the bound "
+                "and would not be trained: leave it out of the guide, or train with TraceEnum_ELBO"
+            )
+        if gradient != "plain" or not all(_has_path(s) for _, s in guide_sites(guide_trace)):
+            raise ValueError(
+                f"the guide sums over its site '{name}', for which only gradient='plain' with "
+                "reparameterised sites is known: use that, TraceEnum_ELBO, or a marginal mixture"
+            )
+
+
+def check_no_factor(model_trace: Any) -> None:
+    """Refuse what free bits and capacity add, where its gradient would not be the guide's own.
+
+    Raises:
+        ValueError: naming the factor.
+    """
+    for name, site in objective_sites(model_trace):
+        if is_training_factor(site):
+            raise ValueError(
+                f"the handler's factor '{name}' goes with objectives in which both programs share "
+                "one gradient, and with 'dreg' for a guide of one site: use gradient='plain'"
+            )
+
+
+def check_nothing_enumerated(guide_trace: Any) -> None:
+    """Refuse a guide with strata where every site needs a density of its own.
+
+    Raises:
+        ValueError: naming the site.
+    """
+    for name, site in sample_sites(guide_trace):
+        if enumeration_dim(site) is not None:
+            raise ValueError(
+                f"the guide sums over its site '{name}', and wake-sleep fits q at single draws: "
+                "use a marginal mixture, or another objective"
+            )
+
+
+def _density_of_draws(programs: Programs, given: Any, draw_paths: Any, log_q: Tensor) -> Tensor:
+    """Score the draws again, with the gradient that reaches log q through them alone."""
+    paths, layout = draw_paths
+    again = log_density(guide_sites(programs.trace_guide(given)), layout)
+    if not is_fake(again) and not torch.allclose(again, log_q, rtol=1e-3, atol=1e-2):
         raise ValueError(
-            "the guide gave other densities when it was run again at its own draws, as one with "
-            "dropout does: use gradient='plain', or switch the noise off with .eval()"
+            "the guide gave other densities when it was run again at its own draws: it draws "
+            "noise beside its sites, as dropout does (switch it off with .eval()), or a flow in "
+            "it does not invert exactly; or use gradient='plain'"
         )
-    return again
+    through = [(z, event_dim) for z, event_dim in paths if z.requires_grad and again.requires_grad]
+    found = again.detach()
+    slopes = (
+        torch.autograd.grad(again.sum(), [z for z, _ in through], allow_unused=True)
+        if through
+        else ()
+    )
+    for (z, event_dim), slope in zip(through, slopes, strict=True):
+        if slope is not None:
+            found = found + _summed(slope * (z - z.detach()), event_dim)
+    return found
+
+
+def _summed(values: Tensor, event_dim: int) -> Tensor:
+    return values.sum(tuple(range(-event_dim, 0))) if event_dim else values
 
 
 def _score_function(bound: Bound, log_w: Tensor, score: Tensor) -> Tensor:
@@ -264,85 +314,3 @@ def _without_each(bound: Bound, log_w: Tensor) -> Tensor:
     own = torch.eye(particles, dtype=torch.bool, device=log_w.device)
     replaced = torch.where(own.unsqueeze(-1), others.unsqueeze(0), log_w.unsqueeze(0))
     return bound.value(replaced.transpose(0, 1).reshape(particles, -1)).reshape(log_w.shape)
-
-
-def _layout(model_trace: Any, guide_trace: Any, particles: int) -> Layout:
-    sites = [*sample_sites(model_trace), *sample_sites(guide_trace)]
-    return Layout(
-        shape=(particles, plate_size(*sites[0])),
-        scale=_scale_of_data(model_trace, guide_trace),
-        enumerated={enumeration_dim(site) for _, site in sites} - {None},
-    )
-
-
-def _scale_of_data(model_trace: Any, guide_trace: Any) -> Any:
-    """Return the scale that all observed sites share; it stands outside the logarithm.
-
-    Raises:
-        ValueError: if two observed sites, or the two programs, are scaled differently.
-    """
-    observed = [s for s in sample_sites(model_trace) if s[1]["is_observed"]]
-    latents = [s for s in sample_sites(model_trace) if not s[1]["is_observed"]]
-    first, site = (observed or latents)[0]
-    for name, other in observed:
-        if _differ(site["scale"], other["scale"]):
-            raise ValueError(
-                f"the observed sites '{first}' and '{name}' are scaled by {site['scale']} and "
-                f"{other['scale']}, but each datum's bound has one scale: scale all sites alike"
-            )
-    for name, latent in latents:
-        if name in guide_trace and _differ(latent["scale"], guide_trace.nodes[name]["scale"]):
-            raise ValueError(
-                f"site '{name}' is scaled by {latent['scale']} in the model and by "
-                f"{guide_trace.nodes[name]['scale']} in the guide: give both programs the same "
-                "plates, and wrap both in the same handlers"
-            )
-    return site["scale"]
-
-
-def _exponent_of_latents(guide_trace: Any, layout: Layout) -> Any:
-    """Return the power that all latents share.
-
-    Raises:
-        ValueError: if they have several, where no doubly reparameterised gradient is known.
-    """
-    sites = guide_sites(guide_trace)
-    for name, site in sites:
-        if _differ(site["scale"], sites[0][1]["scale"]):
-            raise ValueError(
-                f"gradient='dreg' needs one KL weight for all latents; got scales "
-                f"{sites[0][1]['scale']} at site '{sites[0][0]}' and {site['scale']} at '{name}': "
-                "use gradient='plain' or 'stl'"
-            )
-    return _exponent(sites[0][1]["scale"], layout.scale) if sites else 1.0
-
-
-def _exponent(own: Any, scale: Any) -> Any:
-    if isinstance(own, int | float) and isinstance(scale, int | float):
-        return own / scale
-    own, scale = torch.as_tensor(own), torch.as_tensor(scale)
-    return torch.where(own == scale, 1.0, own / scale)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    if one is other or is_fake(one) or is_fake(other):
-        return False
-    return not torch.equal(*torch.broadcast_tensors(torch.as_tensor(one), torch.as_tensor(other)))
-
-
-def _check_defined(log_w: Tensor, *traces: Any) -> None:
-    if is_fake(log_w):
-        return
-    undefined = log_w.isnan() | (log_w == torch.inf)
-    if undefined.any():
-        datum = int(undefined.any(0).nonzero()[0])
-        bad = [name for trace in traces for name, site in sample_sites(trace) if _is_bad(site)]
-        raise UndefinedWeight(
-            f"the log-weights of datum {datum} are not defined: the log-probability of "
-            f"{' and '.join(repr(name) for name in dict.fromkeys(bad))} is not finite there"
-        )
-
-
-def _is_bad(site: Any) -> bool:
-    term = log_prob(site)
-    return bool((term.isnan() | (term == torch.inf)).any())

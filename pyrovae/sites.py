@@ -65,7 +65,10 @@ def log_prob(site: Any) -> Tensor:
     try:
         log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"site '{site['name']}' cannot score its value: {error}") from error
+        # Pyro and torch print the whole tensor after these words.
+        said = str(error).partition("but found invalid values")[0]
+        said = " ".join(said.split()).rstrip(", ")
+        raise ValueError(f"site '{site['name']}' cannot score its value: {said}") from error
     return cast(Tensor, scale_and_mask(log_prob, mask=site["mask"]))
 
 

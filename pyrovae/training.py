@@ -268,7 +268,7 @@ def _prepare(
         if validation is not None:
             _check(target, validation)
         x, *context = _check(target, train)
-        loss = step.loss or _default_loss(model, guide, x, *context)
+        default = _default_loss(model, guide, x, *context)
         model, guide = _handled(model, guide, step.handlers)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
@@ -276,13 +276,13 @@ def _prepare(
         name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
     }
     _check_announced(log_w, parameters)
-    if isinstance(loss, TraceEnum_ELBO) and step.kl_weight != 1.0:
+    if isinstance(default, TraceEnum_ELBO) and step.kl_weight != 1.0:
         raise ValueError("a KL weight does not go with sites that are summed out: leave it at 1")
     weight = kl_weight(1.0)
     if step.kl_weight != 1.0:
         model, guide = weight(model), weight(guide)
     optim = step.optim or pyro.optim.Adam({"lr": 1e-3})
-    svi = SVI(model, guide, optim, loss, compile=bool(step.compile))
+    svi = SVI(model, guide, optim, step.loss or default, compile=bool(step.compile))
     return svi, weight, parameters
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from learned import Classes, Ladder, Linear, difference, flat, mean_gradient, parameter
 from torch import nn
-from worlds import data_plate, random
+from worlds import LinearGaussian, data_plate, random
 
-from pyrovae.handlers import kl_weight
+from pyrovae.handlers import free_bits, kl_weight
 from pyrovae.objectives import CIWAE, CUBO, IWAE, MIWAE, PIWAE, Renyi, ReweightedWakeSleep
 
 JOINT = {
@@ -274,7 +274,98 @@ def test_dropout_in_the_guide_is_refused_where_the_guide_runs_twice():
 
     world, x = Linear(), random(0, 5, 3)
     IWAE(2).loss(world.model, guide, x)
-    with pytest.raises(ValueError, match=r"run again at its own draws.*dropout.*plain.*eval"):
+    with pytest.raises(ValueError, match=r"run again at its own draws.*dropout.*eval.*plain"):
         IWAE(2, "dreg").loss(world.model, guide, x)
     net.eval()
     IWAE(2, "dreg").loss(world.model, guide, x)
+
+
+class Views(nn.Module):
+    """The exact guide of the linear world, its parameters seen through views made once."""
+
+    def __init__(self):
+        super().__init__()
+        self.world = LinearGaussian()
+        self.flat = parameter([0.0, 0.0, 1.0])
+        self.shift, self.stretch = self.flat[:2], self.flat[2:]
+
+    def guide(self, x):
+        with data_plate(x):
+            loc = self.world.posterior_mean(x) + self.shift
+            scale = self.stretch * self.world.scale_tril
+            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=scale))
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+def test_parameters_behind_views_are_held_too(gradient):
+    world, x = Views(), random(0, 4, 3)
+
+    def slope(objective):
+        loss = objective.differentiable_loss(world.world.model, world.guide, x)
+        return float(torch.autograd.grad(loss, [world.flat])[0].abs().sum())
+
+    assert slope(IWAE(3, gradient)) < 1e-9
+    assert slope(IWAE(3)) > 0.1
+
+
+ENUMERATED = {"enumerate": "parallel"}
+
+
+def strata(x):
+    """A guide that sums over an auxiliary class."""
+    with data_plate(x):
+        logits = torch.zeros(2, dtype=torch.float64)
+        infer = {**ENUMERATED, "is_auxiliary": True}
+        pyro.sample("c", dist.Categorical(logits=logits), infer=infer)
+        zero = torch.zeros(2, dtype=torch.float64)
+        pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+
+
+def classified(x):
+    """A guide with a posterior over a class that is summed out."""
+    with data_plate(x):
+        logits = torch.zeros(3, dtype=torch.float64)
+        pyro.sample("c", dist.Categorical(logits=logits), infer=ENUMERATED)
+
+
+def point(x):
+    with data_plate(x):
+        pyro.sample("z", dist.Delta(torch.zeros(len(x), 2, dtype=torch.float64), event_dim=1))
+
+
+@pytest.mark.parametrize(
+    ("objective", "model", "guide", "words"),
+    [
+        (IWAE(3), Classes().model, classified, "'c' is summed out.*would not be trained"),
+        (IWAE(3, "stl"), LinearGaussian().model, strata, "sums over its site 'c'.*'plain'"),
+        (IWAE(3, "dreg"), LinearGaussian().model, strata, "sums over its site 'c'.*'plain'"),
+        (ReweightedWakeSleep(3), LinearGaussian().model, strata, "sums over its site 'c'"),
+        (IWAE(3, "dreg"), LinearGaussian().model, point, "'z' is a point mass.*'stl'"),
+    ],
+)
+def test_what_an_estimator_does_not_train_right_is_refused(objective, model, guide, words):
+    with pytest.raises(ValueError, match=words):
+        objective.loss(model, guide, random(0, 4, 3 if guide is not classified else 2))
+
+
+def test_a_kl_weight_on_a_class_that_is_summed_out_is_refused():
+    world, weight = Classes(), kl_weight(0.5)
+    programs = weight.wrap(world.model_enumerated, world.empty_guide)
+    with pytest.raises(ValueError, match="site 'c' is summed out, where a KL weight"):
+        IWAE(2).loss(*programs, random(0, 4, 2))
+
+
+@pytest.mark.parametrize("objective", [PIWAE(1, 3), ReweightedWakeSleep(3)])
+def test_a_handlers_factor_is_refused_where_the_programs_part(objective):
+    world = Linear()
+    programs = free_bits(50.0).wrap(world.model, world.guide)
+    with pytest.raises(ValueError, match=r"factor 'z_free_bits' goes with objectives"):
+        objective.loss(*programs, random(0, 4, 3))
+
+
+def test_a_handlers_factor_has_no_dreg_on_two_levels():
+    world = Ladder(move=0.2)
+    programs = free_bits(50.0, per="site").wrap(world.model, world.guide)
+    IWAE(2).loss(*programs, random(0, 4, 3))
+    with pytest.raises(ValueError, match="for a guide of one site"):
+        IWAE(2, "dreg").loss(*programs, random(0, 4, 3))

@@ -351,3 +351,22 @@ def test_fit_says_which_datum_has_no_weight():
     step = pv.Step(loss=IWAE(3, "dreg"))
     with pytest.raises(pv.NonFiniteLoss, match=r"datum \d+ are not defined.*'x' is not finite"):
         pv.fit(vae, x, epochs=1, batch_size=50, step=step, callbacks=[])
+
+
+def test_a_scale_for_each_particle_is_refused():
+    world, scale = Linear(), torch.full((3, 4), 0.5)
+    programs = (scaled(program, scale) for program in (world.model, world.guide))
+    with pytest.raises(ValueError, match=r"scale of shape \(3, 4\); wanted one for each datum"):
+        IWAE(3).loss(*programs, random(0, 4, 3))
+
+
+def test_a_term_without_weight_is_left_out():
+    log_w = torch.tensor([[0.0], [-math.inf]])
+    assert CIWAE(0.0, 2).value(log_w).item() == pytest.approx(-math.log(2))
+    assert CIWAE(1.0, 2).value(log_w).item() == -math.inf
+
+
+@pytest.mark.parametrize("make", [lambda: IWAE(2.5), lambda: IWAE(True), lambda: MIWAE(2, 2.0)])  # noqa: FBT003
+def test_particles_are_counted_in_whole_numbers(make):
+    with pytest.raises(ValueError, match="particle"):
+        make()

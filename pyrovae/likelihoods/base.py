@@ -10,6 +10,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.data import check_domain, check_finite
 from pyrovae.nets import set_last_bias
 from pyrovae.parts import Part
 
@@ -67,7 +68,8 @@ class NetworkLikelihood(Likelihood):
             The likelihood itself.
 
         Raises:
-            ValueError: if the network has no last bias as wide as its output (or one per channel).
+            ValueError: for data that are empty, not finite or outside the likelihood's domain; if
+                the network has no last bias as wide as its output (or one per channel).
 
         References:
             Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders (their code).
@@ -80,6 +82,9 @@ class NetworkLikelihood(Likelihood):
             >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
             tensor([-1.6094,  1.6094])
         """
+        check_finite(x)
+        binary = self.domain is constraints.boolean
+        check_domain(x, constraints.unit_interval if binary else self.domain, type(self).__name__)
         set_last_bias(self.net, self.parameters_at(x))
         return self
 

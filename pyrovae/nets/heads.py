@@ -72,7 +72,10 @@ def set_last_bias(net: nn.Module, output: Tensor) -> None:
     """
     last = list(net.modules())[-1]
     bias = getattr(last, "bias", None)
-    if not isinstance(bias, nn.Parameter) or output.numel() % bias.numel():
+    wanted = output.numel()
+    if not isinstance(bias, nn.Parameter) or (
+        wanted != bias.numel() if isinstance(last, nn.Linear) else wanted % bias.numel()
+    ):
         met = "none" if bias is None else tuple(bias.shape)
         raise ValueError(
             f"expected a network that ends in a layer with a bias of width {output.numel()} (or "

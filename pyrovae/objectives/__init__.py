@@ -11,9 +11,11 @@ the guide is an argument (see `estimators`):
 - "plain": through draws and densities; the score function, with the other particles as baseline,
   at sites without a reparameterised sample;
 - "stl": through the draws alone. Unbiased for the ELBO; biased for a bound of several particles;
-- "dreg": doubly reparameterised: unbiased for every bound here, and with the smallest variance.
+- "dreg": doubly reparameterised: unbiased for every bound here, and without noise at the exact
+  posterior; far from it the plain gradient may vary less.
 
-Every site lies in the plate over data, as for `log_weights`.
+Every site lies in the plate over data, as for `log_weights`. A latent that is summed out belongs
+to the model alone: the bound does not contain its posterior, so a guide that has one is refused.
 """
 
 from pyrovae.objectives.apart import CUBO, PIWAE, ReweightedWakeSleep

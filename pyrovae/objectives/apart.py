@@ -13,12 +13,13 @@ from pyrovae.estimators import (
     Draw,
     Gradient,
     Programs,
+    check_no_factor,
+    check_nothing_enumerated,
     detached,
     draw,
-    guide_sites,
-    log_density,
     surrogate,
 )
+from pyrovae.layouts import guide_sites, log_density
 from pyrovae.objectives.base import Objective, product_of
 from pyrovae.objectives.lower_bounds import MIWAE
 from pyrovae.sites import log_prob, objective_sites
@@ -146,6 +147,7 @@ class ReweightedWakeSleep(Objective):
         else:
             with torch.no_grad():
                 drawn = draw(programs, "plain")
+            check_nothing_enumerated(drawn.guide_trace)
             weights = bounds.normalized_weights(drawn.log_w)
             again = programs.trace_guide(drawn.guide_trace)
             raised = (weights * sum(log_prob(site) for _, site in guide_sites(again))).sum(0)
@@ -155,7 +157,9 @@ class ReweightedWakeSleep(Objective):
 def _bound_of_model(programs: Programs, drawn: Draw) -> Tensor:
     """Return IWAE over all particles, [N], with the gradient of the model alone."""
     fixed = detached(drawn.guide_trace)
-    log_p = log_density(objective_sites(programs.trace_model(fixed)), drawn.layout)
+    model_trace = programs.trace_model(fixed)
+    check_no_factor(model_trace)
+    log_p = log_density(objective_sites(model_trace), drawn.layout)
     log_q = log_density(guide_sites(fixed), drawn.layout).detach()
     return bounds.iwae(drawn.layout.summed_out(log_p - log_q))
 

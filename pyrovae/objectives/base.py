@@ -38,7 +38,7 @@ class Objective(ELBO, abc.ABC):
     warning: ClassVar[str] = ""
 
     def __init__(self, particles: int, gradient: Gradient) -> None:
-        if particles < 1:
+        if not _is_count(particles):
             raise ValueError(f"a bound needs at least one particle; got {particles}")
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient is one of {', '.join(GRADIENTS)}; got {gradient!r}")
@@ -103,6 +103,10 @@ def product_of(m: int, k: int) -> int:
     Raises:
         ValueError: if either is below 1.
     """
-    if m < 1 or k < 1:
+    if not (_is_count(m) and _is_count(k)):
         raise ValueError(f"a bound averages m >= 1 bounds of k >= 1 particles; got m={m}, k={k}")
     return m * k
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1

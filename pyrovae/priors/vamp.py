@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.data import check_finite
-from pyrovae.guides.base import Posterior
+from pyrovae.guides.base import Guide
+from pyrovae.guides.mixtures import MixtureOfNormals
 from pyrovae.mixtures import check_components, mixture
 from pyrovae.priors.base import Prior
 
@@ -58,9 +59,9 @@ class VampPrior(Prior):
     high: Tensor
     logits: Tensor
 
-    def __init__(self, guide: Posterior, components: int) -> None:
+    def __init__(self, guide: Guide | MixtureOfNormals, components: int) -> None:
         super().__init__()
-        if not isinstance(guide, Posterior):
+        if not isinstance(guide, Guide | MixtureOfNormals):
             raise ValueError(
                 "VampPrior takes the guide of the VAE, to share its encoder: one that makes its "
                 "posterior of a network's output, such as pyrovae.guides.MeanFieldNormal or a "
@@ -98,7 +99,7 @@ class VampPrior(Prior):
                 f"VampPrior starts {components} pseudo-inputs at as many data, x [N, D] with N >= "
                 f"{components}; got {tuple(x.shape)}. Give more data, or ask for fewer components"
             )
-        x = x.to(self.raw)
+        x = x.to(next(self.guide.parameters(), self.raw))
         self.guide.posterior(self.guide.net(x[:1]))
         low, high = x.aminmax(dim=0)
         chosen = x[torch.randperm(len(x))[:components].to(x.device)]
