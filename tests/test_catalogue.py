@@ -57,6 +57,8 @@ def test_every_objective_is_the_class_of_its_name(name):
     assert type(found).__name__ == classes.get(name, name.upper())
     assert found.num_particles == {"miwae": 20, "piwae": 20}.get(name, 4)
     assert found.gradient == "dreg"
+    of_guide = {"miwae": found, "piwae": getattr(found, "of_guide", None)}.get(name)
+    assert of_guide is None or of_guide.k == 4
 
 
 def test_the_plain_elbo_of_one_particle_is_left_to_fit():

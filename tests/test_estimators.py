@@ -369,3 +369,41 @@ def test_a_handlers_factor_has_no_dreg_on_two_levels():
     IWAE(2).loss(*programs, random(0, 4, 3))
     with pytest.raises(ValueError, match="for a guide of one site"):
         IWAE(2, "dreg").loss(*programs, random(0, 4, 3))
+
+
+class TwoBits(nn.Module):
+    """Two bits, both drawn by the guide; x is a normal around a sum of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = parameter(0.4), parameter(-0.7)
+
+    def model(self, x):
+        with data_plate(x):
+            a = pyro.sample("a", dist.Bernoulli(torch.tensor(0.5, dtype=torch.float64)))
+            b = pyro.sample("b", dist.Bernoulli(torch.tensor(0.3, dtype=torch.float64)))
+            pyro.sample("x", dist.Normal(a - 2 * b, 0.7), obs=x[:, 0])
+
+    def guide(self, x):
+        with data_plate(x):
+            pyro.sample("a", dist.Bernoulli(logits=self.first))
+            pyro.sample("b", dist.Bernoulli(logits=self.second))
+
+    def exact_elbo(self, x):
+        """Return the ELBO by the sum over the four pairs."""
+        total = torch.zeros((), dtype=torch.float64)
+        for a in (0.0, 1.0):
+            for b in (0.0, 1.0):
+                q = (2 * a - 1) * self.first, (2 * b - 1) * self.second
+                log_q = sum(nn.functional.logsigmoid(logit) for logit in q)
+                log_p = torch.tensor(0.5 * (0.3 if b else 0.7), dtype=torch.float64).log()
+                log_x = torch.distributions.Normal(a - 2 * b, 0.7).log_prob(x[:, 0])
+                total = total + (log_q.exp() * (log_p + log_x - log_q)).sum()
+        return total
+
+
+def test_two_sites_that_are_drawn_each_get_the_score_function():
+    world, x = TwoBits(), random(0, 1, 1)
+    parameters = [world.first, world.second]
+    wanted = -flat(torch.autograd.grad(world.exact_elbo(x), parameters))
+    assert mean_gradient(of(MIWAE(3, 1), world), x, parameters).agrees(wanted)
