@@ -4,7 +4,8 @@
 
 A mean-field normal has no correlations and one shape. An inverse autoregressive flow, conditioned
 on features of x, has both, and still samples in one pass. Compared on the digits with mean-field,
-low-rank and full-rank normals: the gap between IWAE and the ELBO is what the family leaves.
+low-rank and full-rank normals: the gap between IWAE and the ELBO is what the family, and the one
+network for all data, leave.
 
 References:
     Rezende, Mohamed, 2015. Variational Inference with Normalizing Flows.
