@@ -48,10 +48,11 @@ def blobs() -> tuple[Tensor, tuple[int, int, int]]:
 
 
 def make_vae(x: Tensor, shape: tuple[int, int, int], latents: int) -> pv.VAE:
-    likelihood = pv.likelihoods.Normal(ConvDecoder(latents, shape))
+    likelihood = pv.likelihoods.Normal(ConvDecoder(latents, shape)).start_at_mean(x)
+    likelihood.fit_scale(torch.zeros(len(x), latents), x)  # the noise starts at the data's spread
     return pv.VAE(
         prior=pv.priors.StandardNormal(latents),
-        likelihood=likelihood.start_at_mean(x),
+        likelihood=likelihood,
         guide=pv.guides.MeanFieldNormal(ConvEncoder(shape, 2 * latents)),
     )
 
@@ -73,17 +74,18 @@ def main() -> None:
     else:
         x, shape = celeba(args.root, 50_000) if args.data == "celeba" else frames(args.data)
 
-    x = x[torch.randperm(len(x))]
-    held = len(x) // 10
-    vae = make_vae(x[held:], shape, args.latents)
-    step = pv.Step(pyro.optim.Adam({"lr": 1e-3}))
+    held = len(x) // 10  # the last frames: those of a film resemble their neighbours
+    train, test = x[:-held], x[-held:]
+    vae = make_vae(train, shape, args.latents)
+    # Without a warm-up the latents collapse in the first steps, while the noise is large.
+    step = pv.Step(pyro.optim.Adam({"lr": 5e-4}), kl_weight=pv.schedules.linear(0, 1, 5))
     bar = [] if args.smoke else [pv.ProgressBar(every=10)]
-    pv.fit(vae, x[held:], epochs=args.epochs, step=step, callbacks=bar)
-    print(pv.evaluate(vae, x[:held], particles=10 if args.smoke else 1000))
+    pv.fit(vae, train, epochs=args.epochs, batch_size=20, step=step, callbacks=bar)
+    print(pv.evaluate(vae, test, particles=10 if args.smoke else 1000))
     noise = positive(vae.likelihood.raw_scale).item()
     print(f"learned noise: a scale of {255 * noise:.1f} grey levels")
     if args.figure:
-        pv.plots.save(pv.plots.reconstructions(vae, x[:8], shape), args.figure)
+        pv.plots.save(pv.plots.reconstructions(vae, test[:8], shape), args.figure)
         samples = args.figure.with_stem(f"{args.figure.stem}-samples")
         pv.plots.save(pv.plots.samples(vae, 32, shape), samples)
 
