@@ -87,7 +87,10 @@ TABLES: dict[str, dict[str, Contestant]] = {
         ),
         "flow": (
             lambda x: make(
-                x, guide=pv.guides.Flow(encoder(100), LATENTS, features=100, kind="affine")
+                x,
+                guide=pv.guides.Flow(
+                    encoder(100), LATENTS, features=100, kind="affine", transforms=2, hidden=320
+                ),
             ),
             None,
         ),

@@ -10,9 +10,10 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import pyrovae as pv
-from pyrovae import plots
+from pyrovae import mosaics, plots
 from pyrovae.callbacks import Epoch
 from pyrovae.mosaics import png
+from pyrovae.plots import style
 
 SHAPE = (1, 4, 4)
 
@@ -188,8 +189,8 @@ class TestHistory:
             assert list(train.get_ydata()) == trained.column(name)
             assert list(held_out.get_ydata()) == trained.column(f"validation_{name}")
             assert (to_hex(train.get_color()), to_hex(held_out.get_color())) == (
-                plots.TRAIN.lower(),
-                plots.VALIDATION.lower(),
+                style.TRAIN.lower(),
+                style.VALIDATION.lower(),
             )
 
     def test_labels_and_unit(self):
@@ -299,13 +300,13 @@ class TestLatentMap:
 
     def test_classes_differ_in_colour_and_marker_up_to_seventy(self):
         looks = {
-            (plots.CLASSES[i % len(plots.CLASSES)], plots.MARKERS[i % len(plots.MARKERS)])
+            (style.CLASSES[i % len(style.CLASSES)], style.MARKERS[i % len(style.MARKERS)])
             for i in range(70)
         }
         assert len(looks) == 70
         figure = plots.latent_map(vae(2), binary(10), range(10))
         colours = [to_hex(dots.get_facecolor()[0]) for dots in figure.axes[0].collections]
-        assert colours == [colour.lower() for colour in plots.CLASSES]
+        assert colours == [colour.lower() for colour in style.CLASSES]
 
     def test_labels_of_another_length_are_an_error(self):
         with pytest.raises(ValueError, match=r"each of the 4 data; got labels of shape \(3,\)"):
@@ -322,7 +323,7 @@ class TestSave:
         plots.save(plots.bounds(report), path)
         with Image.open(path) as image:
             assert image.format == "PNG"
-            assert image.width == int(0.7 * plots.WIDTH * plots.PIXELS_PER_INCH)
+            assert image.width == int(0.7 * mosaics.WIDTH * mosaics.PIXELS_PER_INCH)
         first = path.read_bytes()
         plots.save(plots.bounds(report), path)
         assert path.read_bytes() == first

@@ -25,7 +25,8 @@ class Flow(Guide):
         kind: "spline" for a neural spline flow, or "affine" for the original inverse
             autoregressive flow.
         transforms: how many autoregressive maps T is made of.
-        hidden: the width of the two hidden layers of each map's network, at least D.
+        hidden: the width of the two hidden layers of each map's network, at least D and better
+            several times D: a masked network of width 64 sees little of 50 dimensions.
 
     Raises:
         ValueError: for a number out of range, an unknown kind, features of another width, or if

@@ -1,0 +1,17 @@
+"""Every figure is a function of something measured, and returns a figure that nothing else owns.
+
+The functions build `matplotlib.figure.Figure` objects directly: they open no window, register
+nothing with pyplot and change no setting of matplotlib. A notebook shows the figure that a cell
+returns; `save` writes it as PNG. Colours can be told apart by colour-blind readers, and markers
+repeat what the colours say. Bounds, rates and distortions are in nats per datum.
+
+Images are flat vectors, as everywhere in the library: `shape` is (channels, height, width).
+"""
+
+from pyrovae.plots.curves import bounds
+from pyrovae.plots.files import save
+from pyrovae.plots.images import reconstructions, samples
+from pyrovae.plots.latents import latent_map
+from pyrovae.plots.training import history
+
+__all__ = ["bounds", "history", "latent_map", "reconstructions", "samples", "save"]

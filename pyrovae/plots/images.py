@@ -1,0 +1,79 @@
+"""Images that a VAE rebuilds and draws, in rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyrovae.mosaics import Shape, columns, fold, mosaic
+from pyrovae.vae import VAE, evaluation_mode
+
+
+@torch.no_grad()
+def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
+    """Draw data above their reconstructions, the mean of p(x | z) at one z ~ q(z | x).
+
+    Images with values in [0, 1] are drawn on that scale; others share the scale from the least
+    to the greatest value, which the figure states.
+
+    Args:
+        vae: the VAE.
+        x: the data to show, [N, C * H * W], ten in a row.
+        shape: (C, H, W), with one channel (grey) or three (red, green, blue).
+        *context: as for `vae.reconstruct`.
+
+    Raises:
+        ValueError: if x is empty or not of this shape.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> figure = pv.plots.reconstructions(vae, torch.zeros(5, 64), (1, 8, 8))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['data', 'reconstruction']
+    """
+    data = fold(x, shape)
+    with evaluation_mode(vae):
+        means = fold(vae.reconstruct(x, *context), shape)
+    columns = min(len(data), 10)
+    rows: list[Tensor] = []
+    for pair in zip(data.split(columns), means.split(columns), strict=True):
+        rows += pair
+    return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
+
+
+@torch.no_grad()
+def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
+    """Draw the means of p(x | z) at n draws from the prior, z ~ p(z).
+
+    Args:
+        vae: the VAE.
+        n: how many.
+        shape: as for `reconstructions`.
+        *context: as for `vae.predictive`.
+
+    Raises:
+        ValueError: if n is below 1, or what the VAE draws is not of this shape.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> len(pv.plots.samples(vae, 16, (1, 8, 8)).axes[0].images)
+        1
+    """
+    if n < 1:
+        raise ValueError(f"a figure of samples needs at least one; got n={n}")
+    with evaluation_mode(vae):
+        means = fold(vae.predictive(n, *context).mean, shape)
+    return mosaic(list(means.split(columns(n))), names=[])

@@ -1,0 +1,108 @@
+"""Where the data lie in the latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyrovae.mosaics import WIDTH
+from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
+from pyrovae.vae import VAE, evaluation_mode
+
+MOMENT_DRAWS: Final = 100
+"""Draws for the mean of a posterior that has none in closed form."""
+
+
+@torch.no_grad()
+def latent_map(
+    vae: VAE, x: Tensor, labels: Tensor | Sequence[int], *context: Any, site: str | None = None
+) -> Figure:
+    """Draw the posterior mean of a latent site for each datum, coloured by label.
+
+    Two dimensions are drawn as they are; of more, the first two principal components of the
+    posterior means; of one, the mean against the posterior's standard deviation.
+
+    Args:
+        vae: the VAE.
+        x: data [N, ...].
+        labels: N whole numbers.
+        *context: as for `vae.encode`.
+        site: the latent site, where the guide has several.
+
+    Raises:
+        ValueError: if there is not one label for each datum, and as `vae.encode`.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> figure = pv.plots.latent_map(vae, torch.rand(6, 64).round(), [0, 1, 2, 0, 1, 2])
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['0', '1', '2']
+    """
+    classes = torch.as_tensor(labels).detach().cpu()
+    if classes.shape != (len(x),):
+        raise ValueError(
+            f"the map needs one label for each of the {len(x)} data; got labels of shape "
+            f"{tuple(classes.shape)}"
+        )
+    with evaluation_mode(vae):
+        points, names = _plane(vae.encode(x, *context, site=site), len(x))
+    figure = blank(0.8 * WIDTH, 0.66 * WIDTH)
+    axes = figure.subplots()
+    same_unit = "deviation" not in names[1]
+    axes.set_aspect("equal" if same_unit else "auto", adjustable="datalim")
+    for i, label in enumerate(classes.unique().tolist()):
+        across, up = points[classes == label].T.tolist()
+        axes.scatter(
+            across,
+            up,
+            s=min(24.0, max(3.0, 12000 / len(x))),
+            color=CLASSES[i % len(CLASSES)],
+            marker=MARKERS[i % len(MARKERS)],
+            alpha=0.8,
+            linewidths=0,
+            label=f"{label:g}",
+        )
+    axes.set(xlabel=names[0], ylabel=names[1])
+    legend: Any = figure.legend(
+        title="label", loc="outside right center", frameon=False, handletextpad=0.2
+    )
+    for handle in legend.legend_handles:
+        handle.set_sizes([30.0])
+    clean(axes)
+    return figure
+
+
+def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
+    """Return [N, 2] and the names of the two axes."""
+    means, deviations = (moment.cpu().double().reshape(n, -1) for moment in _moments(posterior))
+    if means.shape[1] == 1:
+        names = ["posterior mean of $z$", "posterior standard deviation of $z$"]
+        return torch.cat([means, deviations], 1), names
+    if means.shape[1] == 2:
+        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
+    centred = means - means.mean(0)
+    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+    share = spread.square() / spread.square().sum().clamp(min=1e-300)
+    signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    return centred @ (signs * axes)[:2].T, [
+        f"posterior means, {order} component ({100 * part:.0f}% of variance)"
+        for order, part in zip(("first", "second"), share.tolist(), strict=False)
+    ]
+
+
+def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, from draws where they are not known."""
+    try:
+        return posterior.mean, posterior.stddev
+    except NotImplementedError:
+        draws = posterior.sample((MOMENT_DRAWS,))
+        return draws.mean(0), draws.std(0)

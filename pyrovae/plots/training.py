@@ -1,0 +1,56 @@
+"""A training's history: the ELBO and its two parts, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pyrovae.callbacks import History
+from pyrovae.mosaics import WIDTH
+from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
+
+
+def history(history: History) -> Figure:
+    """Draw the ELBO and its two parts, rate and distortion, against the epoch.
+
+    The first panel also shows the objective by its name, what the steps climbed, averaged over
+    each epoch: with a KL weight or another loss it is not the ELBO.
+
+    Args:
+        history: as returned by `fit`.
+
+    Raises:
+        ValueError: if the history has no epoch.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> values = dict.fromkeys(pv.callbacks.Epoch.__annotations__, 1.0)
+        >>> trained = pv.History([pv.callbacks.Epoch(**values)])
+        >>> [axes.get_title(loc="left") for axes in pv.plots.history(trained).axes]
+        ['ELBO', 'rate', 'distortion']
+    """
+    if not history.epochs:
+        raise ValueError("the history has no epoch to draw: train for at least one")
+    epochs = history.column("epoch")
+    figure = blank(WIDTH, 2.5)
+    panels = figure.subplots(1, 3)
+    objective = [-loss for loss in history.column("loss")]
+    panels[0].plot(epochs, objective, color=OBJECTIVE, linestyle=DASHED, label=history.objective)
+    for axes, name in zip(panels, ("elbo", "rate", "distortion"), strict=True):
+        for prefix, colour, marker in (("", TRAIN, "o"), ("validation_", VALIDATION, "s")):
+            values = history.column(prefix + name)
+            if any(math.isfinite(value) for value in values):
+                label = "validation" if prefix else "training data"
+                size = 3.5 if len(epochs) <= 30 else 0
+                axes.plot(
+                    epochs, values, color=colour, marker=marker, markersize=size, label=label
+                )
+        axes.set_title("ELBO" if name == "elbo" else name, loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        clean(axes)
+    panels[0].set_ylabel("nats per datum")
+    panels[0].legend(frameon=False, fontsize=8.5, loc="lower right")
+    return figure
