@@ -25,12 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.activity import active_units
 from pyrovae.bounds import Estimate
 from pyrovae.objectives import IWAE
 
 LATENTS, HIDDEN, PIXELS = 50, (200, 200), 784
-ACTIVE = 0.01
-"""A latent is active where its posterior mean varies by more than this (Burda et al., 2016)."""
 
 
 def network(*sizes: int) -> pv.nets.MLP:
@@ -119,18 +118,9 @@ def run(name: str, contestant: Contestant, data: Any, args: Any, out: Path) -> N
         out / "evaluation.json",
         contestant=name,
         epochs=args.epochs,
-        active_units=active_units(vae, x),
+        active_units=active_units(vae, x).count,
         seconds_of_steps=sum(history.column("seconds")),
     )
-
-
-@torch.no_grad()
-def active_units(vae: pv.VAE, x: Tensor) -> int:
-    """Count the latents whose posterior mean varies over the data, from 100 draws of each."""
-    draws = 100
-    mean = sum(vae.encode(x).sample() for _ in range(draws)) / draws
-    within = torch.stack([vae.encode(x[:2000]).sample() for _ in range(draws)]).var(0).mean(0)
-    return int((mean.var(0) - within / draws > ACTIVE).sum())
 
 
 def table(folders: dict[str, Path]) -> str:

@@ -21,42 +21,73 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyrovae import (
         aggregate,
+        ais,
         bounds,
+        comparison,
         data,
+        discrepancies,
+        gaps,
         guides,
         handlers,
         imputation,
         kl,
+        latents,
         likelihoods,
         nets,
+        novelty,
         objectives,
+        pareto,
         parts,
         plots,
+        predictive_checks,
         priors,
         regularized,
         runs,
         schedules,
     )
+    from pyrovae.activity import active_units
+    from pyrovae.ais import AIS, Sandwich
     from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
-    from pyrovae.evaluation import Report, evaluate
+    from pyrovae.comparison import Comparison, compare, read_report
+    from pyrovae.evaluation import evaluate
+    from pyrovae.gaps import GapFinding, Gaps, inference_gaps
     from pyrovae.imputation import Imputation, impute
     from pyrovae.kl import analytic_kl, monte_carlo_kl
+    from pyrovae.latents import Latents
+    from pyrovae.novelty import Novelty
+    from pyrovae.per_datum_flow import PerDatumFlow
+    from pyrovae.planes import latent_plane
+    from pyrovae.predictive_checks import PredictiveCheck
+    from pyrovae.rate_distortion_curve import RateDistortion, rate_distortion
     from pyrovae.refinement import refine
     from pyrovae.regularized import DIP, MMD, FactorVAE, TotalCorrelation
+    from pyrovae.report import Report
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI, OneOptimizer
     from pyrovae.training import NonFiniteLoss, Step, fit
+    from pyrovae.traversals import traverse
     from pyrovae.vae import VAE
     from pyrovae.weights import log_weight_terms, log_weights
 
 __version__ = "0.1.0"
 
 _MODULES = (
-    "aggregate bounds callbacks data evaluation guides handlers imputation kl "
-    "likelihoods nets objectives parts plots priors refinement regularized runs schedules "
-    "training vae weights"
+    "aggregate ais bounds callbacks comparison data discrepancies evaluation gaps guides handlers "
+    "imputation kl latents likelihoods nets novelty objectives pareto parts plots "
+    "predictive_checks priors refinement regularized runs schedules training vae weights"
 ).split()
 _HOMES = {
+    "AIS": "ais",
+    "Sandwich": "ais",
+    "Novelty": "novelty",
+    "PredictiveCheck": "predictive_checks",
+    "read_report": "comparison",
+    "compare": "comparison",
+    "Comparison": "comparison",
+    "Latents": "latents",
+    "active_units": "activity",
+    "latent_plane": "planes",
+    "traverse": "traversals",
     "DIP": "regularized",
     "FactorVAE": "regularized",
     "MMD": "regularized",
@@ -73,9 +104,15 @@ _HOMES = {
     "ProgressBar": "callbacks",
     "NonFiniteLoss": "training",
     "evaluate": "evaluation",
-    "Report": "evaluation",
+    "RateDistortion": "rate_distortion_curve",
+    "rate_distortion": "rate_distortion_curve",
+    "Report": "report",
     "Imputation": "imputation",
     "impute": "imputation",
+    "GapFinding": "gaps",
+    "Gaps": "gaps",
+    "inference_gaps": "gaps",
+    "PerDatumFlow": "per_datum_flow",
     "refine": "refinement",
     "load": "runs",
     "save": "runs",
@@ -86,48 +123,73 @@ _HOMES = {
 }
 
 __all__ = [
+    "AIS",
     "DIP",
     "MMD",
     "SVI",
     "VAE",
     "Callback",
     "Checkpoint",
+    "Comparison",
     "EarlyStopping",
     "FactorVAE",
+    "GapFinding",
+    "Gaps",
     "History",
     "Imputation",
+    "Latents",
     "NonFiniteLoss",
+    "Novelty",
     "OneOptimizer",
+    "PerDatumFlow",
+    "PredictiveCheck",
     "ProgressBar",
+    "RateDistortion",
     "Report",
+    "Sandwich",
     "Step",
     "TotalCorrelation",
+    "active_units",
     "aggregate",
+    "ais",
     "analytic_kl",
     "bounds",
+    "compare",
+    "comparison",
     "data",
+    "discrepancies",
     "evaluate",
     "fit",
+    "gaps",
     "guides",
     "handlers",
     "imputation",
     "impute",
+    "inference_gaps",
     "kl",
+    "latent_plane",
+    "latents",
     "likelihoods",
     "load",
     "log_weight_terms",
     "log_weights",
     "monte_carlo_kl",
     "nets",
+    "novelty",
     "objectives",
+    "pareto",
     "parts",
     "plots",
+    "predictive_checks",
     "priors",
+    "rate_distortion",
+    "read_report",
     "refine",
     "regularized",
     "runs",
     "save",
     "schedules",
+    "traverse",
 ]
 
 

@@ -6,37 +6,32 @@ Every number comes from one set of log-weights [K, N]. A mean over data has an e
 
 from __future__ import annotations
 
-import io
-import math
-import sys
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import rich.box
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
-from pyrovae import runs
+from pyrovae import pareto
 from pyrovae.bounds import (
     Estimate,
     effective_sample_size,
     elbo_estimate,
+    extrapolated_estimate,
     iwae_estimate,
     mean_estimate,
 )
 from pyrovae.data import Batches, Split, seeded
-from pyrovae.kl import closed_form_rates
+from pyrovae.findings import Diagnostic, Finding, collect, join
+from pyrovae.fingerprints import fingerprints
+from pyrovae.kl import closed_form_rates, dimension_rates
+from pyrovae.report import Report
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import (
     NUMBERS_PER_PASS,
     CompiledRun,
     Runner,
+    Terms,
     cut_data,
     log_weight_terms,
     run,
@@ -46,107 +41,6 @@ KL_PARTICLES: Final = 10
 
 COMPILED_FROM: Final = 2_000_000
 """The (particle, datum) pairs from which compiling, some seconds of it, pays by default."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `evaluate` found; tensors have one entry per datum, in nats.
-
-    Attributes:
-        particles: K, the particles drawn for each datum.
-        seed: the seed of the particles.
-        seconds: the time it took.
-        elbo: the evidence lower bound.
-        iwae: the importance-weighted bound at each k.
-        reconstruction: log p(x | z) under the guide, the negative distortion.
-        monte_carlo_kl: the rate, KL(q || p), from the particles.
-        closed_form_kl: the rate in closed form, or None where a site has none. Its error is zero
-            unless a latent site depends on another.
-        effective_sample_size: from 1 to K.
-    """
-
-    particles: int
-    seed: int | None
-    seconds: float
-    elbo: Estimate
-    iwae: dict[int, Estimate]
-    reconstruction: Estimate
-    monte_carlo_kl: Estimate
-    closed_form_kl: Estimate | None
-    effective_sample_size: Tensor
-
-    @property
-    def estimates(self) -> dict[str, Estimate]:
-        """The quantities by the names that the table prints."""
-        named = {"ELBO": self.elbo}
-        named |= {f"IWAE-{k}": estimate for k, estimate in self.iwae.items()}
-        named |= {"reconstruction": self.reconstruction}
-        if self.closed_form_kl is not None:
-            named["KL, closed form"] = self.closed_form_kl
-        return named | {"KL, Monte Carlo": self.monte_carlo_kl}
-
-    def __str__(self) -> str:
-        """Return the table."""
-        out = io.StringIO()
-        console = Console(
-            file=out, width=72, force_terminal=False, force_jupyter=False, color_system=None
-        )
-        console.print(self._table())
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return means and errors as plain numbers; a number that is not known is None."""
-        return {
-            "data": len(self.elbo.value),
-            "particles": self.particles,
-            "seed": self.seed,
-            "seconds": self.seconds,
-            "unit": "nats",
-            "effective_sample_size": self.effective_sample_size.cpu().double().mean().item(),
-            "quantities": {
-                name: {
-                    "mean": _known(estimate.mean),
-                    "error_over_data": _known(estimate.error_over_data),
-                    "error_over_particles": _known(estimate.error_over_particles),
-                }
-                for name, estimate in self.estimates.items()
-            },
-        }
-
-    def save(self, path: str | Path, **details: Any) -> None:
-        """Write `to_json` to a .json file, and the numbers per datum beside it as safetensors.
-
-        Args:
-            path: of the .json file.
-            **details: what else should stand there, such as the name of the data.
-
-        Raises:
-            OSError: if it cannot be written; files that were there stay.
-        """
-        path = Path(path)
-        tensors = {"effective sample size": self.effective_sample_size}
-        for name, estimate in self.estimates.items():
-            tensors[name] = estimate.value
-            tensors[f"{name}, standard error"] = estimate.standard_error
-        runs.save_tensors(path.with_suffix(".safetensors"), tensors)
-        runs.save_json(path, {**details, **self.to_json()})
-
-    def _table(self) -> Table:
-        ess = self.effective_sample_size.cpu().double()
-        table = Table(
-            box=rich.box.SIMPLE_HEAD,
-            title=f"{len(ess):,} data, {self.particles:,} particles, nats per datum",
-            caption=(
-                f"effective sample size {ess.mean():.1f} on average, {ess.min():.1f} at worst"
-            ),
-        )
-        table.add_column("")
-        for column in ("mean", "± over data", "± over particles"):
-            table.add_column(column, justify="right")
-        for name, estimate in self.estimates.items():
-            errors = (estimate.error_over_data, estimate.error_over_particles)
-            table.add_row(name, f"{estimate.mean:.3f}", *(f"{error:.3f}" for error in errors))
-        return table
 
 
 @torch.no_grad()
@@ -159,8 +53,13 @@ def evaluate(
     batch_size: int = 100,
     seed: int | None = 0,
     compile: bool | None = None,
+    diagnostics: Sequence[Diagnostic] = (),
 ) -> Report:
     """Measure a VAE, or any pair of Pyro programs, on data.
+
+    What a diagnostic refuses to measure is said in the verdict, and keeps nothing else from it.
+    An interrupt (Ctrl-C) keeps the batches, and the diagnostics, that are done: the report then
+    says that it is partial.
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
@@ -173,13 +72,17 @@ def evaluate(
             there are 2,000,000 pairs of particle and datum or more, on the CPU, and the VAE is
             made of the library's parts.
         seed: of the particles alone; None draws from torch's generator as it stands.
+        diagnostics: further measurements, called with the target and all the data once the report
+            has its own numbers, each at the seed. What they find stands in `report.findings`.
 
     Raises:
         ValueError: for data that are empty, not finite or outside the likelihood's domain, a k
-            above K, and as `log_weights`.
+            above K, two diagnostics of one name, and as `log_weights`.
+        KeyboardInterrupt: if the interrupt comes before the first batch is done.
 
     References:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
+        Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
 
     Example:
         >>> import pyrovae as pv
@@ -194,20 +97,38 @@ def evaluate(
     """
     ks = _levels(particles) if ks is None else list(ks)
     _check_levels(ks, particles)
-    started = time.perf_counter()
-    data = _drawn(data)
+    names = _names(diagnostics)
+    batches = Batches(_drawn(data), batch_size, device=device_of(target))
+    if compile is None:
+        long = len(batches) * batch_size * particles >= COMPILED_FROM
+        compile = long and safe_to_compile(target)
+    runner = CompiledRun() if compile else run
+    width, kept = 0, []
+
+    def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
+        nonlocal width
+        found = _measure(target, batch, particles, ks, runner=runner)
+        width = batch[0][0].numel()
+        if diagnostics:
+            kept.append(batch)
+        return found
+
     with evaluation_mode(target), seeded(seed):
-        batches = Batches(data, batch_size, device=device_of(target))
-        if compile is None:
-            long = len(batches) * batch_size * particles >= COMPILED_FROM
-            compile = long and safe_to_compile(target)
-        runner = CompiledRun() if compile else run
-        pieces = [
-            _measure(target, batch, particles, ks, runner=runner)
-            for batch in _progress(batches, f"evaluating with {particles:,} particles")
-        ]
-    elapsed = time.perf_counter() - started
-    return Report(particles=particles, seed=seed, seconds=elapsed, **_concatenate(pieces))
+        done = collect(measure, batches, f"evaluating with {particles:,} particles")
+    measured = _in_a_row(done.pieces)
+    found, refused = _diagnose(target, kept, () if done.partial else diagnostics, seed)
+    return Report(
+        particles=particles,
+        seed=seed,
+        seconds=done.seconds,
+        wanted=_size(batches) if done.partial else len(measured["elbo"].value),
+        dimensions=width,
+        domain=getattr(getattr(target, "likelihood", None), "domain", None),
+        findings=found,
+        unfinished=tuple(name for name in names if name not in found | refused),
+        refused=refused,
+        **measured,
+    )
 
 
 def _drawn(data: Any) -> Any:
@@ -225,47 +146,122 @@ def _measure(
     model, guide = programs(target)
     terms = log_weight_terms(model, guide, x, *context, particles=particles, runner=runner)
     log_w = terms.log_w
+    smoothed, shape = pareto.psis(log_w)
     return {
         "elbo": elbo_estimate(log_w),
         "iwae": {k: iwae_estimate(log_w, k) for k in ks},
+        "psis": iwae_estimate(smoothed) if particles >= pareto.FEWEST else None,
+        "extrapolated": extrapolated_estimate(log_w) if particles > 1 else None,
         "reconstruction": mean_estimate(terms.log_likelihood),
         "monte_carlo_kl": mean_estimate(terms.rate),
         "closed_form_kl": _closed_form(model, guide, batch),
+        "site_rates": _site_rates(terms),
+        "kl_per_dimension": _per_dimension(model, guide, batch),
         "effective_sample_size": effective_sample_size(log_w),
+        "pareto_k": shape,
+        "fingerprint": fingerprints(x, *context),
     }
 
 
+def _site_rates(terms: Terms) -> dict[str, Estimate]:
+    """Return the parts of the rate by site; sites that have no partner stand together."""
+    shared = [name for name in terms.prior if name in terms.guide]
+    rates = {name: terms.guide[name] - terms.prior[name] for name in shared}
+    guide = {name: term for name, term in terms.guide.items() if name not in shared}
+    prior = {name: term for name, term in terms.prior.items() if name not in shared}
+    if guide or prior:
+        rates["+".join(prior or guide)] = Terms(prior, {}, guide).rate
+    return {name: mean_estimate(rate) for name, rate in rates.items()}
+
+
 def _closed_form(model: Any, guide: Any, batch: tuple[Any, ...]) -> Estimate | None:
-    x, *context = batch
-    size = max(1, NUMBERS_PER_PASS // (KL_PARTICLES * max(256, x[0].numel())))
     try:
         rates = [
             closed_form_rates(model, guide, *part, particles=KL_PARTICLES)
-            for part in cut_data(x, tuple(context), size)
+            for part in _for_kl(batch)
         ]
     except ValueError:
         return None
     return mean_estimate(torch.cat(rates, dim=1))
 
 
-def _concatenate(pieces: list[dict[str, Any]]) -> dict[str, Any]:
-    first = pieces[0]
-    joined: dict[str, Any] = {
-        name: _join([piece[name] for piece in pieces]) for name in first if name != "iwae"
-    }
-    joined["iwae"] = {k: _join([piece["iwae"][k] for piece in pieces]) for k in first["iwae"]}
-    return joined
+def _per_dimension(model: Any, guide: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:
+    return _in_a_row(
+        [dimension_rates(model, guide, *part, particles=KL_PARTICLES) for part in _for_kl(batch)]
+    )
 
 
-def _join(values: list[Any]) -> Any:
+def _for_kl(batch: tuple[Any, ...]) -> Iterator[list[Any]]:
+    x, *context = batch
+    size = max(1, NUMBERS_PER_PASS // (KL_PARTICLES * max(256, x[0].numel())))
+    return cut_data(x, tuple(context), size)
+
+
+def _in_a_row(values: list[Any]) -> Any:
+    """Put what was found of successive data one after the other; None where any of it is."""
+    first = values[0]
+    if isinstance(first, dict):
+        common = [key for key in first if all(key in value for value in values)]
+        return {key: _in_a_row([value[key] for value in values]) for key in common}
     if any(value is None for value in values):
         return None
-    if isinstance(values[0], Tensor):
-        return torch.cat(values)
-    return Estimate(
-        torch.cat([value.value for value in values]),
-        torch.cat([value.standard_error for value in values]),
-    )
+    return torch.cat(values) if isinstance(first, Tensor) else join(values)
+
+
+def _diagnose(
+    target: Any,
+    batches: list[tuple[Any, ...]],
+    diagnostics: Sequence[Diagnostic],
+    seed: int | None,
+) -> tuple[dict[str, Finding], dict[str, str]]:
+    """Return what diagnostics find of all the data, up to an interrupt, and why some cannot.
+
+    The bounds are measured by then, and took long: what one diagnostic refuses must not lose them.
+    """
+    found: dict[str, Finding] = {}
+    refused: dict[str, str] = {}
+    if not diagnostics:
+        return found, refused
+    x, *context = _whole(batches)
+    try:
+        for diagnostic in diagnostics:
+            try:
+                with evaluation_mode(target), seeded(seed):
+                    found[diagnostic.name] = diagnostic(target, x, *context)
+            except ValueError as error:
+                refused[diagnostic.name] = str(error)
+                continue
+            if found[diagnostic.name].partial:
+                break
+    except KeyboardInterrupt:
+        pass
+    return found, refused
+
+
+def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:
+    """Put batches together; a context without a row for each datum is taken from the first."""
+
+    def per_datum(value: Any, batch: tuple[Any, ...]) -> bool:
+        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(batch[0])
+
+    return [
+        torch.cat(values) if all(map(per_datum, values, batches)) else values[0]
+        for values in zip(*batches, strict=True)
+    ]
+
+
+def _names(diagnostics: Sequence[Diagnostic]) -> list[str]:
+    names = [diagnostic.name for diagnostic in diagnostics]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"diagnostics are kept by their names, each of which stands once; got {names}: "
+            "evaluate once for each"
+        )
+    return names
+
+
+def _size(batches: Batches) -> int | None:
+    return len(batches.tensors[0]) if batches.tensors else None
 
 
 def _levels(particles: int) -> list[int]:
@@ -281,18 +277,3 @@ def _check_levels(ks: Sequence[int], particles: int) -> None:
         raise ValueError(
             f"IWAE-k needs 1 <= k <= K; got k in {bad} with K = {particles}: draw more particles"
         )
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _progress(batches: Batches, description: str) -> Iterable[Any]:
-    return track(
-        batches,
-        description,
-        total=len(batches),
-        console=Console(stderr=True, force_jupyter=False),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )

@@ -12,8 +12,9 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 import rich.box
@@ -50,12 +51,18 @@ Quantity = Estimate | Number
 
 
 class Finding(abc.ABC):
-    """A table of quantities, and what follows from them in words."""
+    """A table of quantities, and what follows from them in words.
+
+    Attributes:
+        findings: what was found within it, by name: printed below its own table.
+    """
+
+    findings: Mapping[str, Finding] = MappingProxyType({})
 
     @property
     @abc.abstractmethod
     def title(self) -> str:
-        """What was measured, on how many data, in which unit."""
+        """What was measured, on how many data (as by `counted`), in which unit."""
 
     @property
     @abc.abstractmethod
@@ -72,9 +79,14 @@ class Finding(abc.ABC):
     def per_datum(self) -> dict[str, Tensor]:
         """What there is for each datum, beside the values of the estimates."""
 
+    @property
+    @abc.abstractmethod
+    def partial(self) -> bool:
+        """Whether an interrupt left something out."""
+
     def __str__(self) -> str:
         """Return the table and the verdict, 72 columns wide."""
-        return printed(self.table(), *self.verdict)
+        return printed(*self._paragraphs())
 
     def table(self) -> Table:
         """Return the table of the quantities."""
@@ -97,7 +109,14 @@ class Finding(abc.ABC):
             }
             for name, quantity in self.quantities.items()
         }
-        return {"title": self.title, "quantities": quantities, "verdict": list(self.verdict)}
+        found = {
+            "title": self.title,
+            "partial": self.partial,
+            "quantities": quantities,
+            "verdict": list(self.verdict),
+        }
+        within = {name: finding.to_json() for name, finding in self.findings.items()}
+        return {**found, "findings": within} if within else found
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what there is for each datum, each estimate's standard errors with it."""
@@ -106,7 +125,15 @@ class Finding(abc.ABC):
             if isinstance(quantity, Estimate):
                 found[name] = quantity.value
                 found[f"{name}, standard error"] = quantity.standard_error
+        for name, finding in self.findings.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in finding.tensors().items()}
         return found
+
+    def _paragraphs(self) -> Iterator[Any]:
+        yield self.table()
+        yield from self.verdict
+        for finding in self.findings.values():
+            yield from finding._paragraphs()
 
 
 class Diagnostic(Protocol):
@@ -170,6 +197,31 @@ def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> C
         if not pieces:
             raise
     return Collected(pieces, len(batches), time.perf_counter() - started)
+
+
+def counted(done: int, wanted: int | None, things: str = "data") -> str:
+    """Say how many were measured, and that it is partial where an interrupt left some out.
+
+    Example:
+        >>> counted(1000, 1000), counted(300, 1000)
+        ('1,000 data', 'partial: 300 of 1,000 data')
+    """
+    if done == wanted:
+        return f"{done:,} {things}"
+    return f"partial: {done:,}" + (f" of {wanted:,}" if wanted else "") + f" {things}"
+
+
+def estimate_of(finding: Finding, name: str) -> Estimate:
+    """Return a mean over data by its name in the table.
+
+    Raises:
+        ValueError: if the finding has none of this name.
+    """
+    quantity = finding.quantities.get(name)
+    if isinstance(quantity, Estimate):
+        return quantity
+    known = [key for key, value in finding.quantities.items() if isinstance(value, Estimate)]
+    raise ValueError(f"'{finding.title}' has no mean over data '{name}'; it has {known}")
 
 
 def join(estimates: Sequence[Estimate]) -> Estimate:

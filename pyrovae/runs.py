@@ -56,13 +56,26 @@ class Run:
         """
         return _read_config(self.folder)
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The epochs of `metrics.jsonl`; none where the run was not trained here.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        path = self.folder / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            raise ValueError(f"{path} is half-written or damaged: {error}") from error
+
     def save_config(self, vae: VAE, **details: Any) -> None:
         """Write what rebuilds the VAE, with the versions, the command and `details`."""
         config = {
             "format": FORMAT,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
-            "versions": _versions(),
+            **provenance(),
             "vae": vae.config,
             **details,
         }
@@ -185,9 +198,18 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _versions() -> dict[str, str]:
+def provenance() -> dict[str, Any]:
+    """Return when, by which command and with which versions a file is written."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl")}
-    return {"pyrovae": pyrovae.__version__, "python": platform.python_version(), **packages}
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {
+            "pyrovae": pyrovae.__version__,
+            "python": platform.python_version(),
+            **packages,
+        },
+    }
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -293,13 +293,13 @@ def check_pair(model_trace: Any, guide_trace: Any) -> None:
 
 def trace_guide(guide: Program, *args: Any, particles: int, given: Any = None) -> Any:
     """Trace a guide under a plate of K particles, at the values of an earlier trace if given."""
-    guide = EnumMessenger(first_available_dim=-3)(_over_particles(guide, particles))
+    guide = EnumMessenger(first_available_dim=-3)(over_particles(guide, particles))
     return _traced(guide if given is None else poutine.replay(guide, trace=given), args)
 
 
 def trace_model(model: Program, *args: Any, particles: int, given: Any) -> Any:
     """Trace a model under a plate of K particles at the values of a guide's trace."""
-    model = EnumMessenger()(_over_particles(model, particles))
+    model = EnumMessenger()(over_particles(model, particles))
     return _traced(poutine.replay(model, trace=given), args)
 
 
@@ -308,10 +308,12 @@ def _traced(program: Program, args: tuple[Any, ...]) -> Any:
         return poutine.trace(program).get_trace(*args)
 
 
-def _over_particles(program: Program, particles: int) -> Program:
-    def vectorized(*args: Any) -> None:
+def over_particles(program: Program, particles: int) -> Program:
+    """Return the program under a plate of K particles at dim -2."""
+
+    def vectorized(*args: Any) -> Any:
         with pyro.plate(PARTICLES, particles, dim=-2):
-            program(*args)
+            return program(*args)
 
     return vectorized
 

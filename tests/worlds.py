@@ -41,8 +41,11 @@ class LinearGaussian:
         Tipping, Bishop, 1999. Probabilistic Principal Component Analysis.
     """
 
-    def __init__(self, latents: int = 2, width: int = 3, *, shift: float = 0.2) -> None:
-        self.weight, self.mean, self.noise = random(1, width, latents), random(2, width), 0.6
+    def __init__(
+        self, latents: int = 2, width: int = 3, *, shift: float = 0.2, scale: float = 1.0
+    ) -> None:
+        self.weight, self.mean = scale * random(1, width, latents), random(2, width)
+        self.noise = 0.6
         eye = torch.eye(latents, dtype=torch.float64)
         precision = eye + self.weight.T @ self.weight / self.noise**2
         self.covariance = precision.inverse()

@@ -8,10 +8,33 @@ repeat what the colours say. Bounds, rates and distortions are in nats per datum
 Images are flat vectors, as everywhere in the library: `shape` is (channels, height, width).
 """
 
-from pyrovae.plots.curves import bounds
+from pyrovae.plots.comparison import comparison
+from pyrovae.plots.curves import bounds, rate_distortion
+from pyrovae.plots.dimensions import kl_per_dimension
 from pyrovae.plots.files import save
-from pyrovae.plots.images import reconstructions, samples
+from pyrovae.plots.gaps import gaps
+from pyrovae.plots.holes import holes
+from pyrovae.plots.images import reconstructions, samples, traversals
 from pyrovae.plots.latents import latent_map
+from pyrovae.plots.novelty import novelty
+from pyrovae.plots.predictive_checks import predictive_checks
+from pyrovae.plots.sandwich import sandwich
 from pyrovae.plots.training import history
 
-__all__ = ["bounds", "history", "latent_map", "reconstructions", "samples", "save"]
+__all__ = [
+    "bounds",
+    "comparison",
+    "gaps",
+    "history",
+    "holes",
+    "kl_per_dimension",
+    "latent_map",
+    "novelty",
+    "predictive_checks",
+    "rate_distortion",
+    "reconstructions",
+    "samples",
+    "sandwich",
+    "save",
+    "traversals",
+]

@@ -1,28 +1,32 @@
-"""Bounds on log p(x) against the particles they take."""
+"""Bounds on log p(x) against the particles they take, and the rate against the distortion."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
+from pyrovae import pareto
 from pyrovae.bounds import Estimate
-from pyrovae.evaluation import Report
+from pyrovae.findings import Finding, estimate_of
 from pyrovae.mosaics import WIDTH
-from pyrovae.plots.style import TRAIN, blank, clean, known
+from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+from pyrovae.rate_distortion_curve import RateDistortion
 
 
-def bounds(report: Report) -> Figure:
+def bounds(report: Finding) -> Figure:
     """Draw the importance-weighted bounds against k; at k = 1 stands the ELBO.
 
     The bars are one standard error over particles to either side. The error over data is common
     to all points, since they are measured on the same data, and would drown their differences:
-    the figure states it instead.
+    the figure states it instead. Where the Pareto k-hat of every datum lets it be believed, a
+    dashed line is the bounds' extrapolation to infinitely many particles, with one standard error.
 
     Args:
-        report: as returned by `evaluate`.
+        report: as returned by `evaluate`, or by `read_report`.
 
     Raises:
         ValueError: if the report has no importance-weighted bound.
@@ -38,12 +42,14 @@ def bounds(report: Report) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'particles in the bound, k'
     """
-    if not report.iwae:
+    names = [name for name in report.quantities if name.startswith("IWAE-")]
+    if not names:
         raise ValueError(
             "the report has no importance-weighted bound to draw: evaluate with two particles or "
             "more, or with ks"
         )
-    estimates = {1: report.elbo} | report.iwae
+    estimates = {1: estimate_of(report, "ELBO")}
+    estimates |= {int(name.removeprefix("IWAE-")): estimate_of(report, name) for name in names}
     ks = sorted(estimates)
     figure = blank(0.7 * WIDTH, 3.2)
     axes = figure.subplots()
@@ -57,13 +63,109 @@ def bounds(report: Report) -> Figure:
         capsize=4,
         label=_errors(estimates[ks[-1]]),
     )
+    trusted = (report.per_datum["Pareto k-hat"] <= pareto.TRUSTED).all()
+    if "extrapolated" in report.quantities and trusted:
+        level(axes, estimate_of(report, "extrapolated"), "extrapolated, no bound")
     particle_axis(axes, ks)
     axes.set_ylabel("bound on log p(x), nats per datum")
-    title = f"{len(report.elbo.value):,} data, {report.particles:,} particles"
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(report.title.removesuffix(", nats per datum"), loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     clean(axes)
     return figure
+
+
+def rate_distortion(found: RateDistortion) -> Figure:
+    """Draw the distortion of each model against its rate, and lines along which the ELBO stays.
+
+    The bars are one standard error over particles to either side; the numbers at the points are
+    the KL weights that the models were trained at.
+
+    Args:
+        found: as returned by `pyrovae.rate_distortion`.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> found = pv.rate_distortion({1.0: vae}, torch.zeros(5, 64))
+        >>> pv.plots.rate_distortion(found).axes[0].get_ylabel()
+        'distortion, nats per datum'
+    """
+    points = list(found.points.values())
+    rates, distortions = [p.rate for p in points], [p.distortion for p in points]
+    figure = blank(0.7 * WIDTH, 3.8)
+    axes = figure.subplots()
+    axes.errorbar(
+        [rate.mean for rate in rates],
+        [distortion.mean for distortion in distortions],
+        xerr=[known(rate.error_over_particles) for rate in rates],
+        yerr=[known(distortion.error_over_particles) for distortion in distortions],
+        color=TRAIN,
+        marker="o",
+        markersize=4.5,
+        capsize=3,
+        zorder=3,
+    )
+    for weight, point in found.points.items():
+        axes.annotate(
+            f"{weight:g}",
+            (point.rate.mean, point.distortion.mean),
+            xytext=(6, 6),
+            textcoords="offset points",
+            fontsize=9,
+        )
+    axes.margins(0.12)
+    lines_of_one_elbo(axes, [(point.rate.mean, point.distortion.mean) for point in points])
+    axes.set_xlabel("rate, nats per datum")
+    axes.set_ylabel("distortion, nats per datum")
+    axes.set_title("numbers: the KL weight in training", loc="left", fontsize=10)
+    clean(axes)
+    return figure
+
+
+def lines_of_one_elbo(axes: Any, points: list[tuple[float, float]]) -> None:
+    """Draw lines of slope -1 across the axes as they stand, the ELBO on each, off the points."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+
+    def room(rate: float, total: float) -> float:
+        """Return how far a place on a line is from the nearest point, in widths of the axes."""
+        return min(
+            math.hypot((rate - r) / (right - left), (total - rate - d) / (top - bottom))
+            for r, d in points
+        )
+
+    for total in MaxNLocator(6).tick_values(left + bottom, right + top):
+        low, high = max(left, total - top), min(right, total - bottom)
+        if high - low < (right - left) / 5:
+            continue
+        ends = [total - low, total - high]
+        axes.plot([low, high], ends, color=OBJECTIVE, linestyle=DASHED, linewidth=0.8, zorder=1)
+        places = [low + share / 10 * (high - low) for share in range(2, 9)]
+        place = max(places, key=functools.partial(room, total=total))
+        axes.text(
+            place,
+            total - place,
+            f"ELBO {-total:,.6g}".replace("-", "\N{MINUS SIGN}"),
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color="#666666",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            zorder=2,
+        )
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+
+
+def level(axes: Any, estimate: Estimate, label: str) -> None:
+    """Draw a mean as a dashed line across, in a band of one standard error over particles."""
+    error = known(estimate.error_over_particles)
+    band = (estimate.mean - error, estimate.mean + error)
+    axes.axhspan(*band, color=VALIDATION, alpha=0.2, linewidth=0)
+    axes.axhline(estimate.mean, color=VALIDATION, linestyle=DASHED, linewidth=1.2, label=label)
 
 
 def particle_axis(axes: Any, ks: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Images that a VAE rebuilds and draws, in rows."""
+"""Images that a VAE rebuilds, draws and changes one latent at a time, in rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.mosaics import Shape, columns, fold, mosaic
+from pyrovae.traversals import Traversal
 from pyrovae.vae import VAE, evaluation_mode
 
 
@@ -47,6 +48,32 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
     for pair in zip(data.split(columns), means.split(columns), strict=True):
         rows += pair
     return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
+
+
+def traversals(traversal: Traversal, shape: Shape) -> Figure:
+    """Draw the means of p(x | z) along latent dimensions, a row each, left to right.
+
+    Args:
+        traversal: as returned by `traversals.traverse`.
+        shape: as for `reconstructions`.
+
+    Raises:
+        ValueError: if the means are not of this shape.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae.traversals import traverse
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> found = traverse(vae, torch.rand(6, 64).round(), dimensions=["z[1]", "z[0]"])
+        >>> figure = pv.plots.traversals(found, (1, 8, 8))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['z[1]', 'z[0]']
+    """
+    return mosaic([fold(row, shape) for row in traversal.means], names=list(traversal.names))
 
 
 @torch.no_grad()

@@ -1,0 +1,136 @@
+r"""How heavy the tail of the importance weights is, and weights with a smoothed tail.
+
+The largest weights of a datum follow, over a threshold u, a generalised Pareto distribution,
+
+    P(w - u > t | w > u) = (1 + k t / sigma)^(-1/k),
+
+whose shape k counts the moments of the weights: those of order below 1/k are finite. At k > 0.5
+the variance is infinite, and above 0.7 an average of weights is not to be believed at any number
+of particles that can be drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from pyro.ops.stats import fit_generalized_pareto
+from torch import Tensor
+
+TRUSTED: Final = 0.7
+"""The largest k at which an average of weights is believed."""
+
+SHORTEST: Final = 5
+"""The fewest weights that make a tail."""
+
+FEWEST: Final = 21
+"""The fewest particles whose tail has five weights."""
+
+_NOTHING: Final = 1e-300
+"""A weight that is so much less than the largest counts as zero."""
+
+
+def pareto_k(log_w: Tensor) -> Tensor:
+    r"""Estimate the shape k of the tail of each datum's weights, [N].
+
+    The tail is of the $M = \lceil \min(K/5, 3 \sqrt K) \rceil$ largest weights. The estimate is
+    Zhang and Stephens's, drawn towards 1/2 by as much as ten weights tell, $(M k + 5)/(M + 10)$.
+    It is minus infinity where the tail is flat up to rounding (equal weights, or two values), and
+    infinity where fewer than five weights stand above the rest: a few particles decide, or all
+    weights are zero.
+
+    Args:
+        log_w: [K, N]. NaN is returned for fewer than 21 particles, which leave no tail of five.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
+        Zhang, Stephens, 2009. A New and Efficient Estimation Method for the Generalized Pareto
+        Distribution.
+
+    Example:
+        >>> light, heavy = torch.randn(1000), 4 * torch.randn(1000)
+        >>> k = pareto_k(torch.stack([light, heavy, torch.zeros(1000)], dim=1))
+        >>> k < TRUSTED
+        tensor([ True, False,  True])
+        >>> k[2]
+        tensor(-inf)
+    """
+    return psis(log_w)[1]
+
+
+def smoothed(log_w: Tensor) -> Tensor:
+    """Return log-weights [K, N] whose tails are smoothed: arguments as of `pareto_k`.
+
+    The M largest weights become the quantiles (m - 1/2)/M of the Pareto distribution fitted to
+    them, in the same order, and none is above the largest raw weight. What k tells nothing of (it
+    is not finite) stays as it is. Averages of these weights are biased, and vary less.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
+
+    Example:
+        >>> log_w = torch.randn(1000, 1)
+        >>> int((smoothed(log_w) != log_w).sum()) <= tail_size(1000)
+        True
+    """
+    return psis(log_w)[0]
+
+
+def psis(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `smoothed` and `pareto_k` of the same weights from one fit of each tail.
+
+    Raises:
+        ValueError: if log_w is no [K, N].
+
+    Example:
+        >>> weights, k = psis(torch.randn(1000, 3))
+        >>> weights.shape, k.shape
+        (torch.Size([1000, 3]), torch.Size([3]))
+    """
+    if log_w.ndim != 2 or len(log_w) < 1:
+        raise ValueError(
+            f"log-weights have shape [K particles, N data] with K >= 1; got {tuple(log_w.shape)}"
+        )
+    if len(log_w) < FEWEST:
+        return log_w, torch.full_like(log_w[0], math.nan)
+    rounding = 100 * torch.finfo(log_w.dtype).eps
+    top, rows = log_w.detach().topk(tail_size(len(log_w)) + 1, dim=0)
+    tails, k = _smooth(top.T.cpu().double(), rounding)
+    return log_w.scatter(0, rows[:-1], tails.T.to(log_w)), k.to(log_w)
+
+
+def tail_size(particles: int) -> int:
+    """Return M, the number of weights in the tail of K.
+
+    Example:
+        >>> tail_size(20), tail_size(100), tail_size(5000)
+        (4, 20, 213)
+    """
+    return math.ceil(min(particles / 5, 3 * math.sqrt(particles)))
+
+
+def _smooth(top: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """Smooth tails [N, M + 1], the largest log-weight first, the threshold last; return k too."""
+    tail, largest, threshold = top[:, :-1], top[:, :1], top[:, -1:]
+    base = (threshold - largest).exp()
+    excess = (tail - largest).exp() - base
+    above = excess > _NOTHING
+    flat = largest - threshold <= rounding * largest.abs().clamp(min=1)
+    rows = zip(excess, above.sum(1).tolist(), flat.flatten().tolist(), strict=True)
+    fits = [(-math.inf, 0.0) if same else _fit(row[:n], rounding) for row, n, same in rows]
+    k, sigma = torch.tensor(fits, dtype=torch.float64).T.unsqueeze(-1)
+    beyond = (torch.arange(tail.shape[1]).double() + 0.5) / above.sum(1, keepdim=True)
+    quantiles = sigma / k * torch.expm1(-k * beyond.log())
+    weights = (quantiles + base).log().clamp(max=0) + largest
+    return torch.where(above & k.isfinite(), weights, tail), k.squeeze(-1)
+
+
+def _fit(excess: Tensor, rounding: float) -> tuple[float, float]:
+    """Return shape and scale of what weights have over a threshold, in falling order."""
+    if len(excess) < SHORTEST:
+        return math.inf, 0.0
+    if excess[0] - excess[-1] <= rounding * excess[0]:
+        return -math.inf, 0.0
+    k, sigma = fit_generalized_pareto(excess)
+    return k, sigma

@@ -1,0 +1,71 @@
+"""What each latent dimension costs, and so carries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from pyrovae.findings import Finding
+from pyrovae.mosaics import WIDTH
+from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
+from pyrovae.report import USED
+
+PREFIX: Final = "KL per dimension, "
+NAMED: Final = 24
+"""The bars, at most, that have room for the number of their dimension."""
+
+
+def kl_per_dimension(report: Finding) -> Figure:
+    """Draw the KL of each latent dimension, greatest first, with one standard error over data.
+
+    A panel for each site; dimensions of 0.01 nats or less, which carry next to nothing, are grey.
+
+    Args:
+        report: as returned by `evaluate`, or by `read_report`.
+
+    Raises:
+        ValueError: if no site has a KL for each dimension: a full-rank guide's has none.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(3),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 3)),
+        ... )
+        >>> report = pv.evaluate(vae, torch.rand(5, 64).round(), particles=10)
+        >>> axes = pv.plots.kl_per_dimension(report).axes[0]
+        >>> sorted(label.get_text() for label in axes.get_xticklabels())
+        ['0', '1', '2']
+    """
+    each = {
+        name.removeprefix(PREFIX): values.detach().cpu().double()
+        for name, values in report.per_datum.items()
+        if name.startswith(PREFIX)
+    }
+    if not each:
+        raise ValueError(
+            f"'{report.title}' has no KL for each dimension: both densities of a site must "
+            "factorise, as a mean-field guide's does"
+        )
+    figure = blank(0.8 * WIDTH, 2.5 * len(each))
+    panels = figure.subplots(len(each), 1, squeeze=False)[:, 0]
+    for axes, (site, values) in zip(panels, each.items(), strict=True):
+        means = values.mean(0)
+        order = means.argsort(descending=True)
+        errors = (values.std(0) / len(values) ** 0.5) if len(values) > 1 else 0 * means
+        axes.bar(
+            range(len(order)),
+            means[order].tolist(),
+            yerr=errors[order].tolist(),
+            color=[TRAIN if mean > USED else OBJECTIVE for mean in means[order].tolist()],
+            error_kw={"linewidth": 1.0, "ecolor": "#333333"},
+        )
+        labels = order.tolist() if len(order) <= NAMED else []
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_xlabel(f"dimension of {site}, by its KL")
+        axes.set_ylabel("KL, nats per datum")
+        clean(axes)
+        axes.grid(visible=False, axis="x")
+    return figure

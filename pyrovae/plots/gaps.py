@@ -1,0 +1,107 @@
+"""From the ELBO up to log p(x): what each gap costs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from matplotlib.figure import Figure
+
+from pyrovae import gaps as measured
+from pyrovae.bounds import Estimate
+from pyrovae.findings import Finding, estimate_of
+from pyrovae.mosaics import WIDTH
+from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+
+WITHOUT_FLOW: Final = (
+    (measured.ELBO, "ELBO", None, ""),
+    (measured.REFINED, "refined", measured.AMORTISATION, "amortisation"),
+    (measured.LOG_EVIDENCE, "log p(x)", measured.APPROXIMATION, "approximation"),
+)
+WITH_FLOW: Final = (
+    *WITHOUT_FLOW[:2],
+    (measured.FLOW, "refined\nflow", measured.GAINED, "gained by the flow"),
+    (measured.LOG_EVIDENCE, "log p(x)", measured.OF_FLOW, "left to the flow"),
+)
+COLOURS: Final = (OBJECTIVE, VALIDATION, TRAIN, CLASSES[2])
+HATCHES: Final = ("", "", "//", "..")
+
+
+def gaps(finding: Finding) -> Figure:
+    r"""Draw the levels from the ELBO to log p(x), and between them what each gap costs.
+
+    A bar reaches from the level before it to its own; its height is the gap, and its error bar
+    two standard errors of the gap over particles to either side. From datum to datum the levels
+    vary together, far more than the gaps: the errors over data stand beside the gaps' numbers.
+
+    Args:
+        finding: what `gaps.Gaps` found, or what `read_report` read of it.
+
+    Raises:
+        ValueError: for what something else found.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
+        >>> figure = pv.plots.gaps(pv.Gaps(steps=20)(vae, x))
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['ELBO', 'refined', 'refined\nflow', 'log p(x)']
+    """
+    steps = WITH_FLOW if measured.FLOW in finding.quantities else WITHOUT_FLOW
+    levels = [estimate_of(finding, level).mean for level, *_ in steps]
+    figure = blank(0.8 * WIDTH, 3.4)
+    axes = figure.subplots()
+    for place, (_, _, gap, label) in enumerate(steps):
+        if gap is not None:
+            _bar(axes, place, levels[place - 1 : place + 1], estimate_of(finding, gap), label)
+    for place, level in enumerate(levels):
+        right = min(place + 1.4, len(levels) - 0.6)
+        axes.plot([place - 0.4, right], [level, level], color="black", linewidth=1.2)
+    axes.set_xticks(range(len(steps)), [label for _, label, *_ in steps])
+    axes.set_xlim(-0.6, len(steps) - 0.4)
+    axes.use_sticky_edges = False
+    axes.margins(y=0.2)
+    axes.set_ylabel("nats per datum")
+    axes.set_title(finding.title.partition(", nats")[0], loc="left", fontsize=10)
+    clean(axes)
+    axes.grid(visible=False, axis="x")
+    axes.text(
+        0.01,
+        0.98,
+        "bars: ± 2 standard errors over particles\nnumbers: ± 1 over data",
+        transform=axes.transAxes,
+        ha="left",
+        va="top",
+        fontsize=8.5,
+    )
+    return figure
+
+
+def _bar(axes: Any, place: int, ends: list[float], gap: Estimate, label: str) -> None:
+    low, high = ends
+    axes.bar(
+        place,
+        gap.mean,
+        bottom=low,
+        width=0.8,
+        color=COLOURS[place],
+        alpha=0.55,
+        hatch=HATCHES[place],
+        edgecolor="white",
+    )
+    error = 2 * known(gap.error_over_particles)
+    axes.errorbar(place, high, yerr=error, color="black", capsize=4, linewidth=1.2)
+    spread = f" ± {gap.error_over_data:.2g}" if known(gap.error_over_data) else ""
+    axes.annotate(
+        f"{label}\n{gap.mean:.3g}{spread}",
+        (place, max(ends) + error),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8.5,
+    )

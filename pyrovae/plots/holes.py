@@ -1,0 +1,105 @@
+"""Where the aggregate posterior and the prior miss each other."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from pyrovae.mosaics import WIDTH
+from pyrovae.planes import LatentPlane
+from pyrovae.plots.style import VALIDATION, blank, clean
+
+PRIOR: Final = "#1A1A1A"
+OUTSIDE: Final = "#6A3D9A"
+SHARES: Final = (0.99, 0.9, 0.5)
+"""Of the prior's mass, what its contours hold."""
+
+
+def holes(plane: LatentPlane) -> Figure:
+    """Draw the aggregate posterior, the prior's contours, and where one misses the other.
+
+    A hole is where q(z) is below `plane.hole` times p(z): a decoder has hardly been trained there,
+    and the prior sends draws to it. It matters as far as the prior has mass there, so holes are
+    hatched inside the outermost contour alone; codes outside the prior are outlined where the
+    aggregate has as much.
+
+    Args:
+        plane: as returned by `planes.latent_plane`.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> from pyrovae.planes import latent_plane
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> figure = pv.plots.holes(latent_plane(vae, torch.rand(20, 64).round()))
+        >>> figure.axes[0].get_xlabel()
+        'z[0]'
+    """
+    across, up = plane.grid.tolist()
+    prior, aggregate = plane.prior.T.numpy(), plane.aggregate.T.numpy()
+    figure = blank(WIDTH, 0.56 * WIDTH)
+    axes = figure.subplots()
+    image = axes.pcolormesh(across, up, aggregate, cmap="Blues", shading="gouraud", vmin=0)
+    levels = _levels(plane.prior)
+    axes.contour(across, up, prior, levels=levels, colors=PRIOR, linewidths=0.9)
+    _hatch(axes, plane, plane.in_holes & (plane.prior >= levels[0]), VALIDATION, "////")
+    crowded = plane.aggregate >= _levels(plane.aggregate)[0]
+    _hatch(axes, plane, plane.outside & crowded, OUTSIDE, "....")
+    axes.set(xlabel=plane.names[0], ylabel=plane.names[1])
+    clean(axes)
+    axes.grid(visible=False)
+    bar: Any = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label("aggregate posterior $q(z)$", size=9)
+    bar.ax.tick_params(labelsize=8, color="#666666")
+    figure.legend(handles=_legend(plane), loc="outside right center", frameon=False, fontsize=8.5)
+    smoothed = f", {' and '.join(plane.smoothed)} smoothed" if plane.smoothed else ""
+    axes.set_title(f"{plane.size:,} data{smoothed}", loc="left", fontsize=10)
+    return figure
+
+
+def _hatch(axes: Any, plane: LatentPlane, where: Tensor, colour: str, pattern: str) -> None:
+    """Hatch a region of the grid and draw its edge."""
+    if not where.any():
+        return
+    across, up = plane.grid.tolist()
+    inside = where.T.float().numpy()
+    filled = axes.contourf(across, up, inside, levels=[0.5, 1.5], colors="none", hatches=[pattern])
+    filled.set_edgecolor(colour)
+    filled.set_linewidth(0)
+    axes.contour(across, up, inside, levels=[0.5], colors=colour, linewidths=1.1)
+
+
+def _levels(density: Tensor) -> list[float]:
+    """Return the densities above which lie `SHARES` of the mass, from the lowest."""
+    ordered = density.flatten().sort(descending=True).values
+    mass = ordered.cumsum(0) / ordered.sum()
+    return sorted(ordered[int((mass < share).sum())].item() for share in SHARES)
+
+
+def _legend(plane: LatentPlane) -> list[Any]:
+    shares = ", ".join(f"{100 * share:.0f}" for share in sorted(SHARES))
+    return [
+        Line2D([], [], color=PRIOR, linewidth=0.9, label=f"prior $p(z)$:\n{shares}% of its mass"),
+        Patch(
+            facecolor="none",
+            edgecolor=VALIDATION,
+            hatch="////",
+            label=f"hole, $q(z) < {plane.hole:g}\\,p(z)$:\n"
+            f"{100 * plane.prior_mass_in_holes:.1f}% of the prior",
+        ),
+        Patch(
+            facecolor="none",
+            edgecolor=OUTSIDE,
+            hatch="....",
+            label=f"outside, $p(z) < {plane.hole:g}\\,q(z)$:\n"
+            f"{100 * plane.aggregate_mass_outside:.1f}% of the codes",
+        ),
+    ]

@@ -1,0 +1,64 @@
+"""How far the scores of novel data lie from those of the model's own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+
+from pyrovae.mosaics import WIDTH
+from pyrovae.novelty import Detection
+from pyrovae.plots.style import TRAIN, VALIDATION, blank, clean
+
+BINS = 40
+
+
+def novelty(detection: Detection) -> Figure:
+    """Draw the scores of both kinds of data as histograms, a panel for each score.
+
+    Each histogram has an area of 1; the title gives the area under the ROC curve. The axis spans
+    the middle 99% of all scores, and what is beyond counts in the bins at its ends.
+
+    Args:
+        detection: as returned by `Novelty`.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae.novelty import Novelty, surprise
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> found = Novelty(torch.ones(5, 64), {"-log p": surprise})(vae, torch.zeros(5, 64))
+        >>> pv.plots.novelty(found).axes[0].get_xlabel()
+        '-log p'
+    """
+    names = list(detection.inside)
+    columns = min(2, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = blank(WIDTH * columns / 2, 0.35 + 2.2 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels.flat, names, strict=False):
+        kinds = (detection.inside[name].double(), detection.outside[name].double())
+        low, high = torch.cat(kinds).quantile(torch.tensor([0.005, 0.995]).double()).tolist()
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64).tolist()
+        looks = (("the model's kind", TRAIN), ("novel", VALIDATION))
+        for scores, (label, colour) in zip(kinds, looks, strict=True):
+            values = scores.clamp(low, high).tolist()
+            axes.hist(values, edges, density=True, color=colour, alpha=0.6, label=label)
+        area = detection.quantities[name]
+        error = "" if math.isnan(area.error_over_data) else f" ± {area.error_over_data:.3f}"
+        axes.set_title(f"AUROC {area.mean:.3f}{error}", loc="left", fontsize=10)
+        axes.set_xlabel(name)
+        axes.set_yticks([])
+        clean(axes)
+        axes.grid(visible=False)
+    lines = panels.flat[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    return figure

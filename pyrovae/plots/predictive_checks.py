@@ -1,0 +1,71 @@
+"""Where the real data lie among those drawn from the model, discrepancy by discrepancy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pyrovae.mosaics import WIDTH
+from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
+from pyrovae.predictive_checks import PredictiveChecks
+
+COLUMNS = 3
+
+
+def predictive_checks(checks: PredictiveChecks) -> Figure:
+    """Draw each discrepancy of the data drawn as a histogram, of the real ones as a line.
+
+    A discrepancy that looks at latents has no one real value; its difference, drawn - real, is
+    shown, and the line stands at 0. Panels of discrepancies outside have the line's colour.
+
+    Args:
+        checks: as returned by `PredictiveCheck`.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> from pyrovae.predictive_checks import PredictiveCheck
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> found = PredictiveCheck({"mean": torch.mean}, draws=99)(vae, torch.zeros(50, 64))
+        >>> pv.plots.predictive_checks(found).axes[0].get_title(loc="left")
+        'mean: p = 1.000'
+    """
+    names = list(checks.real)
+    columns = min(COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = blank(WIDTH * columns / COLUMNS, 0.35 + 1.9 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels.flat, names, strict=False):
+        _panel(axes, checks, name)
+    lines = panels.flat[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _panel(axes: Any, checks: PredictiveChecks, name: str) -> None:
+    real, drawn = checks.real[name], checks.replicated[name]
+    moves = bool((real != real[0]).any())
+    values, at = (drawn - real, 0.0) if moves else (drawn, real[0].item())
+    outside = name in checks.outside
+    axes.hist(values.tolist(), 30, color=OBJECTIVE, alpha=0.75, label="drawn from the model")
+    colour = VALIDATION if outside else TRAIN
+    axes.axvline(at, color=colour, linewidth=2, label="real data")
+    axes.set_title(
+        f"{name}: p = {checks.p_value(name).mean:.3f}",
+        loc="left",
+        fontsize=9,
+        color=colour if outside else "black",
+    )
+    if moves:
+        axes.set_xlabel("drawn - real")
+    axes.set_yticks([])
+    axes.locator_params(axis="x", nbins=5)
+    clean(axes)
+    axes.grid(visible=False)

@@ -1,0 +1,57 @@
+"""How far apart the bounds of annealed importance sampling lie."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from pyrovae.findings import Finding, estimate_of
+from pyrovae.mosaics import WIDTH
+from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
+
+
+def sandwich(found: Finding) -> Figure:
+    """Draw the bounds on each simulated datum, and the gap between them, least to greatest.
+
+    The first panel shows the bound from above against that from below: on the line they agree.
+    The second shows what they differ by, with the mean and two standard errors over the data.
+
+    Args:
+        found: what `AIS` found, or what `read_report` read of it.
+
+    Raises:
+        ValueError: for what something else found.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 8, 4)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(4, 8, 2 * 2)),
+        ... )
+        >>> figure = pv.plots.sandwich(pv.AIS(20, chains=4)(vae, torch.randn(3, 4)))
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
+        ['bounds on log p(x), simulated data', 'gap between them']
+    """
+    figure = blank(WIDTH, 3.1)
+    both, apart = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    below = estimate_of(found, "simulated data, from below").value.cpu().tolist()
+    above = estimate_of(found, "simulated data, from above").value.cpu().tolist()
+    ends = [min(below + above), max(below + above)]
+    both.plot(ends, ends, color=OBJECTIVE, linestyle=DASHED, linewidth=1)
+    both.scatter(below, above, s=14, color=TRAIN, linewidths=0)
+    both.set(xlabel="from below, nats", ylabel="from above, nats")
+    both.set_title("bounds on log p(x), simulated data", loc="left", fontsize=10)
+    gap = estimate_of(found, "simulated data, gap")
+    gaps = sorted(gap.value.cpu().tolist())
+    apart.axhline(0, color=OBJECTIVE, linewidth=1, linestyle=DASHED)
+    apart.axhline(gap.mean, color=VALIDATION, linewidth=1.3)
+    reach = 2 * gap.error_over_data if len(gaps) > 1 else 0.0
+    label = f"mean {gap.mean:.2f} ± {reach:.2f} (two standard errors)"
+    apart.axhspan(gap.mean - reach, gap.mean + reach, color=VALIDATION, alpha=0.2, label=label)
+    apart.scatter(range(1, len(gaps) + 1), gaps, s=14, color=TRAIN, linewidths=0)
+    apart.set(xlabel="datum, by its gap", ylabel="above less below, nats")
+    apart.set_title("gap between them", loc="left", fontsize=10)
+    apart.legend(frameon=False, fontsize=8.5, loc="upper left")
+    for axes in (both, apart):
+        clean(axes)
+    return figure

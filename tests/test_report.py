@@ -1,0 +1,281 @@
+"""A report says which data not to believe, names its parts, and keeps what an interrupt leaves."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch.distributions import constraints
+from worlds import Hierarchy, LinearGaussian, Mixture
+
+import pyrovae as pv
+
+NAN = math.nan
+
+
+def astray(world, far):
+    """Return the exact posterior, but six standard deviations off for the data in `far`."""
+
+    def guide(x):
+        away = 6 * world.scale_tril.diagonal() * far(x).unsqueeze(-1)
+        loc = world.posterior_mean(x) + away
+        return pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=world.scale_tril))
+
+    return world.vae(guide)
+
+
+def high(x):
+    return x[..., 0] > 0
+
+
+class TestTrust:
+    def test_the_data_whose_guide_is_astray_are_named(self):
+        world = LinearGaussian()
+        x = world.sample(60)
+        report = pv.evaluate(astray(world, high), x, particles=200)
+        bad = high(x).nonzero().flatten()
+        assert torch.equal(report.untrusted, bad)
+        assert (report.pareto_k[~high(x)] == -math.inf).all()
+        assert not report.trusted
+        which = ", ".join(str(i) for i in bad[:10].tolist())
+        (said,) = (line for line in report.verdict if "k-hat" in line)
+        assert said.startswith(
+            f"Pareto k-hat is above 0.7 at {len(bad)} of 60 data: {which} and {len(bad) - 10} more"
+        )
+        # It is right not to believe them: the bound is low by nats, its error by much less.
+        low = world.log_evidence(x) - report.iwae[200].value
+        assert (low[bad] > 2).sum() > len(bad) / 2
+        assert low[~high(x)].abs().max() < 1e-9
+
+    def test_ten_are_named_without_more(self):
+        world = LinearGaussian()
+        x = world.sample(60)
+        x[:, 0] = -1.0
+        x[5:12, 0] = 1.0
+        report = pv.evaluate(astray(world, high), x, particles=200)
+        assert "at 7 of 60 data: 5, 6, 7, 8, 9, 10, 11 (all in" in " ".join(report.verdict)
+
+    def test_weights_that_are_well_behaved_are_said_to_be(self):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(), world.sample(20), particles=2000)
+        assert report.trusted
+        assert len(report.untrusted) == 0
+        largest = report.pareto_k.max().item()
+        assert f"all 20 data are well-behaved: Pareto k-hat is at most {largest:.2f}" in " ".join(
+            str(report).split()
+        )
+
+    def test_equal_weights_hardly_vary(self):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(world.exact_posterior), world.sample(5), particles=50)
+        assert report.trusted
+        assert "The weights of all 5 data are well-behaved: they hardly vary." in report.verdict
+
+    @pytest.mark.parametrize("particles", [1, 2, 20])
+    def test_few_particles_do_not_tell(self, particles):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(), world.sample(5), particles=particles)
+        assert report.pareto_k.isnan().all()
+        assert report.psis is None
+        assert (report.extrapolated is None) == (particles == 1)
+        assert not report.trusted
+        assert "Fewer than 21 particles cannot tell" in str(report)
+
+
+class TestParts:
+    def test_rates_by_site_cover_their_exact_values(self):
+        """The rate of top is its KL; that of low what is left of the joint KL.
+
+        2,000 data, a coverage of 95% with a standard error of 0.5%.
+        """
+        world = Hierarchy()
+        x = world.sample(2000)
+        report = pv.evaluate((world.model, world.exact_guide), x, particles=100, batch_size=500)
+        prior = torch.distributions.Normal(0.0, 1.0)
+        top = world.given([0], [3, 4, 5], x)
+        scale = top.scale_tril[..., 0, 0].expand(2000)
+        own = torch.distributions.kl_divergence(
+            torch.distributions.Normal(top.loc[:, 0], scale), prior
+        )
+        truth = {"top": own, "low": world.posterior_kl(x) - own}
+        assert set(report.site_rates) == set(truth)
+        for site, rate in report.site_rates.items():
+            inside = (rate.value - truth[site]).abs() <= 1.96 * rate.standard_error
+            assert 0.92 <= inside.double().mean() <= 0.98, site
+            over_data = report.estimates[f"rate, {site}"].error_over_data
+            assert over_data == pytest.approx(float(rate.value.std()) / math.sqrt(2000))
+
+    @pytest.mark.parametrize(
+        ("continuous", "sites"), [(False, ["c"]), (True, ["z", "c"])], ids=["class", "class and z"]
+    )
+    def test_rates_by_site_add_up_where_a_site_is_summed_out(self, continuous, sites):
+        world = Mixture(continuous=continuous)
+        pair = (world.model, world.guide_enumerated)
+        report = pv.evaluate(pair, world.sample(4), particles=5)
+        assert set(report.site_rates) == set(sites)
+        total = sum(rate.value for rate in report.site_rates.values())
+        torch.testing.assert_close(total, report.monte_carlo_kl.value)
+
+    def test_sites_without_a_partner_stand_together(self):
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                u = pyro.sample("u", dist.Normal(x / 2, 0.5), infer={"is_auxiliary": True})
+                pyro.sample("z", dist.Delta(u))
+
+        report = pv.evaluate((model, guide), torch.randn(4), particles=5)
+        assert set(report.site_rates) == {"z", "u"}
+        total = sum(rate.value for rate in report.site_rates.values())
+        torch.testing.assert_close(total, report.monte_carlo_kl.value)
+
+    def test_the_kl_of_each_dimension_is_the_closed_form(self):
+        world = LinearGaussian()
+        x = world.sample(250)
+        report = pv.evaluate(world.vae(), x, particles=3)
+        normal = torch.distributions.Normal
+        q = normal(world.posterior_mean(x) + world.shift, world.off_scale)
+        wanted = torch.distributions.kl_divergence(q, normal(0.0, 1.0))
+        torch.testing.assert_close(report.kl_per_dimension["z"], wanted)
+        torch.testing.assert_close(wanted.sum(-1), report.closed_form_kl.value)
+        assert "KL above 0.01 nats: 2 of the 2 dimensions of z." in report.verdict
+
+    def test_a_dimension_that_says_nothing_is_not_counted(self):
+        def guide(x):
+            loc = torch.stack([x[..., 0], 0 * x[..., 0]], -1)
+            pyro.sample("z", dist.Normal(loc, torch.tensor([0.5, 1.0]).double()).to_event(1))
+
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(guide), world.sample(5), particles=3)
+        assert "KL above 0.01 nats: 1 of the 2 dimensions of z." in report.verdict
+
+    def test_a_site_that_does_not_factorise_has_no_kl_by_dimension(self):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(world.exact_posterior), world.sample(5), particles=3)
+        assert report.kl_per_dimension == {}
+        upwards = Hierarchy()
+        pair = (upwards.model, upwards.exact_guide_upwards)
+        assert pv.evaluate(pair, upwards.sample(4), particles=3).kl_per_dimension == {}
+
+    def test_a_mask_takes_the_kl_of_its_data(self):
+        world = LinearGaussian()
+        x, mask = world.sample(6), torch.arange(6) > 2
+        pair = [poutine.mask(program, mask=mask) for program in (world.model, world.off_guide)]
+        found = pv.evaluate(tuple(pair), x, particles=3).kl_per_dimension["z"]
+        assert (found[:3] == 0).all()
+        assert (found[3:] > 0).all()
+        lopsided = (world.model, pair[1])
+        assert pv.evaluate(lopsided, x, particles=3).kl_per_dimension == {}
+
+
+def ignoring_z(likelihood):
+    """Return a VAE whose likelihood is the same whatever z, a network of zeros."""
+    for parameter in likelihood.parameters():
+        torch.nn.init.zeros_(parameter)
+    return pv.VAE(
+        pv.priors.StandardNormal(1), likelihood, pv.guides.MeanFieldNormal(pv.nets.MLP(6, 2))
+    )
+
+
+class TestBits:
+    def test_a_fair_coin_is_one_bit_and_256_even_levels_eight(self):
+        coin = ignoring_z(pv.likelihoods.Bernoulli(pv.nets.MLP(1, 6)))
+        report = pv.evaluate(coin, torch.ones(3, 6), particles=2000, ks=[2000])
+        # IWAE of an independent z is off by its error alone.
+        bits = report.bits_per_dimension()
+        assert bits.mean == pytest.approx(1, abs=4 * bits.error_over_particles + 1e-6)
+        assert report.quantities["bits per dimension"] == bits
+        assert "IWAE-2000 of binary data, 6 a datum; nothing is dequantised" in " ".join(
+            str(report).split()
+        )
+        levels = ignoring_z(pv.likelihoods.Categorical(pv.nets.MLP(1, 6 * 256), classes=256))
+        report = pv.evaluate(levels, torch.full((3, 6), 77.0), particles=200, ks=[200])
+        bits = report.bits_per_dimension()
+        assert bits.mean == pytest.approx(8, abs=4 * bits.error_over_particles + 1e-6)
+        assert "of whole numbers" in str(report)
+
+    def test_a_flat_density_of_pixels_over_256_is_eight_bits(self):
+        flat = ignoring_z(pv.likelihoods.ContinuousBernoulli(pv.nets.MLP(1, 6)))
+        report = pv.evaluate(flat, torch.rand(3, 6), particles=2000, ks=[2000])
+        bits = report.bits_per_dimension(levels=256)
+        assert bits.mean == pytest.approx(8, abs=4 * bits.error_over_particles + 1e-6)
+        assert "bits per dimension" not in report.quantities
+        assert "report.bits_per_dimension(256) adds the 8 bits" in " ".join(str(report).split())
+
+    def test_errors_are_those_of_the_bound_at_most_particles(self):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(), world.sample(9), particles=40, ks=[5, 40])
+        bits, nats = report.bits_per_dimension(), report.iwae[40]
+        for name, sign in {"mean": -1, "error_over_data": 1, "error_over_particles": 1}.items():
+            wanted = sign * getattr(nats, name) / (3 * math.log(2))
+            assert getattr(bits, name) == pytest.approx(wanted)
+        one = pv.evaluate(world.vae(), world.sample(9), particles=1)
+        assert one.bits_per_dimension().mean == pytest.approx(-one.elbo.mean / (3 * math.log(2)))
+
+    @pytest.mark.parametrize(
+        ("columns", "whole"),
+        [
+            ([constraints.boolean, constraints.nonnegative_integer], True),
+            ([constraints.boolean, constraints.real], False),
+        ],
+    )
+    def test_a_table_is_of_whole_numbers_where_every_column_is(self, columns, whole):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(), world.sample(3), particles=3)
+        domain = constraints.stack(columns, dim=-1)
+        assert pv.Report(**{**vars(report), "domain": domain}).of_whole_numbers == whole
+        assert not report.of_whole_numbers
+
+
+class TestFigure:
+    def test_the_extrapolation_is_drawn_with_its_error_where_it_is_trusted(self):
+        world = LinearGaussian()
+        report = pv.evaluate(world.vae(), world.sample(5), particles=500)
+        axes = pv.plots.bounds(report).axes[0]
+        (line,) = (line for line in axes.lines if line.get_label() == "extrapolated, no bound")
+        assert set(line.get_ydata()) == {report.extrapolated.mean}
+        (band,) = axes.patches
+        low, high = band.get_y(), band.get_y() + band.get_height()
+        error = report.extrapolated.error_over_particles
+        assert (low + high) / 2 == pytest.approx(report.extrapolated.mean)
+        assert (high - low) / 2 == pytest.approx(error)
+
+    def test_and_not_where_one_datum_is_not(self):
+        world = LinearGaussian()
+        x = world.sample(5)
+        x[:, 0] = -1.0
+        x[3, 0] = 1.0
+        report = pv.evaluate(astray(world, high), x, particles=200)
+        assert report.untrusted.tolist() == [3]
+        assert not pv.plots.bounds(report).axes[0].patches
+
+
+class TestAnnealing:
+    """The report holds its tightest bound against annealing on the same data, the first ones."""
+
+    def said(self, shift, **settings):
+        world = LinearGaussian(shift=shift)
+        found = pv.evaluate(
+            world.vae(), world.sample(12), particles=40, diagnostics=[pv.AIS(**settings)]
+        )
+        gain = found.findings["ais"].lower.value - found.iwae[40].value[: settings["data"]]
+        return (
+            found,
+            gain.mean().item(),
+            next(line for line in found.verdict if "sampling finds" in line),
+        )
+
+    def test_says_by_how_much_a_bound_of_a_poor_guide_is_short(self):
+        found, gain, said = self.said(4.0, temperatures=100, data=8)
+        assert gain > 1
+        assert f"On the first 8 data annealed importance sampling finds +{gain:.2f} ±" in said
+        assert "beside IWAE-40: that bound is short" in said
+
+    def test_says_so_where_there_is_nothing_to_gain(self):
+        _, _, said = self.said(0.0, temperatures=100, data=12)
+        assert "no more than that bound, within errors" in said
