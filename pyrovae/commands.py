@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import math
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pyro.optim
-from torch.distributions import constraints
+import torch
 
-from pyrovae import catalogue, plots, runs, schedules
+from pyrovae import catalogue, html_report, plots, schedules
+from pyrovae.ais import AIS
 from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
+from pyrovae.comparison import SavedFinding
+from pyrovae.comparison import compare as compare_reports
 from pyrovae.data import DataSet, Split, seeded
 from pyrovae.data import load as load_data
 from pyrovae.evaluation import evaluate as measure
+from pyrovae.findings import Diagnostic
+from pyrovae.fingerprints import fingerprints
+from pyrovae.gaps import Gaps
 from pyrovae.handlers import free_bits
+from pyrovae.latents import Latents
 from pyrovae.parts import is_known
 from pyrovae.recipes import one_line, running
 from pyrovae.recipes import run as run_recipe
-from pyrovae.runs import Run
+from pyrovae.reopened import (
+    EVALUATION,
+    binarization_for,
+    data_of_evaluation,
+    data_of_run,
+    data_set,
+    evaluation_of,
+    image_shape,
+    load_run,
+    record,
+)
+from pyrovae.report import Report
+from pyrovae.run_figures import (
+    MEASURED,
+    history_figure,
+    report_figures,
+    save_figures,
+    vae_figures,
+)
+from pyrovae.runs import Run, provenance, write_atomically
 from pyrovae.training import Step, fit
 from pyrovae.vae import VAE
 
@@ -51,20 +74,25 @@ def demo(arguments: argparse.Namespace) -> int:
     )
     arguments.latents, arguments.hidden = DEMO_LATENTS, [DEMO_HIDDEN]
     vae = _network_vae(data, arguments)
-    details = {"demo": True, "data": _record(data, None, "dynamic")}
+    recorded = record(data, None, "dynamic")
+    details = {"demo": True, "data": recorded}
     history = _fit(vae, data, arguments, details, every=max(1, arguments.epochs // 5))
     if history.ended == "interrupted":
         return complain("interrupted", INTERRUPTED)
     print(f"Measuring log p(x) from below with {arguments.particles:,} particles ...", flush=True)
     report = measure(vae, data.test, particles=arguments.particles, seed=arguments.seed)
     print(report)
-    _save_report(report, folder, {"data_set": "digits", "split": "test"})
-    _save_training_figures(vae, history, data, folder)
+    run, arguments.split, arguments.limit = Run(folder), "test", None
+    _save_report(report, run, arguments, recorded)
+    figures = vae_figures(vae, data.test, data.shape) | {"history": plots.history(history)}
+    figures |= report_figures(report, vae, data.test.draw(), data.shape)
+    save_figures(figures, run)
     print(
         f"\nThe run is in {folder}: the VAE, its history, its evaluation, and\n  "
         + "\n  ".join(str(path) for path in sorted((folder / "figures").glob("*.png")))
         + f"\n\nNext:\n  pyrovae sample {folder} -n 100 --out samples.png"
-        f"\n  pyrovae evaluate {folder} --particles 5000"
+        f"\n  pyrovae report {folder}"
+        f"\n  pyrovae evaluate {folder} --particles 5000 --ais 1000 --gaps --latents"
         f"\n  pyrovae train --data digits --guide full-rank --out runs/full-rank"
         f'\n  python -c "import pyrovae as pv; print(pv.load({str(folder)!r}))"'
     )
@@ -77,21 +105,23 @@ def train(arguments: argparse.Namespace) -> int:
     _refuse_a_run(folder, overwrite=arguments.overwrite)
     recipe, asked = arguments.recipe, arguments.binarization
     with running(recipe):
-        data = _data(arguments.data, arguments.root, asked or "dynamic")
+        data = data_set(arguments.data, arguments.root, asked or "dynamic")
         if recipe:
             vae = run_recipe(recipe, data.shape, seed=arguments.seed)
         else:
             vae = _network_vae(data, arguments)
-        binarization = asked or _binarization_for(vae)
+        binarization = asked or binarization_for(vae)
         if binarization == "none" and asked is None:
-            data = _data(arguments.data, arguments.root, binarization)
-        details: dict[str, Any] = {"data": _record(data, arguments.root, binarization)}
+            data = data_set(arguments.data, arguments.root, binarization)
+        details: dict[str, Any] = {"data": record(data, arguments.root, binarization)}
         details["training"] = {name: getattr(arguments, name) for name in _RECORDED}
         if recipe:
             details["recipe"] = str(recipe.resolve())
         history = _fit(vae, data, arguments, details)
         if history.epochs:
-            _save_training_figures(vae, history, data, folder)
+            run = Run(folder)
+            figures = vae_figures(vae, data.test, data.shape)
+            save_figures({"history": plots.history(history)} | figures, run)
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     epochs = "epoch" if len(history.epochs) == 1 else "epochs"
     seconds = f"{sum(history.column('seconds')):.0f} s of steps"
@@ -103,9 +133,11 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Print a run's report and keep it in the folder."""
-    vae, config = _load_run(arguments)
-    name, split, _ = _data_of_run(arguments, config, vae)
+    """Print a run's report with what was found besides, and keep both in the folder."""
+    diagnostics = _diagnostics(arguments)
+    vae, config = load_run(arguments)
+    recorded, split = data_of_run(arguments, config.get("data") or {}, vae)
+    run = Run(arguments.folder)
     with running(arguments.recipe):
         report = measure(
             vae,
@@ -114,18 +146,63 @@ def evaluate(arguments: argparse.Namespace) -> int:
             ks=arguments.ks,
             seed=arguments.seed,
             compile=arguments.compile,
+            diagnostics=diagnostics,
         )
-    print(report)
-    _save_report(report, arguments.folder, {"data_set": name, "split": arguments.split})
-    print(f"written: {arguments.folder / 'evaluation.json'}")
+        print(report)
+        _save_report(report, run, arguments, recorded)
+        x = split.draw()[: len(report.elbo.value)]
+        figures = report_figures(report, vae, x, image_shape(recorded, None))
+    save_figures(figures, run, in_place_of=MEASURED)
+    print(f"written: {run.folder / EVALUATION}")
+    print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
+    again = f" --recipe {arguments.recipe}" if arguments.recipe else ""
+    print(f"Next:\n  pyrovae report {run.folder}{again}")
+    return INTERRUPTED if report.partial else 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print how two evaluated runs differ, and draw it."""
+    folders = [folder.resolve() for folder in arguments.folders]
+    a, b = (folder.name for folder in folders)
+    names = (a, b) if a != b else (str(folders[0]), str(folders[1]))
+    reports = [evaluation_of(folder) for folder in arguments.folders]
+    found = compare_reports(*reports, names=names)
+    print(found)
+    for name, saved in zip(names, reports, strict=True):
+        if saved.said["partial"]:
+            print(f"An interrupt cut the evaluation of {name} short.")
+    arguments.folder = arguments.folders[0]
+    return _write_figure(plots.comparison(found), arguments, f"comparison-with-{b}")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write what is known of a run as one page."""
+    run = Run(arguments.folder)
+    saved = evaluation_of(run.folder)
+    vae, config = load_run(arguments)
+    recorded = data_of_evaluation(saved, config)
+    arguments.split, arguments.limit = recorded["split"], None
+    with running(arguments.recipe):
+        split, left_out = _measured_data(arguments, recorded, vae, saved)
+        figures = history_figure(run)
+        x = None if split is None else split.draw()
+        shape = None
+        with contextlib.suppress(ValueError), seeded(0):
+            shape = image_shape(recorded, lambda: vae.sample(1))
+            figures |= vae_figures(vae, split, shape)
+        figures |= report_figures(saved, vae, x, shape)
+    page = html_report.page(run, saved, figures, left_out=left_out)
+    path = arguments.out or run.folder / "report.html"
+    write_atomically(path, page.encode())
+    print(f"written: {path}")
     return 0
 
 
 def sample(arguments: argparse.Namespace) -> int:
     """Draw what the prior of a run generates."""
-    vae, config = _load_run(arguments)
+    vae, config = load_run(arguments)
     with running(arguments.recipe), seeded(arguments.seed):
-        shape = _image_shape(config, lambda: vae.sample(1))
+        shape = image_shape(config.get("data") or {}, lambda: vae.sample(1))
         figure = plots.samples(vae, arguments.number, shape)
     return _write_figure(figure, arguments, "samples")
 
@@ -133,12 +210,45 @@ def sample(arguments: argparse.Namespace) -> int:
 def reconstruct(arguments: argparse.Namespace) -> int:
     """Draw data beside their reconstructions."""
     arguments.limit = arguments.number
-    vae, config = _load_run(arguments)
-    _, split, shape = _data_of_run(arguments, config, vae)
+    vae, config = load_run(arguments)
+    recorded, split = data_of_run(arguments, config.get("data") or {}, vae)
     with running(arguments.recipe), seeded(arguments.seed):
         x = split.draw(seed=arguments.seed)
-        figure = plots.reconstructions(vae, x, shape)
+        figure = plots.reconstructions(vae, x, image_shape(recorded, None))
     return _write_figure(figure, arguments, "reconstructions")
+
+
+def _diagnostics(arguments: argparse.Namespace) -> list[Diagnostic]:
+    """Return what is measured besides, with the settings that were given."""
+    first = {} if arguments.diagnose is None else {"data": arguments.diagnose}
+    start = {} if arguments.ais_start is None else {"start": arguments.ais_start}
+    if start and not arguments.ais:
+        raise ValueError("--ais-start says where the chains of --ais start: give --ais T")
+    if first and not (arguments.ais or arguments.gaps):
+        raise ValueError("--diagnose is the data of --ais and --gaps: give one of these")
+    found: list[Diagnostic] = []
+    if arguments.ais:
+        found.append(AIS(arguments.ais, **first, **start))
+    if arguments.gaps:
+        found.append(Gaps(**first))
+    if arguments.latents:
+        found.append(Latents())
+    return found
+
+
+def _measured_data(
+    arguments: argparse.Namespace, recorded: dict[str, Any], vae: VAE, saved: SavedFinding
+) -> tuple[Split | None, list[str]]:
+    """Return the data of an evaluation, if they can be found, or why they are not shown."""
+    if arguments.data is None and recorded["name"] is None:
+        return None, ["The files record no data set, so no data are shown: name it with --data."]
+    arguments.limit = saved.said["data"]
+    _, split = data_of_run(arguments, recorded, vae)
+    met, x = saved.fingerprint, split.draw()
+    if met is not None and not torch.equal(met[:, 0], fingerprints(x)[:, 0]):
+        name = arguments.data or recorded["name"]
+        return None, [f"The data of {name} are not those of the evaluation, and are not shown."]
+    return split, []
 
 
 def _network_vae(data: DataSet, arguments: argparse.Namespace) -> VAE:
@@ -212,34 +322,26 @@ def _forget_earlier_results(folder: Path) -> Callback:
 
     class Forget(Callback):
         def started(self, training: Any) -> None:
-            for pattern in ("evaluation.json", "evaluation.safetensors", "figures/*.png"):
+            for pattern in ("evaluation.*", "figures/*.png", "report.html"):
                 for path in folder.glob(pattern):
                     path.unlink()
 
     return Forget()
 
 
-def _save_training_figures(vae: VAE, history: History, data: DataSet, folder: Path) -> None:
-    run = Run(folder)
-    with seeded(0):
-        x = data.test.draw(seed=0)
-        figures = {
-            "history": plots.history(history),
-            "reconstructions": plots.reconstructions(vae, x[:20], data.shape),
-            "samples": plots.samples(vae, 100, data.shape),
-        }
-        with contextlib.suppress(ValueError):  # a guide of several sites has no one latent map
-            figures["latents"] = plots.latent_map(vae, x[:2000], data.test.labels[:2000])
-    for name, figure in figures.items():
-        plots.save(figure, run.figure(name))
-
-
-def _save_report(report: Any, folder: Path, details: dict[str, Any]) -> None:
-    """Write the report, beside what it was measured on, and its figure."""
-    report.save(folder / "evaluation.json", **details)
-    if report.iwae:
-        figure = plots.bounds(report)
-        plots.save(figure, Run(folder).figure("bounds"))
+def _save_report(
+    report: Report, run: Run, arguments: argparse.Namespace, recorded: dict[str, Any]
+) -> None:
+    """Write the report, with what made it and what it was measured on."""
+    source = {name: recorded[name] for name in ("root", "binarization", "shape")}
+    report.save(
+        run.folder / EVALUATION,
+        **{**provenance(), "command": arguments.command_line},
+        data_set=recorded["name"],
+        split=arguments.split,
+        limit=arguments.limit,
+        **source,
+    )
 
 
 def _write_figure(figure: Any, arguments: argparse.Namespace, name: str) -> int:
@@ -260,78 +362,6 @@ def _is_demo(folder: Path) -> bool:
     with contextlib.suppress(ValueError):
         return bool(Run(folder).config.get("demo"))
     return False
-
-
-def _load_run(arguments: argparse.Namespace) -> tuple[VAE, dict[str, Any]]:
-    """Rebuild a run's VAE; programs of the user's own come from the recipe, never the folder."""
-    folder, recipe = arguments.folder, arguments.recipe
-    config = Run(folder).config
-    if recipe:
-        shape = _image_shape(config, None)
-        with running(recipe):
-            vae = run_recipe(recipe, shape, seed=arguments.seed)
-        parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
-        return runs.load(folder, **parts), config
-    if not is_known(config["vae"]):
-        again = f"add --recipe {config.get('recipe', 'FILE.py, whose vae(shape) makes them')}"
-        raise ValueError(
-            f"the run in {folder} has programs of your own, and a run's folder holds no code: "
-            + again
-        )
-    return runs.load(folder), config
-
-
-def _data_of_run(
-    arguments: argparse.Namespace, config: dict[str, Any], vae: VAE
-) -> tuple[str, Split, tuple[int, int, int]]:
-    """Return the name, the split and the shape of the data that the run was trained on."""
-    recorded = config.get("data") or {}
-    name = arguments.data or recorded.get("name")
-    if name is None:
-        raise ValueError(
-            f"the run in {arguments.folder} records no data set: say which with --data"
-        )
-    root = arguments.root or recorded.get("root")
-    data = _data(name, root, recorded.get("binarization") or _binarization_for(vae))
-    split: Split = getattr(data, arguments.split)
-    if arguments.limit:
-        rows = slice(arguments.limit)
-        split = dataclasses.replace(split, x=split.x[rows], labels=split.labels[rows])
-    return name, split, data.shape
-
-
-def _record(data: DataSet, root: Path | None, binarization: str) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "root": None if root is None else str(root.resolve()),
-        "binarization": binarization,
-        "shape": list(data.shape),
-    }
-
-
-def _binarization_for(vae: VAE) -> str:
-    """Return what suits the likelihood: intensities are drawn as 0 or 1 for binary data."""
-    domain = getattr(vae.likelihood, "domain", None)
-    return "dynamic" if domain in (None, constraints.boolean) else "none"
-
-
-def _image_shape(config: dict[str, Any], draw: Callable[[], Any] | None) -> tuple[int, int, int]:
-    """Return the recorded shape of an image; else that of a square image as large as a draw."""
-    recorded = (config.get("data") or {}).get("shape")
-    if recorded:
-        channels, height, width = recorded
-        return channels, height, width
-    if draw is not None:
-        size = draw()[0].numel()
-        side = math.isqrt(size)
-        if side * side == size:
-            return 1, side, side
-    raise ValueError("the run records no shape of an image: it was not made by `pyrovae train`")
-
-
-def _data(name: str, root: Path | None, binarization: str) -> DataSet:
-    drawn: Any = None if binarization == "none" else binarization
-    return load_data(name, root, binarization=drawn)
 
 
 def complain(error: BaseException | str, code: int) -> int:

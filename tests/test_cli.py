@@ -15,6 +15,7 @@ from pyrovae import cli
 from pyrovae.cli import main
 
 PNG = b"\x89PNG\r\n\x1a\n"
+COMMANDS = "demo train evaluate compare report sample reconstruct".split()
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
 
 RECIPE = """
@@ -144,11 +145,11 @@ def test_the_package_is_a_command(tmp_path):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "train", "evaluate", "sample", "reconstruct"):
+    for command in COMMANDS:
         assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "sample", "reconstruct"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples_that_parse(command, capsys):
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -185,13 +186,17 @@ def test_demo(tmp_path, capsys, monkeypatch):
     assert sorted(means.values(), key=float) == list(means.values())
     folder = tmp_path / "pyrovae-demo"
     figures = {path.stem for path in (folder / "figures").iterdir() if is_png(path)}
-    assert figures == {"history", "reconstructions", "samples", "latents", "bounds"}
+    drawn = {"history", "reconstructions", "samples", "latents", "bounds", "kl_per_dimension"}
+    assert figures == drawn
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation["quantities"]["ELBO"]["mean"] == pytest.approx(
         float(means["ELBO"]), abs=1e-3
     )
-    for suggestion in re.findall(r"^  pyrovae (.*)$", out, re.MULTILINE):
+    suggestions = re.findall(r"^  pyrovae (.*)$", out, re.MULTILINE)
+    assert "report pyrovae-demo" in suggestions
+    for suggestion in suggestions:
         cli._parser().parse_args(suggestion.split())
+    assert main(["report", "pyrovae-demo"]) == 0
     assert main(["demo", "--epochs", "1", "--particles", "2"]) == 0, "a demo may run again"
 
 
@@ -446,6 +451,7 @@ def test_a_folder_with_a_run_is_refused_unless_overwritten(tmp_path, capsys):
     assert train(folder) == 0
     argv = ["evaluate", str(folder), "--particles", "10", "--limit", "3"]
     assert main(argv) == 0
+    assert main(["report", str(folder)]) == 0
     capsys.readouterr()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = complaint(capsys, "train", "--out", folder, *SMALL, "--seed", "1")
@@ -456,6 +462,7 @@ def test_a_folder_with_a_run_is_refused_unless_overwritten(tmp_path, capsys):
     assert train(folder, "--overwrite", "--seed", "1") == 0
     assert pv.runs.Run(folder).config["seed"] == 1
     assert not (folder / "evaluation.json").exists(), "a report on other parameters"
+    assert not (folder / "report.html").exists()
     assert not (folder / "figures" / "bounds.png").exists()
 
 

@@ -1,0 +1,166 @@
+"""`pyrovae evaluate` with further measurements, and `pyrovae compare`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+import pyrovae as pv
+from pyrovae.cli import main
+from pyrovae.findings import Finding, Number
+from pyrovae.fingerprints import fingerprints
+
+SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "1", "--batch-size", "400"]
+SHORT = ["--particles", "30", "--limit", "20"]
+
+
+def trained(folder: Path, seed: int = 0) -> Path:
+    assert main(["train", "--out", str(folder), *SMALL, "--seed", str(seed)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("measured") / "a")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, run) -> tuple[Path, Path]:
+    other = trained(tmp_path_factory.mktemp("other") / "b", seed=1)
+    for folder in (run, other):
+        assert main(["evaluate", str(folder), *SHORT]) == 0
+    return run, other
+
+
+def complaint(capsys, *argv, code: int = 2) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pyrovae: error: ")
+    return line
+
+
+def settings(monkeypatch, run, *options: str) -> list:
+    """Return the diagnostics that the command hands on."""
+    given = []
+
+    def measure(*_, diagnostics, **__):
+        given.extend(diagnostics)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyrovae.commands.measure", measure)
+    assert main(["evaluate", str(run), *options]) == 130
+    return given
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ("", []),
+        ("--ais 50", [pv.AIS(50)]),
+        ("--ais 50 --ais-start guide", [pv.AIS(50, start="guide")]),
+        ("--gaps --ais 7", [pv.AIS(7), pv.Gaps()]),
+        ("--ais 7 --gaps --diagnose 5", [pv.AIS(7, data=5), pv.Gaps(data=5)]),
+        ("--gaps --latents --diagnose 9", [pv.Gaps(data=9), pv.Latents()]),
+    ],
+)
+def test_options_are_the_settings_of_diagnostics(options, wanted, run, monkeypatch):
+    assert settings(monkeypatch, run, *options.split()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ("--ais 0", "--ais: '0' is not a whole number of 1 or more"),
+        ("--ais-start guide", "give --ais T"),
+        ("--ais 5 --ais-start q", "invalid choice: 'q'"),
+        ("--diagnose 5", "give one of these"),
+        ("--diagnose 5 --latents", "give one of these"),
+        ("--gaps --diagnose 0", "--diagnose: '0' is not"),
+    ],
+)
+def test_options_that_make_no_sense(options, wanted, run, capsys):
+    assert wanted in complaint(capsys, "evaluate", run, *options.split())
+
+
+def test_figures_of_an_earlier_evaluation_go(run, monkeypatch):
+    assert main(["evaluate", str(run), *SHORT, "--latents"]) == 0
+    figures = run / "figures"
+    assert (figures / "holes.png").exists()
+    assert (figures / "traversals.png").exists()
+    assert main(["evaluate", str(run), *SHORT]) == 0
+    assert not (figures / "holes.png").exists()
+    assert not (figures / "traversals.png").exists()
+    assert (figures / "bounds.png").exists()
+    assert (figures / "samples.png").exists(), "of the training"
+
+
+@dataclass(frozen=True)
+class Stops:
+    """A diagnostic that an interrupt ends, with something found or nothing."""
+
+    found: bool
+    name: ClassVar[str] = "stops"
+
+    def __call__(self, target, x, *context):
+        if not self.found:
+            raise KeyboardInterrupt
+        return Some()
+
+
+class Some(Finding):
+    title = "things, partial: 1 of 20 data"
+    partial = True
+    verdict = ("Something.",)
+    quantities: ClassVar = {"a number": Number(1.5)}
+    per_datum: ClassVar = {}
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_an_interrupted_diagnostic_keeps_the_rest_labelled(found, run, capsys, monkeypatch):
+    monkeypatch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found)])
+    assert main(["evaluate", str(run), *SHORT]) == 130
+    out = capsys.readouterr().out
+    said = json.loads((run / "evaluation.json").read_text())
+    assert said["partial"]
+    assert said["data"] == 20
+    assert ("findings" in said) == found
+    assert ("things, partial: 1 of 20 data" in out) == found
+    assert ("An interrupt left out: stops." in out) == (not found)
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "<strong>Partial.</strong>" in page
+    assert ("Partial within: stops." in page) == found
+
+
+def test_compare_prints_what_compare_finds(runs, tmp_path, capsys):
+    a, b = runs
+    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "c.png")]) == 0
+    out = capsys.readouterr().out
+    digits = pv.data.load("digits").test
+    x = digits.draw()[:20]
+    reports = [pv.evaluate(pv.load(folder), x, particles=30) for folder in runs]
+    assert str(pv.compare(*reports, names=("a", "b"))) in out
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", str(a), str(b)]) == 0
+    assert (a / "figures" / "comparison-with-b.png").exists()
+    saved = pv.read_report(a / "evaluation.json")
+    assert (saved.fingerprint == fingerprints(x)).all()
+
+
+def test_compare_says_what_is_wrong(runs, tmp_path, capsys):
+    a, b = runs
+    assert "twice" in complaint(capsys, "compare", a, a)
+    assert "no run's folder at" in complaint(capsys, "compare", a, tmp_path / "none")
+    bare = trained(tmp_path / "bare")
+    line = complaint(capsys, "compare", a, bare)
+    assert line.endswith(f"has no evaluation: run `pyrovae evaluate {bare}`")
+    assert main(["evaluate", str(bare), "--particles", "30", "--limit", "9"]) == 0
+    assert "a was measured on 20 of them, bare on 9" in complaint(capsys, "compare", a, bare)
+    assert main(["evaluate", str(bare), *SHORT, "--split", "train"]) == 0
+    assert "data of a and bare differ, the first at row 0" in complaint(capsys, "compare", a, bare)
+    (bare / "evaluation.json").write_text("{")
+    assert "half-written or damaged" in complaint(capsys, "compare", a, bare)
+    assert "required" in complaint(capsys, "compare", a)

@@ -1,0 +1,324 @@
+"""The page says what the run's files say, and loads nothing."""
+
+import base64
+import functools
+import json
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import pyrovae as pv
+from pyrovae import html_report
+from pyrovae.cli import main
+from pyrovae.reopened import evaluation_of
+from pyrovae.runs import Run
+
+VOID = {"meta", "link", "img", "br"}
+EVALUATED = (
+    "--particles 30 --limit 20 --ais 3 --ais-start guide --gaps --latents --diagnose 2".split()
+)
+
+
+class Page(HTMLParser):
+    """The tree of a page: every tag closed in order, texts and attributes by element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.rows, self.sections = [], [], [], {}
+        self.section, self.ids = None, []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        assert len(attributes) == len(attrs), f"twice: {attrs}"
+        self.tags.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag in ("header", "section"):
+            self.section = attributes.get("id", tag)
+            self.sections[self.section] = ""
+        if tag == "tr":
+            self.rows.append((self.section, [], []))
+        if tag == "data":
+            self.rows[-1][2].append(float(attributes["value"]))
+
+    def handle_endtag(self, tag):
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.section:
+            self.sections[self.section] += data
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][1].append(data)
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def numbers(self, section):
+        """Return the rows of a section's tables: name, then the values in full and as shown."""
+        return {
+            words[0]: (values, words[1:])
+            for where, words, values in self.rows
+            if where == section and values
+        }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of digits, evaluated with everything, each as short as it gets."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    small = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
+    assert main(["train", "--out", str(folder), *small]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.commands.Gaps", functools.partial(pv.Gaps, steps=4))
+        patch.setattr("pyrovae.ais.safe_to_compile", lambda _: False)
+        assert main(["evaluate", str(folder), *EVALUATED]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(run) -> dict:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    assert main(["report", str(run)]) == 0
+    return Page((run / "report.html").read_text())
+
+
+def copy(run: Path, folder: Path) -> Path:
+    """Copy what a report is made from."""
+    folder.mkdir()
+    for path in run.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def rewritten(run: Path, folder: Path, name: str, **changes) -> Path:
+    """Copy a run with other values in one of its files."""
+    folder = copy(run, folder)
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | changes))
+    return folder
+
+
+def complaint(capsys, *argv) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("name", [None, "ais", "gaps", "latents"])
+    def test_of_the_tables_are_those_of_the_file(self, page, said, name):
+        found = said if name is None else said["findings"][name]
+        section = "bounds" if name is None else f"finding-{name}"
+        columns = ("mean", "error_over_data", "error_over_particles")
+        rows = page.numbers(section)
+        assert list(rows) == list(found["quantities"])
+        for line, quantity in found["quantities"].items():
+            known = [quantity[column] for column in columns if quantity[column] is not None]
+            values, shown = rows[line]
+            assert values == known, line
+            assert [float(text) for text in shown] == pytest.approx(known, abs=5.1e-4), line
+        for sentence in found["verdict"]:
+            assert sentence.replace("`", "") in page.sections["trust" if not name else section]
+
+    def test_of_the_dimensions_are_those_of_the_file(self, page, said):
+        rows = page.numbers("dimensions")
+        each = said["kl_per_dimension"]["z"]
+        assert [rows[f"z[{i}]"][0] for i in range(2)] == [[value] for value in each]
+
+    def test_of_the_training_are_those_of_its_last_epoch(self, page, run):
+        last = Run(run).metrics[-1]
+        rows = page.numbers("training")
+        for line in ("ELBO", "rate", "distortion"):
+            name = line.lower()
+            assert rows[line][0] == [last[name], last[f"validation_{name}"]]
+        assert "after epoch 2" in page.sections["training"]
+
+    def test_that_count_have_no_decimals(self, page, said):
+        count = said["findings"]["latents"]["quantities"]["active units"]["mean"]
+        assert page.numbers("finding-latents")["active units"][1] == [str(int(count))]
+
+    def test_another_number_in_the_file_is_another_on_the_page(self, run, said, tmp_path):
+        quantities = json.loads(json.dumps(said["quantities"]))
+        quantities["bits per dimension"]["mean"] = 123.456789
+        folder = rewritten(run, tmp_path / "run", "evaluation.json", quantities=quantities)
+        assert main(["report", str(folder)]) == 0
+        rows = Page((folder / "report.html").read_text()).numbers("bounds")
+        assert rows["bits per dimension"][1][0] == "123.457"
+
+
+class TestPage:
+    def test_loads_nothing(self, page, run):
+        text = (run / "report.html").read_text()
+        assert not any(
+            word in text for word in ("http://", "https://", "<script", "url(", "@import")
+        )
+        sources = [a["src"] for _, a in page.tags if "src" in a]
+        assert sources
+        assert all(source.startswith("data:image/png;base64,") for source in sources)
+        links = [a["href"] for _, a in page.tags if "href" in a]
+        assert {link[0] for link in links if link != "data:,"} == {"#"}
+        assert {link[1:] for link in links if link.startswith("#")} <= set(page.ids)
+        assert len(page.ids) == len(set(page.ids))
+
+    def test_has_every_figure_with_its_words(self, page):
+        images = page.attributes("img")
+        captions = html_report.CAPTIONS
+        assert {image["alt"] for image in images} == set(captions.values())
+        for image in images:
+            content = base64.b64decode(image["src"].partition(",")[2], validate=True)
+            assert content.startswith(b"\x89PNG")
+            across, up = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
+            assert across / up == pytest.approx(
+                int(image["width"]) / int(image["height"]), rel=0.01
+            )
+
+    def test_says_first_whether_to_trust_it(self, page, said):
+        assert next(iter(page.sections)) == "header"
+        assert list(page.sections)[1] == "trust"
+        trust = page.sections["trust"]
+        bad = said["untrusted"]
+        assert (f"at {bad} of 20 data" if bad else "Yes, as far as") in trust
+        for finding in said["findings"].values():
+            assert finding["verdict"][0].replace("`", "") in trust
+
+    def test_tells_how_it_was_made(self, page, run, said):
+        made = page.sections["making"]
+        assert f"pyrovae train --out {run} --latents 2" in made
+        assert f"pyrovae evaluate {run} {' '.join(EVALUATED)}" in made
+        assert "Bernoulli(MLP(2, 8, 64, activation=Tanh))" in made
+        for package in ("pyrovae", "torch", "pyro-ppl"):
+            assert f"{package} {said['versions'][package]}" in made
+        assert said["command"] == ["pyrovae", "evaluate", str(run), *EVALUATED]
+        assert (said["data_set"], said["split"], said["limit"]) == ("digits", "test", 20)
+        assert (said["seed"], said["binarization"]) == (0, "dynamic")
+
+    def test_is_the_same_when_it_is_written_again(self, page, run, tmp_path):
+        assert main(["report", str(run), "--out", str(tmp_path / "again.html")]) == 0
+        assert (tmp_path / "again.html").read_bytes() == (run / "report.html").read_bytes()
+
+    def test_names_cannot_break_it(self, run, tmp_path):
+        evil = '<script>alert("x")</script>&'
+        folder = rewritten(run, tmp_path / "a&b<i>", "evaluation.json", title=evil, split=evil)
+        saved = evaluation_of(folder)
+        saved.said["data_set"], saved.said["command"] = evil, ["pyrovae", evil]
+        saved.said["verdict"], saved.said["kl_per_dimension"] = [evil], {evil: [0.5]}
+        text = html_report.page(Run(folder), saved, {}, left_out=[evil])
+        assert "<script" not in text
+        assert "<i>" not in text
+        assert text.count("&lt;script&gt;alert(") >= 7
+        assert "a&b<i>" in Page(text).sections["header"]
+
+
+class TestWhatIsMissing:
+    def test_a_partial_evaluation_says_so_at_the_top(self, page, run, tmp_path):
+        assert "Partial" not in page.sections["header"]
+        folder = rewritten(
+            run, tmp_path / "run", "evaluation.json", partial=True, title="partial: 20 of 297 data"
+        )
+        assert main(["report", str(folder)]) == 0
+        header = Page((folder / "report.html").read_text()).sections["header"]
+        assert "Partial. An interrupt ended the evaluation: partial: 20 of 297 data." in header
+
+    def test_a_diagnostic_that_is_partial_is_named(self, run, said, tmp_path):
+        findings = json.loads(json.dumps(said["findings"]))
+        findings["gaps"]["partial"] = True
+        folder = rewritten(
+            run, tmp_path / "run", "evaluation.json", partial=True, findings=findings
+        )
+        assert main(["report", str(folder)]) == 0
+        header = Page((folder / "report.html").read_text()).sections["header"]
+        assert "Partial within: What limits the bound." in header
+
+    def test_few_particles_leave_trust_open(self, run, tmp_path):
+        folder = copy(run, tmp_path / "run")
+        tensors = load_file(folder / "evaluation.safetensors")
+        tensors["Pareto k-hat"] = torch.full((20,), torch.nan)
+        save_file(tensors, folder / "evaluation.safetensors")
+        assert main(["report", str(folder)]) == 0
+        assert "It cannot be told" in Page((folder / "report.html").read_text()).sections["trust"]
+
+    def test_without_further_measurements_there_are_no_sections_of_them(self, run, tmp_path):
+        folder = copy(run, tmp_path / "run")
+        argv = ["evaluate", str(folder), "--particles", "30", "--limit", "5"]
+        assert main(argv) == 0
+        assert main(["report", str(folder)]) == 0
+        found = Page((folder / "report.html").read_text())
+        assert not any(name.startswith("finding-") for name in found.sections)
+
+    def test_other_data_than_those_of_the_evaluation_are_not_shown(self, run, tmp_path):
+        folder = rewritten(run, tmp_path / "run", "evaluation.json", split="train")
+        assert main(["report", str(folder)]) == 0
+        found = Page((folder / "report.html").read_text())
+        assert "The data of digits are not those of the evaluation" in found.sections["making"]
+        shown = {image["alt"] for image in found.attributes("img")}
+        missing = {"holes", "traversals", "reconstructions", "latents"}
+        captions = html_report.CAPTIONS
+        assert shown == {captions[name] for name in captions.keys() - missing}
+
+    def test_a_run_from_python_has_a_report(self, tmp_path, capsys):
+        vae = pv.VAE(
+            pv.priors.StandardNormal(2),
+            pv.likelihoods.Bernoulli(pv.nets.MLP(2, 7)),
+            pv.guides.MeanFieldNormal(pv.nets.MLP(7, 4)),
+        )
+        pv.save(vae, tmp_path)
+        x = torch.rand(9, 7).round()
+        pv.evaluate(vae, x, particles=30).save(tmp_path / "evaluation.json")
+        assert main(["report", str(tmp_path)]) == 0
+        found = Page((tmp_path / "report.html").read_text())
+        assert "no data are shown: name it with --data" in found.sections["making"]
+        captions = html_report.CAPTIONS
+        shown = {image["alt"] for image in found.attributes("img")}
+        assert shown == {captions["bounds"], captions["kl_per_dimension"]}
+
+    def test_errors_are_one_line(self, run, tmp_path, capsys):
+        folder = copy(run, tmp_path / "run")
+        evaluation = folder / "evaluation.json"
+        content = json.loads(evaluation.read_text())
+        del content["title"]
+        evaluation.write_text(json.dumps(content))
+        assert "has no title" in complaint(capsys, "report", folder)
+        evaluation.write_text("{")
+        assert "half-written or damaged" in complaint(capsys, "report", folder)
+        evaluation.unlink()
+        line = complaint(capsys, "report", folder)
+        assert line.endswith(f"has no evaluation: run `pyrovae evaluate {folder}`")
+        assert "no run's folder at" in complaint(capsys, "report", tmp_path / "none")
+        (tmp_path / "file").write_text("")
+        assert "file" in complaint(capsys, "report", run, "--out", tmp_path / "file" / "a.html")
+
+    def test_programs_of_your_own_come_from_the_recipe(self, tmp_path, capsys):
+        recipe = tmp_path / "mine.py"
+        recipe.write_text(
+            "import pyro, pyro.distributions as dist, torch\nimport pyrovae as pv\n\n\n"
+            "def prior():\n"
+            '    return pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))\n\n\n'
+            "def vae(shape):\n"
+            "    likelihood = pv.likelihoods.Bernoulli(pv.nets.MLP(2, 64))\n"
+            "    return pv.VAE(prior, likelihood, pv.guides.MeanFieldNormal(pv.nets.MLP(64, 4)))\n"
+        )
+        folder, again = tmp_path / "run", ["--recipe", str(recipe)]
+        assert main(["train", "--out", str(folder), "--epochs", "1", *again]) == 0
+        assert main(["evaluate", str(folder), "--particles", "30", "--limit", "5", *again]) == 0
+        assert f"pyrovae report {folder} --recipe {recipe}" in capsys.readouterr().out
+        assert "programs of your own" in complaint(capsys, "report", folder)
+        assert main(["report", str(folder), *again]) == 0
+        made = Page((folder / "report.html").read_text()).sections["making"]
+        assert f"--recipe {recipe}" in made
+        sys.modules.pop("recipe_mine")
