@@ -306,9 +306,9 @@ class Sandwich(Finding):
         """How far AIS from below can be short, as far as simulated data tell."""
         gap, error = self.gap.mean, self.gap.error_over_data
         found = [
-            f"On data drawn from the model, where both are known, the bounds lie {gap:.2f} ± "
-            f"{error:.2f} nats apart: so much, at most, AIS from below is short of log p(x) on "
-            "average there, and on the test data as far as they are like those."
+            f"On data drawn from the model, the bound from above lies {gap:.2f} ± {error:.2f} "
+            "nats over that from below: AIS from below is short of log p(x) by no more on average "
+            "there, and on the test data as far as they are like those."
         ]
         if gap > LOOSE:
             found.append(

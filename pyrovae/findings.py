@@ -90,7 +90,7 @@ class Finding(abc.ABC):
 
     def table(self) -> Table:
         """Return the table of the quantities."""
-        table = Table(box=rich.box.SIMPLE_HEAD, title=self.title)
+        table = Table(box=rich.box.SIMPLE_HEAD, title=self.title, pad_edge=False)
         table.add_column("")
         for column in ("mean", "± over data", "± over particles"):
             table.add_column(column, justify="right")

@@ -51,7 +51,7 @@ DIFFERENCES: Final[dict[str, tuple[str, str]]] = {
 """The gaps by the levels above and below them."""
 
 UNFINISHED: Final = 0.1
-"""The share of an approximation gap that twice the steps may gain before it counts as too large."""
+"""The share of an approximation gap that twice the steps may gain before it is unfinished."""
 
 NEGLIGIBLE: Final = 0.01
 """The nats below which a gap limits nothing, however sure it is: refinement leaves as much."""

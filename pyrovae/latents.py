@@ -31,6 +31,9 @@ from pyrovae.weights import check_pair, trace_pair
 NEGLIGIBLE: Final = 0.1
 """Nats of information below which a latent is called collapsed."""
 
+MUCH: Final = 1.0
+"""Nats that a decoder must have to tell for a guide that tells none to be blamed."""
+
 UNSETTLED: Final = 0.5
 """Nats between the bounds on the population's information above which a finding says so."""
 
@@ -229,7 +232,11 @@ class LatentFinding(Finding):
         Where it varies little, the exact posterior's rate is half its variance over the prior,
         which for normal differences of mean size d is $\pi d^2 / 8$.
         """
-        return math.pi / 8 * self.numbers[SPREAD].mean ** 2 < NEGLIGIBLE
+        return self._rate_to_be_had < NEGLIGIBLE
+
+    @property
+    def _rate_to_be_had(self) -> float:
+        return math.pi / 8 * self.numbers[SPREAD].mean ** 2
 
     @property
     def guide_ignores_x(self) -> bool:
@@ -255,6 +262,13 @@ class LatentFinding(Finding):
                     "not read."
                 )
             return [*said, "Raise the KL weight slowly, keep free bits, or weaken the decoder."]
+        if self.guide_ignores_x and self._rate_to_be_had < MUCH:
+            return [
+                f"Collapsed: z tells {information:.2g} nats about x, and the decoder makes little "
+                f"of it: log p(x | z) at two draws of the prior is {spread:.2g} nats apart on "
+                "average.",
+                "Raise the KL weight slowly, keep free bits, or weaken the decoder.",
+            ]
         if self.guide_ignores_x:
             return [
                 "Collapsed: the guide ignores x, though the decoder uses z. The posteriors of "
@@ -273,9 +287,11 @@ class LatentFinding(Finding):
         unused = [
             n for n, a in zip(self.activity.names, self.activity.active, strict=True) if not a
         ]
+        state = "Partially collapsed" if count else "Nearly collapsed"
+        if 2 * count > total:
+            state = "Healthy"
         return [
-            f"{'Partially' if count else 'Nearly'} collapsed: {count} of {total} dimensions are "
-            f"active. {told}",
+            f"{state}: {count} of {total} dimensions are active. {told}",
             f"Unused, with posterior means that vary by less than {ACTIVE}: {_listed(unused)}.",
         ]
 

@@ -237,9 +237,9 @@ class Report(Finding):
             which += f" and {len(bad) - NAMED:,} more"
         return (
             f"Pareto k-hat is above {pareto.TRUSTED} at {len(bad):,} of {data:,} data: {which} "
-            "(all in report.untrusted). The bound there may be far too low, and neither its error "
-            "nor PSIS nor the extrapolation is to be believed. More particles will hardly help: "
-            "refine the guide, or take annealed importance sampling."
+            "(all in report.untrusted). The bound there may be far off, mostly too low, and "
+            "neither its error nor PSIS nor the extrapolation is to be believed. More particles "
+            "will hardly help: refine the guide, or take annealed importance sampling."
         )
 
     def _annealed(self) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and what is stored of them is what a run left."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -8,6 +9,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+ABOUT_THE_BOUND = "# How good is the bound"
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -22,12 +24,46 @@ def figures(notebook: nbformat.NotebookNode) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
 
 
+def printed(notebook: nbformat.NotebookNode) -> str:
+    return "".join(o.text for o in outputs(notebook) if o.get("name") == "stdout")
+
+
+def number(text: str, start: str, place: int = 0) -> float:
+    """Return a number of the first line that begins so."""
+    rest = re.search(f"^ *{re.escape(start)}(.*)$", text, re.MULTILINE)
+    assert rest, f"no line begins with {start!r}"
+    return float(re.findall(r"[-+]?\d+\.?\d*", rest[1])[place])
+
+
+def check_findings_about_the_bound(text: str) -> None:
+    """Hold what the fifth notebook says of its run, with room for another machine's rounding."""
+    trained, wide = number(text, "as trained", 2), number(text, "1.5 times as wide", 2)
+    assert number(text, "half as wide", 2) < trained - 0.5
+    assert abs(wide - trained) < 0.03
+    assert number(text, "half as wide", 5) > 250
+    assert number(text, "as trained", 5) < 40
+    assert number(text, "1.5 times as wide", 5) < 5
+    assert number(text, "AIS from the prior, 20 temperatures", 2) > 0.2
+    assert abs(number(text, "AIS from the prior, 200 temperatures", 2)) < 0.25
+    assert abs(number(text, "AIS from the guide, 200 temperatures", 2)) < 0.05
+    from_either = [number(text, f"AIS from the {start}, 200 temp") for start in ("prior", "guide")]
+    assert abs(from_either[0] - from_either[1]) < 0.2
+    assert abs(number(text, "IWAE-1000, guide as trained") - from_either[1]) < 0.15
+    assert number(text, "IWAE-1000, guide half as wide") < from_either[1] - 0.2
+    assert number(text, "amortisation gap") > number(text, "approximation gap") > 0.05
+    assert number(text, "both gaps") < 0.8
+    assert "Healthy: z tells" in text
+    assert "Collapsed: the decoder ignores z" in text
+    assert "shallow is ahead by" in text
+
+
 def test_there_are_notebooks():
     assert [path.name for path in NOTEBOOKS] == [
         "01_first_vae.ipynb",
         "02_bounds.ipynb",
         "03_priors_and_likelihoods.ipynb",
         "04_objectives.ipynb",
+        "05_how_good_is_the_bound.ipynb",
     ]
 
 
@@ -68,6 +104,15 @@ class TestStored:
         assert all((FOLDER / name).is_file() for name in linked)
 
 
+def test_what_is_stored_finds_what_the_notebook_says():
+    text = printed(nbformat.read(FOLDER / "05_how_good_is_the_bound.ipynb", as_version=4))
+    check_findings_about_the_bound(text)
+    with pytest.raises(AssertionError):
+        check_findings_about_the_bound(
+            text.replace("Collapsed: the decoder", "Healthy: the decoder")
+        )
+
+
 @pytest.mark.slow
 def test_runs_from_top_to_bottom(stored, tmp_path):
     shown = figures(stored)
@@ -76,4 +121,6 @@ def test_runs_from_top_to_bottom(stored, tmp_path):
     )
     executed = client.execute()
     assert figures(executed) == shown
+    if executed.cells[0].source.startswith(ABOUT_THE_BOUND):
+        check_findings_about_the_bound(printed(executed))
     assert not list(tmp_path.iterdir()), "the notebook left files behind"

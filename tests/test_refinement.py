@@ -11,9 +11,10 @@ from torch import nn
 from worlds import LinearGaussian
 
 import pyrovae as pv
-from pyrovae import bounds, guides, priors
+from pyrovae import bounds, guides, priors, refinement
 from pyrovae.kl import closed_form_kl
 from pyrovae.nets import MLP, unconstrained
+from pyrovae.per_datum_flow import PerDatumFlow
 from pyrovae.refinement import PARTICLES, Refined, refine
 from pyrovae.weights import log_weights
 
@@ -250,3 +251,130 @@ def test_guides_of_other_kinds_are_refused():
     classes = pv.VAE(priors.OneHot(3), pv.likelihoods.Normal(MLP(3, 3)), guides.OneHot(MLP(3, 3)))
     with pytest.raises(ValueError, match="the guide's OneHotCategorical has none"):
         refine(classes, torch.zeros(2, 3))
+
+
+class TestGuard:
+    """A datum whose ELBO fell goes back to where it started, and no other does."""
+
+    def spoilt(self, monkeypatch, spoil):
+        x, vae = WORLD.sample(6), WORLD.vae(guides.MeanFieldNormal(Given(best_mean_field)))
+        before = refinement.unrefined(vae, x).parameters
+
+        def ascend(model, start, data, **_):
+            return spoil(start.parameters.clone())
+
+        monkeypatch.setattr(refinement, "_ascend", ascend)
+        return before, refine(vae, x).parameters
+
+    def test_a_datum_that_fell_goes_back_alone(self, monkeypatch):
+        def spoil(parameters):
+            parameters[[1, 4], 0] += 3.0
+            parameters[2, 0] += 1e-9
+            return parameters
+
+        before, after = self.spoilt(monkeypatch, spoil)
+        kept = (before == after).all(1)
+        assert kept.tolist() == [True, True, False, True, True, True]
+
+    def test_a_datum_without_a_finite_bound_goes_back(self, monkeypatch):
+        def spoil(parameters):
+            parameters[3, 0] = 1e200  # its square overflows
+            return parameters
+
+        before, after = self.spoilt(monkeypatch, spoil)
+        assert torch.equal(before, after)
+
+    def test_what_became_better_stays(self, monkeypatch):
+        x, vae = WORLD.sample(6), amortised()
+        best = best_mean_field(x)
+        monkeypatch.setattr(refinement, "_ascend", lambda *_, **__: best)
+        assert torch.equal(refine(vae, x).parameters, best)
+
+
+class Given(nn.Module):
+    """A network that is a function of x."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_a_draw_without_a_gradient_moves_nothing_and_harms_no_other_datum():
+    """The likelihood's slope is infinite where the second datum's draws are: it rests."""
+
+    def likelihood(z, x):
+        steep = torch.where(x > 1, torch.where(x > 1, z - z.detach(), 1.0).sqrt(), z)
+        return pyro.sample("x", dist.Normal(steep, 1.0).to_event(1), obs=x)
+
+    vae = pv.VAE(priors.StandardNormal(1), likelihood, guides.MeanFieldNormal(MLP(1, 2)))
+    x = torch.tensor([[0.5], [2.0]])
+    start = refinement.unrefined(vae, x).parameters
+    moved = refine(vae, x, steps=20).parameters
+    assert moved.isfinite().all()
+    assert torch.equal(moved[1], start[1])
+    assert not torch.equal(moved[0], start[0])
+
+
+def test_it_goes_on_from_what_was_refined():
+    x, vae = WORLD.sample(5), amortised()
+    first = refine(vae, x, steps=3)
+    rows = torch.tensor([4, 1])
+    again = refine((vae.model, first), x[rows], steps=1, lr=1e-12)
+    torch.testing.assert_close(again.parameters, first.parameters[rows])
+    flow = refine((vae.model, first), x, steps=1, lr=1e-12, family=PerDatumFlow())
+    torch.testing.assert_close(flow.parameters[:, :4], first.parameters)
+    further = refine((vae.model, flow), x, steps=1, lr=1e-12)
+    torch.testing.assert_close(further.parameters, flow.parameters)
+
+
+def test_common_weights_share_their_random_numbers_and_are_drawn_anew_each_time():
+    x, vae = WORLD.sample(5), amortised()
+    guide = refinement.unrefined(vae, x)
+    first, second = refinement.common_weights(vae.model, [guide, guide], x, particles=7)
+    assert torch.equal(first, second)
+    (third,) = refinement.common_weights(vae.model, [guide], x, particles=7)
+    assert not torch.equal(first, third)
+
+
+def test_the_site_has_the_name_that_the_model_gives_it():
+    def prior():
+        return pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def likelihood(w, x):
+        return pyro.sample("x", dist.Normal(w, 1.0).to_event(1), obs=x)
+
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = MLP(2, 4)
+            self.posterior = guides.MeanFieldNormal(self.net).posterior
+
+        def forward(self, x):
+            return pyro.sample("w", self.posterior(self.net(x)))
+
+    vae, x = pv.VAE(prior, likelihood, Guide()), torch.randn(3, 2)
+    guide = refine(vae, x, steps=2)
+    assert guide.site == "w"
+    assert log_weights(vae.model, guide, x, particles=4).shape == (4, 3)
+
+
+def test_a_class_that_is_summed_out_is_no_second_latent():
+    prior = priors.MixtureOfNormals(2, 3, component="enumerated")
+    vae = pv.VAE(prior, pv.likelihoods.Normal(MLP(2, 3)), guides.MeanFieldNormal(MLP(3, 4)))
+    assert refine(vae, torch.randn(4, 3), steps=2).site == "z"
+
+
+def test_several_latents_are_refused():
+    def prior():
+        for name in ("a", "b"):
+            pyro.sample(name, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def likelihood(z, x):
+        return pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x)
+
+    vae = pv.VAE(prior, likelihood, guides.MeanFieldNormal(MLP(2, 4)))
+    with pytest.raises(ValueError, match=r"one latent site that is drawn; got \['a', 'b'\]"):
+        refine(vae, torch.zeros(3, 2))

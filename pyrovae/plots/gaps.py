@@ -20,7 +20,7 @@ WITHOUT_FLOW: Final = (
 WITH_FLOW: Final = (
     *WITHOUT_FLOW[:2],
     (measured.FLOW, "refined\nflow", measured.GAINED, "gained by the flow"),
-    (measured.LOG_EVIDENCE, "log p(x)", measured.OF_FLOW, "left to the flow"),
+    (measured.LOG_EVIDENCE, "log p(x)", measured.OF_FLOW, "missed by the flow"),
 )
 COLOURS: Final = (OBJECTIVE, VALIDATION, TRAIN, CLASSES[2])
 HATCHES: Final = ("", "", "//", "..")
