@@ -13,29 +13,30 @@ drawn from the model together with its z: there, and only there, both bounds are
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.bounds import Estimate, effective_sample_size, iwae_estimate, log_mean_exp
 from pyrovae.findings import Finding, Quantity, collect, counted
 from pyrovae.hamiltonian import Pace, transition
 from pyrovae.latent_density import LatentDensity, Point, Start
-from pyrovae.sites import sample_sites
-from pyrovae.vae import VAE, evaluation_mode, programs, safe_to_compile
-from pyrovae.weights import cut_data, over_particles
+from pyrovae.simulation import simulate
+from pyrovae.vae import evaluation_mode, programs, safe_to_compile
+from pyrovae.weights import cut_data
 
 Schedule = Callable[[int], Tensor]
 """A function of the number of temperatures T that returns beta_0 = 0 < ... < beta_T = 1."""
 
 NUMBERS: Final = 2**18
 """The numbers of x in the (chain, datum) pairs that move together: an interrupt loses little."""
+
+COMPILED_FROM: Final = 10_000
+"""The gradients from which compiling, some seconds of it, pays."""
 
 FIRST_TRANSITIONS: Final = 30
 STEEPNESS: Final = 4.0
@@ -44,6 +45,12 @@ LOOSE: Final = 0.5
 """The nats of a gap that are worth a word."""
 
 ACCEPTED_SELDOM: Final = 0.4
+
+CROSSED: Final = 4.0
+"""The standard errors by which bounds do not cross by chance."""
+
+FEW: Final = 0.25
+"""The share of effective chains below which the bound rests on too few."""
 
 
 def linear(temperatures: int) -> Tensor:
@@ -67,7 +74,7 @@ def sigmoid(temperatures: int) -> Tensor:
 
     Example:
         >>> sigmoid(4)
-        tensor([0.0000, 0.1049, 0.5000, 0.8951, 1.0000], dtype=torch.float64)
+        tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
     """
     raw = (STEEPNESS * (2 * linear(temperatures) - 1)).sigmoid()
     return (raw - raw[0]) / (raw[-1] - raw[0])
@@ -148,18 +155,22 @@ class AIS:
         Raises:
             ValueError: naming the site, if a latent can neither be moved nor summed out.
         """
-        x, *given = next(iter(cut_data(x, context, self.data)))
-        pairs = NUMBERS // max(64, x[0].numel())
-        batches = list(cut_data(x, tuple(given), max(1, pairs // self.chains)))
+        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.chains)
+        batches = list(cut_data(x, context, rows, first=self.data))
         with evaluation_mode(target):
+            gradients = 5 * len(batches) * self.temperatures * (self.leapfrogs + 1)
+            compiled = gradients >= COMPILED_FROM and safe_to_compile(target)
             density = LatentDensity(programs(target), self.chains, self.start, *batches[0])
 
             def measured(batch: list[Any]) -> dict[str, Tensor]:
-                return self._measured(target, density.given(*batch))
+                path = density.given(*batch)
+                if compiled:
+                    path.compile()
+                return self._measured(target, path)
 
             annealing = f"annealing over {self.temperatures:,} temperatures"
             found = collect(measured, batches, annealing)
-        return Sandwich(settings=self, wanted=len(x), **_joined(found.pieces))
+        return Sandwich(settings=self, wanted=min(self.data, len(x)), **_joined(found.pieces))
 
     @torch.no_grad()
     def forward(self, path: LatentDensity, paces: Sequence[Pace]) -> Tensor:
@@ -220,8 +231,6 @@ class AIS:
         return transition(path.slope, point, beta, pace=pace, leapfrogs=self.leapfrogs)
 
     def _measured(self, target: Any, path: LatentDensity) -> dict[str, Tensor]:
-        if safe_to_compile(target):
-            path.compile()
         paces, acceptance = self.adapted(path)
         log_w = self.forward(path, paces)
         trace, x = simulate(target, *path.data)
@@ -304,20 +313,41 @@ class Sandwich(Finding):
     @property
     def verdict(self) -> Sequence[str]:
         """How far AIS from below can be short, as far as simulated data tell."""
+        return [*self._between(), *self._movement()]
+
+    def _between(self) -> list[str]:
         gap, error = self.gap.mean, self.gap.error_over_data
+        if not math.isfinite(gap):
+            return ["The bounds on data drawn from the model are not finite: nothing is known."]
+        if gap < -CROSSED * error:
+            return [
+                f"The bounds cross by {-gap:.2f} ± {error:.2f} nats, more than chance allows: the "
+                "program does not draw from the density that it scores. Believe neither."
+            ]
+        wide = "" if math.isnan(error) else f" ± {error:.2f}"
         found = [
-            f"On data drawn from the model, the bound from above lies {gap:.2f} ± {error:.2f} "
-            "nats over that from below: AIS from below is short of log p(x) by no more on average "
-            "there, and on the test data as far as they are like those."
+            f"On data drawn from the model, the bound from above lies {gap:.2f}{wide} nats over "
+            "that from below: AIS from below is short of log p(x) by no more on average there, "
+            "and on the test data as far as they are like those."
         ]
         if gap > LOOSE:
+            other = ", or start at the guide" if self.settings.start == "prior" else ""
+            found.append(f"That is more than {LOOSE:g} nats: take more temperatures{other}.")
+        return found
+
+    def _movement(self) -> list[str]:
+        found, rate = [], self.acceptance.mean().item()
+        if rate < ACCEPTED_SELDOM:
             found.append(
-                f"That is more than {LOOSE:g} nats: take more temperatures, or start at the guide."
+                f"The chains moved in {100 * rate:.0f}% of transitions only: take more leapfrog "
+                "steps or more temperatures."
             )
-        if self.acceptance.mean() < ACCEPTED_SELDOM:
+        effective = effective_sample_size(self.log_w).mean().item()
+        if effective < FEW * self.settings.chains:
             found.append(
-                f"The chains moved in {100 * self.acceptance.mean().item():.0f}% of transitions "
-                f"only: take more leapfrog steps or more temperatures."
+                f"On the test data {effective:.1f} of {self.settings.chains:,} chains carry the "
+                "weight: the bound there may be far too low, its error too small, and the data "
+                "unlike the model's. Take more temperatures."
             )
         return found
 
@@ -328,35 +358,6 @@ class Sandwich(Finding):
             "AIS, effective chains": effective_sample_size(self.log_w),
             "AIS, acceptance": self.acceptance.mean(0),
         }
-
-
-def simulate(target: Any, x: Tensor, *context: Any) -> tuple[Any, Tensor]:
-    """Draw latents and as many data from the model, in place of x, with the same context.
-
-    Returns:
-        A trace of the model under a plate of one particle, which holds the latents, and the data.
-
-    Raises:
-        ValueError: if the program does not draw one x like the one given.
-    """
-    model, _ = programs(target)
-    arguments: tuple[Any, ...] = (x, *context)
-    if isinstance(target, VAE):
-        model, arguments = functools.partial(model, size=len(x)), (None, *context)
-    with torch.no_grad():
-        trace = poutine.trace(over_particles(poutine.uncondition(model), 1)).get_trace(*arguments)
-        drawn = trace.nodes["_RETURN"]["value"]
-    if not isinstance(target, VAE):
-        observed = [s for _, s in sample_sites(trace) if s["infer"].get("was_observed")]
-        drawn = observed[0]["value"] if len(observed) == 1 else None
-    if not isinstance(drawn, Tensor) or drawn.shape != (1, *x.shape):
-        met = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
-        raise ValueError(
-            f"bidirectional Monte Carlo draws data from the model in place of x, "
-            f"{tuple(x.shape)}; got {met}: let the model have one observed site, of x, or the "
-            "likelihood of a VAE return x"
-        )
-    return trace, drawn.squeeze(0)
 
 
 def _joined(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -22,10 +22,14 @@ from torch import Tensor
 
 from pyrovae.bounds import Estimate
 from pyrovae.findings import Finding, Number, Quantity
+from pyrovae.pareto import TRUSTED
 from pyrovae.report import Report
 
 APART: Final = 1.96
 """How many standard errors tell two models apart: 5% of equal ones are told apart wrongly."""
+
+FEW: Final = 0.01
+"""The share of data with a k-hat above 0.7 up to which a bound tells which model is the better."""
 
 
 @final
@@ -154,6 +158,7 @@ class Comparison(Finding):
         one_seed: whether the particles of both were drawn at the same seed.
         same_data: whether the data are known to be the same; None where they are not known.
         same_context: likewise what the programs took beside the data.
+        untrusted: how many data of each have a Pareto k-hat above 0.7.
     """
 
     names: tuple[str, str]
@@ -161,6 +166,7 @@ class Comparison(Finding):
     one_seed: bool
     same_data: bool | None
     same_context: bool | None
+    untrusted: tuple[int, int] = (0, 0)
 
     @property
     def bound(self) -> str:
@@ -229,8 +235,9 @@ class Comparison(Finding):
 
     def _otherwise_by_the_elbo(self) -> str:
         elbo, tight = self.differences["ELBO"], self.differences[self.bound]
+        many = max(self.untrusted) > FEW * len(elbo.value)
         told = all(abs(d.mean) >= APART * _error(d) for d in (elbo, tight))
-        if not told or elbo.mean * tight.mean >= 0:
+        if not told or elbo.mean * tight.mean >= 0 or many:
             return ""
         ahead = self.names[0] if elbo.mean > 0 else self.names[1]
         return (
@@ -240,6 +247,14 @@ class Comparison(Finding):
 
     def _reservations(self) -> list[str]:
         sentences = []
+        if any(self.untrusted):
+            counts = zip(self.names, self.untrusted, strict=True)
+            sentences.append(
+                "Pareto k-hat is above 0.7 at "
+                + " and ".join(f"{count:,} data of {name}" for name, count in counts)
+                + ": there the bounds are lower than log p(x) by what is not known, and the model "
+                "that is behind may be the better. Compare by annealed importance sampling."
+            )
         if self.one_seed:
             sentences.append(
                 "Both drew their particles at one seed, so their errors over particles may go "
@@ -269,7 +284,8 @@ def compare(
         names: what to call them.
 
     Raises:
-        ValueError: if the reports are over different data, or their names are one.
+        ValueError: if the reports are over different data, one is of probabilities and the other
+            of densities, or their names are one.
 
     Example:
         >>> import pyrovae as pv
@@ -294,6 +310,13 @@ def compare(
             f"a comparison is paired over the same data; {names[0]} was measured on {sizes[0]:,} "
             f"of them, {names[1]} on {sizes[1]:,}: evaluate both on the same"
         )
+    kinds = [_of_probabilities(report) for report in (a, b)]
+    if set(kinds) == {True, False}:
+        of = dict(zip(kinds, names, strict=True))
+        raise ValueError(
+            f"{of[True]} gives data probabilities and {of[False]} densities, whose logarithms "
+            "have no common unit: compare likelihoods of one kind"
+        )
     same_data, same_context = _same(a.fingerprint, b.fingerprint, names)
     one_seed = a.seed is not None and a.seed == b.seed
     return Comparison(
@@ -306,7 +329,20 @@ def compare(
         one_seed=one_seed,
         same_data=same_data,
         same_context=same_context,
+        untrusted=(_untrusted(a), _untrusted(b)),
     )
+
+
+def _of_probabilities(report: Report | SavedFinding) -> bool | None:
+    """Tell whether p(x) is a probability, of whole numbers, or a density; None if not known."""
+    if isinstance(report, SavedFinding):
+        return report.said.get("of_whole_numbers")
+    return None if report.domain is None else report.of_whole_numbers
+
+
+def _untrusted(report: Finding) -> int:
+    shapes = report.per_datum.get("Pareto k-hat")
+    return 0 if shapes is None else int((shapes > TRUSTED).sum())
 
 
 def _estimates(report: Finding) -> dict[str, Estimate]:

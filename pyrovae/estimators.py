@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
@@ -44,6 +43,7 @@ from pyrovae.layouts import (
 )
 from pyrovae.sites import (
     enumeration_dim,
+    is_point_mass,
     is_training_factor,
     log_prob,
     objective_sites,
@@ -214,7 +214,7 @@ def _check_no_point_mass(guide_trace: Any) -> None:
     if any(site["infer"].get("is_auxiliary") for _, site in sites):
         return
     for name, site in sites:
-        if isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+        if is_point_mass(site):
             raise ValueError(
                 f"gradient='dreg' needs a density, and the guide's site '{name}' is a point mass: "
                 "use gradient='stl' or 'plain'"

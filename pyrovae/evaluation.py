@@ -25,7 +25,10 @@ from pyrovae.data import Batches, Split, seeded
 from pyrovae.findings import Diagnostic, Finding, collect, join
 from pyrovae.fingerprints import fingerprints
 from pyrovae.kl import closed_form_rates, dimension_rates
+from pyrovae.likelihoods import Masked
+from pyrovae.randomness import generators_kept
 from pyrovae.report import Report
+from pyrovae.sites import is_point_mass, sample_sites
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import (
     NUMBERS_PER_PASS,
@@ -35,6 +38,7 @@ from pyrovae.weights import (
     cut_data,
     log_weight_terms,
     run,
+    trace_guide,
 )
 
 KL_PARTICLES: Final = 10
@@ -104,10 +108,12 @@ def evaluate(
         compile = long and safe_to_compile(target)
     runner = CompiledRun() if compile else run
     width, kept = 0, []
+    points: tuple[str, ...] = ()
 
     def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
-        nonlocal width
+        nonlocal width, points
         found = _measure(target, batch, particles, ks, runner=runner)
+        points = points if width else _point_masses(target, batch)
         width = batch[0][0].numel()
         if diagnostics:
             kept.append(batch)
@@ -123,12 +129,26 @@ def evaluate(
         seconds=done.seconds,
         wanted=_size(batches) if done.partial else len(measured["elbo"].value),
         dimensions=width,
-        domain=getattr(getattr(target, "likelihood", None), "domain", None),
+        domain=_domain(target),
         findings=found,
         unfinished=tuple(name for name in names if name not in found | refused),
         refused=refused,
+        point_masses=points,
         **measured,
     )
+
+
+def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:
+    """Name the sites at which the guide is a Delta."""
+    with generators_kept():
+        trace = trace_guide(programs(target)[1], *batch, particles=1)
+    return tuple(name for name, site in sample_sites(trace) if is_point_mass(site))
+
+
+def _domain(target: Any) -> Any:
+    """Return the likelihood's domain; where entries are missing, x is no one thing to count."""
+    likelihood = getattr(target, "likelihood", None)
+    return None if isinstance(likelihood, Masked) else getattr(likelihood, "domain", None)
 
 
 def _drawn(data: Any) -> Any:

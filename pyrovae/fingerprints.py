@@ -12,8 +12,8 @@ from torch import Tensor
 def fingerprints(x: Tensor, *context: Any) -> Tensor:
     """Return a hash of each row of x, and one of what stands beside it, [N, 2] whole numbers.
 
-    The numbers are compared by their values: the precision they are held in, the batch they came
-    in and every seed leave the hash as it is.
+    The numbers are compared by their values: the batch they came in and every seed leave the hash
+    as it is, and so does a precision that holds them exactly. Rounded data are other data.
 
     Args:
         x: data [N, ...].

@@ -28,6 +28,7 @@ from pyrovae.sites import (
     check_plates,
     check_shape,
     enumeration_dim,
+    is_point_mass,
     log_prob,
     sample_sites,
 )
@@ -158,7 +159,13 @@ class LatentDensity:
         model = self.model
         if self.start == "guide":
             model = poutine.replay(model, trace=self._latents_of(self._drawn(self.guide)))
-        return self.unconstrained(self._drawn(model))
+        u = self.unconstrained(self._drawn(model))
+        if not u.isfinite().all():
+            raise ValueError(
+                f"the {self.start} draws values of {list(self._sizes)} outside the support that "
+                "they have in the model: give both programs one support"
+            )
+        return u
 
     def unconstrained(self, trace: Any) -> Tensor:
         """Return the latents in a trace of the model under a plate of particles, [K, N, D]."""
@@ -241,6 +248,11 @@ class Constrain(Messenger):
             u = self._unconstrained[msg["name"]]
             transform = bijection(msg)
             msg["value"], msg["done"] = transform(u), True
+            if msg["value"].shape[:2] != u.shape[:2]:
+                raise ValueError(
+                    f"site '{msg['name']}' has a support that depends on a class which is summed "
+                    "out, so no one bijection leads there: use log_weights"
+                )
             log_det = transform.log_abs_det_jacobian(u, msg["value"])
             self.log_det = self.log_det + log_det.reshape(*u.shape[:2], -1).sum(-1)
 
@@ -267,6 +279,11 @@ def _continuous(trace: Any) -> Iterator[tuple[str, Any]]:
             continue
         if not site["fn"].support.is_discrete:
             yield name, site
+        elif site["infer"].get("enumerate") == "sequential":
+            raise ValueError(
+                f"site '{name}' is enumerated one value after the other, and chains take all at "
+                'once: mark it infer={"enumerate": "parallel"}'
+            )
         elif not site["fn"].has_enumerate_support:
             raise ValueError(
                 f"site '{name}' is discrete with no finite support to sum over, and chains move "
@@ -276,6 +293,12 @@ def _continuous(trace: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_guide(trace: Any, wanted: set[str]) -> None:
     auxiliary = [n for n, site in sample_sites(trace) if site["infer"].get("is_auxiliary")]
+    for name, site in sample_sites(trace):
+        if is_point_mass(site):
+            raise ValueError(
+                f"site '{name}' is a Delta in the guide, from which no path leads: start at the "
+                "prior"
+            )
     sampled = {name for name, _ in _continuous(trace)}
     if auxiliary or sampled != wanted:
         raise ValueError(

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from torch import Tensor
 from torch import distributions as td
 
@@ -20,6 +19,7 @@ from pyrovae.sites import (
     check_plates,
     check_shape,
     enumeration_dim,
+    is_point_mass,
     log_prob,
     sample_sites,
 )
@@ -194,10 +194,7 @@ def _rolled(values: Values, keep: str) -> Values:
 
 
 def _check_density(site: Any) -> None:
-    family = site["fn"]
-    while hasattr(family, "base_dist"):
-        family = family.base_dist
-    if isinstance(family, Delta):
+    if is_point_mass(site):
         raise ValueError(
             f"site '{site['name']}' is a Delta, whose draws have no density at another datum, so "
             "that its aggregate posterior has none: give the guide a scale, or hold draws against "

@@ -232,7 +232,7 @@ class LatentFinding(Finding):
         Where it varies little, the exact posterior's rate is half its variance over the prior,
         which for normal differences of mean size d is $\pi d^2 / 8$.
         """
-        return self._rate_to_be_had < NEGLIGIBLE
+        return self._rate_to_be_had < NEGLIGIBLE and self.numbers[SWAPPED].mean < MUCH
 
     @property
     def _rate_to_be_had(self) -> float:
@@ -288,7 +288,7 @@ class LatentFinding(Finding):
             n for n, a in zip(self.activity.names, self.activity.active, strict=True) if not a
         ]
         state = "Partially collapsed" if count else "Nearly collapsed"
-        if 2 * count > total:
+        if 2 * count > total or (not count and information > MUCH):
             state = "Healthy"
         return [
             f"{state}: {count} of {total} dimensions are active. {told}",

@@ -21,6 +21,9 @@ from torch import Tensor
 TRUSTED: Final = 0.7
 """The largest k at which an average of weights is believed."""
 
+ENOUGH: Final = 2_000
+"""The particles from which 0.7 is the limit of Vehtari et al., min(1 - 1 / log10 K, 0.7)."""
+
 SHORTEST: Final = 5
 """The fewest weights that make a tail."""
 

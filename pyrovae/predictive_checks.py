@@ -25,6 +25,7 @@ from torch import Tensor
 from pyrovae.bounds import effective_sample_size
 from pyrovae.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
+from pyrovae.likelihoods import Masked
 from pyrovae.sites import advice_on_shapes, log_prob, sample_sites
 from pyrovae.vae import check_data, evaluation_mode, programs
 from pyrovae.weights import NUMBERS_PER_PASS, PARTICLES, Program, check_pair, cut_data
@@ -240,6 +241,11 @@ class PredictiveCheck:
             KeyboardInterrupt: if the interrupt comes before the first draws are done.
         """
         check_data(target, x)
+        if isinstance(getattr(target, "likelihood", None), Masked):
+            raise ValueError(
+                "a predictive check compares whole data, and here entries are missing: check "
+                "the data that have none"
+            )
         x, *beside = next(cut_data(x, context, self.data or len(x)))
         data = (x, tuple(beside))
         model, guide = programs(target)

@@ -53,6 +53,7 @@ class Report(Finding):
         fingerprint: a hash of each datum and of its context, [N, 2], see `fingerprints`.
         findings: what the diagnostics found, by their names.
         unfinished: the names of the diagnostics that an interrupt left out.
+        point_masses: the guide's sites that are Deltas, with which log-weights are no bounds.
         refused: the names of the diagnostics that could not measure this, and why.
     """
 
@@ -76,6 +77,7 @@ class Report(Finding):
     fingerprint: Tensor
     findings: Mapping[str, Finding] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
+    point_masses: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -139,8 +141,8 @@ class Report(Finding):
 
     @property
     def trusted(self) -> bool:
-        """Whether k-hat is known of all data and at most 0.7."""
-        return bool((self.pareto_k <= pareto.TRUSTED).all())
+        """Whether k-hat is known of all data and at most 0.7, and q has a density."""
+        return bool((self.pareto_k <= pareto.TRUSTED).all()) and not self.point_masses
 
     @property
     def partial(self) -> bool:
@@ -211,6 +213,7 @@ class Report(Finding):
             "unit": "nats",
             "partial": self.partial,
             "effective_sample_size": self.effective_sample_size.cpu().double().mean().item(),
+            "of_whole_numbers": None if self.domain is None else self.of_whole_numbers,
             "largest_pareto_k": known(self.pareto_k.max().item()),
             "untrusted": len(self.untrusted),
             "kl_per_dimension": {
@@ -220,6 +223,12 @@ class Report(Finding):
         }
 
     def _trust(self) -> str:
+        if self.point_masses:
+            return (
+                f"The guide puts all mass on a point at {', '.join(self.point_masses)} (Delta), "
+                "where q has no density: what stands here as ELBO and IWAE are no bounds on log "
+                "p(x), but log p(x, z) at that point."
+            )
         if self.particles < pareto.FEWEST:
             return (
                 f"Fewer than {pareto.FEWEST} particles cannot tell whether the weights are to be "
@@ -231,7 +240,10 @@ class Report(Finding):
             seen = f"Pareto k-hat is at most {largest:.2f}"
             if largest == -math.inf:
                 seen = "they hardly vary"
-            return f"The weights of all {data:,} data are well-behaved: {seen}."
+            said = f"The weights of all {data:,} data are well-behaved: {seen}."
+            if largest > -math.inf and self.particles < pareto.ENOUGH:
+                said += f" Fewer than {pareto.ENOUGH:,} particles can miss a heavier tail."
+            return said
         which = ", ".join(str(i) for i in bad[:NAMED])
         if len(bad) > NAMED:
             which += f" and {len(bad) - NAMED:,} more"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -130,6 +131,14 @@ def _check_event_dims(name: str, model_fn: Any, guide_fn: Any) -> None:
             f"site '{name}' has {model_fn.event_dim} event dimensions in the model but "
             f"{guide_fn.event_dim} in the guide: declare the same with .to_event(...) in both"
         )
+
+
+def is_point_mass(site: Any) -> bool:
+    """Tell whether a site's distribution is a Delta, whose density is no number."""
+    family = site["fn"]
+    while hasattr(family, "base_dist"):
+        family = family.base_dist
+    return isinstance(family, Delta)
 
 
 def plate_size(name: str, site: Any) -> int:

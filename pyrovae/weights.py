@@ -334,9 +334,11 @@ def _passes(
         )
 
 
-def cut_data(x: Tensor, context: tuple[Any, ...], size: int) -> Iterator[list[Any]]:
-    """Yield x and its context in pieces of at most `size` rows."""
-    for columns in _cut(len(x), size):
+def cut_data(
+    x: Tensor, context: tuple[Any, ...], size: int, *, first: int | None = None
+) -> Iterator[list[Any]]:
+    """Yield x and its context in pieces of at most `size` rows; all of them, or the first."""
+    for columns in _cut(len(x) if first is None else min(first, len(x)), size):
         here = slice(columns.start, columns.stop)
         yield [_rows_of(value, here, len(x)) for value in (x, *context)]
 

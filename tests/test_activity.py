@@ -96,6 +96,15 @@ class TestCollapse:
         assert found.verdict[0].startswith("Nearly collapsed: 0 of 50 dimensions are active.")
         assert found.verdict[1].endswith("z[7] and 42 more.")
 
+    def test_a_narrow_prior_is_no_collapse(self):
+        """Means that vary by 0.0025 tell nats about x where the posterior is narrower still."""
+        x = random(7, 400, 2)
+        x = 0.05 * x / x.std(0)
+        coded = Coded(0.005, width=2)
+        found = Latents(draws=400)((coded.model, coded.guide), x)
+        assert found.activity.count == 0
+        assert found.verdict[0].startswith("Healthy: 0 of 2 dimensions are active. z tells ")
+
     def test_is_found_in_a_trained_model(self):
         """A KL weight of 30 collapses what a weight of 1 does not."""
         data = pv.data.load()

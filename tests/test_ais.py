@@ -1,5 +1,6 @@
 """Annealed importance sampling against models whose evidence is known."""
 
+import dataclasses
 import math
 
 import pyro
@@ -11,10 +12,11 @@ from worlds import EXACT, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
 from pyrovae import ais, bounds
-from pyrovae.ais import AIS, linear, sigmoid, simulate
+from pyrovae.ais import AIS, linear, sigmoid
 from pyrovae.hamiltonian import Pace, transition
 from pyrovae.latent_density import LatentDensity, Point
 from pyrovae.pareto import pareto_k
+from pyrovae.simulation import simulate
 
 DOUBLE = torch.float64
 
@@ -97,6 +99,12 @@ class TestTransition:
         end, accepted = transition(slope, start, torch.ones(()), pace=pace, leapfrogs=2)
         assert (accepted == 0).all()
         assert torch.equal(end.u, start.u)
+
+    def test_steps_differ_by_a_quarter_at_most_in_either_direction(self):
+        pace = Pace(torch.full((2_000, 1), 2.0), torch.tensor([[9.0]]))
+        steps = pace.steps() / 6
+        assert 0.75 <= steps.min() < 0.76
+        assert 1.24 < steps.max() <= 1.25
 
     def test_pace_follows_the_rate_and_the_spread(self):
         u = number([[1.0], [3.0]]).unsqueeze(-1)  # two chains of one datum
@@ -388,6 +396,39 @@ class TestSandwich:
         assert found.log_w.shape == (4, 4)
         assert "partial: 4 of 5 data" in str(found)
 
+    def test_says_when_the_bounds_cross_or_few_chains_count(self):
+        pair, x = self.pair()
+        found = AIS(5, chains=4)(pair, x)
+        crossed = dataclasses.replace(found, above=found.below - 9.0)
+        assert "Believe neither" in " ".join(crossed.verdict)
+        lone = torch.zeros(4, 5)
+        lone[0] = 30.0
+        unlike = dataclasses.replace(found, log_w=lone)
+        assert "0.9 of 4 chains" not in " ".join(unlike.verdict)
+        chains = dataclasses.replace(
+            unlike, settings=AIS(5, chains=8), log_w=torch.cat([lone, torch.zeros(4, 5)])
+        )
+        assert "1.0 of 8 chains carry the weight" in " ".join(chains.verdict)
+        nowhere = dataclasses.replace(found, above=torch.full((4, 5), torch.inf))
+        assert "not finite" in " ".join(nowhere.verdict)
+
+    def test_one_datum_has_a_gap_without_an_error(self):
+        pair, x = self.pair()
+        assert "nan" not in " ".join(AIS(5, chains=4)(pair, x[:1]).verdict)
+
+    def test_a_context_of_as_many_rows_as_are_measured_is_not_cut(self):
+        prior = pv.priors.StandardNormal(1)
+
+        def likelihood(z, x, shared):
+            loc = shared.mean() + z
+            return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        vae = pv.VAE(lambda _: prior(), likelihood, lambda x, _: prior())
+        shared = torch.tensor([[5.0], [-5.0], [3.0]])
+        found = AIS(100, data=3)(vae, torch.ones(7, 1), shared)
+        truth = dist.Normal(1.0, 2**0.5).log_prob(torch.ones(3))
+        assert found.lower.value.tolist() == pytest.approx(truth.tolist(), abs=0.2)
+
     def test_says_when_chains_hardly_move(self):
         pair, x = self.pair()
         found = AIS(5, chains=4)(pair, x)
@@ -431,6 +472,58 @@ class TestSimulation:
             for column in range(2):
                 mean_is((drawn - world.mean) * z[:, column : column + 1], world.weight[:, column])
 
+    def test_draws_given_a_label_that_is_observed(self):
+        """The label stays what it is, and the bounds hold of x and the label together."""
+
+        def prior(y):
+            y = pyro.sample("y", dist.Bernoulli(0.5), obs=y)
+            return pyro.sample("z", dist.Normal(0.0, 1.0)), y
+
+        def likelihood(made, x, y):
+            return pyro.sample("x", dist.Normal(made[0] + 6 * made[1], 0.5), obs=x)
+
+        y = torch.bernoulli(torch.full((4_000,), 0.5))
+        vae = pv.VAE(prior, likelihood, lambda x, y: pyro.sample("z", dist.Normal(0.0, 1.0)))
+        _, drawn = simulate(vae, torch.zeros(4_000), y)
+        mean_is((drawn - 6 * y).unsqueeze(-1), 0.0)
+        found = AIS(20, data=4_000)(vae, drawn, y)
+        exact = dist.Normal(6 * y, 1.25**0.5).log_prob(drawn) + math.log(0.5)
+        error = found.simulated_upper.error_over_data
+        assert found.simulated_upper.mean > exact.mean() - 4 * error
+        assert abs(found.gap.mean) < 0.2
+
+    def test_refuses_a_model_that_reads_the_x_it_was_given(self):
+        """Its draws depend on the real x, and are scored given themselves."""
+
+        def model(x):
+            with data_plate(x):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                before = torch.nn.functional.pad(x, (1, 0))[..., :-1]
+                fn = dist.Normal(z.unsqueeze(-1) + 0.9 * before, 0.3).to_event(1)
+                pyro.sample("x", fn, obs=x)
+
+        with pytest.raises(ValueError, match="another density than that which scores it"):
+            simulate((model, model), torch.ones(3, 2))
+
+    def test_takes_the_draw_and_not_what_the_likelihood_returns(self):
+        def likelihood(z, x):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+            return z
+
+        prior = pv.priors.StandardNormal(2)
+        trace, drawn = simulate(pv.VAE(prior, likelihood, lambda x: prior()), torch.zeros(5, 2))
+        assert torch.equal(drawn, trace.nodes["x"]["value"].squeeze(0))
+
+    def test_refuses_what_is_observed_below_the_latents(self):
+        def likelihood(z, x, y):
+            pyro.sample("y", dist.Bernoulli(logits=z[..., 0]), obs=y)
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        prior = pv.priors.StandardNormal(2)
+        vae = pv.VAE(lambda y: prior(), likelihood, lambda x, y: prior())
+        with pytest.raises(ValueError, match=r"given \['y'\], which may depend on the latents"):
+            simulate(vae, torch.zeros(3, 2), torch.ones(3))
+
     def test_keeps_the_context(self):
         prior = pv.priors.StandardNormal(1)
 
@@ -449,7 +542,7 @@ class TestSimulation:
                 for i in range(2):
                     pyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=x[..., i])
 
-        with pytest.raises(ValueError, match=r"in place of x, \(3, 2\)"):
+        with pytest.raises(ValueError, match="2 sites in place of one x"):
             simulate((model, model), torch.zeros(3, 2))
 
 
@@ -463,6 +556,10 @@ def latent_world(latent):
 
 
 REFUSED = {
+    "a class in turn": (
+        lambda: pyro.sample("z", dist.Bernoulli(0.5), infer={"enumerate": "sequential"}),
+        "site 'z' is enumerated one value after the other",
+    ),
     "no bound of a sum": (
         lambda: pyro.sample("z", dist.Poisson(2.0)),
         "site 'z' is discrete with no finite support",
@@ -493,6 +590,37 @@ def test_refuses_a_start_at_a_guide_whose_density_is_not_known():
     model = latent_world(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))
     with pytest.raises(ValueError, match=r"guide samples \['e', 'z'\]: start at the prior"):
         path_of((model, guide), torch.zeros(3), chains=2, start="guide")
+
+
+def test_refuses_a_support_that_depends_on_a_class_summed_out():
+    def latent():
+        y = pyro.sample("y", dist.Bernoulli(0.5))
+        return pyro.sample("z", dist.Uniform(0.0, 1.0 + 3 * y))
+
+    path = path_of((latent_world(latent), None), torch.zeros(4), chains=3)
+    with pytest.raises(ValueError, match="site 'z' has a support that depends on a class"):
+        path.point(path.draw())
+
+
+GUIDES = {
+    "a point": (dist.Normal(0.0, 1.0), dist.Delta(torch.zeros(3)), "'z' is a Delta in the guide"),
+    "another support": (
+        dist.LogNormal(0.0, 1.0),
+        dist.Normal(-5.0, 1.0),
+        r"the guide draws values of \['z'\] outside the support",
+    ),
+}
+
+
+@pytest.mark.parametrize(("prior", "q", "said"), GUIDES.values(), ids=GUIDES.keys())
+def test_refuses_to_start_at_a_guide_from_which_no_path_leads(prior, q, said):
+    def guide(x):
+        with data_plate(x):
+            pyro.sample("z", q)
+
+    pair = (latent_world(lambda: pyro.sample("z", prior)), guide)
+    with pytest.raises(ValueError, match=said):
+        path_of(pair, torch.zeros(3), chains=2, start="guide").draw()
 
 
 SETTINGS = {

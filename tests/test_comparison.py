@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyro
 import pyro.distributions as dist
@@ -64,6 +64,8 @@ class Told:
     quantities: dict[str, Estimate]
     seed: int | None
     fingerprint: torch.Tensor
+    domain: None = None
+    per_datum: dict = field(default_factory=dict)
 
 
 def coverage(found, error, truth):
@@ -338,3 +340,40 @@ class TestFigure:
         axes = draw(told(values, [0.0] * len(values))).axes[0]
         drawn = sum(bar.get_height() for bars in axes.containers for bar in bars)
         assert drawn == sum(value != 0 for value in values)
+
+
+class TestWhatCannotBeCompared:
+    def test_a_probability_and_a_density_are_refused(self, tmp_path):
+        x = torch.bernoulli(torch.full((6, 4), 0.5))
+        guide = pv.guides.MeanFieldNormal(pv.nets.MLP(4, 4))
+        kinds = (pv.likelihoods.Bernoulli, pv.likelihoods.ContinuousBernoulli)
+        reports = [
+            pv.evaluate(
+                pv.VAE(pv.priors.StandardNormal(2), kind(pv.nets.MLP(2, 4)), guide),
+                x,
+                particles=5,
+            )
+            for kind in kinds
+        ]
+        with pytest.raises(ValueError, match="bits gives data probabilities and units densities"):
+            compare(*reports, names=("bits", "units"))
+        reports[1].save(tmp_path / "evaluation.json")
+        with pytest.raises(ValueError, match="b gives .* a densities|a gives .* b densities"):
+            compare(reports[0], read_report(tmp_path / "evaluation.json"))
+
+    def test_bounds_that_are_not_to_be_trusted_decide_nothing_unsaid(self):
+        world = LinearGaussian()
+        x = world.sample(40)
+        narrow = pv.evaluate((world.model, lambda x: too_narrow(world, x)), x, particles=100)
+        good = pv.evaluate((world.model, world.exact_guide), x, particles=100, seed=1)
+        found = compare(narrow, good, names=("narrow", "good"))
+        assert found.untrusted == (len(narrow.untrusted), 0)
+        assert found.untrusted[0] > 10
+        said = f"above 0.7 at {found.untrusted[0]} data of narrow and 0 data of good"
+        assert said in " ".join(found.verdict)
+
+
+def too_narrow(world, x):
+    with pyro.plate("data", len(x), dim=-1):
+        scale = 0.3 * world.off_scale
+        return pyro.sample("z", dist.Normal(world.posterior_mean(x), scale).to_event(1))

@@ -71,7 +71,9 @@ class TestTrust:
         world = LinearGaussian()
         report = pv.evaluate(world.vae(world.exact_posterior), world.sample(5), particles=50)
         assert report.trusted
-        assert "The weights of all 5 data are well-behaved: they hardly vary." in report.verdict
+        assert "The weights of all 5 data are well-behaved: they hardly vary." in str(
+            report.verdict
+        )
 
     @pytest.mark.parametrize("particles", [1, 2, 20])
     def test_few_particles_do_not_tell(self, particles):
@@ -279,3 +281,35 @@ class TestAnnealing:
     def test_says_so_where_there_is_nothing_to_gain(self):
         _, _, said = self.said(0.0, temperatures=100, data=12)
         assert "no more than that bound, within errors" in said
+
+
+def test_a_guide_of_points_has_no_bound():
+    """q has no density there: the numbers are log p(x, z) at the mode, above log p(x)."""
+    world = LinearGaussian()
+    x = world.sample(4)
+    report = pv.evaluate((world.model, world.mode_guide), x, particles=30)
+    assert report.point_masses == ("z",)
+    assert not report.trusted
+    assert "all mass on a point at z (Delta)" in " ".join(report.verdict)
+    assert "well-behaved" not in " ".join(report.verdict)
+    other = pv.evaluate((world.model, world.off_guide), x, particles=30)
+    assert other.point_masses == ()
+
+
+def test_few_particles_do_not_certify_the_tail():
+    world = LinearGaussian()
+    pair, x = (world.model, world.off_guide), world.sample(4)
+    few, many = (pv.evaluate(pair, x, particles=k).verdict[1] for k in (100, 2_000))
+    assert "well-behaved" in few
+    assert "can miss a heavier tail" in few
+    assert "can miss" not in many
+
+
+def test_missing_entries_are_not_counted_in_bits_per_dimension():
+    net = pv.nets.MLP(2, 4)
+    guide = pv.guides.MeanFieldNormal(pv.nets.HideMissing(pv.nets.MLP(4, 4)))
+    likelihood = pv.likelihoods.Masked(pv.likelihoods.Bernoulli(net))
+    vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
+    x, mask = torch.zeros(3, 4), torch.tensor([[True, False, True, True]]).expand(3, 4)
+    report = pv.evaluate(vae, (x, mask), particles=5)
+    assert "bits per dimension" not in report.quantities

@@ -19,9 +19,11 @@ from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
 from pyrovae.plots.predictive_checks import predictive_checks
 from pyrovae.plots.sandwich import sandwich
+from pyrovae.plots.style import CLASSES
 from pyrovae.plots.training import history
 
 __all__ = [
+    "CLASSES",
     "bounds",
     "comparison",
     "gaps",
