@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyrovae.recording import NotRecordable, modules_of, record, refilled, signature, tensors_of
 from pyrovae.sites import (
@@ -173,7 +175,11 @@ class LatentDensity:
         return torch.cat(rows, dim=-1).expand(*self.shape, -1).contiguous()
 
     def point(self, u: Tensor) -> Point:
-        """Score both ends at u."""
+        """Score both ends at u; NaN where a network's output is no parameter, far out."""
+        with pyro.validation_enabled(is_validate=False):
+            return self._point(u)
+
+    def _point(self, u: Tensor) -> Point:
         constrain = Constrain(self._by_site(u))
         trace = self._enumerated(constrain(config_enumerate(self.model)))
         log_joint = self._summed(sample_sites(trace)) + constrain.log_det
@@ -263,8 +269,11 @@ def bijection(site: Any) -> Any:
     Raises:
         ValueError: naming the site, if its support has none.
     """
+    support = site["fn"].support
+    if isinstance(support, MixtureSameFamilyConstraint):
+        support = support.base_constraint
     try:
-        return biject_to(site["fn"].support)
+        return biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
             f"site '{site['name']}' has the support {site['fn'].support}, to which no bijection "

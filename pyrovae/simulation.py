@@ -36,7 +36,7 @@ def simulate(target: Any, x: Tensor, *context: Any) -> tuple[Any, Tensor]:
         drawn = _drawn_data(trace, own=own)
         if drawn.shape != (1, *x.shape):
             raise _not_drawn(f"{tuple(drawn.shape[1:])} in place of x, {tuple(x.shape)}")
-        x = drawn.squeeze(0)
+        x = drawn.squeeze(0).to(x.dtype)
         latents = trace.copy()
         for name, _ in list(sample_sites(trace)):
             if trace.nodes[name]["value"] is drawn:

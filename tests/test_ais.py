@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from test_protocol import CASES
 from torch import nn
 from worlds import EXACT, LinearGaussian, Mixture, data_plate
 
@@ -641,3 +642,23 @@ SETTINGS = {
 def test_refuses_settings_that_make_no_path(settings, said):
     with pytest.raises(ValueError, match=said):
         AIS(**settings)
+
+
+PARTS = [
+    ("counts: Poisson", "guide"),  # far-out proposals have rates of no number
+    ("counts: Masked Normal", "guide"),
+    ("latents: RelaxedOneHot", "prior"),
+    ("priors: VampPrior of full covariances", "guide"),  # the support of a mixture
+    ("flows: spline flow guide", "guide"),
+    ("flows: affine flow prior", "prior"),
+]
+
+
+@pytest.mark.parametrize(("name", "start"), PARTS)
+def test_goes_with_the_librarys_parts(name, start):
+    """The weights are finite, and those of a simulated datum are on both sides of each other."""
+    case = CASES[name]()
+    found = AIS(40, chains=8, start=start)(case.vae, case.x, *case.context)
+    assert found.log_w.isfinite().all()
+    assert found.above.isfinite().all()
+    assert abs(found.gap.mean) < 4 * found.gap.error_over_data + 1.0
