@@ -6,6 +6,7 @@ Every number comes from one set of log-weights [K, N]. A mean over data has an e
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -73,8 +74,8 @@ def evaluate(
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
         batch_size: the data in memory at once; it does not change what is estimated.
         compile: whether the passes are compiled (see `weights.CompiledRun`); by default where
-            there are 2,000,000 pairs of particle and datum or more, on the CPU, and the VAE is
-            made of the library's parts.
+            there are 2,000,000 pairs of particle and datum or more, and the VAE is made of the
+            library's parts.
         seed: of the particles alone; None draws from torch's generator as it stands.
         diagnostics: further measurements, called with the target and all the data once the report
             has its own numbers, each at the seed. What they find stands in `report.findings`.
@@ -112,7 +113,8 @@ def evaluate(
 
     def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
         nonlocal width, points
-        found = _measure(target, batch, particles, ks, runner=runner)
+        # Copied once the large tensors are given back: what stays must not lie between them.
+        found = copy.deepcopy(_measure(target, batch, particles, ks, runner=runner))
         points = points if width else _point_masses(target, batch)
         width = batch[0][0].numel()
         if diagnostics:

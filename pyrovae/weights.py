@@ -52,6 +52,7 @@ from pyrovae.sites import (
 Program = Callable[..., Any]
 Runner = Callable[..., "Terms"]
 Sites = dict[str, Tensor]
+Place = tuple[slice, slice]
 
 PARTICLES: Final = "particles"
 MAX_GRAPHS: Final = 2
@@ -130,11 +131,10 @@ def log_weights(
         >>> log_weights(vae.model, vae.guide, torch.zeros(5, 64), particles=100).shape
         torch.Size([100, 5])
     """
-    columns = [
-        torch.cat([piece.log_w for piece in pieces])
-        for pieces in _passes(runner or run, (model, guide), (x, context), particles, chunk)
-    ]
-    return torch.cat(columns, dim=1)
+    whole: Sites = {}
+    for place, piece in _passes(runner or run, (model, guide), (x, context), particles, chunk):
+        _fill(whole, {"log_w": piece.log_w}, place, (particles, len(x)))
+    return whole["log_w"]
 
 
 def log_weight_terms(
@@ -147,11 +147,13 @@ def log_weight_terms(
     runner: Runner | None = None,
 ) -> Terms:
     """Return the log-weights by site: arguments and errors as of `log_weights`."""
-    columns = [
-        _concatenate(list(pieces), dim=0)
-        for pieces in _passes(runner or run, (model, guide), (x, context), particles, chunk)
-    ]
-    return _concatenate(columns, dim=1)
+    whole = Terms({}, {}, {})
+    for place, piece in _passes(runner or run, (model, guide), (x, context), particles, chunk):
+        shape = particles, len(x)
+        _fill(whole.prior, piece.prior, place, shape)
+        _fill(whole.likelihood, piece.likelihood, place, shape)
+        _fill(whole.guide, piece.guide, place, shape)
+    return whole
 
 
 def iterate_log_weights(
@@ -324,14 +326,32 @@ def _passes(
     data: tuple[Tensor, tuple[Any, ...]],
     particles: int,
     chunk: int | None,
-) -> Iterator[Iterator[Terms]]:
-    """Cut the data first, then the particles; yield the pieces of each cut of the data."""
+) -> Iterator[tuple[Place, Terms]]:
+    """Cut the data first, then the particles; yield each pass with its place in [K, N]."""
     chunk = _check_request(data[0], particles, chunk)
-    for part in cut_data(*data, max(1, chunk // particles)):
-        yield (
-            runner(*programs, *part, particles=len(rows))
-            for rows in _cut(particles, max(1, chunk // len(part[0])))
+    size = max(1, chunk // particles)
+    parts = cut_data(*data, size)
+    for columns, part in zip(_cut(len(data[0]), size), parts, strict=True):
+        for rows in _cut(particles, max(1, chunk // len(columns))):
+            place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+            yield place, runner(*programs, *part, particles=len(rows))
+
+
+def _fill(whole: Sites, part: Sites, place: Place, shape: tuple[int, int]) -> None:
+    """Write what a pass found where it belongs, and keep nothing of the pass itself.
+
+    A small tensor kept from each pass would stand in the heap between the large ones that are
+    given back, which then fit nowhere: the memory would grow with the number of passes.
+    """
+    if whole and whole.keys() != part.keys():
+        raise ValueError(
+            f"the sites differ from pass to pass: {sorted(whole)}, then {sorted(part)}; "
+            "log-weights need programs with the same sites for all data"
         )
+    for name, term in part.items():
+        if name not in whole:
+            whole[name] = term.new_empty(shape)
+        whole[name][place] = term
 
 
 def cut_data(
@@ -381,11 +401,3 @@ def _sum_out(terms: Terms, enumerated: list[str], shape: tuple[int, int]) -> Ter
 
 def _total(sites: Sites) -> Any:
     return sum(sites.values())
-
-
-def _concatenate(pieces: list[Terms], dim: int) -> Terms:
-    def joined(role: str) -> Sites:
-        parts = [getattr(piece, role) for piece in pieces]
-        return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
-
-    return Terms(joined("prior"), joined("likelihood"), joined("guide"))

@@ -1,5 +1,7 @@
 """Log-weights against worlds whose evidence is known, and the shapes and chunks they come in."""
 
+import weakref
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +11,7 @@ from worlds import EXACT, OFF, LinearGaussian, Mixture, data_plate, random
 
 import pyrovae as pv
 from pyrovae import bounds, weights
-from pyrovae.weights import iterate_log_weights, log_weight_terms, log_weights
+from pyrovae.weights import iterate_log_weights, log_weight_terms, log_weights, run
 
 ALL = {f"exact: {name}": make for name, make in EXACT.items()}
 ALL |= {f"off: {name}": make for name, make in OFF.items()}
@@ -321,3 +323,24 @@ def test_pyros_renyi_bound_of_order_zero_is_minus_the_sum_of_iwae():
     log_w = log_weights(vae.model, vae.guide, x, particles=6)
     # The same terms added in another order: rounding of float64 alone.
     assert loss == pytest.approx(-bounds.iwae(log_w).sum().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("measure", [log_weights, log_weight_terms])
+@pytest.mark.parametrize("chunk", [4, 12], ids=["over particles", "over data"])
+def test_no_pass_outlives_the_next(measure, chunk):
+    """Small tensors that stayed between the large ones would make the memory grow with passes."""
+    world = LinearGaussian()
+    x = random(3, 6, 3)
+    alive, most = [], 0
+
+    def watched(*args, **named):
+        nonlocal most
+        most = max(most, sum(reference() is not None for reference in alive))
+        terms = run(*args, **named)
+        alive.extend(weakref.ref(term) for term in terms.likelihood.values())
+        return terms
+
+    measure(world.model, world.off_guide, x, particles=8, chunk=chunk, runner=watched)
+    assert len(alive) >= 4
+    assert most <= 1
+    assert not any(reference() is not None for reference in alive)

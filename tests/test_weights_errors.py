@@ -190,3 +190,21 @@ def test_a_value_of_another_event_shape_is_named():
     message = r"site 'x' has event shape \(1,\); got a value of shape \(4, 3\): reshape"
     with pytest.raises(ValueError, match=message):
         log_weights(programs.model, programs.guide, WORLD.sample(4), particles=2)
+
+
+def test_sites_that_differ_from_pass_to_pass_are_named():
+    def model(x):
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            name = "bright" if x.mean() > 0 else "dark"
+            pyro.sample(name, dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with data_plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    x = torch.tensor([[1.0], [-1.0]])
+    with pytest.raises(
+        ValueError, match=r"differ from pass to pass: \['bright'\], then \['dark'\]"
+    ):
+        log_weight_terms(model, guide, x, particles=2, chunk=2)
