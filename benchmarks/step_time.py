@@ -1,11 +1,13 @@
 """Time one training step of the same VAE, written in several ways.
 
     python benchmarks/step_time.py --batch 100 512 --threads 1 2
+    python benchmarks/step_time.py --device cuda
 
 The VAE: 784-400-2x50 and 50-400-784 with ReLU, Bernoulli likelihood, Adam at 1e-3, 32-bit floats.
 Each contestant lives in a process of its own, pinned to as many cores as it has threads. In every
 round each takes a burst of steps in turn, while the others wait; the figure is the median over
-rounds of the median step of a burst. What is not installed is reported as missing.
+rounds of the median step of a burst; on a GPU, of a burst's time by its steps, since nothing waits
+for a single one there but Pyro's SVI. What is not installed is reported as missing.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import time
 from collections.abc import Callable
 
 PIXELS, HIDDEN, LATENTS, ROWS = 784, 400, 50, 10_000
-Step = Callable[[int], float]
+DEVICE = "cpu"
+Step = Callable[[int], object]
 
 
 def batches(batch: int):
@@ -36,7 +39,7 @@ def batches(batch: int):
 def torch_batches(batch: int):
     import torch
 
-    return torch.from_numpy(batches(batch))
+    return torch.from_numpy(batches(batch)).to(DEVICE)
 
 
 def networks():
@@ -44,15 +47,12 @@ def networks():
 
     encoder = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENTS))
     decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
-    return encoder, decoder
+    return encoder.to(DEVICE), decoder.to(DEVICE)
 
 
-def raw_torch(batch: int, *, compiled: bool) -> Step:
+def hand_written(encoder, decoder):
     import torch
     from torch.nn import functional as F
-
-    data, (encoder, decoder) = torch_batches(batch), networks()
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
 
     def negative_elbo(x):
         loc, raw = encoder(x).chunk(2, -1)
@@ -61,6 +61,15 @@ def raw_torch(batch: int, *, compiled: bool) -> Step:
         kl = 0.5 * (scale**2 + loc**2 - 1 - 2 * scale.log()).sum()
         return F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum") + kl
 
+    return negative_elbo
+
+
+def raw_torch(batch: int, *, compiled: bool) -> Step:
+    import torch
+
+    data, (encoder, decoder) = torch_batches(batch), networks()
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
+    negative_elbo = hand_written(encoder, decoder)
     loss_of = torch.compile(negative_elbo) if compiled else negative_elbo
 
     def step(i: int) -> float:
@@ -68,7 +77,41 @@ def raw_torch(batch: int, *, compiled: bool) -> Step:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.item() if DEVICE == "cpu" else loss
+
+    return step
+
+
+def raw_torch_in_a_cuda_graph(batch: int) -> Step:
+    import torch
+
+    data, (encoder, decoder) = torch_batches(batch), networks()
+    weights = [*encoder.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=1e-3, fused=True, capturable=True)
+    loss_of, x = hand_written(encoder, decoder), data[0].clone()
+
+    def whole():
+        optimizer.zero_grad()
+        loss = loss_of(x)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            whole()
+    torch.cuda.current_stream().wait_stream(beside)
+    optimizer.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = whole()
+
+    def step(i: int):
+        x.copy_(data[i % len(data)])
+        graph.replay()
+        return loss
 
     return step
 
@@ -111,8 +154,12 @@ def pyrovae_step(batch: int, *, compiled: bool) -> Step:
         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(PIXELS, HIDDEN, 2 * LATENTS)),
     )
     adam, loss = pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()
-    svi = pv.SVI(vae.model, vae.guide, adam, loss, compile=compiled)
-    return lambda i: svi.step(data[i % len(data)])
+    svi = pv.SVI(vae.to(DEVICE).model, vae.guide, adam, loss, compile=compiled)
+    if DEVICE == "cpu" or not compiled:
+        return lambda i: svi.step(data[i % len(data)])
+    for i in range(5):
+        svi.step(data[i])
+    return lambda i: svi.launch(data[i % len(data)])
 
 
 def numpyro_jitted(batch: int) -> Step:
@@ -210,12 +257,18 @@ CONTESTANTS: dict[str, Callable[[int], Step]] = {
     "pyrovae, eager": lambda batch: pyrovae_step(batch, compiled=False),
     "pyrovae, compiled": lambda batch: pyrovae_step(batch, compiled=True),
 }
+ON_A_GPU: dict[str, Callable[[int], Step]] = {
+    "raw torch, eager": CONTESTANTS["raw torch, eager"],
+    "raw torch in a CUDA graph": raw_torch_in_a_cuda_graph,
+    "Pyro's SVI": pyros_example,
+    "pyrovae, compiled": CONTESTANTS["pyrovae, compiled"],
+}
 
 
 def serve(name: str, batch: int, burst: int) -> None:
     """Be one contestant: take a burst of steps for each line of standard input."""
     try:
-        step = CONTESTANTS[name](batch)
+        step = (CONTESTANTS if DEVICE == "cpu" else ON_A_GPU)[name](batch)
     except ImportError as error:
         print(json.dumps({"missing": str(error)}), flush=True)
         return
@@ -223,18 +276,37 @@ def serve(name: str, batch: int, burst: int) -> None:
         step(i)
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
-        times = []
-        for i in range(burst):
-            start = time.perf_counter()
-            step(i)
-            times.append(time.perf_counter() - start)
+        times = burst_on_the_cpu(step, burst) if DEVICE == "cpu" else burst_on_a_gpu(step, burst)
         print(json.dumps(1e3 * statistics.median(times)), flush=True)
+
+
+def burst_on_the_cpu(step: Step, burst: int) -> list[float]:
+    times = []
+    for i in range(burst):
+        started = time.perf_counter()
+        step(i)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def burst_on_a_gpu(step: Step, burst: int) -> list[float]:
+    import torch
+
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for i in range(burst):
+        step(i)
+    torch.cuda.synchronize()
+    return [(time.perf_counter() - started) / burst]
 
 
 def start(name: str, batch: int, threads: int, burst: int) -> subprocess.Popen[str]:
     cores = sorted(os.sched_getaffinity(0))[:threads]
     return subprocess.Popen(
-        [sys.executable, __file__, "--serve", name, "--batch", str(batch), "--burst", str(burst)],
+        [
+            *(sys.executable, __file__, "--serve", name, "--device", DEVICE),
+            *("--batch", str(batch), "--burst", str(burst)),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -247,7 +319,7 @@ def start(name: str, batch: int, threads: int, burst: int) -> subprocess.Popen[s
 def compete(batch: int, threads: int, rounds: int, burst: int) -> dict[str, list[float]]:
     """Return the milliseconds of each contestant in each round; none where it is missing."""
     running, figures = {}, {}
-    for name in CONTESTANTS:
+    for name in CONTESTANTS if DEVICE == "cpu" else ON_A_GPU:
         process = start(name, batch, threads, burst)
         answer = json.loads(process.stdout.readline() or '{"missing": "it failed"}')
         figures[name] = []
@@ -272,10 +344,20 @@ def table(figures: dict[str, list[float]]) -> list[str]:
     lines = ["| | ms per step | pyrovae, compiled / this |", "|---|---:|---:|"]
     for name in figures:
         if name in medians:
-            lines.append(f"| {name} | {medians[name]:.2f} | {ours / medians[name]:.2f} |")
+            lines.append(f"| {name} | {medians[name]:.3f} | {ours / medians[name]:.2f} |")
         else:
             lines.append(f"| {name} | missing | |")
     return lines
+
+
+def device_name() -> str:
+    if DEVICE == "cpu":
+        return "no GPU"
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("no NVIDIA GPU is at hand: leave --device cuda away")
+    return torch.cuda.get_device_name()
 
 
 def versions() -> str:
@@ -294,12 +376,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--burst", type=int, default=40, help="steps of a contestant in a round")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    global DEVICE
+    DEVICE = args.device
     if args.serve:
         serve(args.serve, args.batch[0], args.burst)
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores; {versions()}")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {device_name()}; {versions()}")
     for threads in args.threads:
         for batch in args.batch:
             print(f"\nbatch {batch}, {threads} threads\n")

@@ -139,7 +139,8 @@ class Batches:
         batch_size: the number of data in a batch; the last may be smaller. An iterable of
             batches keeps its own.
         shuffle: whether to draw a new order at each walk.
-        device: where the batches are moved to; as they come where it is None.
+        device: where the batches are moved to; as they come where it is None. Tensors for a GPU
+            are moved whole, once, if half of its free memory holds them.
 
     Raises:
         ValueError: if there are no data, tensors differ in length, or an iterator is given that
@@ -161,7 +162,8 @@ class Batches:
         if batch_size < 1:
             raise ValueError(f"a batch has at least one datum; got batch_size={batch_size}")
         self.batch_size, self.shuffle, self.device = batch_size, shuffle, device
-        self.dynamic, self.tensors = _tensors(data)
+        self.dynamic, tensors = _tensors(data)
+        self.tensors = _resident(tensors, device)
         self.source: Iterable[Any] = () if self.tensors else _source(data, batch_size, shuffle)
         self.number = self._count()
 
@@ -291,6 +293,15 @@ def _tensors(data: Any) -> tuple[bool, tuple[Tensor, ...]]:
     if lengths <= {0}:
         raise ValueError("the data are empty: x needs at least one row")
     return dynamic, tensors
+
+
+def _resident(tensors: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
+    """Move the data to the GPU whole, once, if half of its free memory holds them."""
+    if device is None or device.type != "cuda":
+        return tensors
+    wanted = sum(tensor.nbytes for tensor in tensors if tensor.device != device)
+    free, _ = torch.cuda.mem_get_info(device)
+    return tuple(tensor.to(device) for tensor in tensors) if wanted <= free / 2 else tensors
 
 
 def _source(data: Any, batch_size: int, shuffle: bool) -> Iterable[Any]:  # noqa: FBT001

@@ -51,15 +51,26 @@ class Recorded:
     Attributes:
         compiled: takes the inputs, then what the function closed over.
         closed_over: the tensors themselves, not copies: read anew at each call.
+        gpu: where the graph runs if it runs on a GPU; a number that the CPU holds is moved there.
     """
 
     compiled: Callable[..., Any]
     closed_over: list[Tensor]
+    gpu: torch.device | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph; gradients are among its outputs, not recorded through it."""
+        return self.on(self.placed(inputs))
+
+    def placed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the inputs, and what was closed over, where the graph runs."""
+        tensors = [*inputs, *self.closed_over]
+        return tensors if self.gpu is None else [tensor.to(self.gpu) for tensor in tensors]
+
+    def on(self, tensors: Sequence[Tensor]) -> Any:
+        """Run the graph on tensors that are placed."""
         with torch.no_grad():
-            return self.compiled(*inputs, *self.closed_over)
+            return self.compiled(*tensors)
 
 
 def record(
@@ -87,17 +98,20 @@ def record(
             )
         route_products(graph)
         closed_over = _lift_constants(graph)
+        gpu = _gpu_among([*inputs, *closed_over])
+        if gpu is not None:
+            _check_written(graph, [*inputs, *closed_over])
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
-        copies = Recorded(compiled, [tensor.detach().clone() for tensor in closed_over])
+        copies = Recorded(compiled, [tensor.detach().clone() for tensor in closed_over], gpu)
         try:
             with generators_kept():
                 copies(*(tensor.clone() for tensor in inputs))
         except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise NotRecordable(f"it cannot be compiled here ({line})") from error
-    return Recorded(compiled, closed_over)
+    return Recorded(compiled, closed_over, gpu)
 
 
 def signature(arguments: Any) -> Any:
@@ -294,6 +308,24 @@ def _line_of(error: Exception) -> str:
     if not mine:
         return str(error).strip().splitlines()[0] if str(error) else "its objective"
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
+
+
+def _gpu_among(tensors: Sequence[Tensor]) -> torch.device | None:
+    """Return the GPU of a graph, or None for a graph of the CPU."""
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    if len(devices) > 1:
+        raise NotRecordable(f"it runs on several GPUs: {sorted(map(str, devices))}")
+    return next(iter(devices), None)
+
+
+def _check_written(module: GraphModule, tensors: Sequence[Tensor]) -> None:
+    """Refuse a graph that changes a tensor of the CPU, of which the GPU is given a copy."""
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    copied = {node for node, t in zip(inputs, tensors, strict=True) if not t.is_cuda}
+    for node in module.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable and copied.intersection(node.args[:1]):
+            raise NotRecordable(f"it changes a tensor of the CPU beside a GPU, by {node.target}")
 
 
 def _constants(graph: GraphModule) -> list[Any]:

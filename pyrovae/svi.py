@@ -8,9 +8,10 @@ runs it, with one warning that says why.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyrovae.cuda_graphs import CudaStep, gpu_in_use, on_gpu
 from pyrovae.randomness import generators_kept
 from pyrovae.recording import (
     NotRecordable,
@@ -59,6 +61,10 @@ class SVI(pyro.infer.SVI):
     `MAX_GRAPHS` of them. Numbers with a fractional part among the arguments are inputs of the
     graph, so that a weight may change each step. `compile_seconds` tells what recording and
     compiling took so far.
+
+    On an NVIDIA GPU a compiled step becomes one CUDA graph after the first three of its shape, with
+    the optimiser inside where it is `capturable`, as those are that a Pyro optimiser becomes.
+    `launch` takes such a step without waiting for its loss.
 
     A graph holds what the programs did when it was recorded. Parameters, buffers and tensors that
     change in place are read anew, arguments are inputs, and a step under an outer handler or
@@ -106,16 +112,33 @@ class SVI(pyro.infer.SVI):
         Raises:
             What the programs and the objective raise.
         """
+        replayed = self.launch(*args, **kwargs)
+        if replayed is not None:
+            return replayed.item()
         loss, parameters = self.gradients(*args, **kwargs)
         self.update(parameters)
         return loss
+
+    def launch(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """Take a step on a GPU as one CUDA graph; return its loss, on the device and unread.
+
+        Nothing waits for the GPU, so many steps can be launched before their losses are read.
+        None, and no step, on the CPU, and where an ordinary step has to be taken: uncompiled, in
+        the first steps of each shape, and where CUDA refuses the capture.
+        """
+        if not (self.compiled and gpu_in_use()):
+            return None
+        graph = self._graph(args, kwargs)
+        if graph is None or not on_gpu(graph.parameters):
+            return None
+        return self._replay(graph)(tensors_of((args, kwargs)))
 
     def gradients(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
         """Return the loss, and the parameters with their gradients in `grad`: half a step."""
         graph = self._graph(args, kwargs) if self.compiled else None
         if graph is None:
             return self._run_eagerly(args, kwargs)
-        return graph.loss_and_grads(args, kwargs), graph.parameters
+        return float(graph.loss_and_grads(args, kwargs)), graph.parameters
 
     def update(self, parameters: list[Tensor]) -> None:
         """Let the optimiser use the gradients, and take them away: the other half."""
@@ -158,25 +181,40 @@ class SVI(pyro.infer.SVI):
         self._graphs[(signature((args, kwargs)), module_state(self._modules))] = graph
         return graph
 
+    def _replay(self, graph: _Graph) -> CudaStep:
+        if graph.replay is None:
+            graph.replay = CudaStep(
+                graph.fill_grads,
+                graph.run.closed_over,
+                graph.parameters,
+                update=self.update,
+                optimizer=lambda: getattr(self.optim, "optimizer", None),
+            )
+        return graph.replay
+
     def _stay_eager(self, reason: str) -> None:
         self.compiled = False
         warnings.warn(f"pyrovae.SVI runs its steps uncompiled: {reason}", stacklevel=6)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Graph:
-    """A recorded step and the parameters whose gradients it returns."""
+    """A recorded step, the parameters whose gradients it returns, and its replay on a GPU."""
 
     run: Recorded
     parameters: list[Tensor]
+    replay: CudaStep | None = None
 
-    def loss_and_grads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        inputs = tensors_of((args, kwargs))
-        loss, grads = self.run(*inputs)
-        taken = {tensor.data_ptr() for tensor in (*inputs, *self.run.closed_over)}
+    def loss_and_grads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return self.fill_grads(self.run.placed(tensors_of((args, kwargs))))
+
+    def fill_grads(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Run on the inputs, and what was closed over, where they stand."""
+        loss, grads = self.run.on(tensors)
+        taken = {tensor.data_ptr() for tensor in tensors}
         for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = None if grad is None else _own(grad, parameter, taken)
-        return float(loss)
+        return loss
 
 
 def _own(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
@@ -276,8 +314,15 @@ def _adopted(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> torc
 
 
 def _fused(optim: PyroOptim, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    arguments = dict(optim.pt_optim_args)
-    try:
-        return optim.pt_optim_constructor(parameters, **{"fused": True, **arguments})
-    except (TypeError, RuntimeError):
-        return optim.pt_optim_constructor(parameters, **arguments)
+    """Make torch's optimiser in the fastest form that its class has on this device."""
+    given = dict(optim.pt_optim_args)
+    forms: list[dict[str, Any]] = [{"fused": True}, {}]
+    if on_gpu(parameters):
+        forms = [{"fused": True, "capturable": True}, {"capturable": True}, *forms]
+    for form in forms:
+        arguments = {**form, **given}
+        if arguments.get("capturable") and isinstance(given.get("lr"), float):
+            arguments["lr"] = torch.tensor(given["lr"], device=parameters[0].device)
+        with contextlib.suppress(TypeError, RuntimeError):
+            return optim.pt_optim_constructor(parameters, **arguments)
+    return optim.pt_optim_constructor(parameters, **given)

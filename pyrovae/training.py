@@ -56,7 +56,7 @@ class Step:
         handlers: of `pyrovae.handlers`, such as `[free_bits(0.1)]`: the step descends the
             objective of the programs that they wrap, and the history shows it as the loss.
         compile: whether `pyrovae.SVI` compiles the step. Where it is None: in trainings of
-            5,000 steps or more, on the CPU, of a VAE made of the library's parts.
+            5,000 steps or more, of a VAE made of the library's parts.
     """
 
     optim: PyroOptim | None = None
@@ -193,24 +193,33 @@ def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: 
 
 def _walk(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> tuple[float, float]:
     """Take one step on each batch; return the mean loss per datum and the seconds spent."""
-    compiling, started, total, count = svi.compile_seconds, time.perf_counter(), 0.0, 0
+    compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
+    losses: list[float | Tensor] = []
     for batch in batches:
         if not batches.tensors:
             check_data(training.target, batch[0])
         beside.weigh(training.step / training.batches)
-        loss = _step(training, svi, batch)
-        total, count = total + loss, count + len(batch[0])
+        losses.append(_step(training, svi, batch))
+        count += len(batch[0])
         training.step += 1
-        training.loss = loss / len(batch[0])
+        if not isinstance(losses[-1], Tensor):
+            training.loss = losses[-1] / len(batch[0])
         for callback in beside.callbacks:
             callback.stepped(training)
+    mean = sum(_read(training, losses)) / count
+    if isinstance(losses[-1], Tensor):
+        training.loss = mean
     compiling = svi.compile_seconds - compiling
     training.history.compile_seconds += compiling
-    return total / count, time.perf_counter() - started - compiling
+    return mean, time.perf_counter() - started - compiling
 
 
-def _step(training: Training, svi: SVI, batch: Batch) -> float:
+def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
+    """Take a step; on a GPU it may be launched only, and its loss be a tensor not yet read."""
     try:
+        launched = svi.launch(*batch)
+        if launched is not None:
+            return launched
         loss, parameters = svi.gradients(*batch)
     except ValueError as error:
         cause = _broken(training.parameters)
@@ -224,6 +233,19 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float:
         raise NonFiniteLoss(_describe(training, f"the loss is {loss}", cause))
     svi.update(parameters)
     return float(loss)
+
+
+def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
+    """Read the losses of an epoch that the GPU still holds, all at once."""
+    unread = [loss for loss in losses if isinstance(loss, Tensor)]
+    values = iter(torch.stack(unread).tolist() if unread else ())
+    read = [next(values) if isinstance(loss, Tensor) else loss for loss in losses]
+    bad = [i for i, loss in enumerate(read) if not math.isfinite(loss)]
+    if bad:
+        training.step += bad[0] - len(losses)
+        cause = "losses on a GPU are read at an epoch's end; Step(compile=False) names the site"
+        raise NonFiniteLoss(_describe(training, f"the loss is {read[bad[0]]}", cause))
+    return read
 
 
 def _describe(training: Training, met: str, cause: str) -> str:

@@ -1,0 +1,360 @@
+"""A replayed step is the ordinary one: the same losses, the same parameters, no Python between.
+
+Here CUDA graphs are acted out on the CPU (`emulated`); `test_cuda.py` runs them where a GPU is.
+"""
+
+import math
+import warnings
+
+import pyro
+import pytest
+import torch
+from emulated import EmulatedGraph, capturing
+from programs import PROGRAMS, ROWS, SIZE, adam, binary, state, train, vae
+from pyro.infer import TraceMeanField_ELBO
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import pyrovae as pv
+from pyrovae.cuda_graphs import WARM_UP
+from pyrovae.handlers import kl_weight
+from pyrovae.recording import NotRecordable, _check_written, _gpu_among
+from pyrovae.svi import SVI
+
+STEPS = WARM_UP + 5
+
+
+@pytest.fixture
+def graphs(monkeypatch, interpreted):
+    """Let the step think that it is on a GPU, and gather the graphs that it captures."""
+    made = []
+
+    def graph():
+        made.append(EmulatedGraph())
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr("pyrovae.svi.gpu_in_use", lambda: True)
+    monkeypatch.setattr("pyrovae.svi.on_gpu", lambda tensors: True)
+    yield made
+    pyro.clear_param_store()
+
+
+class Ordinary(SVI):
+    """The compiled step without CUDA graphs."""
+
+    def launch(self, *args, **kwargs):
+        """Launch nothing."""
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_replayed_steps_are_ordinary_ones(graphs, name):
+    _, losses, values = train(SVI, PROGRAMS[name], steps=STEPS)
+    assert [graph.replays for graph in graphs] == [STEPS - WARM_UP]
+    _, wanted_losses, wanted = train(Ordinary, PROGRAMS[name], steps=STEPS)
+    assert losses == wanted_losses
+    assert all(map(torch.equal, values, wanted))
+
+
+def stepped(kind, make_optim, between, *, steps=STEPS, model=lambda made: made.model, **options):
+    """Take steps on data that differ from step to step, with something done before each."""
+    torch.manual_seed(0)
+    made = vae()
+    svi = kind(model(made), made.guide, make_optim(made), TraceMeanField_ELBO(), **options)
+    torch.manual_seed(1)
+    losses = []
+    for i in range(steps):
+        between(svi, i)
+        losses.append(svi.step(binary()))
+    return losses, state(made)
+
+
+def nothing(svi, i):
+    pass
+
+
+OPTIMISERS = {
+    "pyro Adam": lambda _: adam(),
+    "capturable, of torch": lambda made: torch.optim.Adam(
+        made.parameters(), lr=0.01, fused=True, capturable=True
+    ),
+    "not capturable": lambda made: torch.optim.SGD(made.parameters(), lr=0.01, momentum=0.9),
+    "counts on the CPU": lambda made: torch.optim.Adam(made.parameters(), lr=0.01),
+    "one for each parameter": lambda _: pyro.optim.ClippedAdam({"lr": 0.01}),
+    "pyro scheduler": lambda _: pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.5}
+    ),
+}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("optim", OPTIMISERS.values(), ids=OPTIMISERS.keys())
+def test_every_optimiser_takes_its_steps(graphs, optim, clip_norm):
+    losses, parameters = stepped(SVI, optim, nothing, clip_norm=clip_norm)
+    assert graphs[0].replays == STEPS - WARM_UP
+    wanted_losses, wanted = stepped(Ordinary, optim, nothing, clip_norm=clip_norm)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+
+
+def test_the_optimiser_is_in_the_graph_if_it_is_capturable(graphs):
+    stepped(SVI, OPTIMISERS["pyro Adam"], nothing)
+    names = [str(operation) for operation, *_ in graphs[0].operations]
+    assert any("adam" in name for name in names)
+    stepped(SVI, OPTIMISERS["not capturable"], nothing)
+    names = [str(operation) for operation, *_ in graphs[1].operations]
+    assert not any("foreach" in name for name in names)
+
+
+def test_a_learning_rate_that_is_a_tensor_changes_inside_the_graph(graphs):
+    def lower(svi, i):
+        if i:
+            svi.optim.optimizer.param_groups[0]["lr"].mul_(0.5)
+
+    def lower_number(svi, i):
+        if i:
+            svi.optim.optimizer.param_groups[0]["lr"] *= 0.5
+
+    losses, parameters = stepped(SVI, lambda _: adam(), lower)
+    assert len(graphs) == 1
+    wanted_losses, wanted = stepped(Ordinary, lambda _: adam(), lower_number)
+    assert losses == pytest.approx(wanted_losses, rel=1e-6)
+    torch.testing.assert_close(parameters, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_a_learning_rate_that_is_a_number_takes_the_optimiser_out_of_the_graph(graphs):
+    def lower(svi, i):
+        if i:
+            svi.optim.optimizer.param_groups[0]["lr"] *= 0.5
+
+    def optim(made):
+        return torch.optim.Adam(made.parameters(), lr=0.01, fused=True, capturable=True)
+
+    losses, parameters = stepped(SVI, optim, lower)
+    assert len(graphs) == 2
+    wanted_losses, wanted = stepped(Ordinary, optim, lower)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+
+
+@pytest.mark.parametrize("optim", ["pyro Adam", "capturable, of torch"])
+def test_a_state_that_is_put_back_is_used(graphs, optim):
+    kept = {}
+
+    def rewind(svi, i):
+        if i == 2:
+            kept.update(_copied(svi.optim.get_state()))
+        if i == 5:
+            svi.optim.set_state(_copied(kept))
+
+    losses, parameters = stepped(SVI, OPTIMISERS[optim], rewind)
+    wanted_losses, wanted = stepped(Ordinary, OPTIMISERS[optim], rewind)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+    assert len(graphs) == 2
+
+
+def test_a_capture_leaves_no_gradients(graphs):
+    torch.manual_seed(0)
+    made, x = vae(), binary()
+    descent = torch.optim.SGD(made.parameters(), lr=0.01)
+    svi = SVI(made.model, made.guide, descent, TraceMeanField_ELBO())
+    for _ in range(WARM_UP):
+        svi.step(x)
+    assert len(graphs) == 1
+    assert all(parameter.grad is None for parameter in made.parameters())
+
+
+def _copied(tree):
+    return torch.utils._pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, tree
+    )
+
+
+def test_parameters_that_moved_are_found(graphs):
+    def move(svi, i):
+        if i == 5:
+            for parameter in svi.model.__self__.parameters():
+                parameter.data = parameter.data + 0.1
+
+    losses, parameters = stepped(SVI, lambda _: adam(), move)
+    wanted_losses, wanted = stepped(Ordinary, lambda _: adam(), move)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+
+
+def test_each_shape_has_a_graph(graphs):
+    def run(kind):
+        torch.manual_seed(0)
+        made = vae()
+        svi = kind(made.model, made.guide, adam(), TraceMeanField_ELBO())
+        rows = [ROWS, 4] * STEPS
+        return [svi.step(binary()[:n]) for n in rows], state(made)
+
+    losses, parameters = run(SVI)
+    assert [graph.replays for graph in graphs] == [STEPS - WARM_UP] * 2
+    wanted_losses, wanted = run(Ordinary)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+
+
+@pytest.mark.parametrize("stands", [True, False], ids=["on the GPU", "on the CPU"])
+def test_a_kl_weight_changes_between_replays(graphs, monkeypatch, stands):
+    """A weight that the CPU holds is copied into the graph's memory before each replay."""
+    if not stands:
+        monkeypatch.setattr(
+            "pyrovae.cuda_graphs.CudaStep._in_place",
+            lambda _, tensor: tensor.clone() if tensor.ndim == 0 else tensor,
+        )
+
+    def run(kind):
+        weight = kl_weight(0.0)
+
+        torch.manual_seed(0)
+        made = vae()
+        model, guide = weight.wrap(made.model, made.guide)
+        svi = kind(model, guide, adam(), TraceMeanField_ELBO())
+        losses = []
+        for i in range(STEPS):
+            weight.beta = 0.1 * i
+            losses.append(svi.step(binary()))
+        return losses, state(made)
+
+    losses, parameters = run(SVI)
+    assert [graph.replays for graph in graphs] == [STEPS - WARM_UP]
+    wanted_losses, wanted = run(Ordinary)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+
+
+def test_losses_that_wait_keep_their_values(graphs):
+    def run(read):
+        torch.manual_seed(0)
+        made = vae()
+        svi = SVI(made.model, made.guide, adam(), TraceMeanField_ELBO())
+        x = binary()
+        for _ in range(WARM_UP):
+            svi.step(x)
+        return [read(svi.launch(x)) for _ in range(4)]
+
+    waiting = run(lambda loss: loss)
+    assert [loss.item() for loss in waiting] == run(lambda loss: loss.item())
+
+
+def test_running_means_run_on(graphs):
+    def run(kind):
+        torch.manual_seed(0)
+        made = vae(
+            guide=pv.guides.MeanFieldNormal(nn.Sequential(nn.Linear(SIZE, 6), nn.BatchNorm1d(6)))
+        )
+        svi = kind(made.model, made.guide, adam(), TraceMeanField_ELBO())
+        return [svi.step(binary()) for _ in range(STEPS)], state(made)
+
+    losses, everything = run(SVI)
+    wanted_losses, wanted = run(Ordinary)
+    assert graphs[0].replays == STEPS - WARM_UP
+    assert losses == wanted_losses
+    assert torch.equal(everything, wanted)
+
+
+def test_a_capture_that_is_refused_is_said_once(graphs, monkeypatch):
+    def refuse(graph, **_):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    with pytest.warns(UserWarning, match="without a CUDA graph: CUDA error: operation") as met:
+        losses, parameters = stepped(SVI, lambda _: adam(), nothing)
+    assert len(met) == 1
+    assert met[0].filename == __file__
+    wanted_losses, wanted = stepped(Ordinary, lambda _: adam(), nothing)
+    assert losses == wanted_losses
+    assert torch.equal(parameters, wanted)
+
+
+def fitted(x, epochs=3, **options):
+    torch.manual_seed(0)
+    made = vae()
+    history = pv.fit(
+        made, x, epochs=epochs, batch_size=5, callbacks=[], step=pv.Step(compile=True, **options)
+    )
+    return history, made
+
+
+def test_fit_reads_the_losses_of_an_epoch_at_once(graphs, monkeypatch):
+    x = torch.bernoulli(torch.full((40, SIZE), 0.4))
+    history, made = fitted(x)
+    assert graphs[0].replays == 3 * 8 - WARM_UP
+    monkeypatch.setattr("pyrovae.svi.gpu_in_use", lambda: False)
+    wanted_history, wanted = fitted(x)
+    for name in ("loss", "elbo", "rate"):
+        assert history.column(name) == pytest.approx(wanted_history.column(name), rel=1e-6)
+    assert torch.equal(state(made), state(wanted))
+
+
+def test_fit_puts_a_diverged_epoch_back(graphs):
+    """The rate is driven up until a step of the third epoch breaks: the second epoch's stay."""
+    x = torch.bernoulli(torch.full((40, SIZE), 0.4))
+    torch.manual_seed(0)
+    made, optim = vae(), adam()
+    kept = []
+
+    class Drive(pv.Callback):
+        def finished_epoch(self, training):
+            kept.append(training.snapshot())
+
+        def stepped(self, training):
+            if training.step == 18:
+                for parameter in made.parameters():
+                    parameter.data.fill_(math.inf)
+
+    with pytest.raises(
+        pv.NonFiniteLoss, match=r"at step 19 \(epoch 3\): losses on a GPU are read"
+    ):
+        pv.fit(
+            made,
+            x,
+            epochs=3,
+            batch_size=5,
+            callbacks=[Drive()],
+            step=pv.Step(compile=True, optim=optim),
+        )
+    assert len(kept) == 2
+    for name, parameter in made.named_parameters():
+        assert any(torch.equal(parameter, value) for value in kept[1].values()), name
+
+
+class Lying:
+    """What is asked of a tensor's place, for tensors that no CPU can have."""
+
+    def __init__(self, device):
+        self.device, self.is_cuda = torch.device(device), device != "cpu"
+
+
+def test_a_graph_runs_on_one_gpu():
+    assert _gpu_among([Lying("cpu"), Lying("cuda:0")]) == torch.device("cuda:0")
+    assert _gpu_among([Lying("cpu")]) is None
+    with pytest.raises(NotRecordable, match=r"several GPUs: \['cuda:0', 'cuda:1'\]"):
+        _gpu_among([Lying("cuda:0"), Lying("cuda:1")])
+
+
+def test_a_tensor_of_the_cpu_that_the_step_changes_is_refused_beside_a_gpu():
+    """The GPU would be given a copy, and what the step counts in it would be lost."""
+    graph = make_fx(lambda x, count: x * count.add_(1))(torch.ones(2), torch.ones(()))
+    _check_written(graph, [Lying("cuda:0"), Lying("cuda:0")])
+    with pytest.raises(NotRecordable, match=r"changes a tensor of the CPU.*aten.add_"):
+        _check_written(graph, [Lying("cuda:0"), Lying("cpu")])
+    reading = make_fx(lambda x, weight: x.mul_(weight))(torch.ones(2), torch.ones(()))
+    _check_written(reading, [Lying("cuda:0"), Lying("cpu")])
+
+
+def test_the_cpu_never_asks_for_a_graph(monkeypatch, interpreted):
+    def fail(*_):
+        raise AssertionError("CUDA was touched")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", fail)
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stepped(SVI, lambda _: adam(), nothing)
+    assert not torch.cuda.is_initialized()
