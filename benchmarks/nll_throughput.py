@@ -70,7 +70,7 @@ def pyrovae_bound(particles: int, rows: int, *, compiled: bool):
         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, HIDDEN, PIXELS)),
         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(PIXELS, HIDDEN, 2 * LATENTS)),
     )
-    runner = pv.weights.CompiledRun() if compiled else pv.weights.run
+    runner = pv.CompiledRun() if compiled else pv.weights.run
 
     @torch.no_grad()
     def bound() -> float:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pyrovae.ais import AIS, Sandwich
     from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
     from pyrovae.comparison import Comparison, compare, read_report
+    from pyrovae.compiled_run import CompiledRun
     from pyrovae.evaluation import evaluate
     from pyrovae.gaps import GapFinding, Gaps, inference_gaps
     from pyrovae.imputation import Imputation, impute
@@ -116,6 +117,7 @@ _HOMES = {
     "refine": "refinement",
     "load": "runs",
     "save": "runs",
+    "CompiledRun": "compiled_run",
     "log_weights": "weights",
     "log_weight_terms": "weights",
     "analytic_kl": "kl",
@@ -131,6 +133,7 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "Comparison",
+    "CompiledRun",
     "EarlyStopping",
     "FactorVAE",
     "GapFinding",

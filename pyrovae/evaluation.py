@@ -22,6 +22,7 @@ from pyrovae.bounds import (
     iwae_estimate,
     mean_estimate,
 )
+from pyrovae.compiled_run import CompiledRun
 from pyrovae.data import Batches, Split, seeded
 from pyrovae.findings import Diagnostic, Finding, collect, join
 from pyrovae.fingerprints import fingerprints
@@ -33,7 +34,6 @@ from pyrovae.sites import is_point_mass, sample_sites
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import (
     NUMBERS_PER_PASS,
-    CompiledRun,
     Runner,
     Terms,
     cut_data,
@@ -73,7 +73,7 @@ def evaluate(
         particles: K, the particles for each datum.
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
         batch_size: the data in memory at once; it does not change what is estimated.
-        compile: whether the passes are compiled (see `weights.CompiledRun`); by default where
+        compile: whether the passes are compiled (see `CompiledRun`); by default where
             there are 2,000,000 pairs of particle and datum or more, and the VAE is made of the
             library's parts.
         seed: of the particles alone; None draws from torch's generator as it stands.

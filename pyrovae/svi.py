@@ -62,7 +62,7 @@ class SVI(pyro.infer.SVI):
     graph, so that a weight may change each step. `compile_seconds` tells what recording and
     compiling took so far.
 
-    On an NVIDIA GPU a compiled step becomes one CUDA graph after the first three of its shape, with
+    On an NVIDIA GPU the compiled steps of a shape are, after the first three, one CUDA graph, with
     the optimiser inside where it is `capturable`, as those are that a Pyro optimiser becomes.
     `launch` takes such a step without waiting for its loss.
 

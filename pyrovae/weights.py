@@ -14,7 +14,6 @@ whether the model or the guide samples it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,21 +22,9 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from pyrovae.data import check_finite
-from pyrovae.recording import (
-    NotRecordable,
-    Recorded,
-    ambient,
-    module_state,
-    modules_of,
-    record,
-    refilled,
-    signature,
-    tensors_of,
-)
 from pyrovae.sites import (
     advice_on_shapes,
     check_latents,
@@ -55,7 +42,6 @@ Sites = dict[str, Tensor]
 Place = tuple[slice, slice]
 
 PARTICLES: Final = "particles"
-MAX_GRAPHS: Final = 2
 NUMBERS_PER_PASS: Final = 2**22
 """How many numbers of x (or of a layer as wide) one pass holds when no chunk is given: 16 MiB."""
 
@@ -157,18 +143,37 @@ def log_weight_terms(
 
 
 def iterate_log_weights(
-    model: Program, guide: Program, x: Tensor, *context: Any, particles: int, chunk: int
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *context: Any,
+    particles: int,
+    chunk: int,
+    runner: Runner | None = None,
 ) -> Iterator[Tensor]:
     """Yield the log-weights in rows [K_i, N] with K_i N <= chunk, for bounds with very large K.
 
     The rows go to `bounds.streaming_log_mean_exp`, and the memory does not grow with K.
+    Arguments are as of `log_weights`; with a `CompiledRun` each pass is one compiled graph.
 
     Raises:
         ValueError: as `log_weights`.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> x = torch.zeros(5, 64)
+        >>> rows = iterate_log_weights(vae.model, vae.guide, x, particles=100, chunk=50)
+        >>> pv.bounds.streaming_log_mean_exp(rows).shape
+        torch.Size([5])
     """
     _check_request(x, particles, chunk)
     for rows in _cut(particles, max(1, chunk // len(x))):
-        yield run(model, guide, x, *context, particles=len(rows)).log_w
+        yield (runner or run)(model, guide, x, *context, particles=len(rows)).log_w
 
 
 def run(model: Program, guide: Program, x: Tensor, *context: Any, particles: int) -> Terms:
@@ -193,80 +198,6 @@ def run(model: Program, guide: Program, x: Tensor, *context: Any, particles: int
         for name, term in sites.items():
             check_shape(name, term.shape, shape, dims)
     return _sum_out(terms, enumerated, shape) if enumerated else terms
-
-
-class CompiledRun:
-    """Run passes of one model and guide as compiled graphs, one for each shape.
-
-    A shape is recorded and compiled when it is first met (seconds), for at most `MAX_GRAPHS`
-    shapes; the others, and programs that have no static graph, run as `run` runs them.
-
-    Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> runner = CompiledRun()
-        >>> x = torch.zeros(5, 64)
-        >>> log_weights(vae.model, vae.guide, x, particles=100, runner=runner).shape
-        torch.Size([100, 5])
-    """
-
-    def __init__(self) -> None:
-        self._graphs: dict[Any, tuple[Recorded, Any]] = {}
-        self._static = True
-
-    def __call__(
-        self, model: Program, guide: Program, x: Tensor, *context: Any, particles: int
-    ) -> Terms:
-        """Run both programs once on all of x and return the terms by site, without gradients."""
-        modules = modules_of(model, guide)
-        key = (signature((x, context)), particles, _names(model, guide), module_state(modules))
-        if ambient() or (
-            key not in self._graphs
-            and not self._record(key, (model, guide), modules, (x, context))
-        ):
-            return run(model, guide, x, *context, particles=particles)
-        graph, structure = self._graphs[key]
-        return Terms(*pytree.tree_unflatten(graph(*tensors_of((x, context))), structure))
-
-    def _record(
-        self,
-        key: Any,
-        programs: tuple[Program, Program],
-        modules: list[nn.Module],
-        data: tuple[Tensor, tuple[Any, ...]],
-    ) -> bool:
-        if not self._static or len(self._graphs) >= MAX_GRAPHS:
-            return False
-        structure = None
-
-        def terms(*tensors: Tensor) -> list[Tensor]:
-            nonlocal structure
-            x, context = refilled(data, tensors)
-            found = run(*programs, x, *context, particles=key[1])
-            flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
-            return flat
-
-        try:
-            with torch.no_grad():
-                graph = record(terms, tensors_of(data), modules)
-        except NotRecordable as reason:
-            self._static = False
-            warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
-            return False
-        self._graphs[key] = (graph, structure)
-        return True
-
-
-def _names(*programs: Program) -> tuple[Any, ...]:
-    """Return what tells programs apart: a method is made anew each time it is asked for."""
-    return tuple(
-        (id(getattr(program, "__self__", program)), getattr(program, "__name__", ""))
-        for program in programs
-    )
 
 
 def trace_pair(model: Program, guide: Program, *args: Any, particles: int) -> tuple[Any, Any]:

@@ -7,7 +7,12 @@ import torch
 from worlds import EXACT, OFF, LinearGaussian
 
 import pyrovae as pv
-from pyrovae.weights import MAX_GRAPHS, CompiledRun, log_weight_terms, log_weights
+from pyrovae.compiled_run import MAX_GRAPHS, CompiledRun
+from pyrovae.weights import (
+    iterate_log_weights,
+    log_weight_terms,
+    log_weights,
+)
 
 
 def both(measure, pair, **arguments):
@@ -36,6 +41,21 @@ def test_recorded_terms_have_their_names():
         assert getattr(terms, role).keys() == getattr(wanted, role).keys()
         for name, term in getattr(terms, role).items():
             torch.testing.assert_close(term, getattr(wanted, role)[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_rows_of_weights_stream_through_two_graphs():
+    """Seven particles in rows of three, and a last row of one."""
+
+    def bound(*programs, **arguments):
+        return pv.bounds.streaming_log_mean_exp(iterate_log_weights(*programs, **arguments))
+
+    pair = OFF["linear as a VAE"]()
+    chunk = 3 * len(pair.x)
+    (first, again, wanted), runner = both(bound, pair, particles=7, chunk=chunk)
+    assert len(runner._graphs) == 2
+    torch.testing.assert_close(first, wanted, rtol=0, atol=1e-12)
+    assert torch.equal(first, again)
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.compiled_run import CompiledRun
 from pyrovae.cuda_graphs import WARM_UP
 from pyrovae.svi import SVI
-from pyrovae.weights import CompiledRun
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is at hand")
 
