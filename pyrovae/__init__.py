@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pyrovae.activity import active_units
     from pyrovae.ais import AIS, Sandwich
     from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
-    from pyrovae.comparison import Comparison, compare, read_report
+    from pyrovae.comparison import Comparison, compare
     from pyrovae.compiled_run import CompiledRun
     from pyrovae.evaluation import evaluate
     from pyrovae.gaps import GapFinding, Gaps, inference_gaps
@@ -82,7 +82,7 @@ _HOMES = {
     "Sandwich": "ais",
     "Novelty": "novelty",
     "PredictiveCheck": "predictive_checks",
-    "read_report": "comparison",
+    "read_report": "saved_findings",
     "compare": "comparison",
     "Comparison": "comparison",
     "Latents": "latents",

@@ -1,6 +1,7 @@
 r"""Which latent dimensions carry something about the data.
 
-A dimension is active where its posterior mean varies over the data, $Var_x(E_q[z_j | x]) > 0.01$.
+A dimension is active where its posterior mean varies over the data, $Var_x(E_q[z_j | x]) > 0.01$,
+the mark of a standard normal prior.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from pyrovae.vae import evaluation_mode, programs
 from pyrovae.weights import cut_data
 
 ACTIVE: Final = 0.01
-"""The variance of the posterior mean above which a latent is active (Burda et al., 2016)."""
+"""The variance of the posterior mean above which a latent is active (Burda et al., 2016).
+
+It is meant for a standard normal prior, and is not scaled by the variance of another: where the
+prior is narrow, a dimension below the mark may still tell much about x.
+"""
 
 MEAN_DRAWS: Final = 100
 """Draws for the mean of a posterior that has none in closed form."""

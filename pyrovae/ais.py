@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.bounds import Estimate, effective_sample_size, iwae_estimate, log_mean_exp
-from pyrovae.findings import Finding, Quantity, collect, counted
+from pyrovae.findings import Finding, Quantity, collect, counted, without_error_over_data
 from pyrovae.hamiltonian import Pace, transition
 from pyrovae.latent_density import LatentDensity, Point, Start
 from pyrovae.simulation import simulate
@@ -313,7 +313,8 @@ class Sandwich(Finding):
     @property
     def verdict(self) -> Sequence[str]:
         """How far AIS from below can be short, as far as simulated data tell."""
-        return [*self._between(), *self._movement()]
+        alone = without_error_over_data(self.log_w.shape[1])
+        return [*self._between(), *alone, *self._movement()]
 
     def _between(self) -> list[str]:
         gap, error = self.gap.mean, self.gap.error_over_data
@@ -325,6 +326,12 @@ class Sandwich(Finding):
                 "program does not draw from the density that it scores. Believe neither."
             ]
         wide = "" if math.isnan(error) else f" ± {error:.2f}"
+        if gap <= 0:
+            return [
+                "On data drawn from the model the bounds from below and from above meet "
+                f"({gap:.2f}{wide} nats apart): nothing is seen that AIS from below is short of "
+                "there, nor is there on the test data as far as they are like those."
+            ]
         found = [
             f"On data drawn from the model, the bound from above lies {gap:.2f}{wide} nats over "
             "that from below: AIS from below is short of log p(x) by no more on average there, "

@@ -15,7 +15,6 @@ import torch
 from pyrovae import catalogue, html_report, plots, schedules
 from pyrovae.ais import AIS
 from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
-from pyrovae.comparison import SavedFinding
 from pyrovae.comparison import compare as compare_reports
 from pyrovae.data import DataSet, Split, seeded
 from pyrovae.data import load as load_data
@@ -37,7 +36,9 @@ from pyrovae.reopened import (
     evaluation_of,
     image_shape,
     load_run,
+    place_of,
     record,
+    remove_partial,
 )
 from pyrovae.report import Report
 from pyrovae.run_figures import (
@@ -48,6 +49,7 @@ from pyrovae.run_figures import (
     vae_figures,
 )
 from pyrovae.runs import Run, provenance, write_atomically
+from pyrovae.saved_findings import SavedFinding
 from pyrovae.training import Step, fit
 from pyrovae.vae import VAE
 
@@ -96,7 +98,7 @@ def demo(arguments: argparse.Namespace) -> int:
         f"\n  pyrovae train --data digits --guide full-rank --out runs/full-rank"
         f'\n  python -c "import pyrovae as pv; print(pv.load({str(folder)!r}))"'
     )
-    return 0
+    return INTERRUPTED if report.partial else 0
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -138,6 +140,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     vae, config = load_run(arguments)
     recorded, split = data_of_run(arguments, config.get("data") or {}, vae)
     run = Run(arguments.folder)
+    run.check_writable()
     with running(arguments.recipe):
         report = measure(
             vae,
@@ -149,12 +152,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
             diagnostics=diagnostics,
         )
         print(report)
-        _save_report(report, run, arguments, recorded)
-        x = split.draw()[: len(report.elbo.value)]
-        figures = report_figures(report, vae, x, image_shape(recorded, None))
-    save_figures(figures, run, in_place_of=MEASURED)
-    print(f"written: {run.folder / EVALUATION}")
-    print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
+        path = _save_report(report, run, arguments, recorded)
+        print(f"written: {path}")
+        if path.name == EVALUATION:
+            x = split.draw()[: len(report.elbo.value)]
+            figures = report_figures(report, vae, x, image_shape(recorded, None))
+            save_figures(figures, run, in_place_of=MEASURED)
+            print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
+        else:
+            print(
+                f"kept: {run.folder / EVALUATION}, which is complete, and its figures: `pyrovae "
+                "report` and `pyrovae compare` go by it"
+            )
     again = f" --recipe {arguments.recipe}" if arguments.recipe else ""
     print(f"Next:\n  pyrovae report {run.folder}{again}")
     return INTERRUPTED if report.partial else 0
@@ -331,17 +340,26 @@ def _forget_earlier_results(folder: Path) -> Callback:
 
 def _save_report(
     report: Report, run: Run, arguments: argparse.Namespace, recorded: dict[str, Any]
-) -> None:
-    """Write the report, with what made it and what it was measured on."""
+) -> Path:
+    """Write the report, with what made it and what it was measured on; return where it is.
+
+    A complete one ends what an interrupt left of an earlier one, as it ends an earlier complete
+    one: a run has one evaluation, and at most one begun after it.
+    """
+    path = place_of(report, run.folder)
     source = {name: recorded[name] for name in ("root", "binarization", "shape")}
     report.save(
-        run.folder / EVALUATION,
+        path,
         **{**provenance(), "command": arguments.command_line},
         data_set=recorded["name"],
         split=arguments.split,
         limit=arguments.limit,
         **source,
     )
+    removed = None if report.partial else remove_partial(run.folder)
+    if removed:
+        print(f"removed: {removed}, an earlier one that an interrupt ended")
+    return path
 
 
 def _write_figure(figure: Any, arguments: argparse.Namespace, name: str) -> int:

@@ -8,15 +8,12 @@ the error of the difference is often a tenth of that of either mean.
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -24,126 +21,16 @@ from pyrovae.bounds import Estimate
 from pyrovae.findings import Finding, Number, Quantity
 from pyrovae.pareto import TRUSTED
 from pyrovae.report import Report
+from pyrovae.saved_findings import SavedFinding, estimates_of
 
 APART: Final = 1.96
-"""How many standard errors tell two models apart: 5% of equal ones are told apart wrongly."""
+"""How many standard errors tell two models apart: 5% of equal ones are told apart wrongly.
+
+So it is of many data; `critical` is for few.
+"""
 
 FEW: Final = 0.01
 """The share of data with a k-hat above 0.7 up to which a bound tells which model is the better."""
-
-
-@final
-@dataclass(frozen=True)
-class SavedFinding(Finding):
-    """A report, or what is within it, read from its files: it prints as it did.
-
-    Attributes:
-        said: what the .json file holds.
-        saved: the tensors per datum by their names.
-        findings: what was found within it.
-    """
-
-    said: dict[str, Any]
-    saved: dict[str, Tensor]
-    findings: Mapping[str, Finding] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """The title that the report had."""
-        return str(self.said["title"])
-
-    @property
-    def partial(self) -> bool:
-        """Whether an interrupt left something out."""
-        return bool(self.said["partial"])
-
-    @property
-    def quantities(self) -> dict[str, Quantity]:
-        """The lines of the table by their names."""
-        return {
-            name: Estimate(self.saved[name], self.saved[f"{name}, standard error"])
-            if name in self.saved
-            else Number(*(math.nan if value is None else value for value in numbers.values()))
-            for name, numbers in self.said["quantities"].items()
-        }
-
-    @property
-    def verdict(self) -> Sequence[str]:
-        """The sentences that the report had."""
-        return list(self.said["verdict"])
-
-    @property
-    def per_datum(self) -> dict[str, Tensor]:
-        """The tensors that are no estimate's."""
-        own = {name + end for name in self.quantities for end in ("", ", standard error")}
-        return {name: tensor for name, tensor in self.saved.items() if name not in own}
-
-    @property
-    def seed(self) -> int | None:
-        """The seed of the particles."""
-        return self.said.get("seed")
-
-    @property
-    def fingerprint(self) -> Tensor | None:
-        """A hash of each datum and of its context, [N, 2]; None where it was not kept."""
-        return self.saved.get("fingerprint")
-
-
-def read_report(path: str | Path) -> SavedFinding:
-    """Read what `report.save(path)` wrote: a .json file and the .safetensors file beside it.
-
-    Args:
-        path: of the .json file.
-
-    Raises:
-        ValueError: if one of the two is missing, damaged, or not of the other.
-
-    Example:
-        >>> import tempfile, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=20)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report.save(Path(folder) / "evaluation.json")
-        ...     again = read_report(Path(folder) / "evaluation.json")
-        >>> again.quantities["ELBO"].mean == report.elbo.mean
-        True
-    """
-    path = Path(path)
-    beside = path.with_suffix(".safetensors")
-    try:
-        report = _saved(json.loads(path.read_text()), safetensors.torch.load_file(beside))
-        lengths = {len(estimate.value) for estimate in _estimates(report).values()}
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"a saved report is the two files {path.name} and {beside.name} in {path.parent}, of "
-            "which one is missing: write them with report.save(path)"
-        ) from error
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} or {beside.name} is half-written or damaged: {error}") from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} and {beside.name} are not of one report: {error}") from error
-    if lengths != {report.said.get("data")}:
-        raise ValueError(
-            f"{path} tells of {report.said.get('data')} data, {beside.name} of {sorted(lengths)}: "
-            "they are not of one report"
-        )
-    return report
-
-
-def _saved(said: dict[str, Any], tensors: dict[str, Tensor]) -> SavedFinding:
-    """Rebuild a finding and those within it, whose tensors have their names before a slash."""
-    within = {}
-    for name, inner in said.get("findings", {}).items():
-        start = f"{name}/"
-        theirs = {key: tensors[key] for key in tensors if key.startswith(start)}
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in theirs}
-        theirs = {key.removeprefix(start): tensor for key, tensor in theirs.items()}
-        within[name] = _saved(inner, theirs)
-    return SavedFinding(said, tensors, within)
 
 
 @final
@@ -214,16 +101,16 @@ class Comparison(Finding):
                 f"By {self.bound} nothing can be said: {undefined:,} data have no finite "
                 f"difference, being impossible under {a}, {b} or both."
             )
-        mean, error = estimate.mean, _error(estimate)
+        mean, error, apart = estimate.mean, _error(estimate), critical(len(estimate.value))
         if (estimate.value == 0).all():
             return f"By {self.bound}, {a} and {b} are the same on every datum."
         if math.isnan(error):
             return f"One datum of one particle does not tell {a} and {b} apart."
-        if abs(mean) < APART * error:
+        if abs(mean) < apart * error:
             return (
                 f"By {self.bound}, {a} and {b} cannot be told apart with these data: the "
-                f"difference is {_said(mean, error)} nats, and {APART:g} standard errors are "
-                f"{_said(APART * error)}."
+                f"difference is {_said(mean, error)} nats, and {apart:.3g} standard errors are "
+                f"{_said(apart * error)}."
             )
         ahead = a if mean > 0 else b
         errors = f"{abs(mean) / error:.1f}" if error > 0 else "infinitely many"
@@ -236,7 +123,8 @@ class Comparison(Finding):
     def _otherwise_by_the_elbo(self) -> str:
         elbo, tight = self.differences["ELBO"], self.differences[self.bound]
         many = max(self.untrusted) > FEW * len(elbo.value)
-        told = all(abs(d.mean) >= APART * _error(d) for d in (elbo, tight))
+        apart = critical(len(elbo.value))
+        told = all(abs(d.mean) >= apart * _error(d) for d in (elbo, tight))
         if not told or elbo.mean * tight.mean >= 0 or many:
             return ""
         ahead = self.names[0] if elbo.mean > 0 else self.names[1]
@@ -303,7 +191,7 @@ def compare(
     """
     if names[0] == names[1]:
         raise ValueError(f"the two compared have two names; got {names[0]!r} twice")
-    estimates = tuple(_estimates(report) for report in (a, b))
+    estimates = tuple(estimates_of(report) for report in (a, b))
     sizes = [len(found["ELBO"].value) for found in estimates]
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -333,6 +221,27 @@ def compare(
     )
 
 
+@functools.cache
+def critical(data: int) -> float:
+    r"""Return how many standard errors over data tell two models apart, for few data as for many.
+
+    It is Student's quantile of 97.5% with $\nu = N - 1$ degrees of freedom, $\sqrt\nu \tan a$,
+    where the angle a has a density in proportion to $\cos^{\nu - 1} a$. Of one datum, whose error
+    is that over particles, it is the normal's.
+
+    Example:
+        >>> [round(critical(data), 2) for data in (1, 2, 5, 50, 10_000)]
+        [1.96, 12.71, 2.78, 2.01, 1.96]
+    """
+    if data < 2:
+        return APART
+    freedom = min(data, 10_000) - 1
+    angle = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)
+    mass = angle.cos().pow(freedom - 1).cumsum(0)
+    within = torch.searchsorted(mass, 0.95 * mass[-1])
+    return math.sqrt(freedom) * math.tan(angle[within].item())
+
+
 def _of_probabilities(report: Report | SavedFinding) -> bool | None:
     """Tell whether p(x) is a probability, of whole numbers, or a density; None if not known."""
     if isinstance(report, SavedFinding):
@@ -343,12 +252,6 @@ def _of_probabilities(report: Report | SavedFinding) -> bool | None:
 def _untrusted(report: Finding) -> int:
     shapes = report.per_datum.get("Pareto k-hat")
     return 0 if shapes is None else int((shapes > TRUSTED).sum())
-
-
-def _estimates(report: Finding) -> dict[str, Estimate]:
-    """Return the quantities that are means over data."""
-    found = report.quantities.items()
-    return {name: quantity for name, quantity in found if isinstance(quantity, Estimate)}
 
 
 def _same(

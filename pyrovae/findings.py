@@ -211,6 +211,16 @@ def counted(done: int, wanted: int | None, things: str = "data") -> str:
     return f"partial: {done:,}" + (f" of {wanted:,}" if wanted else "") + f" {things}"
 
 
+def without_error_over_data(data: int) -> list[str]:
+    """Say of one datum that it has no error over data, which its table leaves open.
+
+    Example:
+        >>> without_error_over_data(1), without_error_over_data(2)
+        (['One datum tells no error over data: another may lie far off.'], [])
+    """
+    return ["One datum tells no error over data: another may lie far off."] if data == 1 else []
+
+
 def estimate_of(finding: Finding, name: str) -> Estimate:
     """Return a mean over data by its name in the table.
 

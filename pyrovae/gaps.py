@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.bounds import Estimate, effective_sample_size, iwae_estimate, mean_estimate
-from pyrovae.findings import Finding, collect, join
+from pyrovae.contexts import Context
+from pyrovae.findings import Finding, collect, join, without_error_over_data
 from pyrovae.per_datum_flow import PerDatumFlow
-from pyrovae.refinement import Program, common_weights, refine, unrefined
+from pyrovae.refinement import Program, Refined, common_weights, refine, unrefined
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs
 from pyrovae.weights import cut_data, log_weights
 
@@ -160,7 +161,8 @@ class GapFinding(Finding):
     @property
     def verdict(self) -> Sequence[str]:
         """What limits the bound, and how far to trust that."""
-        return [self._limit(), *self._gain(), *self._unfinished(), *self._evidence()]
+        alone = without_error_over_data(len(self.estimates[ELBO].value))
+        return [self._limit(), *self._gain(), *self._unfinished(), *self._evidence(), *alone]
 
     def _limit(self) -> str:
         amortisation, approximation = self.estimates[AMORTISATION], self.estimates[APPROXIMATION]
@@ -270,49 +272,56 @@ def inference_gaps(
     """
     settings = settings or Gaps()
     check_data(target, x)
-    columns = next(cut_data(x, context, settings.data or len(x)))
-    columns = [v.to(device_of(target)) if isinstance(v, Tensor) else v for v in columns]
-    given = () if log_evidence is None else _known(log_evidence, columns[0])
+    device = device_of(target)
+    x, *rest = (v.to(device) if isinstance(v, Tensor) else v for v in (x, *context))
+    beside = Context.of(x, *rest)
+    x, *own = next(cut_data(x, beside.own, settings.data or len(x)))
+    known = None if log_evidence is None else _known(log_evidence, x)
+    model = beside.bound(programs(target)[0])
 
-    def work(piece: list[Any]) -> tuple[dict[str, Estimate], Tensor]:
-        batch, known = piece[: len(columns)], piece[len(columns) :]
-        guides = refined_guides(target, settings, *batch)
+    def work(batch: list[Any]) -> tuple[dict[str, Estimate], Tensor]:
+        batch, given = batch[: 1 + len(own)], batch[1 + len(own) :]
         return levels_and_gaps(
-            programs(target)[0],
-            guides,
+            model,
+            refined_guides(model, _start(target, beside, *batch), settings, batch),
             *batch,
             particles=settings.particles,
-            log_evidence=Estimate(*known) if known else None,
+            log_evidence=Estimate(*given) if given else None,
         )
 
-    batches = list(cut_data(columns[0], (*columns[1:], *given), settings.batch_size))
+    batches = list(cut_data(x, (*own, *(known or ())), settings.batch_size))
     with evaluation_mode(target), torch.no_grad():
         done = collect(work, batches, "refining each datum's posterior")
     estimates, sizes = zip(*done.pieces, strict=True)
     return GapFinding(
         {name: join([found[name] for found in estimates]) for name in estimates[0]},
-        None if given else torch.cat(sizes),
-        wanted=len(columns[0]),
+        torch.cat(sizes) if known is None else None,
+        wanted=len(x),
         source=_source(settings, log_evidence),
     )
 
 
-def refined_guides(target: Any, settings: Gaps, x: Tensor, *context: Any) -> dict[str, Program]:
+def _start(target: Any, beside: Context, x: Tensor, *own: Tensor) -> Refined:
+    """Return the guide of these data as the network has it, a program of what is their own."""
+    start = unrefined(target, x, *beside.whole(own))
+    return Refined(start.posterior, start.parameters, x, *own, site=start.site)
+
+
+def refined_guides(
+    model: Program, start: Refined, settings: Gaps, data: Sequence[Any]
+) -> dict[str, Program]:
     """Return the guides whose ELBOs are the levels; the last is the most refined.
 
     Each refinement is made twice from the same start: the second time with all the steps.
     """
-    model, half = programs(target)[0], max(1, settings.steps // 2)
-    start = unrefined(target, x, *context)
+    half = max(1, settings.steps // 2)
     guides: dict[str, Program] = {ELBO: start}
     for name, steps in ((HALF, half), (REFINED, settings.steps)):
-        guides[name] = refine((model, start), x, *context, steps=steps, lr=settings.lr)
+        guides[name] = refine((model, start), *data, steps=steps, lr=settings.lr)
     if settings.flow is not None:
         pair = (model, guides[REFINED])
         for name, steps in ((HALF_OF_FLOW, half), (FLOW, settings.steps)):
-            guides[name] = refine(
-                pair, x, *context, steps=steps, lr=settings.lr, family=settings.flow
-            )
+            guides[name] = refine(pair, *data, steps=steps, lr=settings.lr, family=settings.flow)
     return guides
 
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from pyrovae.comparison import SavedFinding
 from pyrovae.mosaics import png
 from pyrovae.page_style import STYLE
 from pyrovae.runs import Run
+from pyrovae.saved_findings import SavedFinding
 
 CSS_PIXELS_PER_INCH: Final = 96
 
@@ -60,7 +60,7 @@ def page(
 
     Args:
         run: whose configuration and metrics are shown.
-        saved: its evaluation, as `comparison.read_report` read it.
+        saved: its evaluation, as `read_report` read it.
         figures: by the names of `CAPTIONS`; the page shows those that are there.
         left_out: sentences that say what is not shown, and why.
     """

@@ -23,10 +23,11 @@ from torch import Tensor
 from pyrovae.activity import ACTIVE, PROBED, Activity, active_units, check_several, first
 from pyrovae.aggregate_posterior import Mixture, Posterior, Sum, over_data
 from pyrovae.codes import Codes, draw_codes, two_stage
-from pyrovae.findings import Finding, Number, Quantity
+from pyrovae.contexts import Context
+from pyrovae.findings import Finding, Number, Quantity, counted
 from pyrovae.latent_sites import LatentSite, Values, latent_sites
 from pyrovae.vae import check_data, evaluation_mode, programs
-from pyrovae.weights import check_pair, trace_pair
+from pyrovae.weights import Program, check_pair, trace_pair
 
 NEGLIGIBLE: Final = 0.1
 """Nats of information below which a latent is called collapsed."""
@@ -37,6 +38,8 @@ MUCH: Final = 1.0
 UNSETTLED: Final = 0.5
 """Nats between the bounds on the population's information above which a finding says so."""
 
+WEIGH_LESS: Final = "Raise the KL weight slowly, keep free bits, or weaken the decoder."
+RETRAIN: Final = "Train the guide for longer or by itself, or give it a wider network."
 RATE: Final = "rate"
 INFORMATION: Final = "I(x; z)"
 AT_MOST: Final = "I(x; z), at most"
@@ -57,7 +60,8 @@ class Latents:
     Every latent site is counted, discrete ones by draws; what is said of single dimensions is of
     sites that depend on no other. The table has
 
-        active units             dimensions with $Var_x(E_q[z_j | x]) > 0.01$
+        active units             dimensions with $Var_x(E_q[z_j | x]) > 0.01$: a mark for priors of
+                                 variance 1, which another variance does not scale
         rate                     KL(q(z|x) || p(z))
         I(x; z)                  of these data: their index and the code, at most log N
         I(x; z), at most         each draw's own datum left out: above the population's
@@ -126,13 +130,16 @@ class Latents:
     def __call__(self, target: Any, x: Tensor, *context: Any) -> LatentFinding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
         check_data(target, x)
-        data = first(self.data or len(x), x, context)
+        beside = Context.of(x, *context)
+        data = first(self.data or len(x), x, beside.own)
         check_several(data[0])
+        model, guide = (beside.bound(program) for program in programs(target))
         with evaluation_mode(target):
-            return self._measure(target, *data)
+            return self._measure(model, guide, *data)
 
-    def _measure(self, target: Any, x: Tensor, *context: Any) -> LatentFinding:
-        model, guide = programs(target)
+    def _measure(
+        self, model: Program, guide: Program, x: Tensor, *context: Tensor
+    ) -> LatentFinding:
         probe = first(PROBED, x, context)
         check_pair(*trace_pair(model, guide, *probe, particles=1))
         posterior = Posterior(guide, latent_sites(guide, *probe))
@@ -155,7 +162,7 @@ class Latents:
             data=mixture.size,
             wanted=len(x),
             draws=mixture.own[..., 0].numel(),
-            activity=active_units(target, x, *context),
+            activity=active_units((model, guide), x, *context),
             numbers=numbers,
             sites=posterior.sites,
             hole=self.hole,
@@ -181,8 +188,7 @@ class LatentFinding(Finding):
         data: N, the data of the aggregate posterior.
         wanted: the data that were given; more than N after an interrupt.
         draws: the draws of the aggregate posterior.
-        activity: the variance of each dimension's posterior mean; no dimension where every
-            latent is discrete.
+        activity: of each dimension; of none where every latent is discrete.
         numbers: the lines of the table.
         sites: the latent sites of the guide.
         hole: the ratio of densities below which one misses the other.
@@ -199,10 +205,8 @@ class LatentFinding(Finding):
     @property
     def title(self) -> str:
         """What was measured, on how many data, in which unit."""
-        partial = (
-            f"partial: {self.data:,} of {self.wanted:,}" if self.partial else f"{self.data:,}"
-        )
-        return f"latent space: {partial} data, {self.draws:,} draws, nats per datum"
+        data = counted(self.data, self.wanted)
+        return f"latent space: {data}, {self.draws:,} draws, nats per datum"
 
     @property
     def partial(self) -> bool:
@@ -248,51 +252,58 @@ class LatentFinding(Finding):
         """Whether the latent is collapsed and why, what the numbers leave open, and the holes."""
         return [*self._health(), *self._caveats(), self._holes()]
 
+    @property
+    def mismatched(self) -> bool:
+        """Whether another's z costs less than I(x; z), which it does at least under p(z | x)."""
+        cost = self.numbers[SWAPPED]
+        error = 0.0 if math.isnan(cost.error_over_data) else cost.error_over_data
+        return cost.mean + 2 * error < self.numbers[INFORMATION].mean
+
     def _health(self) -> list[str]:
-        spread = self.numbers[SPREAD].mean
-        information = self.numbers[INFORMATION].mean
-        if self.decoder_ignores_z:
-            said = [
-                "Collapsed: the decoder ignores z. At two draws of the prior log p(x | z) is "
-                f"{spread:.2g} nats apart on average: z can tell x next to nothing."
-            ]
-            if not self.guide_ignores_x:
-                said.append(
-                    f"The guide tells z {information:.2f} nats about x, which the decoder does "
-                    "not read."
-                )
-            return [*said, "Raise the KL weight slowly, keep free bits, or weaken the decoder."]
-        if self.guide_ignores_x and self._rate_to_be_had < MUCH:
+        if self.collapsed:
+            return self._collapse()
+        told, cost = self.numbers[INFORMATION].mean, self.numbers[SWAPPED].mean
+        if self.mismatched:
             return [
-                f"Collapsed: z tells {information:.2g} nats about x, and the decoder makes little "
-                f"of it: log p(x | z) at two draws of the prior is {spread:.2g} nats apart on "
-                "average.",
-                "Raise the KL weight slowly, keep free bits, or weaken the decoder.",
+                f"Mismatched: the guide tells z {told:.2f} nats about x, and log p(x | z) falls "
+                f"by {cost:.2f} nats when z is another datum's: less than if q were the "
+                f"posterior. {RETRAIN}"
             ]
-        if self.guide_ignores_x:
-            return [
-                "Collapsed: the guide ignores x, though the decoder uses z. The posteriors of "
-                f"different data are alike, I(x; z) = {information:.2g} nats, but log p(x | z) "
-                f"at two draws of the prior is {spread:.2g} nats apart on average.",
-                "Train the guide for longer or by itself, or give it a wider network.",
-            ]
-        cost = self.numbers[SWAPPED].mean
-        told = (
-            f"z tells {information:.2f} nats about x, and log p(x | z) falls by {cost:.2f} nats "
-            "when z is another datum's."
+        said = (
+            f"z tells {told:.2f} nats about x, and log p(x | z) falls by {cost:.2f} nats when z "
+            "is another datum's."
         )
-        count, total = self.activity.count, len(self.activity.names)
+        active, names = self.activity.active, self.activity.names
+        count, total = self.activity.count, len(names)
         if count == total:
-            return [f"Healthy: {told}"]
-        unused = [
-            n for n, a in zip(self.activity.names, self.activity.active, strict=True) if not a
-        ]
+            return [f"Healthy: {said}"]
+        unused = [name for name, used in zip(names, active, strict=True) if not used]
         state = "Partially collapsed" if count else "Nearly collapsed"
-        if 2 * count > total or (not count and information > MUCH):
+        if 2 * count > total or (not count and told > MUCH):
             state = "Healthy"
         return [
-            f"{state}: {count} of {total} dimensions are active. {told}",
+            f"{state}: {count} of {total} dimensions are active. {said}",
             f"Unused, with posterior means that vary by less than {ACTIVE}: {_listed(unused)}.",
+        ]
+
+    def _collapse(self) -> list[str]:
+        told, spread = self.numbers[INFORMATION].mean, self.numbers[SPREAD].mean
+        apart = f"log p(x | z) at two draws of the prior is {spread:.2g} nats apart on average"
+        if self.decoder_ignores_z:
+            unread = f"The guide tells z {told:.2f} nats about x, which the decoder does not read."
+            return [
+                "Collapsed: the decoder ignores z. At two draws of the prior log p(x | z) is "
+                f"{spread:.2g} nats apart on average: z can tell x next to nothing.",
+                *([] if self.guide_ignores_x else [unread]),
+                WEIGH_LESS,
+            ]
+        if self._rate_to_be_had < MUCH:
+            made = "and the decoder makes little of it"
+            return [f"Collapsed: z tells {told:.2g} nats about x, {made}: {apart}.", WEIGH_LESS]
+        return [
+            "Collapsed: the guide ignores x, though the decoder uses z. The posteriors of "
+            f"different data are alike, I(x; z) = {told:.2g} nats, but {apart}.",
+            RETRAIN,
         ]
 
     def _caveats(self) -> list[str]:
@@ -330,13 +341,10 @@ class LatentFinding(Finding):
         )
 
 
-def _shuffled(x: Tensor, context: tuple[Any, ...]) -> list[Any]:
+def _shuffled(x: Tensor, context: tuple[Tensor, ...]) -> list[Tensor]:
     """Return x and its context in random order, so that the first so many are a random choice."""
     order = torch.randperm(len(x), device=x.device)
-    return [
-        value[order] if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] else value
-        for value in (x, *context)
-    ]
+    return [value[order] for value in (x, *context)]
 
 
 def _aggregate(

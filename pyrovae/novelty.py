@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.bounds import elbo, iwae
+from pyrovae.contexts import Context
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.mosaics import Shape, fold
 from pyrovae.refinement import refine
@@ -346,32 +347,37 @@ class Novelty:
         """Score x and the novel data.
 
         Raises:
-            ValueError: if there is no score, one does not return a number for each datum, or the
-                data are outside the likelihood's domain; and as the scores.
+            ValueError: if there is no score or no datum, a score does not return a number for
+                each datum, or the data are outside the likelihood's domain; and as the scores.
             KeyboardInterrupt: if the interrupt comes before the first data are done.
         """
         if not self.scores:
             raise ValueError("novelty takes at least one score, such as novelty.surprise")
+        if self.data is not None and self.data < 1:
+            raise ValueError(f"novelty is of one datum of either kind at least; got {self.data}")
         novel = self.novel if isinstance(self.novel, tuple) else (self.novel,)
-        kinds = []
-        for first, *rest in ((x, *context), novel):
-            check_data(target, first)
-            kinds.append(next(cut_data(first, tuple(rest), self.data or len(first))))
-        pieces = math.ceil(max(len(kind[0]) for kind in kinds) / BATCH)
-        batches = list(zip(*(_pieces(kind, pieces) for kind in kinds), strict=True))
+        kinds = [self._first(target, *data) for data in ((x, *context), novel)]
+        pieces = math.ceil(max(len(own[0]) for own, _ in kinds) / BATCH)
+        batches = list(zip(*(_pieces(own, pieces) for own, _ in kinds), strict=True))
 
-        def score(pair: tuple[list[Any], list[Any]]) -> tuple[Scored, Scored]:
-            return self._score(target, pair[0]), self._score(target, pair[1])
+        def score(pair: tuple[list[Tensor], list[Tensor]]) -> list[Scored]:
+            each = zip(pair, kinds, strict=True)
+            return [self._score(target, x, *beside.whole(own)) for (x, *own), (_, beside) in each]
 
         done = collect(score, batches, "scoring novelty")
         inside, outside = (
             {name: torch.cat([piece[kind][name] for piece in done.pieces]) for name in self.scores}
             for kind in (0, 1)
         )
-        return Detection(inside, outside, wanted=sum(len(kind[0]) for kind in kinds))
+        return Detection(inside, outside, wanted=sum(len(own[0]) for own, _ in kinds))
 
-    def _score(self, target: Any, data: list[Any]) -> Scored:
-        x, *context = data
+    def _first(self, target: Any, x: Tensor, *context: Any) -> tuple[list[Tensor], Context]:
+        """Return x and what is each datum's own, of the data to be scored, and the context."""
+        check_data(target, x)
+        beside = Context.of(x, *context)
+        return next(cut_data(x, beside.own, self.data or len(x))), beside
+
+    def _score(self, target: Any, x: Tensor, *context: Any) -> Scored:
         found = {}
         for name, score in self.scores.items():
             found[name] = score(target, x, *context).detach().cpu() if len(x) else torch.empty(0)
@@ -383,17 +389,9 @@ class Novelty:
         return found
 
 
-def _pieces(data: list[Any], number: int) -> list[list[Any]]:
-    """Cut x and its context into so many pieces, of which some may be empty."""
-    x, *context = data
-    rows = torch.arange(len(x)).tensor_split(number)
-    return [
-        [
-            v[r.to(v.device)] if isinstance(v, Tensor) and v.shape[:1] == x.shape[:1] else v
-            for v in (x, *context)
-        ]
-        for r in rows
-    ]
+def _pieces(data: list[Tensor], number: int) -> list[list[Tensor]]:
+    """Cut x and what goes with it into so many pieces, of which some may be empty."""
+    return [list(part) for part in zip(*(v.tensor_split(number) for v in data), strict=True)]
 
 
 def _share_below(scores: Tensor, at: Tensor) -> Tensor:

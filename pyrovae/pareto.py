@@ -21,7 +21,7 @@ from torch import Tensor
 TRUSTED: Final = 0.7
 """The largest k at which an average of weights is believed."""
 
-ENOUGH: Final = 2_000
+ENOUGH: Final = 2_155
 """The particles from which 0.7 is the limit of Vehtari et al., min(1 - 1 / log10 K, 0.7)."""
 
 SHORTEST: Final = 5

@@ -12,17 +12,20 @@ from typing import Any, Final
 from torch.distributions import constraints
 
 from pyrovae import runs
-from pyrovae.comparison import SavedFinding, read_report
 from pyrovae.data import DataSet, Split
 from pyrovae.data import load as load_data
 from pyrovae.mosaics import Shape
 from pyrovae.parts import is_known
 from pyrovae.recipes import run as run_recipe
 from pyrovae.recipes import running
+from pyrovae.report import Report
 from pyrovae.runs import Run
+from pyrovae.saved_findings import SavedFinding, read_report
 from pyrovae.vae import VAE
 
 EVALUATION: Final = "evaluation.json"
+PARTIAL: Final = "evaluation.partial.json"
+"""Where a partial evaluation goes if there is a complete one, which is what the commands read."""
 
 
 def load_run(arguments: argparse.Namespace) -> tuple[VAE, dict[str, Any]]:
@@ -90,6 +93,28 @@ def evaluation_of(folder: Path) -> SavedFinding:
             f"`pyrovae evaluate {folder}`"
         )
     return saved
+
+
+def place_of(report: Report, folder: Path) -> Path:
+    """Return where a report is written: a partial one beside a complete one, never over it."""
+    beside = report.partial and _holds_complete(folder)
+    return folder / (PARTIAL if beside else EVALUATION)
+
+
+def remove_partial(folder: Path) -> Path | None:
+    """Remove what an interrupt left of an earlier evaluation; return where it was, if it was."""
+    path = folder / PARTIAL
+    there = path.exists()
+    for file in (path, path.with_suffix(".safetensors")):
+        file.unlink(missing_ok=True)
+    return path if there else None
+
+
+def _holds_complete(folder: Path) -> bool:
+    try:
+        return not evaluation_of(folder).partial
+    except ValueError:
+        return False
 
 
 def data_of_evaluation(saved: SavedFinding, config: Mapping[str, Any]) -> dict[str, Any]:

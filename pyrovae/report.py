@@ -14,7 +14,14 @@ from torch.distributions import constraints
 from pyrovae import bounds, pareto, runs
 from pyrovae.ais import Sandwich
 from pyrovae.bounds import Estimate
-from pyrovae.findings import Finding, Number, Quantity, counted, known
+from pyrovae.findings import (
+    Finding,
+    Number,
+    Quantity,
+    counted,
+    known,
+    without_error_over_data,
+)
 
 NAMED: Final = 10
 """How many data a sentence names before it counts the rest."""
@@ -126,6 +133,7 @@ class Report(Finding):
         size = self.effective_sample_size.cpu().double()
         average = f"{size.mean():,.1f} on average, {size.min():,.1f} at worst"
         said = [f"Effective sample size: {average}, of {self.particles:,}.", self._trust()]
+        said += without_error_over_data(len(self.elbo.value))
         said += self._annealed()
         said += self._dimensions_used()
         said += self._dequantisation()
@@ -200,8 +208,9 @@ class Report(Finding):
             OSError: if it cannot be written; files that were there stay.
         """
         path = Path(path)
-        runs.save_tensors(path.with_suffix(".safetensors"), self.tensors())
-        runs.save_json(path, {**details, **self._settings(), **self.to_json()})
+        digest = runs.save_tensors(path.with_suffix(".safetensors"), self.tensors())
+        numbers = {**self._settings(), **self.to_json(), "tensors": digest}
+        runs.save_json(path, {**details, **numbers})
 
     def _settings(self) -> dict[str, Any]:
         divergences = self.kl_per_dimension.items()
@@ -261,17 +270,7 @@ class Report(Finding):
         k = max(self.iwae)
         for found in self.findings.values():
             if isinstance(found, Sandwich):
-                gain = _gain(found.lower, self.iwae[k])
-                error = gain.error_over_particles
-                yield (
-                    f"On the first {len(gain.value):,} data annealed importance sampling finds "
-                    f"{gain.mean:+.2f} ± {error:.2f} nats beside IWAE-{k}: "
-                    + (
-                        "that bound is short of log p(x) there by so much at least."
-                        if gain.mean > 2 * error
-                        else "no more than that bound, within errors."
-                    )
-                )
+                yield _beside(_gain(found.lower, self.iwae[k]), k)
 
     def _dimensions_used(self) -> Iterator[str]:
         for site, divergence in self.kl_per_dimension.items():
@@ -299,3 +298,16 @@ def _gain(annealed: Estimate, bound: Estimate) -> Estimate:
     n = len(annealed.value)
     error = annealed.standard_error.hypot(bound.standard_error[:n])
     return Estimate(annealed.value - bound.value[:n], error)
+
+
+def _beside(gain: Estimate, k: int) -> str:
+    """Say what annealing found over the bound at k, and whether that is more than chance."""
+    mean, error = gain.mean, gain.error_over_particles
+    said = f"On the first {len(gain.value):,} data annealed importance sampling finds {mean:+.2f}"
+    if math.isnan(error):
+        return f"{said} nats beside IWAE-{k}, with one chain and no error."
+    return f"{said} ± {error:.2f} nats beside IWAE-{k}: " + (
+        "that bound is short of log p(x) there by so much at least."
+        if mean > 2 * error
+        else "no more than that bound, within errors."
+    )

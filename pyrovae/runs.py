@@ -3,7 +3,8 @@
     config.json          what rebuilds the VAE; versions, seed, command
     model.safetensors    parameters and buffers
     metrics.jsonl        one line per epoch
-    evaluation.json      the report, with evaluation.safetensors for its numbers per datum
+    evaluation.json      the report, with evaluation.safetensors for its numbers per datum; one
+                         that an interrupt ended is evaluation.partial.json, if there is another
     figures/*.png
 
 Every file is written beside its place and moved into it, so a crash, an interrupt or a full disk
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -70,6 +72,24 @@ class Run:
             return []
         except ValueError as error:
             raise ValueError(f"{path} is half-written or damaged: {error}") from error
+
+    def check_writable(self) -> None:
+        """Find out, before long work, whether its result can be written.
+
+        Raises:
+            OSError: if it cannot.
+        """
+        probe = self.folder / ".writable"
+        try:
+            write_atomically(probe, b"")
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise OSError(
+                error.errno,
+                f"cannot write to {self.folder} ({why}): copy the run to where you can, and "
+                "measure it there",
+            ) from error
+        probe.unlink()
 
     def save_config(self, vae: VAE, **details: Any) -> None:
         """Write what rebuilds the VAE, with the versions, the command and `details`."""
@@ -183,10 +203,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, atomically."""
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as safetensors, atomically; return the SHA-256 of the file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(plain))
+    content = safetensors.torch.save(plain)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def save_json(path: Path, value: Any) -> None:

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from coded import Coded, linear
+from torch import distributions as td
 from worlds import Hierarchy, LinearGaussian, data_plate, random
 
 import pyrovae as pv
@@ -60,6 +61,33 @@ class TestActiveUnits:
         assert ((found.variance - truth).abs() < 0.02 * truth + 0.01).all()
 
 
+class TestContext:
+    def test_that_all_data_share_is_not_cut_where_as_many_are_measured(self):
+        """Thirty shared numbers, of which every program takes the mean, for the first 30 data."""
+        x, label = random(1, 50, 2), random(2, 50, 2)
+        shared = torch.arange(30.0).double()
+
+        def vae(level):
+            def prior(*_):
+                return pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+
+            def likelihood(z, x, label, *rest):
+                loc = z + level(*rest) + label
+                return pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
+
+            def guide(x, label, *rest):
+                loc = 0.7 * (x - label) + 0.01 * level(*rest)
+                pyro.sample("z", dist.Normal(loc, 0.4).to_event(1))
+
+            return pv.VAE(prior, likelihood, guide)
+
+        found = []
+        for model, rest in ((vae(torch.mean), [shared]), (vae(lambda: shared.mean()), [])):
+            with pv.data.seeded(1):
+                found.append(Latents(data=30, draws=20)(model, x, label, *rest).to_json())
+        assert found[0] == found[1]
+
+
 class TestCollapse:
     @pytest.mark.parametrize("seed", range(20))
     def test_is_told_from_health_and_its_cause_is_named(self, seed):
@@ -78,6 +106,44 @@ class TestCollapse:
         blind = diagnose(linear(seed, encoder=0.0)[0], x)
         assert blind.verdict[0].startswith("Collapsed: the guide ignores x, though the decoder")
         assert blind.activity.count == 0
+
+    @pytest.mark.parametrize("rate", [0.04, 0.09, 0.11, 0.3])
+    def test_goes_by_what_the_exact_posterior_would_tell(self, rate):
+        """x is one number at 100 s, p(x | z) = N(s z, 1): the posterior of z is all but N(a, 1).
+
+        Its rate by quadrature is a^2 / 2, and the mark of 0.1 lies between 0.09 and 0.11. The
+        mean of 10,000 differences |a (z - z')| has a relative error of 0.8%, the rate one of 1.5%.
+        """
+        a = math.sqrt(2 * rate)
+        z = torch.linspace(-10, 10, 4001, dtype=torch.float64)
+        slope, x = a / 100, torch.full((2, 1), 100.0).double()
+        log_prior = td.Normal(0.0, 1.0).log_prob(z).log_softmax(0)
+        log_likelihood = td.Normal(slope * z, 1.0).log_prob(x[0])
+        log_posterior = (log_prior + log_likelihood).log_softmax(0)
+        exact = (log_posterior.exp() * (log_posterior - log_prior)).sum().item()
+        assert exact == pytest.approx(rate, rel=1e-3)
+
+        def likelihood(z, x=None):
+            return pyro.sample("x", dist.Normal(slope * z, 1.0).to_event(1), obs=x)
+
+        vae = pv.VAE(
+            lambda: pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1)),
+            likelihood,
+            lambda x: pyro.sample("z", dist.Normal(0 * x, 1.0).to_event(1)),
+        )
+        found = Latents(draws=20_000)(vae, x)
+        assert found._rate_to_be_had == pytest.approx(exact, rel=0.06)
+        assert found.decoder_ignores_z == (rate < 0.1)
+
+    @pytest.mark.parametrize("encoder", [-1.0, 0.4, 1.0])
+    def test_a_guide_that_contradicts_the_decoder_is_not_healthy(self, encoder):
+        """The posterior's own codes cost I(x; z) and the lautum information: never less than I."""
+        found = Latents(draws=600)(*linear(4, encoder=encoder))
+        assert not found.collapsed
+        told, cost = (found.numbers[n].mean for n in (latents.INFORMATION, latents.SWAPPED))
+        assert (cost > told) == (encoder > 0)
+        begins = "Healthy: z tells" if encoder > 0 else "Mismatched: the guide tells z"
+        assert found.verdict[0].startswith(begins)
 
     def test_of_some_dimensions_names_them(self):
         vae, x = linear(3)

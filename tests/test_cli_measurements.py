@@ -1,6 +1,8 @@
 """`pyrovae evaluate` with further measurements, and `pyrovae compare`."""
 
+import errno
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -120,6 +122,8 @@ class Some(Finding):
 
 @pytest.mark.parametrize("found", [True, False])
 def test_an_interrupted_diagnostic_keeps_the_rest_labelled(found, run, capsys, monkeypatch):
+    for path in run.glob("evaluation*"):
+        path.unlink()
     monkeypatch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found)])
     assert main(["evaluate", str(run), *SHORT]) == 130
     out = capsys.readouterr().out
@@ -133,6 +137,105 @@ def test_an_interrupted_diagnostic_keeps_the_rest_labelled(found, run, capsys, m
     page = (run / "report.html").read_text()
     assert "<strong>Partial.</strong>" in page
     assert ("Partial within: stops." in page) == found
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Return what the run's evaluation consists of."""
+    files = [*run.glob("evaluation*"), *run.glob("figures/*")]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_one_datum_is_evaluated_and_reported(run, tmp_path, capsys):
+    """It has no principal components, and no latents to compare: the rest is there."""
+    run = shutil.copytree(run, tmp_path / "run")
+    command = ["evaluate", str(run), "--limit", "1", "--particles", "1", "--latents"]
+    assert main([*command, "--ais", "3", "--diagnose", "1"]) == 0
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "One datum tells no error over data" in page
+    assert "nan" not in "".join(line for line in page.splitlines() if "base64" not in line)
+    assert "latents: latents of different data are compared; got 1" in page
+
+
+def test_a_folder_that_cannot_be_written_is_met_before_the_measurement(run, monkeypatch, capsys):
+    plain = Path.open
+
+    def denied(path, mode="r", *rest, **options):
+        if "w" in mode and run in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(path, mode, *rest, **options)
+
+    def measure(*_, **__):
+        raise AssertionError("measured in vain")
+
+    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr("pyrovae.commands.measure", measure)
+    line = complaint(capsys, "evaluate", run, *SHORT)
+    assert f"cannot write to {run} (Permission denied): copy the run to where you can" in line
+    monkeypatch.undo()
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+
+
+class TestPartial:
+    """An interrupt never costs a complete evaluation, and a complete one ends what was partial."""
+
+    @pytest.fixture
+    def interrupted(self, run, tmp_path, monkeypatch, capsys):
+        """Return a run that was evaluated, and what that left, then again, with an interrupt."""
+        run = shutil.copytree(run, tmp_path / "run")
+        assert main(["evaluate", str(run), *SHORT, "--latents"]) == 0
+        before = contents(run)
+        with monkeypatch.context() as patch:
+            patch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found=True)])
+            assert main(["evaluate", str(run), *SHORT, "--seed", "1"]) == 130
+        return run, before
+
+    def test_one_lies_beside_the_complete_one_and_says_so(self, interrupted, capsys):
+        run, before = interrupted
+        beside = {"evaluation.partial.json", "evaluation.partial.safetensors"}
+        after = contents(run)
+        assert after.keys() - before.keys() == beside
+        assert {name: after[name] for name in before} == before
+        said = pv.read_report(run / "evaluation.partial.json")
+        assert (said.partial, said.seed) == (True, 1)
+        out = capsys.readouterr().out
+        assert f"written: {run / 'evaluation.partial.json'}" in out
+        assert f"kept: {run / 'evaluation.json'}, which is complete" in out
+
+    def test_the_complete_one_is_reported_and_compared(self, interrupted, tmp_path, capsys):
+        run, _ = interrupted
+        assert main(["report", str(run)]) == 0
+        assert "<strong>Partial.</strong>" not in (run / "report.html").read_text()
+        other = shutil.copytree(run, tmp_path / "other")
+        capsys.readouterr()
+        assert main(["compare", str(run), str(other)]) == 0
+        assert "An interrupt" not in capsys.readouterr().out
+
+    def test_a_later_complete_one_removes_it_and_says_so(self, interrupted, capsys):
+        run, before = interrupted
+        capsys.readouterr()
+        assert main(["evaluate", str(run), *SHORT, "--latents"]) == 0
+        assert contents(run).keys() == before.keys()
+        out = capsys.readouterr().out
+        assert f"removed: {run / 'evaluation.partial.json'}, an earlier one" in out
+        assert main(["evaluate", str(run), *SHORT, "--latents"]) == 0
+        assert "removed:" not in capsys.readouterr().out
+
+    def test_a_damaged_one_is_no_complete_one(self, interrupted, monkeypatch):
+        run, _ = interrupted
+        (run / "evaluation.json").write_text("{")
+        monkeypatch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found=True)])
+        assert main(["evaluate", str(run), *SHORT]) == 130
+        assert pv.read_report(run / "evaluation.json").partial
+
+    def test_the_only_one_is_compared_and_labelled(self, interrupted, tmp_path, capsys):
+        run, _ = interrupted
+        other = tmp_path / "other"
+        other.mkdir()
+        for end in ("json", "safetensors"):
+            shutil.copy(run / f"evaluation.partial.{end}", other / f"evaluation.{end}")
+        assert main(["compare", str(run), str(other)]) == 0
+        assert "An interrupt cut the evaluation of other short." in capsys.readouterr().out
 
 
 def test_compare_prints_what_compare_finds(runs, tmp_path, capsys):

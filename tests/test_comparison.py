@@ -8,14 +8,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import safetensors.torch
+import scipy.stats
 import torch
 from worlds import LinearGaussian
 
 import pyrovae as pv
 from pyrovae.bounds import Estimate
-from pyrovae.comparison import Comparison, compare, read_report
+from pyrovae.comparison import Comparison, compare, critical
 from pyrovae.fingerprints import fingerprints
 from pyrovae.plots import comparison as draw
+from pyrovae.saved_findings import read_report
 
 REPETITIONS = 200
 Z95 = 1.96
@@ -160,26 +162,47 @@ def test_the_tightest_common_bound_decides_and_the_elbo_may_say_otherwise():
 
 class TestVerdict:
     def test_ahead_in_standard_errors(self):
-        """Differences 1 and 2: mean 1.5, error s / sqrt(2) = 0.5."""
-        (said,) = told([1.0, 2.0], [0.0, 0.0]).verdict
+        """Differences 1, 2, 1 and 2: mean 1.5, error s / sqrt(4) = 1 / sqrt(12) = 0.29."""
+        (said,) = told([1.0, 2.0] * 2, [0.0] * 4).verdict
         assert said == (
-            "By ELBO, a is ahead by 1.50 ± 0.50 nats (3.0 standard errors); a's bound is the "
+            "By ELBO, a is ahead by 1.50 ± 0.29 nats (5.2 standard errors); a's bound is the "
             "higher on 100% of the data."
         )
-        (said,) = told([0.0, 0.0], [1.0, 2.0]).verdict
-        assert "b is ahead by 1.50 ± 0.50" in said
+        (said,) = told([0.0] * 4, [1.0, 2.0] * 2).verdict
+        assert "b is ahead by 1.50 ± 0.29" in said
         assert "on 0% of the data" in said
 
     def test_not_told_apart(self):
         (said,) = told([1.0, -0.5], [0.0, 0.0]).verdict
         assert "cannot be told apart with these data: the difference is 0.25 ± 0.75" in said
+        assert "and 12.7 standard errors are 9.5" in said
 
-    def test_equal_models_are_called_apart_at_most_one_time_in_twenty(self):
-        """2,000 sets of 50 normal differences: within 4 binomial errors of 5% (Student: 5.6%)."""
-        differences = torch.randn(2000, 50, dtype=torch.float64)
-        apart = sum("is ahead" in told(row, [0.0] * 50).verdict[0] for row in differences.tolist())
-        rate = 2 * torch.distributions.StudentT(49.0).sample((400_000,)).gt(Z95).double().mean()
-        assert abs(apart / 2000 - rate) < 4 * math.sqrt(0.05 / 2000)
+    @pytest.mark.parametrize("data", [2, 3, 5, 30, 297, 10_000])
+    def test_standard_errors_that_tell_apart_are_students(self, data):
+        assert critical(data) == pytest.approx(scipy.stats.t.ppf(0.975, data - 1), rel=1e-3)
+
+    @pytest.mark.parametrize("elbo", [-1.0, -0.1])
+    @pytest.mark.parametrize("bound", [1.0, 0.1])
+    def test_the_elbo_says_otherwise_where_both_tell_the_models_apart(self, elbo, bound):
+        """Four differences about their mean, whose standard error is 1 / (2 sqrt 3) = 0.29."""
+        about = torch.tensor([-0.5, 0.5, -0.5, 0.5]).double()
+        none = torch.zeros(4).double()
+        differences = {
+            "ELBO": Estimate(elbo + about, none),
+            "IWAE-9": Estimate(bound + about, none),
+        }
+        found = replace(told([0.0], [0.0]), differences=differences)
+        said = any(sentence.startswith("By the ELBO b is ahead") for sentence in found.verdict)
+        assert said == (elbo == -1.0 and bound == 1.0)
+
+    @pytest.mark.parametrize("data", [2, 5, 50])
+    def test_equal_models_are_called_apart_one_time_in_twenty(self, data):
+        """2,000 sets of normal differences, however few: within 4 binomial errors of 5%."""
+        differences = torch.randn(2000, data, dtype=torch.float64)
+        apart = sum(
+            "is ahead" in told(row, [0.0] * data).verdict[0] for row in differences.tolist()
+        )
+        assert abs(apart / 2000 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 2000)
 
     def test_the_same_on_every_datum(self):
         assert told([1.0, 2.0], [1.0, 2.0]).verdict == [
@@ -287,9 +310,27 @@ class TestFiles:
         report(world, world.sample(6)).save(tmp_path / "evaluation.json")
         tensors = safetensors.torch.load_file(tmp_path / "evaluation.safetensors")
         del tensors["fingerprint"]
-        pv.runs.save_tensors(tmp_path / "evaluation.safetensors", tensors)
+        path = tmp_path / "evaluation.json"
+        digest = pv.runs.save_tensors(path.with_suffix(".safetensors"), tensors)
+        pv.runs.save_json(path, json.loads(path.read_text()) | {"tensors": digest})
         read = read_report(tmp_path / "evaluation.json")
         assert "keeps no fingerprint" in compare(read, read).verdict[-1]
+
+    def test_files_of_two_reports_are_not_taken_for_one(self, tmp_path):
+        """As where a measurement of the same data at another seed is killed between its files."""
+        world, path = LinearGaussian(), tmp_path / "evaluation.json"
+        x = world.sample(6)
+        report(world, x, seed=1).save(path)
+        before = path.read_text()
+        report(world, x, seed=2).save(path)
+        assert read_report(path).seed == 2
+        path.write_text(before)
+        with pytest.raises(ValueError, match="not the file that .* they are not of one report"):
+            read_report(path)
+        said = json.loads(before)
+        del said["tensors"]  # as another version wrote it
+        path.write_text(json.dumps(said))
+        assert read_report(path).seed == 1
 
     def test_damage_is_a_clear_error(self, tmp_path):
         world, path = LinearGaussian(), tmp_path / "evaluation.json"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributions as td
 from torch import nn
-from worlds import LinearGaussian
+from worlds import LinearGaussian, random
 
 import pyrovae as pv
 from pyrovae import gaps as g
@@ -101,7 +101,12 @@ class TestClosedForms:
         torch.manual_seed(1)
         finding = inference_gaps(vae, x, settings=settings)
         torch.manual_seed(1)
-        return finding.estimates, refined_guides(vae, settings, x), x, finding
+        return (
+            finding.estimates,
+            refined_guides(vae.model, unrefined(vae, x), settings, [x]),
+            x,
+            finding,
+        )
 
     def test_the_exact_guide_has_no_gap_and_stays_where_it_is(self):
         found, made, x, finding = self.found(full_rank())
@@ -336,6 +341,35 @@ def test_a_context_goes_with_its_data():
     settings, *_ = small(data=4)
     finding = settings(vae, torch.randn(6, 3), torch.randn(6, 1), 2.0)
     assert finding.estimates[g.TOTAL].value.shape == (4,)
+
+
+@pytest.mark.parametrize(("data", "particles", "batch_size"), [(4, 10, 2), (20, 1000, 20)])
+def test_a_context_of_as_many_rows_as_are_measured_is_not_cut(data, particles, batch_size):
+    """It is in no batch, and in no pass of the log-weights, which hold 16 data at K = 1,000."""
+
+    class Net(nn.Module):
+        def forward(self, x, shared, label):
+            loc = (x - shared.mean() - label) / 2
+            root = torch.full_like(loc, math.sqrt(0.5))
+            return torch.cat([loc, unconstrained(root)], -1)
+
+    def prior(*_):
+        return pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+
+    def likelihood(z, x, shared, label):
+        loc = z + shared.mean() + label
+        return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    guide = guides.MeanFieldNormal(Net())
+    x, label = random(1, 30, 1), random(2, 30, 1)
+    shared = torch.arange(float(data)).double().unsqueeze(-1)
+    settings = Gaps(data=data, particles=particles, steps=2, flow=None, batch_size=batch_size)
+    finding = settings(pv.VAE(prior, likelihood, guide), x, shared, label)
+    truth = dist.Normal(shared.mean() + label, 2**0.5).log_prob(x).flatten()[:data]
+    # The network gives the exact posterior, so that every weight is the evidence.
+    torch.testing.assert_close(finding.estimates[g.ELBO].value, truth)
+    torch.testing.assert_close(finding.estimates[g.LOG_EVIDENCE].value, truth, rtol=0, atol=0.05)
+    assert finding.title.startswith(f"inference gaps of {data} data")
 
 
 @pytest.mark.parametrize("options", [{"data": 0}, {"particles": 1}, {"steps": 1}])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import pyrovae as pv
 from pyrovae import html_report
@@ -246,10 +246,11 @@ class TestWhatIsMissing:
         assert "Partial within: What limits the bound." in header
 
     def test_few_particles_leave_trust_open(self, run, tmp_path):
-        folder = copy(run, tmp_path / "run")
-        tensors = load_file(folder / "evaluation.safetensors")
+        tensors = load_file(run / "evaluation.safetensors")
         tensors["Pareto k-hat"] = torch.full((20,), torch.nan)
-        save_file(tensors, folder / "evaluation.safetensors")
+        digest = pv.runs.save_tensors(tmp_path / "evaluation.safetensors", tensors)
+        folder = rewritten(run, tmp_path / "run", "evaluation.json", tensors=digest)
+        (tmp_path / "evaluation.safetensors").replace(folder / "evaluation.safetensors")
         assert main(["report", str(folder)]) == 0
         assert "It cannot be told" in Page((folder / "report.html").read_text()).sections["trust"]
 

@@ -193,6 +193,19 @@ class TestNovelty:
         Novelty((novel, novel), {"first": score}, data=400)(WORLD.vae(), x, x)
         assert max(seen) == 0
 
+    def test_a_context_of_as_many_rows_as_are_scored_is_not_cut(self):
+        shared, label = torch.arange(300.0), torch.arange(700.0)
+
+        def score(target, x, label, shared):
+            assert len(shared) == 300
+            return label + shared.sum()
+
+        x = torch.rand(700, 3)
+        novelty = Novelty((x, label, shared), {"score": score}, data=300)
+        found = novelty(WORLD.vae(), x, label, shared)
+        for scores in (found.inside, found.outside):
+            assert torch.equal(scores["score"], label[:300] + shared.sum())
+
     def test_an_interrupt_keeps_both_kinds(self):
         calls = []
 
@@ -210,6 +223,8 @@ class TestNovelty:
         x = WORLD.sample(5)
         with pytest.raises(ValueError, match="at least one score"):
             Novelty(x, {})(WORLD.vae(), x)
+        with pytest.raises(ValueError, match="one datum of either kind at least; got 0"):
+            Novelty(x, data=0)(WORLD.vae(), x)
         with pytest.raises(ValueError, match=r"'bad' returned shape \(5, 3\)"):
             Novelty(x, {"bad": lambda target, x: x})(WORLD.vae(), x)
         with pytest.raises(ValueError, match="refinement needs a guide with a network"):

@@ -59,7 +59,7 @@ class TestTrust:
 
     def test_weights_that_are_well_behaved_are_said_to_be(self):
         world = LinearGaussian()
-        report = pv.evaluate(world.vae(), world.sample(20), particles=2000)
+        report = pv.evaluate(world.vae(), world.sample(20), particles=3000)
         assert report.trusted
         assert len(report.untrusted) == 0
         largest = report.pareto_k.max().item()
@@ -278,9 +278,38 @@ class TestAnnealing:
         assert f"On the first 8 data annealed importance sampling finds +{gain:.2f} ±" in said
         assert "beside IWAE-40: that bound is short" in said
 
+    def test_one_chain_has_no_error_and_says_none(self):
+        _, gain, said = self.said(4.0, temperatures=20, data=8, chains=1)
+        assert f"finds {gain:+.2f} nats beside IWAE-40, with one chain and no error" in said
+
+    @pytest.mark.parametrize(
+        ("above", "said"), [(-0.1, "meet"), (0.1, "lies 0.10 ± 0.05 nats over")]
+    )
+    def test_bounds_that_cross_by_chance_are_said_to_meet(self, above, said):
+        """Four gaps, 0.0866 off their mean, whose standard error is 0.0866 / sqrt(3) = 0.05."""
+        about = torch.tensor([[0.0866, -0.0866, 0.0866, -0.0866]])
+        level = torch.zeros(4, 4)
+        found = pv.ais.Sandwich(
+            pv.AIS(5, chains=4), level, level, level + above + about, level, wanted=4
+        )
+        assert found.gap.error_over_data == pytest.approx(0.05, rel=1e-3)
+        assert said in found.verdict[0]
+        assert ("-0.10 ± 0.05 nats apart" in found.verdict[0]) == (above < 0)
+
     def test_says_so_where_there_is_nothing_to_gain(self):
         _, _, said = self.said(0.0, temperatures=100, data=12)
         assert "no more than that bound, within errors" in said
+
+
+@pytest.mark.parametrize("data", [1, 2])
+def test_one_datum_has_no_error_over_data_and_every_table_says_so(data):
+    world = LinearGaussian()
+    guide = pv.guides.FullRankNormal(pv.nets.MLP(3, 5)).double()
+    settings = [pv.AIS(5, chains=4), pv.Gaps(steps=2, particles=30, flow=None)]
+    report = pv.evaluate(world.vae(guide), world.sample(data), particles=30, diagnostics=settings)
+    for finding in (report, *report.findings.values()):
+        assert ("One datum tells no error over data" in " ".join(finding.verdict)) == (data == 1)
+    assert "nan" not in str(report).lower()
 
 
 def test_a_guide_of_points_has_no_bound():
@@ -297,9 +326,11 @@ def test_a_guide_of_points_has_no_bound():
 
 
 def test_few_particles_do_not_certify_the_tail():
+    """From 2,155 particles on, 0.7 is the limit of Vehtari et al., min(1 - 1 / log10 K, 0.7)."""
+    assert 1 - 1 / math.log10(2_154) < 0.7 < 1 - 1 / math.log10(2_155)
     world = LinearGaussian()
     pair, x = (world.model, world.off_guide), world.sample(4)
-    few, many = (pv.evaluate(pair, x, particles=k).verdict[1] for k in (100, 2_000))
+    few, many = (pv.evaluate(pair, x, particles=k).verdict[1] for k in (2_154, 2_155))
     assert "well-behaved" in few
     assert "can miss a heavier tail" in few
     assert "can miss" not in many

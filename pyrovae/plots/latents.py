@@ -34,7 +34,8 @@ def latent_map(
         site: the latent site, where the guide has several.
 
     Raises:
-        ValueError: if there is not one label for each datum, and as `vae.encode`.
+        ValueError: if there is not one label for each datum, for one datum of three dimensions
+            or more, and as `vae.encode`.
 
     Example:
         >>> import pyrovae as pv
@@ -89,6 +90,8 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
         return torch.cat([means, deviations], 1), names
     if means.shape[1] == 2:
         return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
+    if n < 2:
+        raise ValueError("principal components take the latents of two data or more; got one")
     centred = means - means.mean(0)
     _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
     share = spread.square() / spread.square().sum().clamp(min=1e-300)
