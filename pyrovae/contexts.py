@@ -57,4 +57,4 @@ class Context:
         """Return the program as one of x and what is each datum's own."""
         if all(self.per_datum):
             return program
-        return lambda x, *own: program(x, *self.whole(own))
+        return lambda x, *own, **named: program(x, *self.whole(own), **named)

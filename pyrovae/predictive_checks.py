@@ -23,6 +23,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.bounds import effective_sample_size
+from pyrovae.contexts import Context
 from pyrovae.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.likelihoods import Masked
@@ -246,9 +247,10 @@ class PredictiveCheck:
                 "a predictive check compares whole data, and here entries are missing: check "
                 "the data that have none"
             )
-        x, *beside = next(cut_data(x, context, self.data or len(x)))
+        given = Context.of(x, *context)
+        model, guide = (given.bound(program) for program in programs(target))
+        x, *beside = next(cut_data(x, given.own, self.data or len(x)))
         data = (x, tuple(beside))
-        model, guide = programs(target)
         own = {name: _number(name, T(x.double())) for name, T in self.discrepancies.items()}
 
         def compare(rows: range) -> tuple[list[Compared], Tensor]:

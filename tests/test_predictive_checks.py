@@ -218,6 +218,28 @@ class TestUse:
                 found.replicated["mean"], torch.full((500,), 2.0).double(), rtol=0, atol=1e-2
             )
 
+    def test_what_all_data_share_is_never_cut(self, monkeypatch):
+        """It has five rows, as many as the data that are kept, whose latents hang on all of them.
+
+        With all of it every z is near 2.5 - 2, and data drawn again are as alike as their noise of
+        0.1 and 200 particles leave them; cut along with x, z would be 2, 0 and -1.5.
+        """
+        monkeypatch.setattr("pyrovae.predictive_checks.NUMBERS_PER_PASS", 2 * 256 * 200)
+
+        def likelihood(z, x, shared):
+            return pyro.sample("x", dist.Normal(z + shared.mean(), 0.1).to_event(1), obs=x)
+
+        vae = pv.VAE(
+            lambda shared: pv.priors.StandardNormal(1)(),
+            likelihood,
+            lambda x, shared: pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1)),
+        )
+        check = PredictiveCheck(
+            {"spread": torch.std}, replication="posterior", data=5, particles=200, draws=80
+        )
+        found = check(vae, torch.full((9, 1), 2.5), torch.arange(5.0)[:, None])
+        assert found.replicated["spread"].mean() < 0.3
+
     def test_evaluate_keeps_what_it_finds(self):
         world = LinearGaussian()
         x = world.sample(30)
