@@ -223,7 +223,7 @@ class TestWorlds:
         world = Mixture(continuous=True)
         x = world.sample(3)
         for start in ("prior", "guide"):
-            settings = AIS(5, chains=5_000, start=start, leapfrogs=2)
+            settings = AIS(5, chains=2_000, start=start, leapfrogs=1)
             log_w = chain_weights(settings, (world.model, world.guide), x)
             mean_is((log_w - world.log_evidence(x)).exp(), 1.0)
 
@@ -235,10 +235,10 @@ class TestWorlds:
         assert torch.allclose(path.point(u).log_joint, world.log_joint_with(x, u))
 
     def test_intervals_cover_the_evidence_95_times_in_100(self):
-        """The bound on x_n is short of log p by var / 2K = 0.002, a hundredth of its error."""
+        """The bound on x_n is short of log p by var / 2K = 0.004, a twentieth of its error."""
         world = LinearGaussian()
         x = world.sample(1).expand(400, -1)
-        settings = AIS(40, chains=64)
+        settings = AIS(40, chains=64, leapfrogs=1)
         found = bounds.iwae_estimate(chain_weights(settings, (world.model, None), x))
         z_scores = (found.value - world.log_evidence(x)) / found.standard_error
         assert 0.92 <= float((z_scores.abs() < 1.96).double().mean()) <= 0.98
@@ -274,30 +274,35 @@ def known_vae(world):
     return pv.VAE(prior, likelihood, guide)
 
 
+def from_the_guide(latents):
+    """Return a world, its model in the library's parts, 32 data and a path of 16 chains."""
+    world = LinearGaussian(latents, latents + 3, scale=latents**-0.5, shift=0.3)
+    vae, x = known_vae(world), world.sample(32)
+    return world, vae, x, path_of((vae.model, vae.guide), x, chains=16, start="guide")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("latents", [2, 50])
 def test_below_and_above_bracket_the_evidence_within_a_twentieth_of_a_nat(latents):
-    """On average over 40 data. In 50 dimensions a chain's log-weight has a deviation near 0.35.
+    """On average over 32 data. In 50 dimensions a chain's log-weight has a deviation near 0.4.
 
-    The mean over 16 chains and 40 data then has an error of 0.014, and the bound from below is
-    short of log p by 0.35^2 / 32 = 0.004. Importance sampling from the same guide is not in sight.
+    The mean over 16 chains and 32 data then has an error of 0.018, and the bound from below is
+    short of log p by 0.4^2 / 32 = 0.005. Importance sampling from the same guide is not in sight.
     """
-    world = LinearGaussian(latents, latents + 3, scale=latents**-0.5, shift=0.3)
-    vae, settings = known_vae(world), AIS(1000, start="guide")
-    x = world.sample(40)
-    path = path_of((vae.model, vae.guide), x, chains=16, start="guide")
+    world, vae, x, path = from_the_guide(latents)
+    settings = AIS(1000, start="guide", leapfrogs=2)
     path.compile()
     paces, _ = settings.adapted(path)
     truth = world.log_evidence(x)
     lower = bounds.log_mean_exp(settings.forward(path, paces))
     assert abs(float((lower - truth).mean())) < 0.05
-    noise = torch.randn(40, latents, dtype=DOUBLE) @ world.scale_tril.T
+    noise = torch.randn(32, latents, dtype=DOUBLE) @ world.scale_tril.T
     exact = (world.posterior_mean(x) + noise).expand(16, -1, -1).contiguous()
     upper = -bounds.log_mean_exp(-settings.backward(path, paces, exact))
     assert abs(float((upper - truth).mean())) < 0.05
     if latents == 50:
-        log_w = pv.log_weights(vae.model, vae.guide, x, particles=5_000)
-        assert bounds.log_mean_exp(log_w).mean() < truth.mean() - 0.5
+        log_w = pv.log_weights(vae.model, vae.guide, x[:20], particles=5_000)
+        assert bounds.log_mean_exp(log_w).mean() < truth[:20].mean() - 0.5
         assert (pareto_k(log_w) > 0.7).double().mean() > 0.9
 
 
@@ -347,7 +352,7 @@ class TestManyModes:
         """They never cross the axes: log p is short by log 4, and the backward chains know."""
         world = Squares()
         x = self.x.repeat(8, 1)
-        settings = AIS(100, chains=16, start="guide")
+        settings = AIS(30, chains=16, start="guide")
         found = settings((world.model, world.one_mode), x)
         assert found.lower.mean < world.log_evidence(x).mean() - 1.0
         assert found.gap.mean > 0.5
@@ -426,7 +431,7 @@ class TestSandwich:
 
         vae = pv.VAE(lambda _: prior(), likelihood, lambda x, _: prior())
         shared = torch.tensor([[5.0], [-5.0], [3.0]])
-        found = AIS(100, data=3)(vae, torch.ones(7, 1), shared)
+        found = AIS(20, data=3)(vae, torch.ones(7, 1), shared)
         truth = dist.Normal(1.0, 2**0.5).log_prob(torch.ones(3))
         assert found.lower.value.tolist() == pytest.approx(truth.tolist(), abs=0.2)
 
@@ -447,9 +452,7 @@ class TestSandwich:
 
 def test_compiled_chains_are_the_eager_ones():
     """The same seed draws the same numbers; the rest is rounding, in float64."""
-    world = LinearGaussian()
-    vae, x = known_vae(world), world.sample(4)
-    path = path_of((vae.model, vae.guide), x, chains=3)
+    world, _, x, path = from_the_guide(2)
     u, beta = path.draw(), number(0.4)
     eager, slope = path.slope(u, beta)
     path.compile()
@@ -458,7 +461,7 @@ def test_compiled_chains_are_the_eager_ones():
     assert torch.allclose(eager.log_joint, compiled.log_joint)
     assert torch.allclose(eager.log_start, compiled.log_start)
     assert torch.allclose(slope, compiled_slope)
-    other = path.given(world.sample(4))
+    other = path.given(world.sample(len(x)))
     assert torch.allclose(other.slope(u, beta)[1], other._slope(u, beta)[1])
 
 
@@ -487,10 +490,12 @@ class TestSimulation:
         vae = pv.VAE(prior, likelihood, lambda x, y: pyro.sample("z", dist.Normal(0.0, 1.0)))
         _, drawn = simulate(vae, torch.zeros(4_000), y)
         mean_is((drawn - 6 * y).unsqueeze(-1), 0.0)
-        found = AIS(20, data=4_000)(vae, drawn, y)
-        exact = dist.Normal(6 * y, 1.25**0.5).log_prob(drawn) + math.log(0.5)
+        x, y = drawn[:400], y[:400]
+        found = AIS(20, data=400)(vae, x, y)
+        exact = dist.Normal(6 * y, 1.25**0.5).log_prob(x) + math.log(0.5)
         error = found.simulated_upper.error_over_data
         assert found.simulated_upper.mean > exact.mean() - 4 * error
+        assert found.simulated_lower.mean < exact.mean() + 4 * error
         assert abs(found.gap.mean) < 0.2
 
     def test_refuses_a_model_that_reads_the_x_it_was_given(self):
@@ -657,7 +662,7 @@ PARTS = [
 def test_goes_with_the_librarys_parts(name, start):
     """The weights are finite, and those of a simulated datum are on both sides of each other."""
     case = CASES[name]()
-    found = AIS(15, chains=8, start=start)(case.vae, case.x, *case.context)
+    found = AIS(15, chains=8, start=start, leapfrogs=1)(case.vae, case.x, *case.context)
     assert found.log_w.isfinite().all()
     assert found.above.isfinite().all()
     assert abs(found.gap.mean) < 4 * found.gap.error_over_data + 1.0

@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 import torch
 from densities import FALSE_ALARM
+from fresh import printed_by
 from pyro.infer import Trace_ELBO
 from torch import nn
 from worlds import LinearGaussian, random
@@ -339,14 +340,16 @@ def test_without_zuko_the_command_that_installs_it_is_said(make, monkeypatch):
         make()
 
 
-def in_a_new_process(program, *arguments):
-    """Run a program where nothing is imported yet, warnings as errors; return what it prints."""
-    program = textwrap.dedent(STATE) + textwrap.dedent(program)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+@pytest.fixture
+def in_a_new_process(tmp_path):
+    """Run a program where the library alone is imported; return what it prints."""
+
+    def run(program, *arguments):
+        script = tmp_path / "program.py"
+        script.write_text(textwrap.dedent(STATE) + textwrap.dedent(program))
+        return printed_by(script, *arguments, folder=tmp_path).strip()
+
+    return run
 
 
 STATE = """
@@ -371,16 +374,20 @@ STATE = """
 
 
 def test_importing_the_library_never_imports_zuko():
-    found = in_a_new_process(
-        """
-        import pkgutil, importlib, pyrovae
+    program = """
+        import sys, pkgutil, importlib, pyrovae
         for module in pkgutil.walk_packages(pyrovae.__path__, "pyrovae."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
         print("zuko" in sys.modules)
-        """
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
     )
-    assert found == "False"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "False\n"
 
 
 BUILDS = {
@@ -393,7 +400,7 @@ BUILDS = {
 @pytest.mark.parametrize(
     ("name", "validate"), [*((name, True) for name in BUILDS), ("a prior", False)]
 )
-def test_building_a_flow_leaves_torch_as_it_was(name, validate, tmp_path):
+def test_building_a_flow_leaves_torch_as_it_was(name, validate, tmp_path, in_a_new_process):
     """A method that only flows have is all that zuko adds."""
     path = tmp_path / "prior.pickle"
     path.write_bytes(pickle.dumps(priors.Flow(2)))
@@ -402,6 +409,7 @@ def test_building_a_flow_leaves_torch_as_it_was(name, validate, tmp_path):
         import pyro, pyrovae
         pyrovae.priors, pyrovae.guides, pyrovae.nets
         pyro.enable_validation({validate})
+        assert "zuko" not in sys.modules
         before = state()
         made = {BUILDS[name]}
         assert "zuko" in sys.modules
@@ -420,7 +428,7 @@ def test_building_a_flow_leaves_torch_as_it_was(name, validate, tmp_path):
     assert found.split("\n") == ["['call_and_ladj']", "checked" if validate else "unchecked"]
 
 
-def test_what_a_user_s_own_import_of_zuko_did_stays():
+def test_what_a_user_s_own_import_of_zuko_did_stays(in_a_new_process):
     found = in_a_new_process(
         """
         import pyrovae
@@ -434,7 +442,7 @@ def test_what_a_user_s_own_import_of_zuko_did_stays():
     assert found == "[] False"
 
 
-def test_zuko_s_own_distributions_are_built_without_warning_after_it():
+def test_zuko_s_own_distributions_are_built_without_warning_after_it(in_a_new_process):
     found = in_a_new_process(
         """
         import pyrovae

@@ -70,12 +70,12 @@ def test_both_objectives_of_pyro_and_fit_train_to_the_same_elbo():
         return report.elbo.mean, report.elbo.error_over_particles
 
     def by_fit(seed):
-        return lambda vae: pv.fit(vae, x, epochs=30, batch_size=20, seed=seed, callbacks=[])
+        return lambda vae: pv.fit(vae, x, epochs=15, batch_size=20, seed=seed, callbacks=[])
 
     def by_hand(loss):
         def train(vae):
             with pv.data.seeded(99):
-                orders = (torch.randperm(len(x)) for _ in range(30))
+                orders = (torch.randperm(len(x)) for _ in range(15))
                 svi_by_hand(vae, loss, (x[rows] for order in orders for rows in order.split(20)))
 
         return train

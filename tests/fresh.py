@@ -1,0 +1,35 @@
+"""A process for each program, as `python -W error` gives one, without seconds of imports.
+
+Each is forked from a process that has imported the library, and has done nothing else.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import runpy
+import sys
+import warnings
+
+SECONDS = 300
+
+
+def printed_by(script, *arguments, folder):
+    """Return what a script prints that is run in a folder; what it raises is raised."""
+    context = multiprocessing.get_context("forkserver")
+    # PyTorch imports the second when it makes an optimiser, the library the third for digits.
+    context.set_forkserver_preload(["pyrovae", "torch._dynamo", "sklearn.datasets"])
+    with context.Pool(1) as pool:
+        return pool.apply_async(_run, (str(script), arguments, str(folder))).get(SECONDS)
+
+
+def _run(script, arguments, folder):
+    printed = io.StringIO()
+    warnings.simplefilter("error")
+    sys.argv = [script, *arguments]
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as left:
+            if left.code:
+                raise RuntimeError(f"{script} exits with {left.code}") from left
+    return printed.getvalue()
