@@ -157,9 +157,12 @@ def pyrovae_step(batch: int, *, compiled: bool) -> Step:
     svi = pv.SVI(vae.to(DEVICE).model, vae.guide, adam, loss, compile=compiled)
     if DEVICE == "cpu" or not compiled:
         return lambda i: svi.step(data[i % len(data)])
-    for i in range(5):
-        svi.step(data[i])
-    return lambda i: svi.launch(data[i % len(data)])
+
+    def step(i: int) -> object:
+        launched = svi.launch(data[i % len(data)])
+        return svi.step(data[i % len(data)]) if launched is None else launched
+
+    return step
 
 
 def numpyro_jitted(batch: int) -> Step:

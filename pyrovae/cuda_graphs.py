@@ -8,6 +8,7 @@ or the optimiser's state has moved, the step is captured anew.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -61,9 +62,11 @@ class CudaStep:
             return None
         if self._graph is None or self._moved():
             return self._first(inputs)
-        for standing, source in zip(self._standing, (*inputs, *self._closed_over), strict=True):
-            if standing is not source:
-                standing.copy_(source, non_blocking=True)
+        with torch.no_grad():
+            sources = (*inputs, *self._closed_over)
+            for standing, source in zip(self._standing, sources, strict=True):
+                if standing is not source:
+                    standing.copy_(source, non_blocking=True)
         self._graph.replay()
         if not self._whole:
             self._hand_over(self._grads)
@@ -72,7 +75,7 @@ class CudaStep:
 
     def _first(self, inputs: Sequence[Tensor]) -> Tensor:
         """Take the step where its replays will find their inputs, then capture it for them."""
-        before, self._settings = self._settings, settings_of(self._optimizer())
+        before, self._settings = self._settings, self._settings_now()
         self._steady = self._steady and before in (None, self._settings)
         self._whole = self._steady and is_capturable(self._optimizer())
         self._standing = [
@@ -87,31 +90,39 @@ class CudaStep:
     def _capture(self) -> None:
         """Capture the step; say so, once, where CUDA refuses, and stay with ordinary steps."""
         graph, self._graph = torch.cuda.CUDAGraph(), None
+        beside = _side_stream(self._device)
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
                 self._loss = self._gradients(self._standing)
                 self._grads = [parameter.grad for parameter in self._parameters]
                 if self._whole:
                     self._update(self._parameters)
         except RuntimeError as error:
-            self._refused = True
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"steps run without a CUDA graph: {reason}", stacklevel=6)
+            # The end of a capture that went wrong raises anew, and says less.
+            self.refuse(str(error.__context__ or error).strip().splitlines()[0], stacklevel=7)
             return
         finally:
             self._hand_over([None] * len(self._parameters))
         self._graph, self._memory = graph, self._addresses()
 
+    def refuse(self, reason: str, *, stacklevel: int) -> None:
+        """Stay with ordinary steps, and say why."""
+        self._refused = True
+        warnings.warn(f"steps run without a CUDA graph: {reason}", stacklevel=stacklevel)
+
     def _in_place(self, tensor: Tensor) -> Tensor:
-        return tensor if tensor.device == self._device else tensor.to(self._device)
+        return tensor if tensor.device == self._device else tensor.detach().to(self._device)
 
     def _hand_over(self, grads: Sequence[Tensor | None]) -> None:
         for parameter, grad in zip(self._parameters, grads, strict=True):
             parameter.grad = grad
 
     def _moved(self) -> bool:
-        changed = self._whole and settings_of(self._optimizer()) != self._settings
+        changed = self._whole and self._settings_now() != self._settings
         return changed or self._addresses() != self._memory
+
+    def _settings_now(self) -> list[Any]:
+        return settings_of(self._optimizer(), self._device)
 
     def _addresses(self) -> list[int]:
         state = _state_of(self._optimizer()) if self._whole else ()
@@ -137,16 +148,28 @@ def is_capturable(optimizer: torch.optim.Optimizer | None) -> bool:
     )
 
 
-def settings_of(optimizer: torch.optim.Optimizer | None) -> list[Any]:
-    """Return what an optimiser's kernels are told at their launch; tensors are read later."""
+def settings_of(optimizer: torch.optim.Optimizer | None, device: torch.device) -> list[Any]:
+    """Return what an optimiser's kernels are told at their launch; a GPU's tensors they read."""
     if optimizer is None:
         return []
     return [
-        (name, id(value) if isinstance(value, Tensor) else value)
+        (name, _setting(value, device))
         for group in optimizer.param_groups
         for name, value in group.items()
         if name != "params"
     ]
+
+
+def _setting(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return id(value) if value.device == device else value.tolist()
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream that captures on a GPU: torch's own lies on the GPU that it met first."""
+    return torch.cuda.Stream(device)
 
 
 def _state_of(optimizer: torch.optim.Optimizer | None) -> Iterable[Tensor]:

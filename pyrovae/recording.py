@@ -52,11 +52,13 @@ class Recorded:
         compiled: takes the inputs, then what the function closed over.
         closed_over: the tensors themselves, not copies: read anew at each call.
         gpu: where the graph runs if it runs on a GPU; a number that the CPU holds is moved there.
+        cpu_work: beside a GPU, an operation that the CPU has to run anew at each call.
     """
 
     compiled: Callable[..., Any]
     closed_over: list[Tensor]
     gpu: torch.device | None = None
+    cpu_work: str = ""
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph; gradients are among its outputs, not recorded through it."""
@@ -96,11 +98,13 @@ def record(
             raise NotRecordable(
                 "two recordings of one step differ, so its structure is not static"
             )
-        route_products(graph)
+        gpu, cpu_work = _gpu_among([*inputs, *_constants(graph)]), ""
+        if gpu is None:
+            route_products(graph)
         closed_over = _lift_constants(graph)
-        gpu = _gpu_among([*inputs, *closed_over])
         if gpu is not None:
             _check_written(graph, [*inputs, *closed_over])
+            cpu_work = _cpu_work(graph, [*inputs, *closed_over])
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
@@ -111,7 +115,7 @@ def record(
         except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise NotRecordable(f"it cannot be compiled here ({line})") from error
-    return Recorded(compiled, closed_over, gpu)
+    return Recorded(compiled, closed_over, gpu, cpu_work)
 
 
 def signature(arguments: Any) -> Any:
@@ -310,9 +314,9 @@ def _line_of(error: Exception) -> str:
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
 
 
-def _gpu_among(tensors: Sequence[Tensor]) -> torch.device | None:
+def _gpu_among(tensors: Sequence[Any]) -> torch.device | None:
     """Return the GPU of a graph, or None for a graph of the CPU."""
-    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    devices = {tensor.device for tensor in tensors if getattr(tensor, "is_cuda", False)}
     if len(devices) > 1:
         raise NotRecordable(f"it runs on several GPUs: {sorted(map(str, devices))}")
     return next(iter(devices), None)
@@ -326,6 +330,21 @@ def _check_written(module: GraphModule, tensors: Sequence[Tensor]) -> None:
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable and copied.intersection(node.args[:1]):
             raise NotRecordable(f"it changes a tensor of the CPU beside a GPU, by {node.target}")
+
+
+def _cpu_work(module: GraphModule, tensors: Sequence[Tensor]) -> str:
+    """Name an operation by which the CPU draws, or works on what the GPU found; "" without one."""
+    nodes = module.graph.nodes
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    places = {node: tensor.device.type for node, tensor in zip(inputs, tensors, strict=True)}
+    for node in (node for node in nodes if node.op == "call_function"):
+        found = [t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)]
+        places[node] = next((t.device.type for t in found), "")
+        draws = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        from_gpu = any(places.get(source) == "cuda" for source in node.all_input_nodes)
+        if places[node] == "cpu" and (draws or from_gpu):
+            return str(node.target)
+    return ""
 
 
 def _constants(graph: GraphModule) -> list[Any]:

@@ -182,7 +182,8 @@ class SVI(pyro.infer.SVI):
         return graph
 
     def _replay(self, graph: _Graph) -> CudaStep:
-        if graph.replay is None:
+        if graph.replay is None or graph.clip_norm != self.clip_norm:
+            graph.clip_norm = self.clip_norm
             graph.replay = CudaStep(
                 graph.fill_grads,
                 graph.run.closed_over,
@@ -190,6 +191,10 @@ class SVI(pyro.infer.SVI):
                 update=self.update,
                 optimizer=lambda: getattr(self.optim, "optimizer", None),
             )
+            if graph.run.cpu_work:
+                graph.replay.refuse(
+                    f"the CPU has a part in them, {graph.run.cpu_work}", stacklevel=5
+                )
         return graph.replay
 
     def _stay_eager(self, reason: str) -> None:
@@ -204,6 +209,7 @@ class _Graph:
     run: Recorded
     parameters: list[Tensor]
     replay: CudaStep | None = None
+    clip_norm: float | None = None
 
     def loss_and_grads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         return self.fill_grads(self.run.placed(tensors_of((args, kwargs))))

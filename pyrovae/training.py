@@ -206,12 +206,11 @@ def _walk(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> tu
             training.loss = losses[-1] / len(batch[0])
         for callback in beside.callbacks:
             callback.stepped(training)
-    mean = sum(_read(training, losses)) / count
-    if isinstance(losses[-1], Tensor):
-        training.loss = mean
+    read = _read(training, losses)
+    training.loss = read[-1] / len(batch[0])
     compiling = svi.compile_seconds - compiling
     training.history.compile_seconds += compiling
-    return mean, time.perf_counter() - started - compiling
+    return sum(read) / count, time.perf_counter() - started - compiling
 
 
 def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:

@@ -11,6 +11,15 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.svi import SVI
+
+
+class Ordinary(SVI):
+    """The compiled step without CUDA graphs."""
+
+    def launch(self, *args, **kwargs):
+        """Launch nothing."""
+
 
 class EmulatedGraph:
     """Stands for `torch.cuda.CUDAGraph`."""

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from emulated import Ordinary
 from programs import LATENTS, PROGRAMS, SIZE, adam, binary, state, train, vae
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
@@ -78,6 +79,70 @@ def test_training_without_noise_is_that_of_the_cpu():
         found[device] = losses, state(made.cpu())
     assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-4)
     torch.testing.assert_close(found["cuda"][1], found["cpu"][1], rtol=1e-3, atol=1e-4)
+
+
+OPTIMISERS = {
+    "Adam": lambda _: adam(),
+    "AdamW": lambda _: pyro.optim.AdamW({"lr": 0.01}),
+    "RMSprop": lambda _: pyro.optim.RMSprop({"lr": 0.01}),
+    "SGD": lambda _: pyro.optim.SGD({"lr": 0.01}),
+    "ClippedAdam": lambda _: pyro.optim.ClippedAdam({"lr": 0.01}),
+    "a rate of the CPU": lambda made: torch.optim.Adam(
+        made.parameters(), lr=torch.tensor(0.01), fused=True, capturable=True
+    ),
+}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_takes_its_steps(name, clip_norm):
+    """The rate is halved at each step, as a number, a tensor of the GPU or one of the CPU."""
+    x, found = binary().cuda(), []
+    for kind in (SVI, Ordinary):
+        torch.manual_seed(1)
+        made = vae(guide=Point()).cuda()
+        optim = OPTIMISERS[name](made)
+        svi = kind(made.model, made.guide, optim, Trace_ELBO(), clip_norm=clip_norm)
+        losses = []
+        for _ in range(STEPS):
+            losses.append(svi.step(x))
+            svi.optim.optimizer.param_groups[0]["lr"] *= 0.5
+        found.append((losses, state(made)))
+        captured = [graph.replay._graph for graph in svi._graphs.values() if graph.replay]
+        assert None not in captured
+        assert bool(captured) == (kind is SVI)
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-4)
+
+
+class Shaken(Point):
+    """A guide whose noise the CPU draws, one number for all data."""
+
+    def forward(self, x):
+        """Draw."""
+        pyro.sample("z", dist.Delta(self.net(x) + torch.randn(()), event_dim=1))
+
+
+def test_a_draw_of_the_cpu_is_not_frozen():
+    torch.manual_seed(0)
+    made, x = vae(guide=Shaken()).cuda(), binary().cuda()
+    still = torch.optim.SGD(made.parameters(), lr=0.0)
+    svi = SVI(made.model, made.guide, still, Trace_ELBO())
+    with pytest.warns(UserWarning, match=r"the CPU has a part in them, aten\.randn"):
+        losses = [svi.step(x) for _ in range(STEPS)]
+    assert svi.compiled
+    assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second GPU is at hand")
+def test_a_second_gpu_captures_what_runs_there():
+    x, found = binary(), {}
+    for device in ("cuda:0", "cuda:1"):
+        torch.manual_seed(1)
+        made = vae(guide=Point()).to(device)
+        svi = SVI(made.model, made.guide, adam(), Trace_ELBO())
+        found[device] = [svi.step(x.to(device)) for _ in range(STEPS)]
+    assert found["cuda:1"] == pytest.approx(found["cuda:0"], rel=1e-4)
 
 
 def test_fit_reaches_the_bound_of_the_cpu():
