@@ -35,7 +35,7 @@ Schedule = Callable[[int], Tensor]
 NUMBERS: Final = 2**18
 """The numbers of x in the (chain, datum) pairs that move together: an interrupt loses little."""
 
-COMPILED_FROM: Final = 10_000
+COMPILED_FROM: Final = 4_000
 """The gradients from which compiling, some seconds of it, pays."""
 
 FIRST_TRANSITIONS: Final = 30
