@@ -49,17 +49,23 @@ def test_replayed_steps_are_ordinary_ones(graphs, name):
     assert all(map(torch.equal, values, wanted))
 
 
-def stepped(kind, make_optim, between, *, steps=STEPS, model=lambda made: made.model, **options):
+def stepped(kind, make_optim, between, **options):
     """Take steps on data that differ from step to step, with something done before each."""
     torch.manual_seed(0)
     made = vae()
-    svi = kind(model(made), made.guide, make_optim(made), TraceMeanField_ELBO(), **options)
+    svi = kind(made.model, made.guide, make_optim(made), TraceMeanField_ELBO(), **options)
     torch.manual_seed(1)
     losses = []
-    for i in range(steps):
+    for i in range(STEPS):
         between(svi, i)
         losses.append(svi.step(binary()))
     return losses, state(made)
+
+
+def assert_equal(found, wanted):
+    """Hold losses and parameters against those of ordinary steps, to the bit."""
+    assert found[0] == wanted[0]
+    assert torch.equal(found[1], wanted[1])
 
 
 def nothing(svi, i):
@@ -83,11 +89,9 @@ OPTIMISERS = {
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("optim", OPTIMISERS.values(), ids=OPTIMISERS.keys())
 def test_every_optimiser_takes_its_steps(graphs, optim, clip_norm):
-    losses, parameters = stepped(SVI, optim, nothing, clip_norm=clip_norm)
+    found = stepped(SVI, optim, nothing, clip_norm=clip_norm)
     assert graphs[0].replays == STEPS - WARM_UP
-    wanted_losses, wanted = stepped(Ordinary, optim, nothing, clip_norm=clip_norm)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    assert_equal(found, stepped(Ordinary, optim, nothing, clip_norm=clip_norm))
 
 
 def test_the_optimiser_is_in_the_graph_if_it_is_capturable(graphs):
@@ -123,11 +127,9 @@ def test_a_learning_rate_that_is_a_number_takes_the_optimiser_out_of_the_graph(g
     def optim(made):
         return torch.optim.Adam(made.parameters(), lr=0.01, fused=True, capturable=True)
 
-    losses, parameters = stepped(SVI, optim, lower)
+    found = stepped(SVI, optim, lower)
     assert len(graphs) == 2
-    wanted_losses, wanted = stepped(Ordinary, optim, lower)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    assert_equal(found, stepped(Ordinary, optim, lower))
 
 
 def test_a_learning_rate_that_the_cpu_holds_is_a_number_told_at_the_capture():
@@ -166,10 +168,8 @@ def test_a_state_that_is_put_back_is_used(graphs, optim):
         if i == 5:
             svi.optim.set_state(_copied(kept))
 
-    losses, parameters = stepped(SVI, OPTIMISERS[optim], rewind)
-    wanted_losses, wanted = stepped(Ordinary, OPTIMISERS[optim], rewind)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    found = stepped(SVI, OPTIMISERS[optim], rewind)
+    assert_equal(found, stepped(Ordinary, OPTIMISERS[optim], rewind))
     assert len(graphs) == 2
 
 
@@ -196,10 +196,8 @@ def test_parameters_that_moved_are_found(graphs):
             for parameter in svi.model.__self__.parameters():
                 parameter.data = parameter.data + 0.1
 
-    losses, parameters = stepped(SVI, lambda _: adam(), move)
-    wanted_losses, wanted = stepped(Ordinary, lambda _: adam(), move)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    found = stepped(SVI, lambda _: adam(), move)
+    assert_equal(found, stepped(Ordinary, lambda _: adam(), move))
 
 
 def test_each_shape_has_a_graph(graphs):
@@ -210,11 +208,9 @@ def test_each_shape_has_a_graph(graphs):
         rows = [ROWS, 4] * STEPS
         return [svi.step(binary()[:n]) for n in rows], state(made)
 
-    losses, parameters = run(SVI)
+    found = run(SVI)
     assert [graph.replays for graph in graphs] == [STEPS - WARM_UP] * 2
-    wanted_losses, wanted = run(Ordinary)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    assert_equal(found, run(Ordinary))
 
 
 @pytest.mark.parametrize("stands", [True, False], ids=["on the GPU", "on the CPU"])
@@ -239,11 +235,9 @@ def test_a_kl_weight_changes_between_replays(graphs, monkeypatch, stands):
             losses.append(svi.step(binary()))
         return losses, state(made)
 
-    losses, parameters = run(SVI)
+    found = run(SVI)
     assert [graph.replays for graph in graphs] == [STEPS - WARM_UP]
-    wanted_losses, wanted = run(Ordinary)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    assert_equal(found, run(Ordinary))
 
 
 def test_losses_that_wait_keep_their_values(graphs):
@@ -269,23 +263,19 @@ def test_running_means_run_on(graphs):
         svi = kind(made.model, made.guide, adam(), TraceMeanField_ELBO())
         return [svi.step(binary()) for _ in range(STEPS)], state(made)
 
-    losses, everything = run(SVI)
-    wanted_losses, wanted = run(Ordinary)
+    found = run(SVI)
     assert graphs[0].replays == STEPS - WARM_UP
-    assert losses == wanted_losses
-    assert torch.equal(everything, wanted)
+    assert_equal(found, run(Ordinary))
 
 
 def test_what_the_cpu_has_to_do_anew_is_never_captured(graphs, monkeypatch):
     monkeypatch.setattr("pyrovae.recording._gpu_among", lambda _: torch.device("cpu"))
     with pytest.warns(UserWarning, match="the CPU has a part in them, aten.normal") as met:
-        losses, parameters = stepped(SVI, lambda _: adam(), nothing)
+        found = stepped(SVI, lambda _: adam(), nothing)
     assert len(met) == 1
     assert met[0].filename == __file__
     assert graphs == []
-    wanted_losses, wanted = stepped(Ordinary, lambda _: adam(), nothing)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    assert_equal(found, stepped(Ordinary, lambda _: adam(), nothing))
 
 
 def test_a_capture_that_is_refused_is_said_once(graphs, monkeypatch):
@@ -294,12 +284,10 @@ def test_a_capture_that_is_refused_is_said_once(graphs, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
     with pytest.warns(UserWarning, match="without a CUDA graph: CUDA error: operation") as met:
-        losses, parameters = stepped(SVI, lambda _: adam(), nothing)
+        found = stepped(SVI, lambda _: adam(), nothing)
     assert len(met) == 1
     assert met[0].filename == __file__
-    wanted_losses, wanted = stepped(Ordinary, lambda _: adam(), nothing)
-    assert losses == wanted_losses
-    assert torch.equal(parameters, wanted)
+    assert_equal(found, stepped(Ordinary, lambda _: adam(), nothing))
 
 
 class LastLoss(pv.Callback):

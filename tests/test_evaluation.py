@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 
 import pyro
 import pyro.distributions as dist
@@ -11,6 +12,7 @@ import torch
 from worlds import LinearGaussian, Mixture
 
 import pyrovae as pv
+from pyrovae import evaluation
 
 REPETITIONS = 200
 Z95 = 1.96
@@ -287,3 +289,20 @@ def test_bad_input_is_a_clear_error(arguments, message):
     target, data = asked.pop("target"), asked.pop("data")
     with pytest.raises(ValueError, match=message):
         pv.evaluate(target, data, **asked)
+
+
+def test_what_is_kept_of_a_batch_is_copied_out_of_it(monkeypatch):
+    """What stayed where a batch made it would lie in the heap between its large tensors."""
+    measure, alive = evaluation._measure, []
+
+    def watched(*args, **named):
+        assert not any(reference() is not None for reference in alive)
+        found = measure(*args, **named)
+        alive.extend(weakref.ref(found[name]) for name in ("effective_sample_size", "pareto_k"))
+        alive.append(weakref.ref(found["elbo"].value))
+        return found
+
+    monkeypatch.setattr(evaluation, "_measure", watched)
+    world = LinearGaussian()
+    pv.evaluate((world.model, world.off_guide), world.sample(9), particles=30, batch_size=3)
+    assert len(alive) == 9
