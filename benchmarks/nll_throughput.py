@@ -5,13 +5,15 @@
 The VAE: 784-400-2x50 and 50-400-784 with ReLU, Bernoulli likelihood, untrained (the time does not
 depend on the weights), IWAE-K on binary data. The contestants take turns in each round; the
 figure is the median over rounds. The yardstick is the machine's own float32 matrix product,
-torch's and oneDNN's, on matrices as tall as a chunk; a pass counts the decoder's two. Peak memory
+torch's and oneDNN's, on matrices as tall as a chunk, in the same rounds; a pass counts the
+decoder's two. Peak memory
 is that of a process of its own, above what it held before, at K = 50 and at K = 5,000.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import os
 import platform
@@ -20,10 +22,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 PIXELS, HIDDEN, LATENTS = 784, 400, 50
 OPERATIONS = 2 * (LATENTS * HIDDEN + HIDDEN * PIXELS)
 CHUNK = 5_000
+PRODUCTS = 20
 
 
 def data_and_networks(rows: int):
@@ -96,8 +100,8 @@ CONTESTANTS = {
 }
 
 
-def product_rates() -> dict[str, float]:
-    """Return the float operations a second of each matrix product, at a chunk's height."""
+def products() -> dict[str, Callable[[], None]]:
+    """Return the machine's own products, on matrices as tall as a chunk."""
     import torch
 
     from pyrovae import onednn
@@ -107,34 +111,40 @@ def product_rates() -> dict[str, float]:
         "torch": lambda: torch.mm(x, weight.t()),
         "oneDNN": lambda: onednn._linear(x, weight, None),
     }
-    work = 2 * CHUNK * HIDDEN * PIXELS
-    return {name: work / onednn._seconds(run) for name, run in kinds.items()}
+
+    def often(product: Callable[[], object]) -> None:
+        for _ in range(PRODUCTS):
+            product()
+
+    return {name: functools.partial(often, product) for name, product in kinds.items()}
 
 
 def compete(particles: int, rows: int, rounds: int) -> None:
     import torch
 
-    bounds, times = {}, {}
+    runs = products()
     for name, make in CONTESTANTS.items():
         try:
-            bounds[name] = make(particles, rows)
+            runs[name] = make(particles, rows)
         except ImportError as error:
             print(f"| {name} | missing ({error}) | | |")
-            continue
-        bounds[name]()
-        times[name] = []
+    times = {name: [] for name in runs}
+    for run in runs.values():
+        run()
     for _ in range(rounds):
-        for name, bound in bounds.items():
+        for name, run in runs.items():
             start = time.perf_counter()
-            bound()
+            run()
             times[name].append(time.perf_counter() - start)
-    rates = product_rates()
+    taken = {name: statistics.median(seconds) for name, seconds in times.items()}
+    work = PRODUCTS * 2 * CHUNK * HIDDEN * PIXELS
+    rates = {name: work / taken.pop(name) for name in ("torch", "oneDNN")}
     said = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     print(f"{torch.get_num_threads()} threads, K = {particles}, {rows} data; product: {said}\n")
     print("| | passes per second | share of torch's product | share of oneDNN's |")
     print("|---|---:|---:|---:|")
-    for name, taken in times.items():
-        rate = particles * rows / statistics.median(taken)
+    for name, seconds in taken.items():
+        rate = particles * rows / seconds
         shares = [rate * OPERATIONS / product for product in rates.values()]
         print(f"| {name} | {rate:,.0f} | {shares[0]:.2f} | {shares[1]:.2f} |")
 
