@@ -305,12 +305,12 @@ def _score_function(bound: Bound, log_w: Tensor, score: Tensor) -> Tensor:
 
 
 def _without_each(bound: Bound, log_w: Tensor) -> Tensor:
-    """Return [K, N]: the bound if log-weight k were the mean of the others; 0 for a single one."""
+    """Return [K, N]: the bound if log-weight k were the others' mean; 0 if they give none."""
     particles = len(log_w)
     if particles == 1:
         return torch.zeros_like(log_w)
-    finite = log_w.clamp(min=torch.finfo(log_w.dtype).min / particles)
-    others = (finite.sum(0) - finite) / (particles - 1)
-    own = torch.eye(particles, dtype=torch.bool, device=log_w.device)
-    replaced = torch.where(own.unsqueeze(-1), others.unsqueeze(0), log_w.unsqueeze(0))
-    return bound.value(replaced.transpose(0, 1).reshape(particles, -1)).reshape(log_w.shape)
+    own = torch.eye(particles, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+    others = torch.where(own, 0.0, log_w).sum(1) / (particles - 1)
+    replaced = torch.where(own, others, log_w)
+    found = bound.value(replaced.transpose(0, 1).reshape(particles, -1)).reshape(log_w.shape)
+    return torch.where(found.isfinite(), found, 0.0)

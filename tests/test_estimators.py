@@ -1,5 +1,6 @@
 """Gradients against finite differences at common draws, exact sums, and what must vanish."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -407,3 +408,33 @@ def test_two_sites_that_are_drawn_each_get_the_score_function():
     parameters = [world.first, world.second]
     wanted = -flat(torch.autograd.grad(world.exact_elbo(x), parameters))
     assert mean_gradient(of(MIWAE(3, 1), world), x, parameters).agrees(wanted)
+
+
+def test_a_class_that_cannot_be_counts_as_nothing_in_the_baselines():
+    logits = parameter([1.0, 0.5, 0.0])
+    log_joint = torch.tensor([-1.0, -2.0, -torch.inf], dtype=torch.float64)
+    met = []
+
+    def model(x):
+        with data_plate(x):
+            c = pyro.sample("c", dist.Categorical(logits=log_joint.new_zeros(3)).mask(mask=False))
+            pyro.factor("joint", log_joint[c])
+        met.append(c)
+
+    def guide(x):
+        with data_plate(x):
+            pyro.sample("c", dist.Categorical(logits=logits))
+
+    loss = IWAE(3).differentiable_loss(model, guide, random(0, 6, 1))
+    drawn = met[-1]
+    assert sorted({*(drawn == 2).sum(0).tolist()}) == [0, 1, 2]  # 3 would make the loss infinite
+    log_q = logits.log_softmax(-1)[drawn]
+    log_w = log_joint[drawn] - log_q
+    bound = log_w.logsumexp(0)
+    wanted = bound.sum()
+    for k in range(3):
+        left = torch.cat([log_w[:k], log_w[k + 1 :]]).detach()
+        baseline = torch.stack([*left, left.mean(0)]).logsumexp(0)
+        baseline[left.isinf().all(0)] = math.log(3)  # of the mean: a bound of 0
+        wanted = wanted + ((bound.detach() - baseline) * log_q[k]).sum()
+    close(*(flat(torch.autograd.grad(value, [logits])) for value in (loss, -wanted)))
