@@ -249,7 +249,8 @@ class Report(Finding):
             seen = f"Pareto k-hat is at most {largest:.2f}"
             if largest == -math.inf:
                 seen = "they hardly vary"
-            said = f"The weights of all {data:,} data are well-behaved: {seen}."
+            whose = f"all {data:,} data" if data > 1 else "the one datum"
+            said = f"The weights of {whose} are well-behaved: {seen}."
             if largest > -math.inf and self.particles < pareto.ENOUGH:
                 said += f" Fewer than {pareto.ENOUGH:,} particles can miss a heavier tail."
             return said
@@ -302,8 +303,9 @@ def _gain(annealed: Estimate, bound: Estimate) -> Estimate:
 
 def _beside(gain: Estimate, k: int) -> str:
     """Say what annealing found over the bound at k, and whether that is more than chance."""
-    mean, error = gain.mean, gain.error_over_particles
-    said = f"On the first {len(gain.value):,} data annealed importance sampling finds {mean:+.2f}"
+    mean, error, n = gain.mean, gain.error_over_particles, len(gain.value)
+    whose = f"the first {n:,} data" if n > 1 else "the first datum"
+    said = f"On {whose} annealed importance sampling finds {mean:+.2f}"
     if math.isnan(error):
         return f"{said} nats beside IWAE-{k}, with one chain and no error."
     return f"{said} ± {error:.2f} nats beside IWAE-{k}: " + (

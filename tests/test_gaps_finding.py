@@ -87,6 +87,12 @@ class TestFigure:
         (segment,) = axes.containers[1].lines[2][0].get_segments()
         assert segment[1][1] - segment[0][1] == pytest.approx(4 * error)
 
+    @pytest.mark.parametrize("data", [1, 2])
+    def test_it_tells_of_errors_over_data_where_there_are_any(self, data):
+        settings, vae, x = small(data=data)
+        axes = plots.gaps(settings(vae, x)).axes[0]
+        assert ("± 1 over data" in axes.texts[-1].get_text()) == (data > 1)
+
     def test_without_a_flow_it_has_three_levels(self):
         settings, vae, x = small()
         axes = plots.gaps(settings(vae, x)).axes[0]

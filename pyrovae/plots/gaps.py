@@ -69,10 +69,13 @@ def gaps(finding: Finding) -> Figure:
     axes.set_title(finding.title.partition(", nats")[0], loc="left", fontsize=10)
     clean(axes)
     axes.grid(visible=False, axis="x")
+    said = ["bars: ± 2 standard errors over particles"]
+    if known(estimate_of(finding, measured.ELBO).error_over_data):
+        said.append("numbers: ± 1 over data")
     axes.text(
         0.01,
         0.98,
-        "bars: ± 2 standard errors over particles\nnumbers: ± 1 over data",
+        "\n".join(said),
         transform=axes.transAxes,
         ha="left",
         va="top",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pyrovae.findings import Finding, estimate_of
 from pyrovae.mosaics import WIDTH
@@ -13,7 +14,8 @@ def sandwich(found: Finding) -> Figure:
     """Draw the bounds on each simulated datum, and the gap between them, least to greatest.
 
     The first panel shows the bound from above against that from below: on the line they agree.
-    The second shows what they differ by, with the mean and two standard errors over the data.
+    The second shows what they differ by, with the mean and two standard errors over the data; one
+    datum has none.
 
     Args:
         found: what `AIS` found, or what `read_report` read of it.
@@ -44,14 +46,17 @@ def sandwich(found: Finding) -> Figure:
     gap = estimate_of(found, "simulated data, gap")
     gaps = sorted(gap.value.cpu().tolist())
     apart.axhline(0, color=OBJECTIVE, linewidth=1, linestyle=DASHED)
-    apart.axhline(gap.mean, color=VALIDATION, linewidth=1.3)
-    reach = 2 * gap.error_over_data if len(gaps) > 1 else 0.0
-    label = f"mean {gap.mean:.2f} ± {reach:.2f} (two standard errors)"
-    apart.axhspan(gap.mean - reach, gap.mean + reach, color=VALIDATION, alpha=0.2, label=label)
+    said = f"mean {gap.mean:.2f}"
+    if len(gaps) > 1:
+        reach = 2 * gap.error_over_data
+        apart.axhspan(gap.mean - reach, gap.mean + reach, color=VALIDATION, alpha=0.2)
+        said += f" ± {reach:.2f} (two standard errors)"
+    apart.axhline(gap.mean, color=VALIDATION, linewidth=1.3, label=said)
     apart.scatter(range(1, len(gaps) + 1), gaps, s=14, color=TRAIN, linewidths=0)
-    apart.set(xlabel="datum, by its gap", ylabel="above less below, nats")
+    apart.xaxis.set_major_locator(MaxNLocator(integer=True))
+    apart.set(xlabel="datum, by its gap", ylabel="above less below, nats", xlim=(0, len(gaps) + 1))
     apart.set_title("gap between them", loc="left", fontsize=10)
-    apart.legend(frameon=False, fontsize=8.5, loc="upper left")
+    apart.legend(frameon=False, fontsize=8.5, loc="best")
     for axes in (both, apart):
         clean(axes)
     return figure
