@@ -118,30 +118,28 @@ class Posterior:
         return log_q.masked_fill_(own.unsqueeze(-1), -math.inf).logsumexp(1).double()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sum:
-    """The running log-sum of q(z | x_n) at some values, over the data met so far.
+    """A log-sum of q(z | x_n) at some values, over data.
 
     Attributes:
         posterior: what is summed.
         values: by site, [B, 1, ...].
         owners: the row among all data that each value leaves out, [B]; negative for none.
-        total: [B, 1 + D].
     """
 
     posterior: Posterior
     values: Values
     owners: Tensor
-    total: Any = -math.inf
 
-    def add(self, start: int, *data: Any) -> None:
-        """Add the data of the rows from `start`."""
+    def added(self, total: Tensor | None, start: int, *data: Any) -> Tensor:
+        """Return the total [B, 1 + D] with the data of the rows from `start` added to it."""
         part = self.posterior.log_sums(self.values, self.owners - start, *data)
-        self.total = torch.logaddexp(torch.as_tensor(self.total).to(part), part)
+        return part if total is None else torch.logaddexp(total, part)
 
 
-def over_data(sums: list[Sum], x: Tensor, *context: Any) -> int:
-    """Add all data to some sums; return to how many an interrupt let it come.
+def over_data(sums: list[Sum], x: Tensor, *context: Any) -> tuple[list[Tensor], int]:
+    """Return sums over all data, and over how many where an interrupt cut them short.
 
     Memory is bounded: a pass holds so many data that the densities at all values fit.
 
@@ -152,14 +150,16 @@ def over_data(sums: list[Sum], x: Tensor, *context: Any) -> int:
     size = max(1, NUMBERS // width)
     starts = range(0, len(x), size)
     parts = zip(starts, cut_data(x, context, size), strict=True)
+    # One value, so that an interrupt never parts the totals from each other or from the count.
+    found: tuple[list[Any], int] = ([None] * len(sums), 0)
 
-    def add(_: int) -> int:
-        start, part = next(parts)
-        for each in sums:
-            each.add(start, *part)
-        return len(part[0])
+    def add(_: int) -> None:
+        nonlocal found
+        (start, part), (totals, met) = next(parts), found
+        more = [each.added(total, start, *part) for each, total in zip(sums, totals, strict=True)]
+        found = more, met + len(part[0])
 
-    met = sum(collect(add, starts, "aggregate posterior").pieces)
-    if met < 2:
+    collect(add, starts, "aggregate posterior")
+    if found[1] < 2:
         raise KeyboardInterrupt
-    return met
+    return found

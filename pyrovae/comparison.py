@@ -46,6 +46,7 @@ class Comparison(Finding):
         same_data: whether the data are known to be the same; None where they are not known.
         same_context: likewise what the programs took beside the data.
         untrusted: how many data of each have a Pareto k-hat above 0.7.
+        point_masses: the names of those whose guide has no density, and so no bounds.
     """
 
     names: tuple[str, str]
@@ -54,6 +55,7 @@ class Comparison(Finding):
     same_data: bool | None
     same_context: bool | None
     untrusted: tuple[int, int] = (0, 0)
+    point_masses: tuple[str, ...] = ()
 
     @property
     def bound(self) -> str:
@@ -94,6 +96,12 @@ class Comparison(Finding):
 
     def _ahead(self) -> str:
         a, b = self.names
+        if self.point_masses:
+            which = " and ".join(self.point_masses)
+            return (
+                f"Nothing can be said: the guide of {which} puts all mass on a point (Delta), and "
+                "what stands as its bounds is log p(x, z) there."
+            )
         estimate = self.differences[self.bound]
         undefined = int((~estimate.value.isfinite()).sum())
         if undefined:
@@ -124,7 +132,9 @@ class Comparison(Finding):
         elbo, tight = self.differences["ELBO"], self.differences[self.bound]
         many = max(self.untrusted) > FEW * len(elbo.value)
         apart = critical(len(elbo.value))
-        told = all(abs(d.mean) >= apart * _error(d) for d in (elbo, tight))
+        told = not self.point_masses and all(
+            abs(d.mean) >= apart * _error(d) for d in (elbo, tight)
+        )
         if not told or elbo.mean * tight.mean >= 0 or many:
             return ""
         ahead = self.names[0] if elbo.mean > 0 else self.names[1]
@@ -218,6 +228,9 @@ def compare(
         same_data=same_data,
         same_context=same_context,
         untrusted=(_untrusted(a), _untrusted(b)),
+        point_masses=tuple(
+            name for name, report in zip(names, (a, b), strict=True) if report.point_masses
+        ),
     )
 
 

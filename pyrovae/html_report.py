@@ -146,6 +146,8 @@ def _trust(saved: SavedFinding) -> list[str]:
 
 
 def _answer(saved: SavedFinding) -> str:
+    if saved.point_masses:
+        return "No: the guide has no density, so the bounds are none."
     shape, bad = saved.per_datum.get("Pareto k-hat"), saved.said.get("untrusted")
     if shape is None or shape.isnan().any():
         return "It cannot be told: no Pareto k-hat is known of the weights."

@@ -356,9 +356,9 @@ def _aggregate(
     at_codes = Sum(posterior, _rows(codes.values), owners)
     joint = replace(posterior, by_dimension=False)
     at_prior = Sum(joint, _rows(codes.prior_values), torch.full_like(owners, -1))
-    size = over_data([at_codes, at_prior], x, *context)
-    others = at_codes.total.reshape(draws, sources, -1)[:, :size]
-    of_prior = at_prior.total.reshape(draws, sources)[:, :size] - math.log(size)
+    (others, of_prior), size = over_data([at_codes, at_prior], x, *context)
+    others = others.reshape(draws, sources, -1)[:, :size]
+    of_prior = of_prior.reshape(draws, sources)[:, :size] - math.log(size)
     return Mixture(codes.own[:, :size].double(), others, size), of_prior
 
 

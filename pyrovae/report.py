@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -208,9 +209,12 @@ class Report(Finding):
             OSError: if it cannot be written; files that were there stay.
         """
         path = Path(path)
-        digest = runs.save_tensors(path.with_suffix(".safetensors"), self.tensors())
-        numbers = {**self._settings(), **self.to_json(), "tensors": digest}
-        runs.save_json(path, {**details, **numbers})
+        tensors = runs.tensors_as_bytes(self.tensors())
+        digest = hashlib.sha256(tensors).hexdigest()
+        said = {**details, **self._settings(), **self.to_json(), "tensors": digest}
+        runs.write_together(
+            {path.with_suffix(".safetensors"): tensors, path: runs.json_as_bytes(said)}
+        )
 
     def _settings(self) -> dict[str, Any]:
         divergences = self.kl_per_dimension.items()
@@ -225,6 +229,7 @@ class Report(Finding):
             "of_whole_numbers": None if self.domain is None else self.of_whole_numbers,
             "largest_pareto_k": known(self.pareto_k.max().item()),
             "untrusted": len(self.untrusted),
+            "point_masses": list(self.point_masses),
             "kl_per_dimension": {
                 site: [known(value) for value in divergence.cpu().double().mean(0).tolist()]
                 for site, divergence in divergences

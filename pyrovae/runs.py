@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -91,19 +90,23 @@ class Run:
             ) from error
         probe.unlink()
 
-    def save_config(self, vae: VAE, **details: Any) -> None:
-        """Write what rebuilds the VAE, with the versions, the command and `details`."""
-        config = {
-            "format": FORMAT,
-            **provenance(),
-            "vae": vae.config,
-            **details,
-        }
-        write_atomically(self.folder / "config.json", _json(config))
-
     def save_model(self, vae: VAE) -> None:
         """Write the parameters and buffers; tensors that parts share are written once."""
-        save_tensors(self.folder / "model.safetensors", _distinct_state(vae))
+        write_atomically(self._model, tensors_as_bytes(_distinct_state(vae)))
+
+    def save(self, vae: VAE, **details: Any) -> None:
+        """Write the parameters, and what rebuilds the VAE: versions, the command, `details`."""
+        config = {"format": FORMAT, **provenance(), "vae": vae.config, **details}
+        write_together(
+            {
+                self._model: tensors_as_bytes(_distinct_state(vae)),
+                self.folder / "config.json": json_as_bytes(config),
+            }
+        )
+
+    @property
+    def _model(self) -> Path:
+        return self.folder / "model.safetensors"
 
     def save_metrics(self, epochs: Iterable[dict[str, Any]]) -> None:
         """Write one line per epoch."""
@@ -143,8 +146,7 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
         True
     """
     run = Run(Path(folder))
-    run.save_model(vae)
-    run.save_config(vae, **details)
+    run.save(vae, **details)
     return run
 
 
@@ -187,36 +189,43 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; a file that was there before stays as it was.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together beside their places, then move all of them there.
+
+    Raises:
+        OSError: if one cannot be written; the files that were there before stay as they were.
+    """
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            beside[path].replace(path)
     except OSError as error:
         kept = "the file that was there is kept" if path.exists() else "no file was there before"
         raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {kept}") from error
     finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+        for part in beside.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write tensors as safetensors, atomically; return the SHA-256 of the file."""
+def tensors_as_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as a safetensors file holds them."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(plain)
-    write_atomically(path, content)
-    return hashlib.sha256(content).hexdigest()
+    content: bytes = safetensors.torch.save(plain)
+    return content
 
 
-def save_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    write_atomically(path, _json(value))
-
-
-def _json(value: Any) -> bytes:
+def json_as_bytes(value: Any) -> bytes:
+    """Return a value as a JSON file holds it, for people to read too."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 

@@ -70,6 +70,11 @@ class SavedFinding(Finding):
         return self.said.get("seed")
 
     @property
+    def point_masses(self) -> tuple[str, ...]:
+        """The guide's sites that are Deltas, with which log-weights are no bounds."""
+        return tuple(self.said.get("point_masses", ()))
+
+    @property
     def fingerprint(self) -> Tensor | None:
         """A hash of each datum and of its context, [N, 2]; None where it was not kept."""
         return self.saved.get("fingerprint")

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import hashlib
 import json
 import sys
 from html.parser import HTMLParser
@@ -248,11 +249,19 @@ class TestWhatIsMissing:
     def test_few_particles_leave_trust_open(self, run, tmp_path):
         tensors = load_file(run / "evaluation.safetensors")
         tensors["Pareto k-hat"] = torch.full((20,), torch.nan)
-        digest = pv.runs.save_tensors(tmp_path / "evaluation.safetensors", tensors)
+        content = pv.runs.tensors_as_bytes(tensors)
+        digest = hashlib.sha256(content).hexdigest()
         folder = rewritten(run, tmp_path / "run", "evaluation.json", tensors=digest)
-        (tmp_path / "evaluation.safetensors").replace(folder / "evaluation.safetensors")
+        (folder / "evaluation.safetensors").write_bytes(content)
         assert main(["report", str(folder)]) == 0
         assert "It cannot be told" in Page((folder / "report.html").read_text()).sections["trust"]
+
+    def test_a_guide_of_points_is_not_trusted(self, run, tmp_path):
+        folder = rewritten(run, tmp_path / "run", "evaluation.json", point_masses=["z"])
+        assert main(["report", str(folder)]) == 0
+        trust = Page((folder / "report.html").read_text()).sections["trust"]
+        assert "No: the guide has no density" in trust
+        assert "Yes" not in trust
 
     def test_without_further_measurements_there_are_no_sections_of_them(self, run, tmp_path):
         folder = copy(run, tmp_path / "run")

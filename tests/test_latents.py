@@ -352,7 +352,8 @@ class TestLongWork:
                     quantity["mean"], abs=1e-9
                 )
 
-    def test_an_interrupt_keeps_the_data_that_were_met_and_the_draws_from_these(self, monkeypatch):
+    @pytest.mark.parametrize("between", [0, 1], ids=["between data", "between the sums"])
+    def test_an_interrupt_keeps_the_data_that_were_met_and_their_draws(self, monkeypatch, between):
         world, x = Coded(0.4), random(9, 60, 2)
         monkeypatch.setattr("pyrovae.aggregate_posterior.NUMBERS", 1)
         met = []
@@ -360,7 +361,7 @@ class TestLongWork:
 
         def interrupted(self, values, owners, *data):
             met.append(data[0])
-            if len(met) > 2 * 20:  # at the codes and at the prior's draws, for 20 data
+            if len(met) > 2 * 20 + between:  # at the codes and at the prior's draws, for 20 data
                 raise KeyboardInterrupt
             return plain(self, values, owners, *data)
 

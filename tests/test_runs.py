@@ -334,6 +334,9 @@ def _open_that_fills_up(path: Path, *args, whole=Path.open, **kwargs):
 def break_disk(patch: pytest.MonkeyPatch, how: str) -> None:
     if how == "sync":
         patch.setattr(os, "fsync", _full)
+    elif how == "second file":
+        synced = [os.fsync, _full]
+        patch.setattr(os, "fsync", lambda file: synced.pop(0)(file) if synced else _full())
     else:
         patch.setattr(Path, "open", functools.partialmethod(_open_that_fills_up))
 
@@ -342,7 +345,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("how", ["sync", "write"])
+@pytest.mark.parametrize("how", ["sync", "write", "second file"])
 def test_a_full_disk_leaves_the_last_good_run(run, monkeypatch, how):
     before = contents(run)
     with monkeypatch.context() as patch:
@@ -354,7 +357,22 @@ def test_a_full_disk_leaves_the_last_good_run(run, monkeypatch, how):
     pv.load(run)
 
 
-@pytest.mark.parametrize("how", ["sync", "write"])
+@pytest.mark.parametrize("how", ["sync", "write", "second file"])
+def test_a_full_disk_leaves_the_last_good_report(tmp_path, monkeypatch, how):
+    path = tmp_path / "evaluation.json"
+    vae, x = library_vae(), torch.zeros(5, WIDTH)
+    old, new = (pv.evaluate(vae, x, particles=20, seed=seed) for seed in (1, 2))
+    old.save(path)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        break_disk(patch, how)
+        with pytest.raises(OSError, match=r"cannot write .*No space left.*is kept"):
+            new.save(path)
+    assert contents(tmp_path) == before
+    assert pv.read_report(path).seed == 1
+
+
+@pytest.mark.parametrize("how", ["sync", "write", "second file"])
 def test_a_full_disk_at_the_first_save_leaves_nothing(tmp_path, monkeypatch, how):
     with monkeypatch.context() as patch:
         break_disk(patch, how)
