@@ -62,7 +62,8 @@ def evaluate(
 ) -> Report:
     """Measure a VAE, or any pair of Pyro programs, on data.
 
-    What a diagnostic refuses to measure is said in the verdict, and keeps nothing else from it.
+    What a diagnostic refuses to measure, or fails at, is said in the verdict, and keeps nothing
+    else from it.
     An interrupt (Ctrl-C) keeps the batches, and the diagnostics, that are done: the report then
     says that it is partial.
 
@@ -238,7 +239,8 @@ def _diagnose(
 ) -> tuple[dict[str, Finding], dict[str, str]]:
     """Return what diagnostics find of all the data, up to an interrupt, and why some cannot.
 
-    The bounds are measured by then, and took long: what one diagnostic refuses must not lose them.
+    The bounds are measured by then, and took long: what one diagnostic refuses, or fails at for
+    want of memory, must not lose them.
     """
     found: dict[str, Finding] = {}
     refused: dict[str, str] = {}
@@ -250,14 +252,20 @@ def _diagnose(
             try:
                 with evaluation_mode(target), seeded(seed):
                     found[diagnostic.name] = diagnostic(target, x, *context)
-            except ValueError as error:
-                refused[diagnostic.name] = str(error)
+            except (ValueError, RuntimeError) as error:
+                refused[diagnostic.name] = _reason(error)
                 continue
             if found[diagnostic.name].partial:
                 break
     except KeyboardInterrupt:
         pass
     return found, refused
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"it failed ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
 
 
 def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:

@@ -23,7 +23,7 @@ from pyrovae.contexts import Context
 from pyrovae.findings import Finding, collect, join, without_error_over_data
 from pyrovae.per_datum_flow import PerDatumFlow
 from pyrovae.refinement import Program, Refined, common_weights, refine, unrefined
-from pyrovae.vae import check_data, device_of, evaluation_mode, programs
+from pyrovae.vae import check_data, evaluation_mode, placed, programs
 from pyrovae.weights import cut_data, log_weights
 
 ELBO: Final = "ELBO"
@@ -272,8 +272,7 @@ def inference_gaps(
     """
     settings = settings or Gaps()
     check_data(target, x)
-    device = device_of(target)
-    x, *rest = (v.to(device) if isinstance(v, Tensor) else v for v in (x, *context))
+    x, *rest = placed(target, x, *context)
     beside = Context.of(x, *rest)
     x, *own = next(cut_data(x, beside.own, settings.data or len(x)))
     known = None if log_evidence is None else _known(log_evidence, x)

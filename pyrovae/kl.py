@@ -248,7 +248,9 @@ def _factors(distribution: Any) -> Any:
 
 
 def _same_mask(first: Any, second: Any) -> bool:
-    masks = [torch.as_tensor(True if mask is None else mask) for mask in (first, second)]
+    device = next((mask.device for mask in (first, second) if isinstance(mask, Tensor)), None)
+    whole = (True if mask is None else mask for mask in (first, second))
+    masks = [torch.as_tensor(mask, device=device) for mask in whole]
     return torch.equal(*torch.broadcast_tensors(*masks))
 
 

@@ -23,7 +23,7 @@ from pyrovae.contexts import Context
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.mosaics import Shape, fold
 from pyrovae.refinement import refine
-from pyrovae.vae import check_data, evaluation_mode, programs
+from pyrovae.vae import check_data, evaluation_mode, placed, programs
 from pyrovae.weights import cut_data, log_weights
 
 Score = Callable[..., Tensor]
@@ -374,8 +374,9 @@ class Novelty:
     def _first(self, target: Any, x: Tensor, *context: Any) -> tuple[list[Tensor], Context]:
         """Return x and what is each datum's own, of the data to be scored, and the context."""
         check_data(target, x)
-        beside = Context.of(x, *context)
-        return next(cut_data(x, beside.own, self.data or len(x))), beside
+        there, *rest = placed(target, x, *context)
+        beside = Context.of(there, *rest)
+        return next(cut_data(there, beside.own, self.data or len(x))), beside
 
     def _score(self, target: Any, x: Tensor, *context: Any) -> Scored:
         found = {}

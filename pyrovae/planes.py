@@ -176,16 +176,16 @@ class _Components:
         """Return the density on a grid [2, G], [G, G]."""
         total = torch.zeros(grid.shape[1], grid.shape[1], dtype=torch.float64)
         for across, up in self._densities(grid):
-            total += across.double() @ up.double().T
+            total += (across.double() @ up.double().T).cpu()
         return total / len(self.draws)
 
     def _densities(self, grid: Tensor) -> Iterator[list[Tensor]]:
         """Yield the densities of some components in either dimension, [G, L] each."""
         if self.smoothed:
             width = self.draws.std(0) * len(self.draws) ** (-1 / 6)  # Silverman's, in the plane
+            points = grid.to(self.draws.device).unsqueeze(-1)
             yield [
-                td.Normal(self.draws[:, c], width[c]).log_prob(grid[c].unsqueeze(1)).exp()
-                for c in range(2)
+                td.Normal(self.draws[:, c], width[c]).log_prob(points[c]).exp() for c in range(2)
             ]
         for factor in self.factors:
             axes = [1] * len(factor.batch_shape)

@@ -211,6 +211,12 @@ def device_of(target: Any) -> torch.device | None:
     return next((t.device for t in (*target.parameters(), *target.buffers())), None)
 
 
+def placed(target: Any, *data: Any) -> list[Any]:
+    """Return the data with their tensors where the target's parameters are."""
+    device = device_of(target)
+    return [value.to(device) if isinstance(value, Tensor) else value for value in data]
+
+
 def safe_to_compile(target: Any) -> bool:
     """Tell whether compiling goes by default: a VAE made of the library's parts alone.
 

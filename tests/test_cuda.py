@@ -192,3 +192,20 @@ def test_log_weights_on_a_gpu_are_those_of_the_cpu_at_the_same_particles():
     made = made.cuda()
     found = pv.log_weights(made.model, made.guide, x.cuda(), particles=3, runner=CompiledRun())
     torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_every_measurement_runs_on_a_gpu():
+    torch.manual_seed(0)
+    made, x = vae().cuda(), binary()
+    diagnostics = [
+        pv.AIS(5, chains=4),
+        pv.Gaps(steps=3, particles=30),
+        pv.Latents(draws=50),
+        pv.Novelty(1 - x),
+        pv.PredictiveCheck(draws=240),
+    ]
+    report = pv.evaluate(made, x, particles=30, diagnostics=diagnostics)
+    assert not report.refused
+    assert report.findings.keys() == {diagnostic.name for diagnostic in diagnostics}
+    assert pv.latent_plane(made, x.cuda()).aggregate.isfinite().all()
+    assert pv.compare(report, report, names=("this", "again")).quantities["ELBO"].mean == 0

@@ -5,6 +5,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import pyrovae as pv
+from pyrovae.kl import _same_mask
+from pyrovae.planes import _Components
 from pyrovae.recording import NotRecordable, _check_written, _cpu_work, _gpu_among
 
 
@@ -49,3 +52,31 @@ def test_work_of_the_cpu_beside_a_gpu_is_named(function, named):
     with without_values:
         graph = make_fx(function, tracing_mode="fake")(x)
     assert _cpu_work(graph, [x]) == named
+
+
+@pytest.mark.parametrize("smoothed", [True, False])
+def test_the_density_over_two_dimensions_of_a_gpu_is_kept_by_the_cpu(monkeypatch, smoothed):
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
+    with FakeTensorMode():
+        draws, grid = torch.empty(7, 2, device="cuda:0"), torch.zeros(2, 5, dtype=torch.float64)
+        factor = torch.distributions.Normal(torch.zeros(1, 7, 3, device="cuda:0"), 1.0)
+        density = _Components(draws, [] if smoothed else [factor], [0, 2]).density(grid)
+    assert density.device.type == "cpu"
+    assert density.shape == (5, 5)
+
+
+@pytest.mark.parametrize("masks", [(None, "gpu"), ("gpu", None), (True, "gpu"), ("gpu", "gpu")])
+def test_masks_are_compared_where_one_of_them_is(monkeypatch, masks):
+    met = []
+    monkeypatch.setattr(torch, "equal", lambda *pair: met.append([t.device.type for t in pair]))
+    gpu = torch.ones(3, dtype=torch.bool, device="meta")
+    _same_mask(*(gpu if mask == "gpu" else mask for mask in masks))
+    assert met == [["meta", "meta"]]
+
+
+def test_novel_data_are_moved_to_the_target():
+    target = torch.nn.Linear(2, 2, device="meta")
+    novel, label = torch.ones(3, 2), torch.ones(3)
+    (x, own), _ = pv.Novelty(novel)._first(target, novel, label)
+    assert x.is_meta
+    assert own.is_meta

@@ -98,12 +98,19 @@ class TestDiagnostics:
             assert torch.equal(found.context[0], context)
         assert not report.partial
 
-    def test_that_refuse_lose_nothing_of_what_was_measured(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (ValueError("site 'z' is not of my kind"), "site 'z' is not of my kind"),
+            (torch.OutOfMemoryError("4 GiB\nmore"), "it failed (OutOfMemoryError: 4 GiB)"),
+        ],
+    )
+    def test_that_refuse_or_fail_lose_nothing_of_what_was_measured(self, error, said):
         class Refuses:
             name = "refuses"
 
             def __call__(self, target, x):
-                raise ValueError("site 'z' is not of my kind")
+                raise error
 
         world = LinearGaussian()
         x = world.sample(4)
@@ -112,7 +119,7 @@ class TestDiagnostics:
         assert list(report.findings) == ["draws"]
         assert report.unfinished == ()
         assert not report.partial
-        assert "Not measured: refuses: site 'z' is not of my kind." in report.verdict
+        assert f"Not measured: refuses: {said}." in report.verdict
 
     def test_are_printed_below_and_saved_under_their_names(self, tmp_path):
         world = LinearGaussian()
