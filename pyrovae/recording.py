@@ -108,10 +108,10 @@ def record(
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
-        copies = Recorded(compiled, [tensor.detach().clone() for tensor in closed_over], gpu)
+        copies = Recorded(compiled, [_copy(tensor) for tensor in closed_over], gpu)
         try:
             with generators_kept():
-                copies(*(tensor.clone() for tensor in inputs))
+                copies(*(_copy(tensor) for tensor in inputs))
         except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise NotRecordable(f"it cannot be compiled here ({line})") from error
@@ -302,6 +302,15 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor]) -> GraphModule:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor so that Dynamo takes the copy and the tensor for arguments of one kind."""
+    once = tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.stride())
+    copy = tensor.detach()[once].clone().expand_as(tensor)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad)
 
 
 def _line_of(error: Exception) -> str:

@@ -76,6 +76,35 @@ def test_ten_compiled_steps_are_ten_steps_of_pyro(name):
         torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def compilations(monkeypatch):
+    """Let Dynamo compile with a backend that does nothing, and gather the graphs given to it."""
+    given, compile = [], torch.compile
+
+    def backend(graph, inputs):
+        given.append(graph)
+        return graph
+
+    monkeypatch.setattr(
+        torch, "compile", lambda graph, **_: compile(graph, backend=backend, dynamic=False)
+    )
+    yield given
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_step_is_compiled_once(compilations, name):
+    svi, *_ = train(SVI, PROGRAMS[name], steps=3)
+    assert svi.compiled
+    assert len(compilations) == 1
+
+
+def test_log_weights_are_compiled_once(compilations):
+    made, x = vae(), binary()[:6]  # two passes of one shape
+    pv.log_weights(made.model, made.guide, x, particles=20, chunk=60, runner=pv.CompiledRun())
+    assert len(compilations) == 1
+
+
 def eager_and_recorded(make, steps):
     """Run the same steps with Pyro's SVI and with ours; return both programs and their losses."""
     results = []
