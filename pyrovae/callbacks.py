@@ -30,7 +30,7 @@ class Epoch:
     Attributes:
         epoch: from 1.
         loss: the mean over the epoch's steps of what they descended.
-        elbo: the ELBO after the epoch on (at most 2,000 of) the training data.
+        elbo: the ELBO after the epoch on the first batches of the training data, 2,000 of them.
         rate: its KL part.
         distortion: its reconstruction part; elbo = -rate - distortion.
         validation_elbo: on the validation data, NaN where there are none.
@@ -98,7 +98,7 @@ class Training:
         batches: steps in an epoch.
         history: the epochs so far.
         step: steps so far.
-        loss: of the last step, per datum.
+        loss: of the last step, per datum; on a GPU, of the last that was read, as an epoch ends.
     """
 
     target: Any

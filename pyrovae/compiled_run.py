@@ -57,43 +57,49 @@ class CompiledRun:
         self, model: Program, guide: Program, x: Tensor, *context: Any, particles: int
     ) -> Terms:
         """Run both programs once on all of x and return the terms by site, without gradients."""
-        modules = modules_of(model, guide)
-        key = (signature((x, context)), particles, _names(model, guide), module_state(modules))
-        if ambient() or (
-            key not in self._graphs
-            and not self._record(key, (model, guide), modules, (x, context))
-        ):
+        recorded = self._recorded((model, guide), (x, context), particles)
+        if recorded is None:
             return run(model, guide, x, *context, particles=particles)
-        graph, structure = self._graphs[key]
+        graph, structure = recorded
         return Terms(*pytree.tree_unflatten(graph(*tensors_of((x, context))), structure))
 
-    def _record(
-        self,
-        key: Any,
-        programs: tuple[Program, Program],
-        modules: list[nn.Module],
-        data: tuple[Tensor, tuple[Any, ...]],
-    ) -> bool:
-        if not self._static or len(self._graphs) >= MAX_GRAPHS:
-            return False
-        structure = None
-
-        def terms(*tensors: Tensor) -> list[Tensor]:
-            nonlocal structure
-            x, context = refilled(data, tensors)
-            found = run(*programs, x, *context, particles=key[1])
-            flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
-            return flat
-
+    def _recorded(
+        self, programs: tuple[Program, Program], data: tuple[Tensor, Any], particles: int
+    ) -> tuple[Recorded, Any] | None:
+        """Return the graph for data of this shape and how its outputs are named, if it has one."""
+        if ambient():
+            return None
+        modules = modules_of(*programs)
         try:
-            with torch.no_grad():
-                graph = record(terms, tensors_of(data), modules)
+            key = (signature(data), particles, _names(*programs), module_state(modules))
+            if key not in self._graphs and self._static and len(self._graphs) < MAX_GRAPHS:
+                self._graphs[key] = _record(programs, modules, data, particles)
         except NotRecordable as reason:
+            if self._static:
+                warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
             self._static = False
-            warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
-            return False
-        self._graphs[key] = (graph, structure)
-        return True
+            return None
+        return self._graphs.get(key)
+
+
+def _record(
+    programs: tuple[Program, Program],
+    modules: list[nn.Module],
+    data: tuple[Tensor, Any],
+    particles: int,
+) -> tuple[Recorded, Any]:
+    structure = None
+
+    def terms(*tensors: Tensor) -> list[Tensor]:
+        nonlocal structure
+        x, context = refilled(data, tensors)
+        found = run(*programs, x, *context, particles=particles)
+        flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
+        return flat
+
+    with torch.no_grad():
+        graph = record(terms, tensors_of(data), modules)
+    return graph, structure
 
 
 def _names(*programs: Program) -> tuple[Any, ...]:

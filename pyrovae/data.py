@@ -7,6 +7,7 @@ being 1 with its intensity as probability (Salakhutdinov and Murray, 2008).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"a batch has at least one datum; got batch_size={batch_size}")
-        self.batch_size, self.shuffle, self.device = batch_size, shuffle, device
+        self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, device
         self.dynamic, tensors = _tensors(data)
         self.tensors = _resident(tensors, device)
         self.source: Iterable[Any] = () if self.tensors else _source(data, batch_size, shuffle)
@@ -175,6 +176,15 @@ class Batches:
         """Walk over the data once."""
         for batch in self._cut() if self.tensors else map(_as_tuple, self.source):
             yield tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in batch)
+
+    def in_order(self, batch_size: int) -> Batches:
+        """Return the same data, held once, in their own order and in batches of another size."""
+        again = copy.copy(self)
+        again.batch_size, again.shuffle = batch_size, False
+        if not self.tensors:
+            again.source = _source(self.data, batch_size, shuffle=False)
+        again.number = again._count()
+        return again
 
     def _cut(self) -> Iterator[Batch]:
         x, *context = self.tensors

@@ -14,7 +14,7 @@ import functools
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -119,14 +119,23 @@ def record(
 
 
 def signature(arguments: Any) -> Any:
-    """Return what a graph is recorded for: shapes of tensors, and whatever is no tensor."""
+    """Return what a graph is recorded for: shapes of tensors, and whatever is no tensor.
+
+    Raises:
+        NotRecordable: for an argument that cannot be told from another, as an array of numpy.
+    """
     leaves, structure = pytree.tree_flatten(arguments)
     return str(structure), tuple(_kind(leaf) for leaf in leaves)
 
 
 def tensors_of(arguments: Any) -> list[Tensor]:
-    """Return the inputs of a graph: tensors, and floats as tensors."""
-    return [torch.as_tensor(leaf) for leaf in pytree.tree_leaves(arguments) if _is_input(leaf)]
+    """Return the inputs of a graph: tensors, and floats as tensors, in double among doubles."""
+    inputs = [leaf for leaf in pytree.tree_leaves(arguments) if _is_input(leaf)]
+    kinds = {leaf.dtype for leaf in inputs if isinstance(leaf, Tensor)}
+    dtype = torch.float64 if torch.float64 in kinds else torch.get_default_dtype()
+    return [
+        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=dtype) for leaf in inputs
+    ]
 
 
 def refilled(arguments: Any, tensors: Sequence[Tensor]) -> Any:
@@ -145,6 +154,8 @@ def _is_input(leaf: Any) -> bool:
 def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    if not isinstance(leaf, float | Hashable):
+        raise NotRecordable(f"an argument is {type(leaf).__name__}: give a tensor")
     return float if isinstance(leaf, float) else (type(leaf), leaf)
 
 

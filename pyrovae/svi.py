@@ -57,10 +57,10 @@ class SVI(pyro.infer.SVI):
         compile: False runs the programs as Pyro runs them.
         clip_norm: the largest norm of the gradient over all parameters together.
 
-    Each new shape of the arguments is recorded and compiled once (tens of seconds), at most
-    `MAX_GRAPHS` of them. Numbers with a fractional part among the arguments are inputs of the
-    graph, so that a weight may change each step. `compile_seconds` tells what recording and
-    compiling took so far.
+    Each new shape of the arguments is recorded and compiled once (seconds, or tens of them), at
+    most `MAX_GRAPHS` of them; the rest runs as Pyro runs it. Numbers with a fractional part among
+    the arguments are inputs of the graph, so that a weight may change each step.
+    `compile_seconds` tells what recording and compiling took so far.
 
     On an NVIDIA GPU the compiled steps of a shape are, after the first three, one CUDA graph, with
     the optimiser inside where it is `capturable`, as those are that a Pyro optimiser becomes.
@@ -71,7 +71,8 @@ class SVI(pyro.infer.SVI):
     autocast runs eagerly. What Python holds is not followed: numbers in closures and attributes,
     tensors that are rebound, and state outside the buffers of the modules that are called. For
     programs that keep such state, or that rely on Pyro's validation at every step, give
-    `compile=False`.
+    `compile=False`. On the CPU a measurement chooses the library that multiplies matrices, once
+    for each process: two processes may differ at one seed by roundings.
 
     References:
         Hoffman, Blei, Wang, Paisley, 2013. Stochastic Variational Inference.
@@ -105,6 +106,7 @@ class SVI(pyro.infer.SVI):
         self.compile_seconds = 0.0
         self._graphs: dict[Any, _Graph] = {}
         self._modules: list[nn.Module] = modules_of(model, guide)
+        self._said: set[str] = set()
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step and return the loss.
@@ -158,27 +160,38 @@ class SVI(pyro.infer.SVI):
     def _graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Graph | None:
         if ambient() or any(tensor.requires_grad for tensor in tensors_of((args, kwargs))):
             return None
-        key = (signature((args, kwargs)), module_state(self._modules))
-        if key in self._graphs:
-            graph = self._graphs[key]
-            return graph if all(p.requires_grad for p in graph.parameters) else None
-        if len(self._graphs) >= MAX_GRAPHS:
-            self._stay_eager(f"the arguments had more than {MAX_GRAPHS} shapes or modes")
+        try:
+            key = self._key(args, kwargs)
+            if key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
+                return self._recorded(args, kwargs)
+        except NotRecordable as reason:
+            self.compiled = False
+            self._say(f"pyrovae.SVI runs its steps uncompiled: {reason}")
             return None
+        if key not in self._graphs:
+            self._say(
+                f"the arguments had more than {MAX_GRAPHS} shapes or modes: pyrovae.SVI runs the "
+                "steps of the others uncompiled"
+            )
+            return None
+        graph = self._graphs[key]
+        return graph if all(p.requires_grad for p in graph.parameters) else None
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return signature((args, kwargs)), module_state(self._modules)
+
+    def _recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Graph:
         started = time.perf_counter()
         try:
             with modules_met() as modules:
                 parameters = _parameters(self, args, kwargs)
             function, inputs = _pure_step(self, parameters, args, kwargs)
             graph = _Graph(record(function, inputs, modules), parameters)
-        except NotRecordable as reason:
-            self._stay_eager(str(reason))
-            return None
         finally:
             self.compile_seconds += time.perf_counter() - started
         # Recording runs the programs, which may have created parameters and met modules.
         self._modules = merged(self._modules, modules)
-        self._graphs[(signature((args, kwargs)), module_state(self._modules))] = graph
+        self._graphs[self._key(args, kwargs)] = graph
         return graph
 
     def _replay(self, graph: _Graph) -> CudaStep:
@@ -197,9 +210,10 @@ class SVI(pyro.infer.SVI):
                 )
         return graph.replay
 
-    def _stay_eager(self, reason: str) -> None:
-        self.compiled = False
-        warnings.warn(f"pyrovae.SVI runs its steps uncompiled: {reason}", stacklevel=6)
+    def _say(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            warnings.warn(sentence, stacklevel=5)
 
 
 @dataclass

@@ -7,7 +7,6 @@ data and noise that stay the same.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -27,16 +26,12 @@ from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTrainin
 from pyrovae.data import Batch, Batches, check_domain, seeded
 from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
+from pyrovae.monitor import BATCH, Monitor
 from pyrovae.objectives import Objective
 from pyrovae.sites import UndefinedWeight, sample_sites
 from pyrovae.svi import SVI
-from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
-from pyrovae.weights import log_weight_terms, run, trace_pair
-
-MONITORED: Final = 2000
-"""How many training data the ELBO at an epoch's end is measured on."""
-
-MONITOR_BATCH: Final = 500
+from pyrovae.vae import check_data, device_of, programs, safe_to_compile
+from pyrovae.weights import run, trace_pair
 
 COMPILED_FROM: Final = 5000
 """The steps from which compiling is the default: ten seconds of it, at 2 ms or more a step."""
@@ -126,15 +121,16 @@ def fit(
     with seeded(seed):
         device = device_of(target)
         batches = Batches(data, batch_size, shuffle=True, device=device)
-        monitors = _monitors(data, validation, max(batch_size, MONITOR_BATCH), device)
+        held = None if validation is None else Batches(validation, BATCH, device=device)
+        shown = Monitor(batches.in_order(BATCH), held, seed)
         if step.compile is None:
             long = epochs * len(batches) >= COMPILED_FROM
             step = replace(step, compile=long and safe_to_compile(target))
-        svi, weight, parameters = _prepare(target, monitors, step)
+        svi, weight, parameters = _prepare(target, shown, step)
         training = Training(target, parameters, epochs, len(batches))
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)
-        _train(training, svi, batches, _Beside(weight, step, monitors, callbacks, seed))
+        _train(training, svi, batches, _Beside(weight, step, shown, callbacks))
     return training.history
 
 
@@ -144,9 +140,8 @@ class _Beside:
 
     weight: kl_weight
     step: Step
-    monitors: tuple[Batches, Batches | None]
+    monitor: Monitor
     callbacks: Sequence[Callback]
-    seed: int | None
 
     def weigh(self, epochs: float) -> None:
         wanted = self.step.kl_weight
@@ -184,7 +179,7 @@ def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: 
         broken = _broken(training.parameters)
         if broken:
             raise NonFiniteLoss(_describe(training, "the next loss is not defined", broken))
-        measured = _measure(training.target, beside.monitors, beside.seed)
+        measured = beside.monitor.measure(training.target)
     except Exception:
         training.restore(good)
         raise
@@ -279,16 +274,13 @@ def _broken(parameters: dict[str, Tensor]) -> str:
     return f"the step before left {len(names)} parameters not finite, the first {names[0]!r}"
 
 
-def _prepare(
-    target: Any, monitors: tuple[Batches, Batches | None], step: Step
-) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
+def _prepare(target: Any, shown: Monitor, step: Step) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
     """Check the data and run the programs on a batch: errors come before the first step."""
     model, guide = programs(target)
-    train, validation = monitors
     with seeded(0):
-        if validation is not None:
-            _check(target, validation)
-        x, *context = _check(target, train)
+        if shown.validation is not None:
+            _check(target, shown.validation)
+        x, *context = _check(target, shown.train)
         default = _default_loss(model, guide, x, *context)
         model, guide = _handled(model, guide, step.handlers)
         with poutine.trace(param_only=True) as capture:
@@ -375,39 +367,3 @@ def _default_loss(model: Any, guide: Any, x: Tensor, *context: Any) -> ELBO:
     if same_order and all(site["fn"].has_rsample for site in latents):
         return TraceMeanField_ELBO()
     return Trace_ELBO()
-
-
-def _monitors(
-    data: Any, validation: Any, size: int, device: torch.device | None
-) -> tuple[Batches, Batches | None]:
-    held = None if validation is None else Batches(validation, size, device=device)
-    return Batches(data, size, device=device), held
-
-
-@torch.no_grad()
-def _measure(
-    target: Any, monitors: tuple[Batches, Batches | None], seed: int | None
-) -> dict[str, float]:
-    train, validation = monitors
-    limited = itertools.islice(train, max(1, MONITORED // train.batch_size))
-    found: dict[str, float] = {}
-    for prefix, batches in (("", limited), ("validation_", validation)):
-        with evaluation_mode(target), seeded(0 if seed is None else seed):
-            measured = _elbo_rate_distortion(target, batches)
-        names = ("elbo", "rate", "distortion")
-        found |= {f"{prefix}{name}": value for name, value in zip(names, measured, strict=True)}
-    return found
-
-
-def _elbo_rate_distortion(target: Any, batches: Any) -> list[float]:
-    if batches is None:
-        return [math.nan] * 3
-    model, guide = programs(target)
-    rates, log_likelihoods = [], []
-    for x, *context in batches:
-        terms = log_weight_terms(model, guide, x, *context, particles=1)
-        rates.append(terms.rate)
-        log_likelihoods.append(terms.log_likelihood)
-    rate = torch.cat(rates, dim=1).cpu().double().mean().item()
-    log_likelihood = torch.cat(log_likelihoods, dim=1).cpu().double().mean().item()
-    return [log_likelihood - rate, rate, -log_likelihood]

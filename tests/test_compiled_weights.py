@@ -1,5 +1,6 @@
 """A compiled pass draws the same particles and gives the same weights as an uncompiled one."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -111,6 +112,21 @@ def test_programs_without_a_static_graph_run_all_the_same_and_say_so():
         found = log_weights(model, guide, x, particles=2, runner=runner)
     assert torch.isfinite(found).all()
     log_weights(model, guide, x, particles=2, runner=runner)
+
+
+def test_what_no_graph_is_kept_for_runs_all_the_same_and_says_so():
+    def model(x, scales):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(0.0, float(scales[0])), obs=x)
+
+    def guide(x, scales):
+        pass
+
+    x, scales, runner = torch.zeros(3), np.array([2.0, 1.0]), CompiledRun()
+    with pytest.warns(UserWarning, match="log-weights run uncompiled: an argument is ndarray"):
+        found = log_weights(model, guide, x, scales, particles=1, runner=runner)
+    assert torch.equal(found, dist.Normal(0.0, 2.0).log_prob(x).unsqueeze(0))
+    log_weights(model, guide, x, scales, particles=1, runner=runner)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -213,3 +213,17 @@ def test_mnist_asks_for_its_folder():
         ValueError, match="'mnist' needs the folder.*load.'mnist', root='data'.*--root"
     ):
         data.load("mnist")
+
+
+@pytest.mark.parametrize(("make", "members"), SHUFFLED.values(), ids=SHUFFLED.keys())
+def test_batches_in_order_are_the_same_data_in_another_size(make, members):
+    shuffled = Batches(make(), 2, shuffle=True)
+    again = shuffled.in_order(3)
+    assert (len(again), len(shuffled)) == (2, 3)
+    assert [batch[0].tolist() for batch in again] == [X[:3].tolist(), X[3:].tolist()]
+    assert sum(len(batch) for batch in again) == 2 * members
+
+
+def test_batches_in_order_share_their_memory():
+    whole = Batches(X, 2)
+    assert whole.in_order(3).tensors[0].data_ptr() == whole.tensors[0].data_ptr()

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -279,8 +280,55 @@ def test_more_shapes_than_graphs_stay_eager():
     x = torch.zeros(MAX_GRAPHS + 1, SIZE)
     for n in range(1, MAX_GRAPHS + 1):
         svi.step(x[:n])
-    with pytest.warns(UserWarning, match=f"more than {MAX_GRAPHS} shapes"):
+    with pytest.warns(UserWarning, match=f"more than {MAX_GRAPHS} shapes") as met:
         svi.step(x)
+    assert met[0].filename == __file__
+    svi.step(x)  # is warned of no more
+    assert svi._graph((x,), {}) is None
+    assert all(svi._graph((x[:n],), {}) is not None for n in range(1, MAX_GRAPHS + 1))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_an_argument_that_is_no_tensor_and_has_no_hash_stays_eager():
+    made = vae()
+
+    def model(x, weights):
+        with poutine.scale(scale=float(weights[1])):
+            made.model(x)
+
+    def guide(x, weights):
+        made.guide(x)
+
+    def step(kind):
+        torch.manual_seed(0)
+        svi = kind(model, guide, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO())
+        return svi.step(binary(), np.array([1.0, 0.5]))
+
+    with pytest.warns(UserWarning, match="an argument is ndarray: give a tensor") as met:
+        loss = step(SVI)
+    assert met[0].filename == __file__
+    assert loss == step(pyro.infer.SVI)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_number_among_doubles_is_a_double():
+    """In single precision 0.1 is off by 1.5e-9, and so is what it multiplies."""
+    made, x = vae().double(), binary().double()
+
+    def model(x, weight):
+        with poutine.scale(scale=weight):
+            made.model(x)
+
+    def guide(x, weight):
+        with poutine.scale(scale=weight):
+            made.guide(x)
+
+    losses = []
+    for kind in (SVI, pyro.infer.SVI):
+        svi = kind(model, guide, pyro.optim.SGD({"lr": 0.0}), TraceMeanField_ELBO())
+        torch.manual_seed(0)
+        losses.append(svi.step(x, 0.1))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-13)
 
 
 def test_a_step_that_cannot_be_compiled_stays_eager_with_one_line(monkeypatch):
