@@ -13,7 +13,7 @@ from worlds import EXACT, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
 from pyrovae import ais, bounds
-from pyrovae.ais import AIS, linear, sigmoid
+from pyrovae.ais import AIS, Sandwich, linear, sigmoid
 from pyrovae.hamiltonian import Pace, transition
 from pyrovae.latent_density import LatentDensity, Point
 from pyrovae.pareto import pareto_k
@@ -666,3 +666,36 @@ def test_goes_with_the_librarys_parts(name, start):
     assert found.log_w.isfinite().all()
     assert found.above.isfinite().all()
     assert abs(found.gap.mean) < 4 * found.gap.error_over_data + 1.0
+
+
+def sandwich(settings, gap):
+    level = torch.zeros(settings.chains, 3)
+    return Sandwich(
+        settings, log_w=level, below=level, above=level + gap, acceptance=level + 1, wanted=3
+    )
+
+
+def test_the_upper_bound_has_no_error_over_particles():
+    """Its chains are started at one exact draw, and so are not independent."""
+    found = sandwich(pv.AIS(5, chains=4), torch.randn(4, 3))
+    assert found.simulated_upper.standard_error.isnan().all()
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_a_loose_gap_sends_to_the_guide_from_the_prior_alone(start):
+    said = " ".join(sandwich(pv.AIS(5, chains=4, start=start), 1.0).verdict)
+    assert "take more temperatures" in said
+    assert ("or start at the guide" in said) == (start == "prior")
+
+
+def test_the_acceptance_is_that_of_the_test_data(monkeypatch):
+    rates, adapted = iter([0.2, 0.9]), pv.AIS.adapted
+
+    def told_apart(self, path):
+        paces, acceptance = adapted(self, path)
+        return paces, torch.full_like(acceptance, next(rates))
+
+    monkeypatch.setattr(pv.AIS, "adapted", told_apart)
+    world = LinearGaussian()
+    found = pv.AIS(5, chains=4, data=3)(world.vae(), world.sample(3))
+    assert (found.acceptance == 0.2).all()

@@ -230,3 +230,10 @@ def test_the_error_over_data_is_honest(k):
         bounds.iwae_estimate(log_w, k) for log_w in columns.reshape(4, REPETITIONS, 50).unbind(1)
     ]
     assert 0.92 <= covered(estimates, truth, "error_over_data") <= 0.98
+
+
+@pytest.mark.parametrize("bound", [bounds.renyi, bounds.cubo])
+def test_groups_of_k_are_averaged(bound):
+    log_w = torch.randn(12, 3, dtype=torch.float64)
+    wanted = torch.stack([bound(part, 2.0) for part in log_w.split(4)]).mean(0)
+    torch.testing.assert_close(bound(log_w, 2.0, 4), wanted)

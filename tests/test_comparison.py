@@ -15,7 +15,7 @@ from worlds import LinearGaussian
 
 import pyrovae as pv
 from pyrovae.bounds import Estimate
-from pyrovae.comparison import Comparison, compare, critical
+from pyrovae.comparison import Comparison, _share, compare, critical
 from pyrovae.fingerprints import fingerprints
 from pyrovae.plots import comparison as draw
 from pyrovae.saved_findings import read_report
@@ -432,3 +432,42 @@ def too_narrow(world, x):
     with pyro.plate("data", len(x), dim=-1):
         scale = 0.3 * world.off_scale
         return pyro.sample("z", dist.Normal(world.posterior_mean(x), scale).to_event(1))
+
+
+def known(differences, **given):
+    return Comparison(
+        ("a", "b"), differences, one_seed=False, same_data=True, same_context=True, **given
+    )
+
+
+def flat(value, data=3):
+    return Estimate(torch.full((data,), value), torch.zeros(data))
+
+
+def test_the_error_of_a_share_is_agrestis_and_coulls():
+    error = _share(torch.tensor([1.0, 1.0, -1.0, 2.0])).error_over_data
+    assert error == pytest.approx(math.sqrt(5 / 8 * 3 / 8 / 8))
+
+
+def test_ten_particles_are_more_than_nine():
+    names = ("ELBO", "IWAE-9", "IWAE-10")
+    assert known({name: flat(0.0) for name in names}).bound == "IWAE-10"
+
+
+def test_one_other_label_is_another_context():
+    same, other = torch.zeros(2, 3, 2, dtype=torch.int64)
+    other[1, 1] = 7
+    told = [Told({"ELBO": flat(0.0)}, seed, hashes) for seed, hashes in enumerate((same, other))]
+    assert compare(*told).same_context is False
+
+
+def test_reports_without_a_seed_share_none():
+    told = Told({"ELBO": flat(0.0)}, None, torch.zeros(3, 2, dtype=torch.int64))
+    assert not compare(told, told).one_seed
+
+
+def test_bounds_that_one_of_the_two_cannot_trust_do_not_speak_against_the_elbo():
+    differences = {"ELBO": flat(-1.0, 100), "IWAE-9": flat(1.0, 100)}
+    said = "By the ELBO b is ahead"
+    assert any(said in s for s in known(differences).verdict)
+    assert not any(said in s for s in known(differences, untrusted=(50, 0)).verdict)

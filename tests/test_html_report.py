@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import json
+import math
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from pyrovae import html_report
 from pyrovae.cli import main
 from pyrovae.reopened import evaluation_of
 from pyrovae.runs import Run
+from pyrovae.saved_findings import SavedFinding
 
 VOID = {"meta", "link", "img", "br"}
 EVALUATED = (
@@ -332,3 +334,25 @@ class TestWhatIsMissing:
         made = Page((folder / "report.html").read_text()).sections["making"]
         assert f"--recipe {recipe}" in made
         sys.modules.pop("recipe_mine")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "untrusted", "answer"),
+    [
+        ([0.1, 0.9], 1, "Not everywhere: the weights are not to be believed at 1 of 2 data."),
+        ([0.1, math.nan], 0, "It cannot be told"),
+        ([0.1, 0.2], 0, "Yes, as far as the weights tell."),
+    ],
+)
+def test_the_answer_is_that_of_the_weights(shapes, untrusted, answer):
+    said = {"untrusted": untrusted, "data": 2, "quantities": {}}
+    saved = SavedFinding(said, {"Pareto k-hat": torch.tensor(shapes)})
+    assert html_report._answer(saved).startswith(answer)
+
+
+def test_numbers_stand_under_the_names_of_their_columns():
+    numbers = {"mean": 1.0, "error_over_data": 2.0, "error_over_particles": None}
+    table = "".join(html_report._table({"title": "t", "quantities": {"q": numbers}}))
+    heads = [part.split("</th>")[0] for part in table.split('<th scope="col">')[1:]]
+    assert heads == ["mean", "± over data", "± over particles"]
+    assert '<data value="2.0">2.000</data></td><td></td></tr>' in table

@@ -322,3 +322,20 @@ class TestProcesses:
         assert set(tensors) == set(report.tensors())
         for name, tensor in report.tensors().items():
             assert torch.equal(tensors[name], tensor), name
+
+
+def test_a_finding_that_is_partial_makes_its_report_partial():
+    world = LinearGaussian()
+    x = world.sample(4)
+    report = pv.evaluate(world.vae(), x, particles=3, diagnostics=[Draws(partial=True)])
+    assert report.unfinished == ()
+    assert report.partial
+
+
+def test_what_is_of_a_finding_is_not_read_as_the_reports_own(tmp_path):
+    world = LinearGaussian()
+    report = pv.evaluate(world.vae(), world.sample(4), particles=3, diagnostics=[Draws()])
+    report.save(tmp_path / "evaluation.json")
+    again = pv.read_report(tmp_path / "evaluation.json")
+    assert set(again.per_datum) == set(report.per_datum)
+    assert set(again.findings["draws"].per_datum) == {"draw", "x"}

@@ -15,6 +15,7 @@ from worlds import Hierarchy, LinearGaussian, Mixture, data_plate, random
 
 import pyrovae as pv
 from pyrovae import kl
+from pyrovae.kl import dimension_rates
 
 SEEDS = st.integers(0, 10_000)
 LOGS = st.floats(-1.5, 1.5)
@@ -228,3 +229,20 @@ def test_an_auxiliary_site_is_refused():
     vae = world.vae(posterior)
     with pytest.raises(ValueError, match=r"guide samples \['u', 'z'\].*monte_carlo_kl"):
         pv.analytic_kl(vae.model, vae.guide, world.sample(3))
+
+
+def test_sites_in_another_order_have_no_kl_by_dimension():
+    def sample(*names):
+        for name in names:
+            pyro.sample(name, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def model(x):
+        with data_plate(x):
+            sample("a", "b")
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    def guide(x):
+        with data_plate(x):
+            sample("b", "a")
+
+    assert dimension_rates(model, guide, torch.zeros(3), particles=1) == {}

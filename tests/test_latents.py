@@ -13,11 +13,12 @@ from worlds import Hierarchy, LinearGaussian, Mixture, data_plate, random
 
 import pyrovae as pv
 from pyrovae import aggregate_posterior, latents
+from pyrovae.activity import Activity
 from pyrovae.aggregate_posterior import Posterior
-from pyrovae.codes import draw_codes
+from pyrovae.codes import Codes, draw_codes
 from pyrovae.findings import Number
 from pyrovae.latent_sites import latent_sites
-from pyrovae.latents import Latents
+from pyrovae.latents import LatentFinding, Latents
 
 REPETITIONS = 200
 Z95 = 1.96
@@ -386,3 +387,47 @@ class TestLongWork:
         finding = Latents(draws=100)(world.vae, world.sample(50))
         assert max(map(len, str(finding).splitlines())) <= 72
         assert finding.to_json()["quantities"]["active units"]["mean"] == 2
+
+
+def test_the_odd_datum_has_no_partner_and_does_not_count():
+    one = torch.zeros(2, 3)
+    swapped = torch.tensor([[-1.0, -3.0, 0.0]] * 2)
+    codes = Codes({}, one, one, one, swapped, {}, one, one)
+    assert codes.cost_of_swapping().mean == 2.0
+
+
+def test_every_code_meets_another_datum_however_few_go_in_a_pass(monkeypatch):
+    kept = []
+
+    def draw(*arguments):
+        kept.append(draw_codes(*arguments))
+        return kept[0]
+
+    monkeypatch.setattr("pyrovae.codes.data_per_pass", lambda x, particles: 3)
+    monkeypatch.setattr("pyrovae.latents.draw_codes", draw)
+    world = LinearGaussian()
+    Latents(draws=20)(world.vae(), world.sample(6))
+    assert (kept[0].swapped != kept[0].log_likelihood).all()
+
+
+def test_one_datum_that_was_met_is_no_aggregate(monkeypatch):
+    world, x = Coded(0.4), random(9, 6, 2)
+    monkeypatch.setattr("pyrovae.aggregate_posterior.NUMBERS", 1)
+    met, plain = [], aggregate_posterior.Posterior.log_sums
+
+    def interrupted(self, values, owners, *data):
+        met.append(data)
+        if len(met) > 2:  # at the codes and at the prior's draws, for one datum
+            raise KeyboardInterrupt
+        return plain(self, values, owners, *data)
+
+    monkeypatch.setattr(aggregate_posterior.Posterior, "log_sums", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Latents(draws=20)((world.model, world.guide), x)
+
+
+@pytest.mark.parametrize(("cost", "mismatched"), [(1.1, False), (0.7, False), (0.5, True)])
+def test_a_cost_within_two_errors_of_the_information_is_no_mismatch(cost, mismatched):
+    numbers = {latents.INFORMATION: Number(1.0), latents.SWAPPED: Number(cost, 0.2)}
+    found = LatentFinding(9, 9, 9, Activity((), torch.zeros(9, 0)), numbers, [], 0.05)
+    assert found.mismatched == mismatched

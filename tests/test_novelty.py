@@ -265,3 +265,43 @@ def test_the_figure_shows_every_score():
         for bars in panel.containers:
             area = sum(bar.get_height() * bar.get_width() for bar in bars)
             assert area == pytest.approx(1), "none is left out"
+
+
+def test_a_score_at_chance_is_not_said_to_be_turned_over():
+    scores = torch.arange(20.0)
+    found = Detection({"s": scores + 0.5}, {"s": scores}, wanted=40)
+    assert 0.4 < found.quantities["s"].mean < 0.5
+    assert len(found.verdict) == 1
+
+
+def test_the_verdict_goes_by_the_best_score():
+    low = torch.arange(10.0)
+    found = Detection({"good": low, "poor": low}, {"good": low + 5, "poor": low}, wanted=20)
+    # Of 100 pairs 85 are in order and 5 are ties.
+    said = "By good, a novel datum scores above a familiar one in 87.5%"
+    assert found.verdict[0].startswith(said)
+
+
+def small(likelihood):
+    return pv.VAE(
+        pv.priors.StandardNormal(2),
+        likelihood(pv.nets.MLP(2, 5, 3)),
+        pv.guides.MeanFieldNormal(pv.nets.MLP(3, 5, 4)),
+    )
+
+
+def test_regret_takes_its_step_size():
+    target, x, found = small(pv.likelihoods.Normal), torch.randn(6, 3), []
+    for lr in (1e-9, 0.2):
+        torch.manual_seed(0)
+        regret = likelihood_regret(target, x, lr=lr, steps=20, particles=500)
+        found.append(regret.mean().item())
+    assert abs(found[0]) < 0.1 < found[1]
+
+
+@pytest.mark.parametrize("novel", [True, False])
+def test_data_that_the_likelihood_does_not_take_are_refused(novel):
+    grey, black = torch.full((4, 3), 0.5), torch.zeros(4, 3)
+    novelty = Novelty(grey if novel else black, {"size": lambda target, x: x.sum(1)})
+    with pytest.raises(ValueError, match="Bernoulli takes values that are 0 or 1"):
+        novelty(small(pv.likelihoods.Bernoulli), black if novel else grey)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from worlds import LinearGaussian, random
 
 from pyrovae import bounds, pareto
+from pyrovae.pareto import pareto_k
 from pyrovae.weights import log_weights
 
 REPETITIONS = 1000
@@ -309,3 +310,8 @@ class TestExtrapolated:
     def test_one_particle_is_refused(self):
         with pytest.raises(ValueError, match="leaves one particle out of two or more; got one"):
             bounds.extrapolated_estimate(random(0, 1, 3))
+
+
+def test_a_tail_that_is_flat_up_to_rounding_has_no_shape():
+    """Log-weights about zero, in single precision, that differ by roundings of 1."""
+    assert pareto_k(1e-7 * torch.randn(1000, 1)).item() == -math.inf

@@ -11,7 +11,7 @@ from worlds import random
 import pyrovae as pv
 from pyrovae import guides, priors
 from pyrovae.nets import MLP
-from pyrovae.per_datum_flow import PerDatumFlow
+from pyrovae.per_datum_flow import LIMIT, PerDatumFlow, _Coupling
 from pyrovae.refinement import refine
 from pyrovae.spheres import PowerSpherical
 
@@ -186,3 +186,10 @@ def test_two_modes_are_within_reach_of_one_dimension():
         (parameters.grad,) = torch.autograd.grad(loss, parameters)
         optimizer.step()
     assert loss < 0.1 * math.log(2)
+
+
+def test_a_coupling_stays_within_its_limit():
+    coupling = _Coupling(2, 0, 4)
+    weights = coupling.weights(torch.zeros(3, 1))
+    _, *others = coupling.bend(weights + 50.0)._numbers(torch.randn(3, 2))
+    assert all((other.abs() <= LIMIT).all() for other in others)

@@ -320,3 +320,47 @@ def test_data_with_missing_entries_are_refused():
     x = torch.zeros(5, 4)
     with pytest.raises(ValueError, match="here entries are missing"):
         pv.PredictiveCheck()(vae, x, x == 0)
+
+
+def test_ties_count_on_both_sides():
+    """A share of zeros in continuous data always ties, and a right model must not be flagged."""
+    world, tied = LinearGaussian(), {"zero": lambda x: 0 * x.mean()}
+    found = PredictiveCheck(tied, draws=60)(world.vae(), world.sample(5))
+    assert found.p_value("zero").mean == 1.0
+    assert found.outside == []
+
+
+def test_the_error_of_a_real_value_is_that_of_its_mean():
+    world = LinearGaussian()
+    check = PredictiveCheck({}, replication="posterior", draws=100, particles=20)
+    found = check(world.vae(), world.sample(5))
+    error = found.quantities[f"{LIKELIHOOD}: real"].error_over_particles
+    assert error == pytest.approx(found.real[LIKELIHOOD].std().item() / 10)
+
+
+def test_no_p_value_of_a_datum_is_zero():
+    world = LinearGaussian()
+    x = world.sample(5)
+    x[0] += 100.0 * torch.tensor([1.0, -1.0, 1.0])
+    check = PredictiveCheck({}, replication="posterior", draws=49, particles=20)
+    assert check(world.vae(), x).tail[0].item() == pytest.approx(1 / 50)
+
+
+def test_each_draw_has_latents_of_its_own_however_few_go_in_a_pass(monkeypatch):
+    monkeypatch.setattr("pyrovae.predictive_checks.NUMBERS_PER_PASS", 5 * 256)
+    world, realized = LinearGaussian(), {"z": lambda x, z: z["z"].mean()}
+    check = PredictiveCheck({}, realized, "posterior", draws=80, particles=50)
+    assert len(check(world.vae(), world.sample(5)).real["z"].unique()) == 80
+
+
+def test_the_verdict_names_the_worst_sample_size():
+    world = LinearGaussian()
+    check = PredictiveCheck({}, replication="posterior", draws=80, particles=50)
+    found = check(world.vae(), world.sample(9))
+    size = found.effective_sample_size
+    assert f"{size.mean():.1f} on average, {size.min():.1f} at worst" in found.verdict[1]
+
+
+def test_neighbours_are_sought_among_the_first_200():
+    x = torch.randn(300, 2)
+    assert nearest_neighbour(x) == nearest_neighbour(x[:200])

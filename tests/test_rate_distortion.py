@@ -12,6 +12,7 @@ from worlds import LinearGaussian
 import pyrovae as pv
 from pyrovae import plots
 from pyrovae.bounds import Estimate
+from pyrovae.rate_distortion_curve import _rises
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -173,3 +174,25 @@ class TestFigure:
         assert math.isnan(found.points[1.0].elbo.error_over_particles)
         assert plots.rate_distortion(found)._repr_png_().startswith(b"\x89PNG")
         assert isinstance(found.points[1.0].rate, Estimate)
+
+
+def test_a_rise_within_its_noise_is_not_told():
+    error = torch.full((4,), 0.1)
+    low, higher, highest = (Estimate(torch.full((4,), v), error) for v in (1.0, 1.1, 1.2))
+    assert not _rises(low, higher)  # two errors of the difference are 0.14
+    assert _rises(low, highest)
+
+
+def test_a_model_that_an_interrupt_meets_half_way_is_left_out():
+    world = LinearGaussian()
+    x = world.sample(6)
+
+    def posterior(batch):
+        if torch.equal(batch[0], x[3]):
+            raise KeyboardInterrupt
+        return world.exact_posterior(batch)
+
+    vaes = {1.0: world.vae(), 2.0: world.vae(posterior)}
+    found = pv.rate_distortion(vaes, x, particles=4, batch_size=3)
+    assert list(found.reports) == [1.0]
+    assert found.partial

@@ -1,6 +1,7 @@
 """A report says which data not to believe, names its parts, and keeps what an interrupt leaves."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -11,6 +12,10 @@ from torch.distributions import constraints
 from worlds import Hierarchy, LinearGaussian, Mixture
 
 import pyrovae as pv
+from pyrovae import bounds, pareto
+from pyrovae.bounds import Estimate
+from pyrovae.report import _beside, _gain
+from pyrovae.vae import programs
 
 NAN = math.nan
 
@@ -344,3 +349,34 @@ def test_missing_entries_are_not_counted_in_bits_per_dimension():
     x, mask = torch.zeros(3, 4), torch.tensor([[True, False, True, True]]).expand(3, 4)
     report = pv.evaluate(vae, (x, mask), particles=5)
     assert "bits per dimension" not in report.quantities
+
+
+def test_psis_is_of_the_smoothed_weights():
+    world = LinearGaussian()
+    x = world.sample(6)
+    report = pv.evaluate(world.vae(world.off_posterior), x, particles=50, seed=3)
+    with pv.data.seeded(3):
+        log_w = pv.log_weights(*programs(world.vae(world.off_posterior)), x, particles=50)
+    assert torch.equal(report.iwae[50].value, bounds.iwae(log_w))
+    assert torch.equal(report.psis.value, bounds.iwae(pareto.smoothed(log_w)))
+    assert not torch.equal(report.psis.value, report.iwae[50].value)
+
+
+def test_what_annealing_gains_has_the_errors_of_both():
+    annealed = Estimate(torch.ones(2), torch.full((2,), 3.0))
+    gain = _gain(annealed, Estimate(torch.zeros(5), torch.full((5,), 4.0)))
+    assert gain.standard_error.tolist() == [5.0, 5.0]
+
+
+def test_a_gain_of_one_and_a_half_errors_is_within_them():
+    gain = Estimate(torch.full((4,), 0.15), torch.full((4,), 0.2))  # its mean's error is 0.1
+    assert "within errors" in _beside(gain, 10)
+
+
+def test_a_dimension_that_one_datum_uses_is_not_used_on_average():
+    world = LinearGaussian()
+    report = pv.evaluate(world.vae(), world.sample(9), particles=2)
+    divergence = torch.zeros(9, 2)
+    divergence[:, 0], divergence[3, 1] = 1.0, 0.05
+    said = replace(report, kl_per_dimension={"z": divergence}).verdict
+    assert any("1 of the 2 dimensions of z" in line for line in said)

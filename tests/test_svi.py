@@ -363,3 +363,60 @@ def test_evaluate_loss_is_pyros():
     loss = ours.evaluate_loss(x)
     torch.manual_seed(3)
     assert loss == theirs.evaluate_loss(x)
+
+
+class Constant:
+    """A model with a network that it registers by itself, and a whole number as argument."""
+
+    def __init__(self):
+        self.net = nn.Linear(1, 1)
+
+    def model(self, x, n):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(self.net(x) * n, 1.0).to_event(1), obs=x)
+
+    def svi(self, model=None, kind=SVI):
+        still = pyro.optim.SGD({"lr": 0.0})
+        return kind(model or self.model, lambda *_: None, still, Trace_ELBO())
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_another_whole_number_is_another_graph():
+    made, x = Constant(), torch.randn(4, 1)
+    ours, pyros = made.svi(), made.svi(kind=pyro.infer.SVI)
+    for n in (1, 2, 3):
+        assert ours.step(x, n) == pytest.approx(pyros.step(x, n))
+    assert ours.compiled
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_step_under_autocast_is_eager():
+    made, x, seen = Constant(), torch.randn(4, 1), set()
+    svi = made.svi()
+    svi.step(x, 1)
+    made.net.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        svi.step(x, 1)
+    assert seen == {torch.bfloat16}
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_number_that_python_changes_is_not_frozen():
+    made, calls = Constant(), []
+
+    def model(x):
+        calls.append(x)
+        made.model(x, torch.tensor(float(len(calls))))
+
+    svi = made.svi(model)
+    with pytest.warns(UserWarning, match="two recordings of one step differ"):
+        svi.step(torch.randn(4, 1))
+    assert not svi.compiled
+
+
+def test_an_optimiser_that_has_a_state_is_kept():
+    made, optim = Constant(), pyro.optim.Adam({"lr": 0.1})
+    programs = (made.model, lambda *_: None, optim, Trace_ELBO())
+    pyro.infer.SVI(*programs).step(torch.randn(4, 1), 1)
+    assert SVI(*programs).optim is optim

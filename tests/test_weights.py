@@ -1,5 +1,6 @@
 """Log-weights against worlds whose evidence is known, and the shapes and chunks they come in."""
 
+import math
 import weakref
 
 import pyro
@@ -7,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from worlds import EXACT, OFF, LinearGaussian, Mixture, data_plate, random
+from worlds import ENUMERATE, EXACT, OFF, LinearGaussian, Mixture, data_plate, random
 
 import pyrovae as pv
 from pyrovae import bounds, weights
@@ -344,3 +345,16 @@ def test_no_pass_outlives_the_next(measure, chunk):
     assert len(alive) >= 4
     assert most <= 1
     assert not any(reference() is not None for reference in alive)
+
+
+def test_a_class_of_no_probability_counts_for_nothing():
+    """Its term is 0 * -inf where its likelihood is zero too."""
+
+    def model(x):
+        with data_plate(x):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.5, 0.5, 0.0])), infer=ENUMERATE)
+            low = torch.tensor([0.0, 1.0, 2.0])[c]
+            pyro.sample("x", dist.Uniform(low, low + 1.0, validate_args=False), obs=x)
+
+    terms = log_weight_terms(model, lambda x: None, torch.tensor([0.5, 1.5]), particles=2)
+    torch.testing.assert_close(terms.log_w, torch.full((2, 2), math.log(0.5)))

@@ -1,0 +1,63 @@
+"""Every measurement switches dropout off, and back on where it was."""
+
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.activity import active_units
+from pyrovae.discrepancies import mean
+from pyrovae.novelty import likelihood_regret, surprise
+
+
+class Dropping(nn.Module):
+    """A network that drops half of what goes in, and takes no notice of context."""
+
+    def __init__(self, *widths):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Dropout(0.5), pv.nets.MLP(*widths))
+
+    def forward(self, x, *context):
+        """Return what the layers make of x."""
+        return self.layers(x)
+
+
+def dropping_vae():
+    torch.manual_seed(0)
+    return pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Normal(Dropping(2, 5, 4)),
+        pv.guides.MeanFieldNormal(Dropping(4, 5, 4)),
+    )
+
+
+def posterior_check(vae, x):
+    check = pv.PredictiveCheck({"m": mean}, draws=80, particles=5, replication="posterior")
+    return check(vae, x).tensors()
+
+
+MEASURED = {
+    "AIS": lambda vae, x: pv.AIS(3, chains=2, data=4)(vae, x).tensors(),
+    "gaps": lambda vae, x: pv.Gaps(steps=2, particles=5, flow=None)(vae, x).tensors(),
+    "latents": lambda vae, x: {
+        name: torch.tensor(quantity.mean)
+        for name, quantity in pv.Latents(draws=20)(vae, x).quantities.items()
+    },
+    "active units": lambda vae, x: {"squares": active_units(vae, x).squares},
+    "surprise": lambda vae, x: {"scores": surprise(vae, x, particles=5)},
+    "regret": lambda vae, x: {"scores": likelihood_regret(vae, x, particles=5, steps=2)},
+    "prior check": lambda vae, x: pv.PredictiveCheck({"m": mean}, draws=40)(vae, x).replicated,
+    "posterior check": posterior_check,
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_dropout_is_off_while_measuring(name):
+    found, x = [], torch.randn(4, 4)
+    for mode in (True, False):
+        target = dropping_vae().train(mode)
+        torch.manual_seed(1)
+        found.append(MEASURED[name](target, x))
+        assert all(module.training == mode for module in target.modules())
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], rtol=0, atol=0, equal_nan=True)
