@@ -30,7 +30,7 @@ from pyrovae.kl import closed_form_rates, dimension_rates
 from pyrovae.likelihoods import Masked
 from pyrovae.randomness import generators_kept
 from pyrovae.report import Report
-from pyrovae.sites import is_point_mass, sample_sites
+from pyrovae.sites import is_auxiliary_draw, is_point_mass, sample_sites
 from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
 from pyrovae.weights import (
     NUMBERS_PER_PASS,
@@ -43,6 +43,9 @@ from pyrovae.weights import (
 )
 
 KL_PARTICLES: Final = 10
+
+UNCONSTRAINED: Final = "_unconstrained"
+"""How Pyro's autoguides name the auxiliary site that they transform to a latent."""
 
 COMPILED_FROM: Final = 2_000_000
 """The (particle, datum) pairs from which compiling, some seconds of it, pays by default."""
@@ -142,10 +145,20 @@ def evaluate(
 
 
 def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:
-    """Name the sites at which the guide is a Delta."""
+    """Name the sites at which the guide is a Delta, and no transform of an auxiliary draw."""
     with generators_kept():
-        trace = trace_guide(programs(target)[1], *batch, particles=1)
-    return tuple(name for name, site in sample_sites(trace) if is_point_mass(site))
+        trace = trace_guide(programs(target)[1], *batch, particles=2)
+    sites = dict(sample_sites(trace))
+    points = tuple(name for name, site in sites.items() if is_point_mass(site))
+    if any(is_auxiliary_draw(site) for site in sites.values()):
+        return tuple(name for name in points if not _varies(sites[name]))
+    return points
+
+
+def _varies(site: Any) -> bool:
+    """Tell whether two particles differ at a site."""
+    one, other = site["value"].unbind(site["value"].ndim - 2 - site["fn"].event_dim)
+    return not torch.equal(one, other)
 
 
 def _domain(target: Any) -> Any:
@@ -191,6 +204,8 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
     shared = [name for name in terms.prior if name in terms.guide]
     rates = {name: terms.guide[name] - terms.prior[name] for name in shared}
     guide = {name: term for name, term in terms.guide.items() if name not in shared}
+    for name in [name for name in guide if name.removesuffix(UNCONSTRAINED) in shared]:
+        rates[name.removesuffix(UNCONSTRAINED)] += guide.pop(name)
     prior = {name: term for name, term in terms.prior.items() if name not in shared}
     if guide or prior:
         rates["+".join(prior or guide)] = Terms(prior, {}, guide).rate

@@ -12,6 +12,7 @@ since z was told by the very x that it is held against. A discrepancy may there 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from pyrovae.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.likelihoods import Masked
 from pyrovae.sites import advice_on_shapes, log_prob, sample_sites
-from pyrovae.vae import check_data, evaluation_mode, programs
+from pyrovae.vae import VAE, check_data, evaluation_mode, programs
 from pyrovae.weights import NUMBERS_PER_PASS, PARTICLES, Program, check_pair, cut_data
 
 Latents = dict[str, Tensor]
@@ -91,7 +92,12 @@ class PredictiveChecks(Finding):
     @property
     def verdict(self) -> Sequence[str]:
         """What is outside, and what the p-values mean."""
-        return [self._found(), self._meaning()]
+        said = [self._found(), self._meaning()]
+        if self.silent:
+            said.append(
+                f"The same number for every data set, and so silent: {', '.join(self.silent)}."
+            )
+        return said
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
@@ -128,10 +134,17 @@ class PredictiveChecks(Finding):
         below = int((self.replicated[name] <= self.real[name]).sum())
         return 2 * min(self.p_value(name).mean, (1 + below) / (1 + self._draws))
 
+    @property
+    def silent(self) -> list[str]:
+        """The discrepancies that are one number of the real data and of all that were drawn."""
+        return [name for name, real in self.real.items() if (self.replicated[name] == real).all()]
+
     def _found(self) -> str:
         tested = f"two-sided p-value at most {FALSE_ALARMS:.0%} / {len(self.real)}"
+        number = len(self.real) - len(self.silent)
+        if not self.outside and not number:
+            return "No discrepancy can tell the model from the data here."
         if not self.outside:
-            number = len(self.real)
             return f"The model agrees with the data in all {number} discrepancies ({tested})."
         said = (
             f"{name} (real {self.real[name].mean():.3g}, replicated "
@@ -159,7 +172,8 @@ class PredictiveChecks(Finding):
 class PredictiveCheck:
     r"""Compare data drawn from the model with the real ones, discrepancy by discrepancy.
 
-    The target's model draws where x is None, as `model(None, *context, size=n)`, at a site "x".
+    The model draws at a site "x": a `VAE`'s as `model(None, *context, size=n)`, where x is None,
+    and a pair's as `model(x, *context)` with its observations taken away.
     With `replication="posterior"` latents are drawn by sampling importance resampling: `draws`
     from K particles of the guide with probability proportional to their weights; and the
     realised discrepancy log p(x | z) is compared beside those asked for.
@@ -253,9 +267,14 @@ class PredictiveCheck:
         data = (x, tuple(beside))
         own = {name: _number(name, T(x.double())) for name, T in self.discrepancies.items()}
 
+        if isinstance(target, VAE):
+            drawing = functools.partial(model, None, size=len(x))
+        else:
+            drawing = functools.partial(poutine.uncondition(model), x)
+
         def compare(rows: range) -> tuple[list[Compared], Tensor]:
             here = {name: z[rows.start : rows.stop] for name, z in latents.items()}
-            drawn = _draw(model, here, len(rows), data)
+            drawn = _draw(drawing, here, len(rows), data)
             compared = [self._compare(drawn, row, x, own) for row in range(len(rows))]
             return compared, (drawn.log_likelihood <= drawn.log_likelihood_of_real).sum(0)
 
@@ -330,13 +349,13 @@ Compared = tuple[dict[str, float], dict[str, float]]
 
 
 def _draw(
-    model: Program, latents: Latents, draws: int, data: tuple[Tensor, tuple[Any, ...]]
+    drawing: Program, latents: Latents, draws: int, data: tuple[Tensor, tuple[Any, ...]]
 ) -> Drawn:
     """Draw data sets of the size of x, at given latents or at new ones."""
     x, context = data
-    held = poutine.trace(poutine.condition(model, data=latents))
+    held = poutine.trace(poutine.condition(drawing, data=latents))
     with advice_on_shapes(), pyro.plate(PARTICLES, draws, dim=-2):
-        trace = held.get_trace(None, *context, size=len(x))
+        trace = held.get_trace(*context)
     if "x" not in trace.nodes:
         raise ValueError(
             f"the model has the sites {[name for name, _ in sample_sites(trace)]} but none named "

@@ -313,8 +313,13 @@ def _beside(gain: Estimate, k: int) -> str:
     said = f"On {whose} annealed importance sampling finds {mean:+.2f}"
     if math.isnan(error):
         return f"{said} nats beside IWAE-{k}, with one chain and no error."
-    return f"{said} ± {error:.2f} nats beside IWAE-{k}: " + (
-        "that bound is short of log p(x) there by so much at least."
-        if mean > 2 * error
-        else "no more than that bound, within errors."
-    )
+    if mean > 2 * error:
+        what = "that bound is short of log p(x) there by so much at least."
+    elif mean < -2 * error:
+        what = (
+            "it is the looser bound there, and tells nothing of the other. Take more "
+            "temperatures, or start at the guide."
+        )
+    else:
+        what = "no more than that bound, within errors."
+    return f"{said} ± {error:.2f} nats beside IWAE-{k}: {what}"

@@ -141,6 +141,12 @@ def is_point_mass(site: Any) -> bool:
     return isinstance(family, Delta)
 
 
+def is_auxiliary_draw(site: Any) -> bool:
+    """Tell whether a site is a guide's own continuous draw, which other sites may transform."""
+    auxiliary = (site["infer"] or {}).get("is_auxiliary", False)
+    return bool(auxiliary and not site["fn"].has_enumerate_support and not is_point_mass(site))
+
+
 def plate_size(name: str, site: Any) -> int:
     """Return the number of data in the plate that a site lies in.
 
@@ -166,7 +172,9 @@ def check_plates(name: str, site: Any, size: int) -> None:
     if plate_size(name, site) != size:
         raise ValueError(
             f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but there "
-            f"are {size} data: size the plate by len(x) in both programs"
+            f"are {size} data: size the plate by len(x) in both programs. (An autoguide of Pyro "
+            "keeps the plate of the data that it met first: give these in one batch, with so few "
+            "particles that one pass holds them.)"
         )
     others = [frame.name for dim, frame in frames.items() if dim < -2]
     if others:

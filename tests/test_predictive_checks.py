@@ -364,3 +364,25 @@ def test_the_verdict_names_the_worst_sample_size():
 def test_neighbours_are_sought_among_the_first_200():
     x = torch.randn(300, 2)
     assert nearest_neighbour(x) == nearest_neighbour(x[:200])
+
+
+def test_a_pair_of_programs_is_checked_as_its_vae_is():
+    world, x = LinearGaussian(), LinearGaussian().sample(20)
+    found = []
+    for target in (world.vae(), (world.model, world.off_guide)):
+        torch.manual_seed(0)
+        check = PredictiveCheck(draws=400, replication="posterior", particles=20)
+        found.append(check(target, x))
+    for name, values in found[0].replicated.items():
+        torch.testing.assert_close(found[1].replicated[name], values)
+
+
+def test_discrepancies_that_cannot_differ_are_called_silent():
+    found = PredictiveCheck(draws=300)(LinearGaussian().vae(), LinearGaussian().sample(1))
+    assert "standard deviation" in found.silent
+    agreed = len(found.real) - len(found.silent)
+    assert f"in all {agreed} discrepancies" in found.verdict[0]
+    assert found.verdict[-1].startswith("The same number for every data set, and so silent: ")
+    alone = PredictiveCheck({"zero": lambda x: 0 * x.mean()}, draws=60)
+    said = alone(LinearGaussian().vae(), LinearGaussian().sample(5)).verdict
+    assert said[0] == "No discrepancy can tell the model from the data here."

@@ -8,8 +8,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch.distributions import constraints
-from worlds import Hierarchy, LinearGaussian, Mixture
+from worlds import Hierarchy, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
 from pyrovae import bounds, pareto
@@ -330,6 +331,34 @@ def test_a_guide_of_points_has_no_bound():
     assert other.point_masses == ()
 
 
+@pytest.mark.parametrize(("autoguide", "points"), [(AutoNormal, ()), (AutoDelta, ("z",))])
+def test_an_autoguide_that_transforms_a_draw_is_no_point(autoguide, points):
+    """Pyro's autoguides sample a Delta at what they make of an auxiliary draw."""
+    world = LinearGaussian()
+    x = world.sample(8)
+    guide = autoguide(world.model)
+    report = pv.evaluate((world.model, guide), x, particles=100)
+    assert report.point_masses == points
+    assert ("all mass on a point" in " ".join(report.verdict)) == bool(points)
+    assert report.site_rates.keys() == {"z"}
+    pyro.clear_param_store()
+
+
+def test_a_mixture_of_points_is_no_density():
+    """Its Delta varies with an auxiliary draw, but that is one of a class."""
+    world = LinearGaussian()
+    x = world.sample(8)
+
+    def guide(x):
+        with data_plate(x):
+            side = pyro.sample("side", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+            where = side.unsqueeze(-1).double().expand(*side.shape[:-1], len(x), 2)
+            pyro.sample("z", dist.Delta(where, event_dim=1))
+
+    report = pv.evaluate((world.model, guide), x, particles=30)
+    assert report.point_masses == ("z",)
+
+
 def test_few_particles_do_not_certify_the_tail():
     """From 2,155 particles on, 0.7 is the limit of Vehtari et al., min(1 - 1 / log10 K, 0.7)."""
     assert 1 - 1 / math.log10(2_154) < 0.7 < 1 - 1 / math.log10(2_155)
@@ -371,6 +400,13 @@ def test_what_annealing_gains_has_the_errors_of_both():
 def test_a_gain_of_one_and_a_half_errors_is_within_them():
     gain = Estimate(torch.full((4,), 0.15), torch.full((4,), 0.2))  # its mean's error is 0.1
     assert "within errors" in _beside(gain, 10)
+
+
+def test_annealing_that_falls_short_of_the_bound_confirms_nothing():
+    short = Estimate(torch.full((4,), -0.3), torch.full((4,), 0.2))
+    said = _beside(short, 10)
+    assert "finds -0.30 ± 0.10 nats beside IWAE-10: it is the looser bound there" in said
+    assert "within errors" not in said
 
 
 def test_a_dimension_that_one_datum_uses_is_not_used_on_average():
