@@ -9,6 +9,7 @@ interrupt (Ctrl-C) with 130.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from pyrovae import commands
+
+    # A build of torch for GPUs says, as it compiles for a CPU, that it has found no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
     try:
         code: int = getattr(commands, arguments.command)(arguments)

@@ -130,7 +130,10 @@ def train(arguments: argparse.Namespace) -> int:
     if history.compile_seconds:
         seconds += f" and {history.compile_seconds:.0f} s of compiling"
     print(f"{folder}: {len(history.epochs)} {epochs}, {history.ended}; {seconds}")
-    print(f"Next:\n  pyrovae evaluate {folder}{again}")
+    if history.epochs:
+        print(f"Next:\n  pyrovae evaluate {folder}{again}")
+    else:
+        print("Nothing was trained: the run holds the parameters that it started with.")
     return INTERRUPTED if history.ended == "interrupted" else 0
 
 
@@ -359,6 +362,11 @@ def _save_report(
     removed = None if report.partial else remove_partial(run.folder)
     if removed:
         print(f"removed: {removed}, an earlier one that an interrupt ended")
+    if path.name == EVALUATION:
+        for old in (run.folder / "report.html", *run.folder.glob("figures/comparison-with-*.png")):
+            if old.exists():
+                old.unlink()
+                print(f"removed: {old}, of the evaluation before")
     return path
 
 

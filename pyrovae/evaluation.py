@@ -296,6 +296,13 @@ def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:
 
 
 def _names(diagnostics: Sequence[Diagnostic]) -> list[str]:
+    several = isinstance(diagnostics, list | tuple)
+    bad = [d for d in (diagnostics if several else [diagnostics]) if not _is_diagnostic(d)]
+    if bad or not several:
+        raise ValueError(
+            "diagnostics are a list of measurements with their settings, such as [pv.Latents()]; "
+            f"got {(bad or [diagnostics])[0]!r}"
+        )
     names = [diagnostic.name for diagnostic in diagnostics]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -303,6 +310,14 @@ def _names(diagnostics: Sequence[Diagnostic]) -> list[str]:
             "evaluate once for each"
         )
     return names
+
+
+def _is_diagnostic(value: Any) -> bool:
+    return (
+        callable(value)
+        and isinstance(getattr(value, "name", None), str)
+        and not isinstance(value, type)
+    )
 
 
 def _size(batches: Batches) -> int | None:

@@ -294,6 +294,14 @@ class Detection(Finding):
             f"By {best}, a novel datum scores above a familiar one in {areas[best].mean:.1%} of "
             "pairs."
         ]
+        if min(self._scored) < 2:
+            said.append("Of one datum of a kind no error is known: another may score otherwise.")
+        elif sure := [name for name, area in areas.items() if area.mean in (0.0, 1.0)]:
+            said.append(
+                f"By {', '.join(sure)} every pair of these {self._scored[0]:,} and "
+                f"{self._scored[1]:,} data is told apart, so no error is known: more data may "
+                "still be confused."
+            )
         low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * _or_zero(a.error_over_data)]
         if low:
             said.append(

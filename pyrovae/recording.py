@@ -309,7 +309,7 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor]) -> GraphModule:
             # Copies: two arguments that are one tensor now need not be one in the next call.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
     except Exception as error:
-        raise NotRecordable(f"{_line_of(error)} ({type(error).__name__})") from error
+        raise NotRecordable(f"{_line_of(error)} ({_in_words(error)})") from error
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -332,6 +332,16 @@ def _line_of(error: Exception) -> str:
     if not mine:
         return str(error).strip().splitlines()[0] if str(error) else "its objective"
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
+
+
+def _in_words(error: Exception) -> str:
+    name = type(error).__name__
+    if "DataDependent" not in name:
+        return name
+    return (
+        f"{name}: a value decides there what Python does. torch.where keeps it in the graph; "
+        "compile=False runs it as it is, and says nothing"
+    )
 
 
 def _gpu_among(tensors: Sequence[Any]) -> torch.device | None:

@@ -68,6 +68,12 @@ def data_of_run(
     root = arguments.root or recorded.get("root")
     binarization = recorded.get("binarization") or binarization_for(vae)
     data = data_set(name, root, binarization)
+    trained = recorded.get("shape")
+    if trained is not None and tuple(trained) != tuple(data.shape):
+        raise ValueError(
+            f"the run was trained on {recorded['name']}, {tuple(trained)}; {name} has images of "
+            f"{tuple(data.shape)}: a VAE measures data of the shape that it was made for"
+        )
     split: Split = getattr(data, arguments.split)
     if arguments.limit:
         rows = slice(arguments.limit)

@@ -130,6 +130,7 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
         **details: whatever else JSON can hold that should stand in `config.json`: seed, data.
 
     Raises:
+        ValueError: for what is no VAE.
         OSError: if the disk is full or the folder cannot be written; what was there stays.
 
     Example:
@@ -145,6 +146,11 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
         >>> all((a == b).all() for a, b in zip(vae.parameters(), again.parameters()))
         True
     """
+    if not isinstance(vae, VAE):
+        raise ValueError(
+            f"a run holds a VAE, which is rebuilt from its parts; got {type(vae).__name__}: "
+            "compose one, pv.VAE(prior, likelihood, guide)"
+        )
     run = Run(Path(folder))
     run.save(vae, **details)
     return run

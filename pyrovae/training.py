@@ -60,6 +60,14 @@ class Step:
     handlers: Sequence[Handler] = ()
     compile: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a weight that is neither a number nor a schedule."""
+        if not (callable(self.kl_weight) or isinstance(self.kl_weight, int | float)):
+            raise ValueError(
+                "kl_weight is a number, or a function of the epochs gone by such as "
+                f"schedules.linear(0, 1, 10); got {self.kl_weight!r}"
+            )
+
 
 class NonFiniteLoss(ArithmeticError):
     """The loss was NaN or infinite; the parameters are those of the last good checkpoint."""

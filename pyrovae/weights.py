@@ -219,6 +219,8 @@ def check_pair(model_trace: Any, guide_trace: Any) -> None:
         ValueError: if the two sample different latents, or a site is outside the plate of data.
     """
     check_latents(model_trace, guide_trace)
+    if not any(sample_sites(model_trace)):
+        raise ValueError("the model samples nothing: it has no site whose value could be scored")
     sites = [*sample_sites(guide_trace), *sample_sites(model_trace)]
     for name, site in sites:
         check_plates(name, site, plate_size(*sites[0]))

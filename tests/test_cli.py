@@ -516,10 +516,27 @@ def test_an_interrupt_keeps_what_there_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pyrovae.commands.ProgressBar", Interrupted)
     folder = tmp_path / "run"
     assert train(folder, "--epochs", "9") == 130
-    assert "2 epochs, interrupted" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 epochs, interrupted" in out
+    assert "Nothing was trained" not in out
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert is_png(folder / "figures" / "samples.png")
     pv.load(folder)
+
+
+def test_an_interrupt_of_the_first_epoch_says_that_nothing_was_trained(
+    tmp_path, capsys, monkeypatch
+):
+    class Interrupted(pv.ProgressBar):
+        def stepped(self, training):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyrovae.commands.ProgressBar", Interrupted)
+    assert train(tmp_path / "run", "--epochs", "9") == 130
+    out = capsys.readouterr().out
+    assert "0 epochs, interrupted" in out
+    assert "Nothing was trained" in out
+    assert "Next:" not in out
 
 
 def test_an_interrupt_of_a_measurement_is_one_line(run, capsys, monkeypatch):

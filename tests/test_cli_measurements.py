@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -221,6 +221,20 @@ class TestPartial:
         assert main(["evaluate", str(run), *SHORT, "--latents"]) == 0
         assert "removed:" not in capsys.readouterr().out
 
+    def test_a_complete_one_removes_the_page_and_the_comparison_of_the_one_before(
+        self, interrupted, capsys
+    ):
+        run, _ = interrupted
+        page, figure = run / "report.html", run / "figures" / "comparison-with-b.png"
+        for path in (page, figure):
+            path.write_bytes(b"old")
+        capsys.readouterr()
+        assert main(["evaluate", str(run), *SHORT]) == 0
+        out = capsys.readouterr().out
+        for path in (page, figure):
+            assert not path.exists()
+            assert f"removed: {path}, of the evaluation before" in out
+
     def test_a_damaged_one_is_no_complete_one(self, interrupted, monkeypatch):
         run, _ = interrupted
         (run / "evaluation.json").write_text("{")
@@ -267,3 +281,12 @@ def test_compare_says_what_is_wrong(runs, tmp_path, capsys):
     (bare / "evaluation.json").write_text("{")
     assert "half-written or damaged" in complaint(capsys, "compare", a, bare)
     assert "required" in complaint(capsys, "compare", a)
+
+
+def test_data_of_another_shape_are_refused_before_they_are_measured(run, monkeypatch, capsys):
+    whole = pv.data.load("digits")
+    other = replace(whole, name="mnist", shape=(1, 4, 16))
+    monkeypatch.setattr("pyrovae.reopened.load_data", lambda *_, **__: other)
+    assert main(["evaluate", str(run), *SHORT, "--data", "mnist"]) == 2
+    said = capsys.readouterr().err
+    assert "trained on digits, (1, 8, 8); mnist has images of (1, 4, 16)" in said

@@ -298,3 +298,17 @@ def test_a_width_that_fits_no_dimension_is_refused(name, width):
 def test_the_base_class_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         guides.Guide(nn.Identity())
+
+
+def test_a_datum_that_is_no_batch_is_refused():
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.nets.MLP(2, 5, 8)),
+        pv.guides.MeanFieldNormal(pv.nets.MLP(8, 5, 4)),
+    )
+    for use in (vae.encode, vae.reconstruct):
+        with pytest.raises(
+            ValueError, match=r"got \(8,\), of which .* a batch of one is x\[None\]"
+        ):
+            use(torch.zeros(8))
+        use(torch.zeros(1, 8))

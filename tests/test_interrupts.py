@@ -339,3 +339,10 @@ def test_what_is_of_a_finding_is_not_read_as_the_reports_own(tmp_path):
     again = pv.read_report(tmp_path / "evaluation.json")
     assert set(again.per_datum) == set(report.per_datum)
     assert set(again.findings["draws"].per_datum) == {"draw", "x"}
+
+
+@pytest.mark.parametrize("given", [Draws, [Draws], "ais", ["ais"], Draws()])
+def test_what_is_no_list_of_diagnostics_is_refused_before_the_measurement(given):
+    world = LinearGaussian()
+    with pytest.raises(ValueError, match="diagnostics are a list of measurements with their sett"):
+        pv.evaluate(world.vae(), world.sample(4), diagnostics=given)

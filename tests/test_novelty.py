@@ -305,3 +305,12 @@ def test_data_that_the_likelihood_does_not_take_are_refused(novel):
     novelty = Novelty(grey if novel else black, {"size": lambda target, x: x.sum(1)})
     with pytest.raises(ValueError, match="Bernoulli takes values that are 0 or 1"):
         novelty(small(pv.likelihoods.Bernoulli), black if novel else grey)
+
+
+def test_an_area_without_an_error_is_told():
+    scores = torch.arange(5.0)
+    sure = Detection({"s": scores}, {"s": scores + 9}, wanted=10).verdict
+    assert sure[1].startswith("By s every pair of these 5 and 5 data is told apart, so no error")
+    alone = Detection({"s": scores}, {"s": scores[:1] + 0.5}, wanted=6).verdict
+    assert alone[1].startswith("Of one datum of a kind no error is known")
+    assert len(Detection({"s": scores}, {"s": scores + 1}, wanted=10).verdict) == 1

@@ -439,3 +439,10 @@ def test_a_checkpoint_refuses_a_pair_of_programs(tmp_path):
             callbacks=[pv.Checkpoint(tmp_path / "run")],
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pair_of_programs_is_no_run(tmp_path):
+    vae = library_vae()
+    with pytest.raises(ValueError, match=r"a run holds a VAE.*got tuple: compose one"):
+        pv.save((vae.model, vae.guide), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

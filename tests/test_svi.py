@@ -234,8 +234,10 @@ def test_control_flow_on_a_sample_stays_eager_and_says_where():
 
     torch.manual_seed(0)
     svi = SVI(model, guide, adam(), Trace_ELBO())
-    with pytest.warns(UserWarning, match=r"test_svi.py:\d+: if z > 0:  # the line"):
+    said = r"test_svi.py:\d+: if z > 0:  # the line .*torch.where keeps it in the graph"
+    with pytest.warns(UserWarning, match=said) as met:
         svi.step()
+    assert met[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = [svi.step() for _ in range(40)]

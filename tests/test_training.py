@@ -591,3 +591,8 @@ def test_bad_input_is_met_before_the_first_step(arguments, message):
     with pytest.raises(ValueError, match=message):
         pv.fit(target, data, **asked)
     assert torch.equal(parameters(vae), before)
+
+
+def test_a_kl_weight_is_a_number_or_a_schedule():
+    with pytest.raises(ValueError, match=r"kl_weight is a number, or a function .*got 'linear'"):
+        pv.Step(kl_weight="linear")

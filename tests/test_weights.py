@@ -358,3 +358,8 @@ def test_a_class_of_no_probability_counts_for_nothing():
 
     terms = log_weight_terms(model, lambda x: None, torch.tensor([0.5, 1.5]), particles=2)
     torch.testing.assert_close(terms.log_w, torch.full((2, 2), math.log(0.5)))
+
+
+def test_a_model_without_a_site_is_refused():
+    with pytest.raises(ValueError, match="the model samples nothing"):
+        log_weights(lambda x: None, lambda x: None, torch.zeros(3), particles=2)

@@ -38,5 +38,11 @@ class Guide(Posterior):
     @final  # type: ignore[misc]
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Sample z ~ q(z | x)."""
-        z: Tensor = pyro.sample("z", self.posterior(self.net(x, *context)))
+        parameters = self.net(x, *context)
+        if parameters.ndim < 2:
+            raise ValueError(
+                f"a guide takes x [N, ...], a row for each datum; got {tuple(x.shape)}, of which "
+                f"the network made {tuple(parameters.shape)}: a batch of one is x[None]"
+            )
+        z: Tensor = pyro.sample("z", self.posterior(parameters))
         return z

@@ -49,10 +49,9 @@ def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
     name = type(owner).__name__
     if joined.ndim == 0 or joined.shape[-1] != size:
         shapes = " + ".join(str(tuple(x.shape)) for x in inputs)
-        raise ValueError(
-            f"{name} expected inputs [..., {size}]; got {shapes}. "
-            "Images are flat vectors here: x.flatten(1)"
-        )
+        image = len(inputs) == 1 and joined.ndim > 2 and joined[0].numel() == size
+        remedy = ". Images are flat vectors here: x.flatten(1)" if image else ""
+        raise ValueError(f"{name} expected inputs [..., {size}]; got {shapes}{remedy}")
     wanted = next(owner.parameters()).dtype
     if joined.dtype != wanted:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -118,12 +119,19 @@ def rate_distortion(found: RateDistortion) -> Figure:
             fontsize=9,
         )
     axes.margins(0.12)
-    lines_of_one_elbo(axes, [(point.rate.mean, point.distortion.mean) for point in points])
+    at = [(point.rate.mean, point.distortion.mean) for point in points]
+    lines_of_one_elbo(axes, [place for ends in pairwise(at) for place in _between(*ends)] or at)
     axes.set_xlabel("rate, nats per datum")
     axes.set_ylabel("distortion, nats per datum")
     axes.set_title("numbers: the KL weight in training", loc="left", fontsize=10)
     clean(axes)
     return figure
+
+
+def _between(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return places on the line from one point to the next, both ends among them."""
+    shares = [share / 10 for share in range(11)]
+    return [(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for t in shares]
 
 
 def lines_of_one_elbo(axes: Any, points: list[tuple[float, float]]) -> None:

@@ -44,8 +44,12 @@ def predictive_checks(checks: PredictiveChecks) -> Figure:
         axes.set_axis_off()
     for axes, name in zip(panels.flat, names, strict=False):
         _panel(axes, checks, name)
-    lines = panels.flat[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    key: dict[str, Any] = {}
+    for axes in panels.flat:
+        key |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        key.values(), key, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5
+    )
     return figure
 
 
@@ -56,7 +60,8 @@ def _panel(axes: Any, checks: PredictiveChecks, name: str) -> None:
     outside = name in checks.outside
     axes.hist(values.tolist(), 30, color=OBJECTIVE, alpha=0.75, label="drawn from the model")
     colour = VALIDATION if outside else TRAIN
-    axes.axvline(at, color=colour, linewidth=2, label="real data")
+    label = "real data, outside" if outside else "real data"
+    axes.axvline(at, color=colour, linewidth=2, label=label)
     axes.set_title(
         f"{name}: p = {checks.p_value(name).mean:.3f}",
         loc="left",
