@@ -88,7 +88,8 @@ class Latent:
         """Return Cov[z | x_n] under the posterior, [N, D, D]."""
         if _is_factorised(self.guide.fn):
             variances = _flat(self._moment("variance"), self.guide)
-            return variances.unsqueeze(-1) * torch.eye(variances.shape[-1]).to(variances)
+            eye = torch.eye(variances.shape[-1], dtype=variances.dtype, device=variances.device)
+            return variances.unsqueeze(-1) * eye
         return self._moment("covariance_matrix")[0]
 
     def _moment(self, moment: str) -> Tensor:

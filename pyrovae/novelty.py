@@ -20,9 +20,10 @@ from torch import Tensor
 
 from pyrovae.bounds import elbo, iwae
 from pyrovae.contexts import Context
-from pyrovae.findings import Finding, Number, Quantity, collect, counted
+from pyrovae.findings import Finding, Quantity, collect, counted
 from pyrovae.mosaics import Shape, fold
 from pyrovae.refinement import refine
+from pyrovae.roc import auroc
 from pyrovae.vae import check_data, evaluation_mode, placed, programs
 from pyrovae.weights import cut_data, log_weights
 
@@ -186,44 +187,6 @@ def typicality(
     return (surprise(target, x, *context, particles=particles) - entropy).abs()
 
 
-def auroc(inside: Tensor, outside: Tensor) -> Number:
-    r"""Return the area under the ROC curve with its standard error over data.
-
-    $$ P(s_{out} > s_{in}) + \tfrac12 P(s_{out} = s_{in}) $$
-
-    over all pairs: the statistic of Mann and Whitney. The error is DeLong's, which is not known
-    (NaN) for one datum of a kind, and where every pair is told apart, since 0 would be too sure.
-
-    Args:
-        inside: scores of data of the model's kind, [M].
-        outside: scores of novel data, [N].
-
-    Raises:
-        ValueError: if either is empty or has NaN.
-
-    References:
-        DeLong, DeLong, Clarke-Pearson, 1988. Comparing the Areas under Two or More Correlated
-            Receiver Operating Characteristic Curves.
-
-    Example:
-        >>> auroc(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0])).mean
-        0.75
-    """
-    a, b = (scores.detach().cpu().double().flatten() for scores in (inside, outside))
-    if min(len(a), len(b)) < 1 or a.isnan().any() or b.isnan().any():
-        raise ValueError(
-            f"the curve takes scores of both kinds, none of them NaN; got {len(a)} inside, "
-            f"{int(a.isnan().sum())} of them NaN, and {len(b)} outside, {int(b.isnan().sum())} NaN"
-        )
-    told_from_in = _share_below(a, b)  # for each novel datum
-    told_from_out = 1 - _share_below(b, a)  # for each of the model's kind
-    area = told_from_in.mean().item()
-    if min(len(a), len(b)) < 2 or area in (0.0, 1.0):
-        return Number(area)
-    variance = told_from_in.var() / len(b) + told_from_out.var() / len(a)
-    return Number(area, error_over_data=variance.sqrt().item())
-
-
 def rotated(x: Tensor, shape: Shape, *, turns: int = 1) -> Tensor:
     """Turn flat images [N, C * H * W] counterclockwise: novel data of the same pixels.
 
@@ -295,18 +258,22 @@ class Detection(Finding):
             "pairs."
         ]
         if min(self._scored) < 2:
-            said.append("Of one datum of a kind no error is known: another may score otherwise.")
-        elif sure := [name for name, area in areas.items() if area.mean in (0.0, 1.0)]:
-            said.append(
-                f"By {', '.join(sure)} every pair of these {self._scored[0]:,} and "
-                f"{self._scored[1]:,} data is told apart, so no error is known: more data may "
-                "still be confused."
-            )
+            return [
+                *said,
+                "Of one datum of a kind no error is known: another may score otherwise.",
+            ]
         low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * _or_zero(a.error_over_data)]
         if low:
             said.append(
                 f"By {', '.join(low)} the novel data look more familiar than the model's own, as "
                 "simpler data often do: it is no score of novelty here."
+            )
+        sure = [name for name, area in areas.items() if area.mean in (0.0, 1.0)]
+        if sure:
+            said.append(
+                f"By {', '.join(sure)} every pair of these {self._scored[0]:,} and "
+                f"{self._scored[1]:,} data is told apart, so no error is known: more data may "
+                "still be confused."
             )
         return said
 
@@ -401,14 +368,6 @@ class Novelty:
 def _pieces(data: list[Tensor], number: int) -> list[list[Tensor]]:
     """Cut x and what goes with it into so many pieces, of which some may be empty."""
     return [list(part) for part in zip(*(v.tensor_split(number) for v in data), strict=True)]
-
-
-def _share_below(scores: Tensor, at: Tensor) -> Tensor:
-    """Return the share of scores below each value, equal ones by half."""
-    ordered = scores.sort().values
-    below = torch.searchsorted(ordered, at, side="left")
-    up_to = torch.searchsorted(ordered, at, side="right")
-    return (below + up_to).double() / (2 * len(scores))
 
 
 def _or_zero(error: float) -> float:

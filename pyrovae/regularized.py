@@ -144,11 +144,10 @@ class TotalCorrelation(Regularized):
 
     def _decompose(self, minibatch: Minibatch) -> aggregate.Decomposition:
         latent = minibatch.latent
-        return aggregate.decompose(
-            latent.pairwise_log_q(),
-            latent.model.log_prob[0],
-            self._log_weights(minibatch.size, self.data_size),
-        )
+        log_q = latent.pairwise_log_q()
+        with log_q.device:  # a step on a GPU takes nothing from the CPU
+            log_weights = self._log_weights(minibatch.size, self.data_size)
+        return aggregate.decompose(log_q, latent.model.log_prob[0], log_weights)
 
 
 @final

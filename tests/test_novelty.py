@@ -17,7 +17,6 @@ from pyrovae.kl import closed_form_kl
 from pyrovae.novelty import (
     Detection,
     Novelty,
-    auroc,
     likelihood_regret,
     rotated,
     surprise,
@@ -25,6 +24,7 @@ from pyrovae.novelty import (
     waic,
 )
 from pyrovae.plots import novelty as draw
+from pyrovae.roc import auroc
 
 REPETITIONS = 200
 Z95 = 1.96

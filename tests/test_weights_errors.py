@@ -23,7 +23,11 @@ def vae(width=3, latents=2):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(4, 7), r"MLP expected inputs \[\.\.\., 3\]; got \(4, 7\).*x\.flatten\(1\)"),
+        (
+            torch.zeros(4, 7),
+            r"MLP expected inputs \[\.\.\., 3\]; got \(4, 7\)\. Give it 3 numbers",
+        ),
+        (torch.zeros(4, 3, 1), r"inputs \[\.\.\., 3\]; got \(4, 3, 1\)\. Images.*x\.flatten\(1\)"),
         (torch.zeros(4, 3).double(), r"weights of torch.float32; got.*float64.*x\.to\("),
         (torch.zeros(4, 3).long(), r"weights of torch.float32; got.*int64.*x\.to\("),
         (torch.zeros(0, 3), r"at least one row, \[N, \.\.\.\]; got \(0, 3\)"),
@@ -33,7 +37,18 @@ def vae(width=3, latents=2):
         (torch.tensor([[0.0] * 3, [0, torch.nan, 0]]), r"NaN.* 1 of 2 data.*row 1: drop"),
         (torch.tensor([[torch.inf] * 3] * 2), r"infinite.* 2 of 2 data.*row 0: drop"),
     ],
-    ids=["width", "float64", "whole", "empty", "no columns", "scalar", "list", "nan", "inf"],
+    ids=[
+        "width",
+        "image",
+        "float64",
+        "whole",
+        "empty",
+        "no columns",
+        "scalar",
+        "list",
+        "nan",
+        "inf",
+    ],
 )
 @pytest.mark.parametrize("measure", [log_weights, log_weight_terms])
 def test_bad_data_are_refused(measure, x, message):

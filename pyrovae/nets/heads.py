@@ -50,8 +50,10 @@ def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
     if joined.ndim == 0 or joined.shape[-1] != size:
         shapes = " + ".join(str(tuple(x.shape)) for x in inputs)
         image = len(inputs) == 1 and joined.ndim > 2 and joined[0].numel() == size
-        remedy = ". Images are flat vectors here: x.flatten(1)" if image else ""
-        raise ValueError(f"{name} expected inputs [..., {size}]; got {shapes}{remedy}")
+        remedy = "Images are flat vectors here: x.flatten(1)"
+        if not image:
+            remedy = f"Give it {size} numbers in a row, or make it for as many as there are"
+        raise ValueError(f"{name} expected inputs [..., {size}]; got {shapes}. {remedy}")
     wanted = next(owner.parameters()).dtype
     if joined.dtype != wanted:
         raise ValueError(
