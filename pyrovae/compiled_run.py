@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyrovae.recording import (
+from pyrovae.recording import Recorded, record
+from pyrovae.signatures import (
     NotRecordable,
-    Recorded,
     ambient,
     module_state,
     modules_of,
-    record,
     refilled,
     signature,
     tensors_of,

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
-from pyrovae.recording import NotRecordable, modules_of, record, refilled, signature, tensors_of
+from pyrovae.recording import record
+from pyrovae.signatures import NotRecordable, modules_of, refilled, signature, tensors_of
 from pyrovae.sites import (
     advice_on_shapes,
     check_plates,

@@ -25,16 +25,13 @@ from torch.utils import _pytree as pytree
 
 from pyrovae.cuda_graphs import CudaStep, gpu_in_use, on_gpu
 from pyrovae.randomness import generators_kept
-from pyrovae.recording import (
+from pyrovae.recording import PyroObjective, Recorded, modules_met, record
+from pyrovae.signatures import (
     NotRecordable,
-    PyroObjective,
-    Recorded,
     ambient,
     merged,
     module_state,
-    modules_met,
     modules_of,
-    record,
     refilled,
     signature,
     tensors_of,

@@ -8,7 +8,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import pyrovae as pv
 from pyrovae.kl import _same_mask
 from pyrovae.planes import _Components
-from pyrovae.recording import NotRecordable, _check_written, _cpu_work, _gpu_among
+from pyrovae.recording import _check_written, _cpu_work, _gpu_among
+from pyrovae.signatures import NotRecordable
 
 
 class Lying:
