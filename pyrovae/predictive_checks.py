@@ -13,6 +13,7 @@ since z was told by the very x that it is held against. A discrepancy may there 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ from pyrovae.contexts import Context
 from pyrovae.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.likelihoods import Masked
+from pyrovae.randomness import generators_kept
+from pyrovae.simulation import simulate
 from pyrovae.sites import advice_on_shapes, log_prob, sample_sites
-from pyrovae.vae import VAE, check_data, evaluation_mode, programs
+from pyrovae.vae import check_data, evaluation_mode, programs
 from pyrovae.weights import NUMBERS_PER_PASS, PARTICLES, Program, check_pair, cut_data
 
 Latents = dict[str, Tensor]
@@ -172,8 +175,9 @@ class PredictiveChecks(Finding):
 class PredictiveCheck:
     r"""Compare data drawn from the model with the real ones, discrepancy by discrepancy.
 
-    The model draws at a site "x": a `VAE`'s as `model(None, *context, size=n)`, where x is None,
-    and a pair's as `model(x, *context)` with its observations taken away.
+    The model draws at a site "x" where x is None, as `model(None, *context, size=n)`. One that
+    takes no size, a plain program, is run as `model(x, *context)` with its observations taken
+    away, and refused if it draws x otherwise than it scores x.
     With `replication="posterior"` latents are drawn by sampling importance resampling: `draws`
     from K particles of the guide with probability proportional to their weights; and the
     realised discrepancy log p(x | z) is compared beside those asked for.
@@ -267,10 +271,12 @@ class PredictiveCheck:
         data = (x, tuple(beside))
         own = {name: _number(name, T(x.double())) for name, T in self.discrepancies.items()}
 
-        if isinstance(target, VAE):
+        if "size" in inspect.signature(programs(target)[0]).parameters:
             drawing = functools.partial(model, None, size=len(x))
         else:
             drawing = functools.partial(poutine.uncondition(model), x)
+            with evaluation_mode(target), generators_kept():
+                simulate((model, guide), x, *beside)
 
         def compare(rows: range) -> tuple[list[Compared], Tensor]:
             here = {name: z[rows.start : rows.stop] for name, z in latents.items()}

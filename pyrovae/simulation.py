@@ -71,6 +71,6 @@ def _log_joint(trace: Any) -> Tensor:
 
 def _not_drawn(what: str) -> ValueError:
     return ValueError(
-        f"bidirectional Monte Carlo needs data drawn from the model; this one draws {what}: give "
+        f"data drawn from the model are needed here, and this one draws {what}: give "
         "a VAE whose likelihood draws at its one site 'x', where x is None, what it scores"
     )
