@@ -42,6 +42,7 @@ def sandwich(found: Finding) -> Figure:
     both.plot(ends, ends, color=OBJECTIVE, linestyle=DASHED, linewidth=1)
     both.scatter(below, above, s=14, color=TRAIN, linewidths=0)
     both.set(xlabel="from below, nats", ylabel="from above, nats")
+    both.locator_params(nbins=4)
     both.set_title("bounds on log p(x), simulated data", loc="left", fontsize=10)
     gap = estimate_of(found, "simulated data, gap")
     gaps = sorted(gap.value.cpu().tolist())
