@@ -10,19 +10,12 @@ import warnings
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyrovae.guards import Reach, Watch
 from pyrovae.recording import Recorded, record
-from pyrovae.signatures import (
-    NotRecordable,
-    ambient,
-    module_state,
-    modules_of,
-    refilled,
-    signature,
-    tensors_of,
-)
+from pyrovae.signatures import Arguments, NotRecordable, ambient, settings
 from pyrovae.weights import Program, Terms, run
 
 MAX_GRAPHS: Final = 2
@@ -49,7 +42,7 @@ class CompiledRun:
     """
 
     def __init__(self) -> None:
-        self._graphs: dict[Any, tuple[Recorded, Any]] = {}
+        self._graphs: list[tuple[Any, Watch, Recorded, Any]] = []
         self._static = True
 
     def __call__(
@@ -59,51 +52,51 @@ class CompiledRun:
         recorded = self._recorded((model, guide), (x, context), particles)
         if recorded is None:
             return run(model, guide, x, *context, particles=particles)
-        graph, structure = recorded
-        return Terms(*pytree.tree_unflatten(graph(*tensors_of((x, context))), structure))
+        graph, structure, inputs = recorded
+        return Terms(*pytree.tree_unflatten(graph(*inputs), structure))
 
     def _recorded(
         self, programs: tuple[Program, Program], data: tuple[Tensor, Any], particles: int
-    ) -> tuple[Recorded, Any] | None:
-        """Return the graph for data of this shape and how its outputs are named, if it has one."""
+    ) -> tuple[Recorded, Any, list[Tensor]] | None:
+        """Return the graph for data of this shape, how its outputs are named, and its inputs."""
         if ambient():
             return None
-        modules = modules_of(*programs)
         try:
-            key = (signature(data), particles, _names(*programs), module_state(modules))
-            if key not in self._graphs and self._static and len(self._graphs) < MAX_GRAPHS:
-                self._graphs[key] = _record(programs, modules, data, particles)
+            given = Arguments(data)
+            key = (programs, particles, settings(), given.shape)
+            found = self._standing(key)
+            if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
+                reach = Reach([*programs, *given.objects()])
+                graph, structure = _record(programs, reach, given, particles)
+                self._graphs.append((key, reach.watch(graph.closed_over), graph, structure))
+                found = graph, structure
         except NotRecordable as reason:
             if self._static:
                 warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
             self._static = False
             return None
-        return self._graphs.get(key)
+        return None if found is None else (*found, given.inputs(given.floats))
+
+    def _standing(self, key: Any) -> tuple[Recorded, Any] | None:
+        """Return the graph of a key whose Python values stand where they stood."""
+        for then, watch, graph, structure in self._graphs:
+            if then == key and (watch.holds() or watch.changed() == []):
+                return graph, structure
+        return None
 
 
 def _record(
-    programs: tuple[Program, Program],
-    modules: list[nn.Module],
-    data: tuple[Tensor, Any],
-    particles: int,
+    programs: tuple[Program, Program], reach: Reach, given: Arguments, particles: int
 ) -> tuple[Recorded, Any]:
     structure = None
 
     def terms(*tensors: Tensor) -> list[Tensor]:
         nonlocal structure
-        x, context = refilled(data, tensors)
+        x, context = given.refilled(iter(tensors), given.floats)
         found = run(*programs, x, *context, particles=particles)
         flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
         return flat
 
     with torch.no_grad():
-        graph = record(terms, tensors_of(data), modules)
+        graph = record(terms, given.inputs(given.floats), reach)
     return graph, structure
-
-
-def _names(*programs: Program) -> tuple[Any, ...]:
-    """Return what tells programs apart: a method is made anew each time it is asked for."""
-    return tuple(
-        (id(getattr(program, "__self__", program)), getattr(program, "__name__", ""))
-        for program in programs
-    )

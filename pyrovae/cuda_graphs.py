@@ -16,8 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-WARM_UP: Final = 3
-"""The steps before the first replay, in which the optimiser and the libraries set up."""
+WARM_UP: Final = 2
+"""The runs of a compiled step before its capture, in which optimiser and libraries set up."""
 
 Gradients = Callable[[Sequence[Tensor]], Tensor]
 Update = Callable[[list[Tensor]], None]
@@ -51,14 +51,13 @@ class CudaStep:
         self._gradients, self._closed_over, self._parameters = gradients, closed_over, parameters
         self._update, self._optimizer = update, optimizer
         self._device = parameters[0].device
-        self._ordinary, self._refused, self._steady = WARM_UP - 1, False, True
+        self._refused, self._steady = False, True
         self._graph: torch.cuda.CUDAGraph | None = None
         self._settings: Any = None
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor | None:
         """Take a step and return its loss unread; None where an ordinary step is to be taken."""
-        if self._ordinary or self._refused:
-            self._ordinary = max(0, self._ordinary - 1)
+        if self._refused:
             return None
         if self._graph is None or self._moved():
             return self._first(inputs)
@@ -90,6 +89,7 @@ class CudaStep:
     def _capture(self) -> None:
         """Capture the step; say so, once, where CUDA refuses, and stay with ordinary steps."""
         graph, self._graph = torch.cuda.CUDAGraph(), None
+        before = [parameter.grad for parameter in self._parameters]
         beside = _side_stream(self._device)
         try:
             with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
@@ -102,7 +102,7 @@ class CudaStep:
             self.refuse(str(error.__context__ or error).strip().splitlines()[0], stacklevel=7)
             return
         finally:
-            self._hand_over([None] * len(self._parameters))
+            self._hand_over(before)
         self._graph, self._memory = graph, self._addresses()
 
     def refuse(self, reason: str, *, stacklevel: int) -> None:

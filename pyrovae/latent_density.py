@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from pyrovae.guards import Reach
 from pyrovae.recording import record
-from pyrovae.signatures import NotRecordable, modules_of, refilled, signature, tensors_of
+from pyrovae.signatures import Arguments, NotRecordable
 from pyrovae.sites import (
     advice_on_shapes,
     check_plates,
@@ -140,22 +141,24 @@ class LatentDensity:
 
         Densities that came from one another by `given` share what is compiled.
         """
-        if signature(self.data) in self._graphs:
+        given = Arguments(self.data)
+        if given.shape in self._graphs:
             return
 
         def slope(u: Tensor, beta: Tensor, *tensors: Tensor) -> list[Tensor]:
-            point, gradient = self.given(*refilled(self.data, tensors))._slope(u, beta)
+            data = given.refilled(iter(tensors), given.floats)
+            point, gradient = self.given(*data)._slope(u, beta)
             return [point.log_start, point.log_joint, gradient]
 
         u = self.draw()
         beta = torch.ones((), dtype=u.dtype, device=u.device)
-        modules = modules_of(self.model, self.guide)
+        reach = Reach([self.model, self.guide])
         try:
-            graph = record(slope, [u, beta, *tensors_of(self.data)], modules)
+            graph = record(slope, [u, beta, *given.inputs(given.floats)], reach)
         except NotRecordable as reason:
             warnings.warn(f"annealing runs uncompiled: {reason}", stacklevel=2)
             return
-        self._graphs[signature(self.data)] = graph
+        self._graphs[given.shape] = graph
 
     def draw(self) -> Tensor:
         """Draw u from f_0, [K, N, D]."""
@@ -193,10 +196,11 @@ class LatentDensity:
 
     def slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
         """Return the point at u, and the gradient there of the path's log-density."""
-        graph = self._graphs.get(signature(self.data))
+        given = Arguments(self.data)
+        graph = self._graphs.get(given.shape)
         if graph is None:
             return self._slope(u, beta)
-        log_start, log_joint, gradient = graph(u, beta, *tensors_of(self.data))
+        log_start, log_joint, gradient = graph(u, beta, *given.inputs(given.floats))
         return Point(u, log_start, log_joint), gradient
 
     def _slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -34,3 +36,15 @@ def generators_kept() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=list(devices)):
         yield
+
+
+def state_of(source: Any) -> Any:
+    """Return the state of a generator of torch, numpy or Python, in a form that `==` compares."""
+    if isinstance(source, torch.Generator):
+        return source.get_state().tolist()
+    if isinstance(source, np.random.Generator):
+        return repr(source.bit_generator.state)
+    if isinstance(source, np.random.RandomState):
+        state: Any = source.get_state(legacy=False)
+        return {**state["state"], "key": state["state"]["key"].tobytes()}, state["gauss"]
+    return hash(source.getstate())

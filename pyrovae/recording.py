@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
+from pyrovae.guards import Reach
 from pyrovae.onednn import route_products
 from pyrovae.randomness import generators_kept
 from pyrovae.signatures import NotRecordable
@@ -49,12 +50,16 @@ class Recorded:
         closed_over: the tensors themselves, not copies: read anew at each call.
         gpu: where the graph runs if it runs on a GPU; a number that the CPU holds is moved there.
         cpu_work: beside a GPU, an operation that the CPU has to run anew at each call.
+        written: which tensors of `closed_over` the graph changes in place.
+        read: tensors of one number that Python read, and the numbers: the graph holds for these.
     """
 
     compiled: Callable[..., Any]
     closed_over: list[Tensor]
     gpu: torch.device | None = None
     cpu_work: str = ""
+    written: tuple[int, ...] = ()
+    read: tuple[tuple[Tensor, Any], ...] = ()
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph; gradients are among its outputs, not recorded through it."""
@@ -71,9 +76,7 @@ class Recorded:
             return self.compiled(*tensors)
 
 
-def record(
-    function: Callable[..., Any], inputs: list[Tensor], modules: Sequence[nn.Module] = ()
-) -> Recorded:
+def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> Recorded:
     """Record a function and compile it for inputs of these shapes.
 
     The function is recorded twice: what Python does differently the second time, no graph can
@@ -82,14 +85,22 @@ def record(
     Args:
         function: of tensors; returns tensors.
         inputs: an example of its arguments.
-        modules: those that the function calls, whose running statistics are to be kept.
+        reach: the Python values that it can reach, which are put back after it has run.
 
     Raises:
         NotRecordable: if values steer the function, or it cannot be compiled here.
     """
+    if reach.iterators:
+        raise NotRecordable(
+            f"it can reach an iterator, {reach.iterators[0]}, which a run advances"
+        )
     with _validation_kept():
-        with buffers_kept(modules), _python_generators_untouched():
-            graph, again = (_trace(function, inputs) for _ in range(2))
+        reads = _Reads()
+        try:
+            graph, again = (_trace(function, inputs, reads) for _ in range(2))
+        finally:
+            reach.put_back()
+            reads.put_back()
         if graph.code != again.code or not _same_constants(graph, again):
             raise NotRecordable(
                 "two recordings of one step differ, so its structure is not static"
@@ -97,10 +108,13 @@ def record(
         gpu, cpu_work = _gpu_among([*inputs, *_constants(graph)]), ""
         if gpu is None:
             route_products(graph)
+        elif reads.values:
+            raise NotRecordable("Python reads a number from a tensor, for which a GPU would wait")
         closed_over = _lift_constants(graph)
         if gpu is not None:
             _check_written(graph, [*inputs, *closed_over])
             cpu_work = _cpu_work(graph, [*inputs, *closed_over])
+        written = tuple(i - len(inputs) for i in _written(graph) if i >= len(inputs))
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
@@ -111,7 +125,82 @@ def record(
         except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise NotRecordable(f"it cannot be compiled here ({line})") from error
-    return Recorded(compiled, closed_over, gpu, cpu_work)
+    return Recorded(compiled, closed_over, gpu, cpu_work, written, tuple(reads.values.values()))
+
+
+_STEERS: Final = (
+    "a value decides there what Python does. torch.where keeps it in the graph; compile=False "
+    "runs it as it is, and says nothing"
+)
+_READING: Final = frozenset(
+    {
+        Tensor.item,
+        Tensor.tolist,
+        Tensor.numpy,
+        Tensor.__bool__,
+        Tensor.__float__,
+        Tensor.__int__,
+        Tensor.__index__,
+        Tensor.__complex__,
+        Tensor.__array__,
+    }
+)
+
+
+class _Reads(TorchFunctionMode):
+    """Note which numbers Python reads from tensors that stood before the recording.
+
+    While a function is recorded, torch computes with tensors of one number, so what is read from
+    them, or from what follows from them, would become a constant; and it changes them in place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[int, tuple[Tensor, Any]] = {}
+        self._met: dict[int, tuple[Tensor, Tensor]] = {}
+        self._following: dict[int, Tensor] = {}
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        for tensor in tensors:
+            if _is_single(tensor) and id(tensor) not in self._met:
+                with _disable_current_modes():
+                    self._met[id(tensor)] = (tensor, tensor.detach().clone())
+        if func in _READING and tensors:
+            return self._read(func, tensors[0], args, kwargs)
+        found = func(*args, **kwargs)
+        if isinstance(found, FakeTensor) and any(self._follows(tensor) for tensor in tensors):
+            self._following[id(found)] = found
+        return found
+
+    def put_back(self) -> None:
+        """Give the tensors of one number their values back."""
+        with torch.no_grad():
+            for tensor, value in self._met.values():
+                if not torch.equal(tensor, value):
+                    tensor.data.copy_(value)
+
+    def _follows(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._following or id(tensor) in self._met
+
+    def _read(self, func: Any, tensor: Tensor, args: Any, kwargs: Any) -> Any:
+        if isinstance(tensor, FakeTensor):
+            if id(tensor) in self._following:
+                raise NotRecordable(_STEERS)
+            return func(*args, **kwargs)
+        if not _is_single(tensor):
+            raise NotRecordable(_STEERS)
+        with _disable_current_modes():
+            self.values[id(tensor)] = (tensor, self._met[id(tensor)][1].item())
+        return func(*args, **kwargs)
+
+
+def _is_single(tensor: Tensor) -> bool:
+    """Tell whether a tensor is of one number and stood before the recording."""
+    return not (isinstance(tensor, FakeTensor) or tensor.is_meta) and tensor.numel() <= 1
 
 
 class PyroObjective(TorchFunctionMode):
@@ -156,61 +245,6 @@ class PyroObjective(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def modules_met() -> Iterator[list[nn.Module]]:
-    """Gather the modules that are called in the block, and put their buffers back after it."""
-    met: dict[int, nn.Module] = {}
-    gathered: list[nn.Module] = []
-    with contextlib.ExitStack() as kept:
-
-        def remember(module: nn.Module, _: Any) -> None:
-            if id(module) not in met:
-                met[id(module)] = module
-                gathered.append(module)
-                kept.enter_context(buffers_kept([module]))
-
-        with nn.modules.module.register_module_forward_pre_hook(remember):
-            yield gathered
-
-
-@contextlib.contextmanager
-def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put the modules' own buffers back after the block, where it changed them."""
-    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
-    before = [buffer.clone() for buffer in buffers]
-    slots = [(part, dict(part)) for module in modules for part in _slots(module)]
-    try:
-        yield
-    finally:
-        rebound = [name for part, then in slots for name in _put_back(part, then)]
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-    if rebound:
-        raise NotRecordable(f"its modules rebind {sorted(set(rebound))} as they run")
-
-
-def _slots(module: nn.Module) -> list[dict[str, Any]]:
-    return [module.__dict__, module._buffers, module._parameters]
-
-
-def _put_back(slot: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    """Restore the tensors of a module's attributes, and return the names of those rebound."""
-    changed = [
-        name
-        for name in slot.keys() | then.keys()
-        if isinstance(slot.get(name, then.get(name)), Tensor)
-        and slot.get(name) is not then.get(name)
-    ]
-    for name in changed:
-        if name in then:
-            slot[name] = then[name]
-        else:
-            del slot[name]
-    return changed
-
-
-@contextlib.contextmanager
 def _validation_kept() -> Iterator[None]:
     """Put back torch's validation of distributions, which Dynamo switches off for the process."""
     before = torch.distributions.Distribution._validate_args
@@ -225,14 +259,15 @@ def _caller() -> str:
     return sys._getframe(2).f_code.co_filename
 
 
-def _trace(function: Callable[..., Any], inputs: list[Tensor]) -> GraphModule:
+def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: _Reads) -> GraphModule:
     try:
-        with pyro.validation_enabled(is_validate=False), generators_kept():
+        with pyro.validation_enabled(is_validate=False), generators_kept(), reads:
             trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
             # Copies: two arguments that are one tensor now need not be one in the next call.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
     except Exception as error:
-        raise NotRecordable(f"{_line_of(error)} ({_in_words(error)})") from error
+        words = str(error) if isinstance(error, NotRecordable) else _in_words(error)
+        raise NotRecordable(f"{_line_of(error)} ({words})") from error
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -261,10 +296,7 @@ def _in_words(error: Exception) -> str:
     name = type(error).__name__
     if "DataDependent" not in name:
         return name
-    return (
-        f"{name}: a value decides there what Python does. torch.where keeps it in the graph; "
-        "compile=False runs it as it is, and says nothing"
-    )
+    return f"{name}: {_STEERS}"
 
 
 def _gpu_among(tensors: Sequence[Any]) -> torch.device | None:
@@ -277,12 +309,34 @@ def _gpu_among(tensors: Sequence[Any]) -> torch.device | None:
 
 def _check_written(module: GraphModule, tensors: Sequence[Tensor]) -> None:
     """Refuse a graph that changes a tensor of the CPU, of which the GPU is given a copy."""
+    for i, name in _written(module).items():
+        if not tensors[i].is_cuda:
+            raise NotRecordable(f"it changes a tensor of the CPU beside a GPU, by {name}")
+
+
+def _written(module: GraphModule) -> dict[int, str]:
+    """Return the inputs that a graph changes in place, themselves or by a view, and by what."""
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-    copied = {node for node, t in zip(inputs, tensors, strict=True) if not t.is_cuda}
-    for node in module.graph.nodes:
+    source = {node: i for i, node in enumerate(inputs)}
+    written: dict[int, str] = {}
+    for node in (node for node in module.graph.nodes if node.op == "call_function"):
         schema = getattr(node.target, "_schema", None)
-        if schema is not None and schema.is_mutable and copied.intersection(node.args[:1]):
-            raise NotRecordable(f"it changes a tensor of the CPU beside a GPU, by {node.target}")
+        if schema is None:
+            continue
+        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+        given.update(node.kwargs)
+        for argument in schema.arguments:
+            for value in pytree.tree_leaves(given.get(argument.name)):
+                if value not in source:
+                    continue
+                # The schema of batch normalisation does not say that it moves its statistics.
+                if argument.name in ("running_mean", "running_var"):
+                    written.setdefault(source[value], str(node.target))
+                if argument.alias_info is not None:
+                    if argument.alias_info.is_write:
+                        written.setdefault(source[value], str(node.target))
+                    source[node] = source[value]
+    return written
 
 
 def _cpu_work(module: GraphModule, tensors: Sequence[Tensor]) -> str:
@@ -313,21 +367,6 @@ def _same_constants(graph: GraphModule, again: GraphModule) -> bool:
 
 def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-
-
-@contextlib.contextmanager
-def _python_generators_untouched() -> Iterator[None]:
-    """Refuse what draws from Python's or numpy's generator, whose draws a graph would freeze."""
-    before = random.getstate(), np.random.get_state()
-    yield
-    moved = random.getstate() != before[0] or not all(
-        np.array_equal(now, then)
-        for now, then in zip(np.random.get_state(), before[1], strict=True)
-    )
-    if moved:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        raise NotRecordable("it draws from Python's or numpy's random generator")
 
 
 def _lift_constants(module: GraphModule) -> list[Tensor]:

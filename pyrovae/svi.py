@@ -1,44 +1,61 @@
 """SVI with the whole step compiled: `pyro.infer.SVI` at the speed of hand-written code.
 
-Pyro runs every effect handler in Python at every step. Here they run once, while `recording`
-keeps what the objective's own `loss_and_grads` does to tensors, gradients included, as a graph
-that is compiled. What cannot be recorded, such as control flow on sampled values, runs as Pyro
-runs it, with one warning that says why.
+Pyro runs every effect handler in Python at every step. Here the first steps run as Pyro runs them.
+Once nothing that the programs can reach changes from step to step, what the objective's own
+`loss_and_grads` does to tensors, gradients included, is recorded as a graph and compiled. The
+graph is used while what it was recorded under holds, and it is held against Pyro's own step the
+first time, the second, the fourth, and so on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import random
+import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.util import torch_item
-from pyro.optim import PyroOptim
+from pyro.infer.util import is_validation_enabled, torch_item
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyrovae.cuda_graphs import CudaStep, gpu_in_use, on_gpu
-from pyrovae.randomness import generators_kept
-from pyrovae.recording import PyroObjective, Recorded, modules_met, record
-from pyrovae.signatures import (
-    NotRecordable,
-    ambient,
-    merged,
-    module_state,
-    modules_of,
-    refilled,
-    signature,
-    tensors_of,
+from pyrovae.cuda_graphs import WARM_UP, CudaStep, gpu_in_use, on_gpu
+from pyrovae.guards import Reach
+from pyrovae.optimisers import OneOptimizer, Together, of_pyro
+from pyrovae.randomness import state_of
+from pyrovae.recording import PyroObjective, record
+from pyrovae.signatures import Arguments, NotRecordable, ambient, settings
+from pyrovae.step_graphs import (
+    Place,
+    Sight,
+    Slot,
+    StepGraph,
+    differences,
+    slot_tensors,
+    sole_places,
+    standing,
 )
+
+__all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
 
 MAX_GRAPHS: Final = 8
 """How many shapes or modes of the arguments are compiled before the rest stays eager."""
+
+PATIENCE: Final = 64
+"""How many steps are watched for a state that lasts before the rest stays eager."""
+
+PLATES: Final = "Found plate statements in guide but not model"
+"""Pyro's warning of a guide whose plates the model lacks, which is an error here."""
+
+RESTLESS: Final = 3
+"""How many watched steps in a row may change what Python holds."""
 
 
 class SVI(pyro.infer.SVI):
@@ -47,29 +64,34 @@ class SVI(pyro.infer.SVI):
     Args:
         model: a Pyro program.
         guide: a Pyro program of the same arguments.
-        optim: a Pyro optimiser, or a torch one. A Pyro optimiser that treats all parameters alike,
-            such as `pyro.optim.Adam({"lr": 1e-3})`, and that has no state yet, becomes one fused
-            torch optimiser over all, `svi.optim`, which then has the state to save.
-        loss: an objective of `pyro.infer` or of this library.
+        optim: a Pyro optimiser, which stays in charge: its states, settings and hooks are its
+            own, and `get_state` names the parameters of modules too. Where its class treats each
+            number by itself, all parameters are stepped at once. A torch optimiser trains the
+            parameters that it holds.
+        loss: an objective of `pyro.infer` or of this library, or a function.
+        *pyros: what else `pyro.infer.SVI` takes.
         compile: False runs the programs as Pyro runs them.
         clip_norm: the largest norm of the gradient over all parameters together.
+        **more: what else `pyro.infer.SVI` takes.
 
-    Each new shape of the arguments is recorded and compiled once (seconds, or tens of them), at
-    most `MAX_GRAPHS` of them; the rest runs as Pyro runs it. Numbers with a fractional part among
-    the arguments are inputs of the graph, so that a weight may change each step.
-    `compile_seconds` tells what recording and compiling took so far.
+    The first step with arguments of a new shape is Pyro's. The second is recorded and compiled
+    (seconds, or tens of them) if the first changed nothing in Python, at most `MAX_GRAPHS` times;
+    the rest runs as Pyro runs it. `compile_seconds` tells what recording took so far.
 
-    On an NVIDIA GPU the compiled steps of a shape are, after the first three, one CUDA graph, with
-    the optimiser inside where it is `capturable`, as those are that a Pyro optimiser becomes.
-    `launch` takes such a step without waiting for its loss.
+    A graph follows parameters, buffers and tensors that change in place, and tensors that are
+    rebound. It holds for the numbers, words and objects that the programs can reach by their
+    attributes, closures, arguments and the globals they name. A float that changes becomes an
+    input, where the program takes a tensor in its place; another value is another graph. A step
+    under an outer handler or autocast, and a parameter with hooks, run as Pyro runs them. What
+    none of this sees is found when a step is held beside Pyro's: a difference is said in a
+    warning, and ends the compiling. Where Pyro would refuse a value or warn of a NaN, the step is
+    Pyro's; with validation on, values outside of a support are looked for in the steps that run
+    as Pyro runs them, and in those with a loss that is not finite.
 
-    A graph holds what the programs did when it was recorded. Parameters, buffers and tensors that
-    change in place are read anew, arguments are inputs, and a step under an outer handler or
-    autocast runs eagerly. What Python holds is not followed: numbers in closures and attributes,
-    tensors that are rebound, and state outside the buffers of the modules that are called. For
-    programs that keep such state, or that rely on Pyro's validation at every step, give
-    `compile=False`. On the CPU a measurement chooses the library that multiplies matrices, once
-    for each process: two processes may differ at one seed by roundings.
+    On an NVIDIA GPU the compiled steps of a shape are, after the first few, one CUDA graph, with
+    the optimiser inside where all its steps are taken at once. `launch` takes such a step without
+    waiting for its loss. On the CPU a measurement chooses the library that multiplies matrices,
+    once for each process: two processes may differ at one seed by roundings.
 
     References:
         Hoffman, Blei, Wang, Paisley, 2013. Stochastic Variational Inference.
@@ -94,16 +116,16 @@ class SVI(pyro.infer.SVI):
         guide: Any,
         optim: Any,
         loss: Any,
-        *,
+        *pyros: Any,
         compile: bool = True,
         clip_norm: float | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(model, guide, _as_pyros(optim), loss)
+        super().__init__(model, guide, of_pyro(optim), loss, *pyros, **more)
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
-        self._graphs: dict[Any, _Graph] = {}
-        self._modules: list[nn.Module] = modules_of(model, guide)
         self._said: set[str] = set()
+        self._forget()
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step and return the loss.
@@ -123,83 +145,309 @@ class SVI(pyro.infer.SVI):
 
         Nothing waits for the GPU, so many steps can be launched before their losses are read.
         None, and no step, on the CPU, and where an ordinary step has to be taken: uncompiled, in
-        the first steps of each shape, and where CUDA refuses the capture.
+        the first steps of each shape, beside Pyro's, and where CUDA refuses the capture.
         """
         if not (self.compiled and gpu_in_use()):
             return None
-        graph = self._graph(args, kwargs)
-        if graph is None or not on_gpu(graph.parameters):
+        arguments = self._arguments(args, kwargs)
+        graph = None if arguments is None else self._graph(arguments)
+        if arguments is None or graph is None or graph.due() or graph.runs < WARM_UP:
             return None
-        return self._replay(graph)(tensors_of((args, kwargs)))
+        if not (on_gpu(graph.parameters) and self._gradients.are_free(graph.trained)):
+            return None
+        loss = self._replay(graph)(graph.inputs(arguments))
+        graph.runs += loss is not None
+        return loss
 
     def gradients(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
         """Return the loss, and the parameters with their gradients in `grad`: half a step."""
-        graph = self._graph(args, kwargs) if self.compiled else None
+        if not self.compiled:
+            return self._eager(args, kwargs)
+        arguments = self._arguments(args, kwargs)
+        graph = None if arguments is None else self._graph(arguments)
+        if arguments is None or (graph is None and not self._is_open()):
+            return self._eager(args, kwargs)
         if graph is None:
-            return self._run_eagerly(args, kwargs)
-        return float(graph.loss_and_grads(args, kwargs)), graph.parameters
+            return self._watched(arguments, args, kwargs)
+        if graph.due():
+            return self._beside(graph, arguments, args, kwargs)
+        return self._run(graph, arguments, args, kwargs)
 
     def update(self, parameters: list[Tensor]) -> None:
-        """Let the optimiser use the gradients, and take them away: the other half."""
+        """Let the optimiser use the gradients, and set them to zero: the other half."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        self.optim(parameters)
-        for parameter in parameters:
-            parameter.grad = None  # a zero would still move a parameter that is switched off
+        self._together()(parameters, self._names)
+        self._gradients.rest(parameters)
 
-    def _run_eagerly(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Tensor]]:
-        with poutine.trace(param_only=True) as capture:
-            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        return pytree.tree_map(torch_item, loss), _announced(capture.trace)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the graphs behind: a copy records its own."""
+        state = self.__dict__.copy()
+        for name in ("_graphs", "_sights", "_varying", "_by_value", "_gradients", "_joined"):
+            del state[name]
+        return {**state, "_names": {}}
 
-    def _graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Graph | None:
-        if ambient() or any(tensor.requires_grad for tensor in tensors_of((args, kwargs))):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start without graphs."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._graphs: list[StepGraph] = []
+        self._sights: list[Sight] = []
+        self._varying: set[Place] = set()
+        self._by_value: set[Place] = set()
+        self._watching, self._checked = 0, False
+        self._names: dict[Tensor, str] = {}
+        self._gradients = _Gradients()
+        self._joined: Together | None = None
+        self._together()
+
+    def _together(self) -> Together:
+        if self._joined is None or self._joined.optim is not self.optim:
+            self._joined = Together(self.optim)
+        return self._joined
+
+    def _is_open(self) -> bool:
+        """Tell whether graphs may still be recorded."""
+        return self.compiled and len(self._graphs) < MAX_GRAPHS and self._watching < PATIENCE
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """Return the arguments as a graph takes them; None where a step has to be Pyro's."""
+        if ambient():
             return None
         try:
-            key = self._key(args, kwargs)
-            if key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
-                return self._recorded(args, kwargs)
+            arguments = Arguments((args, kwargs))
         except NotRecordable as reason:
-            self.compiled = False
-            self._say(f"pyrovae.SVI runs its steps uncompiled: {reason}")
+            self._end(str(reason))
             return None
-        if key not in self._graphs:
-            self._say(
-                f"the arguments had more than {MAX_GRAPHS} shapes or modes: pyrovae.SVI runs the "
-                "steps of the others uncompiled"
-            )
+        asks = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in arguments.leaves)
+        return None if asks else arguments
+
+    def _key(self, arguments: Arguments) -> Any:
+        return (self.model, self.guide, self.loss_and_grads, settings(), arguments.shape)
+
+    def _graph(self, arguments: Arguments) -> StepGraph | None:
+        """Return the graph for a step, recorded now if the last one showed that it can be."""
+        key = self._key(arguments)
+        for graph in self._graphs:
+            if graph.holds(key, arguments):
+                return graph
+        if not self._is_open():
+            if self.compiled:
+                self._say(
+                    f"the arguments had more than {MAX_GRAPHS} shapes or modes, or numbers that "
+                    "change from step to step: pyrovae.SVI runs the steps of the others uncompiled"
+                )
             return None
-        graph = self._graphs[key]
-        return graph if all(p.requires_grad for p in graph.parameters) else None
+        sight = self._sight(key)
+        if sight is None or not sight.settled(arguments, self._varying):
+            return None
+        return self._recorded(sight, arguments)
 
-    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        return signature((args, kwargs)), module_state(self._modules)
+    def _sight(self, key: Any) -> Sight | None:
+        return next((sight for sight in self._sights if sight.key == key), None)
 
-    def _recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Graph:
+    # Steps in Pyro's own way
+
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
+        loss, announced = self._in_pyros_way(args, kwargs)
+        return loss, list(dict.fromkeys(announced.values()))
+
+    def _in_pyros_way(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Return the loss and the parameters by name, with their gradients in `grad`."""
+        with poutine.trace(param_only=True) as capture, self._plates_refused():
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        nodes = capture.trace.nodes.items()
+        announced = {name: site["value"].unconstrained() for name, site in nodes}
+        self._names.update((parameter, name) for name, parameter in announced.items())
+        return pytree.tree_map(torch_item, loss), announced
+
+    @contextlib.contextmanager
+    def _plates_refused(self) -> Iterator[None]:
+        """Refuse in the first step, under validation, plates that the model lacks."""
+        if self._checked or not is_validation_enabled():
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=PLATES)
+            try:
+                yield
+            except UserWarning as refused:
+                if PLATES not in str(refused):
+                    raise
+                raise ValueError(str(refused)) from refused
+        self._checked = True
+
+    def _watched(
+        self, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Tensor]]:
+        """Take a step in Pyro's way, and note what it leaves and what it changes."""
+        roots = [self.model, self.guide, self.loss_and_grads, self.loss, *arguments.objects()]
+        key, draws = self._key(arguments), _pythons_draws()
+        before, sight = Reach(roots), self._sight(key)
+        loss, announced = self._in_pyros_way(args, kwargs)
+        disturbed = before.disturbed()
+        if _pythons_draws() != draws:
+            disturbed.append("Python's or numpy's random generator")
+        after = Reach(roots) if before.changed() or disturbed else before
+        seen = Sight(key, arguments.floats, after, announced, disturbed)
+        if sight is not None:
+            self._compare(sight, seen)
+            self._sights.remove(sight)
+        self._sights.append(seen)
+        self._watching += 1
+        if seen.disturbances >= RESTLESS:
+            self._end(f"the programs change {disturbed[0]} as they run, which a graph would not")
+        return loss, list(dict.fromkeys(announced.values()))
+
+    def _compare(self, before: Sight, seen: Sight) -> None:
+        """Note which floats are not what the last step left: they become inputs."""
+        seen.disturbances = before.disturbances + 1 if seen.disturbed else 0
+        changed = {i for i, v in seen.floats.items() if before.floats[i] != v}
+        seen.varying = before.varying | changed
+        for holder, key in before.numbers_changed():
+            if (id(holder.at), key) not in self._by_value:
+                self._varying.add((id(holder.at), key))
+
+    # Steps as graphs
+
+    def _recorded(self, sight: Sight, arguments: Arguments) -> StepGraph | None:
+        """Record the step, or say why it cannot be."""
+        if not any(parameter.requires_grad for parameter in sight.announced.values()):
+            self.compiled = False  # nothing to train, nothing to compile
+            return None
+        slots = [
+            (holder, key)
+            for holder in sight.reach.holders
+            for key in holder.keys
+            if (id(holder.at), key) in self._varying
+        ]
+        sight.reach.note()
         started = time.perf_counter()
         try:
-            with modules_met() as modules:
-                parameters = _parameters(self, args, kwargs)
-            function, inputs = _pure_step(self, parameters, args, kwargs)
-            graph = _Graph(record(function, inputs, modules), parameters)
+            graph = self._graph_of(sight, arguments, slots)
+        except NotRecordable as reason:
+            if slots or sight.varying:
+                self._take_by_value(sight.varying, slots)
+            else:
+                self._end(str(reason))
+            return None
         finally:
             self.compile_seconds += time.perf_counter() - started
-        # Recording runs the programs, which may have created parameters and met modules.
-        self._modules = merged(self._modules, modules)
-        self._graphs[self._key(args, kwargs)] = graph
+        self._graphs.insert(0, graph)
+        self._watching = 0
         return graph
 
-    def _replay(self, graph: _Graph) -> CudaStep:
+    def _take_by_value(self, varying: set[int], slots: list[Slot]) -> None:
+        """Let each value of a number have a graph: a tensor will not do in its place."""
+        places = {(id(holder.at), key) for holder, key in slots}
+        self._by_value |= places
+        self._varying -= places
+        for sight in self._sights:
+            sight.varying -= varying
+
+    def _graph_of(self, sight: Sight, arguments: Arguments, slots: list[Slot]) -> StepGraph:
+        parameters = list(dict.fromkeys(sight.announced.values()))
+        if any(parameter._backward_hooks for parameter in parameters):
+            raise NotRecordable("a parameter has hooks on its gradient")
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        varying = set(sight.varying)
+        given = arguments.inputs(varying)
+
+        def loss_and_grads(*tensors: Tensor) -> tuple[Any, tuple[Tensor | None, ...]]:
+            left = iter(tensors)
+            args, kwargs = arguments.refilled(left, varying)
+            with standing(slots, left), PyroObjective(trained) as recording:
+                loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            return pytree.tree_map(torch.as_tensor, loss), tuple(recording.grads)
+
+        run = record(loss_and_grads, [*given, *slot_tensors(slots, given)], sight.reach)
+        kept = [*parameters, *(run.closed_over[i] for i in run.written)]
+        free = {(id(holder.at), key) for holder, key in slots}
+        return StepGraph(
+            key=sight.key,
+            fixed={i: v for i, v in arguments.floats.items() if i not in varying},
+            varying=varying,
+            slots=slots,
+            run=run,
+            announced=sight.announced,
+            trained=trained,
+            watch=sight.reach.watch([*run.closed_over, *parameters], free),
+            sole=sole_places(sight.reach, run.closed_over, kept),
+            flags=sight.flags,
+        )
+
+    def _run(
+        self,
+        graph: StepGraph,
+        arguments: Arguments,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, list[Tensor]]:
+        """Run the graph; a step whose loss is not finite is left to Pyro, to refuse or warn of."""
+        before = _Before(graph)
+        loss, grads = graph.run.on(graph.run.placed(graph.inputs(arguments)))
+        value = pytree.tree_map(torch_item, loss)
+        graph.runs += 1
+        if not all(map(math.isfinite, pytree.tree_leaves(value))):
+            before.restore()
+            return self._eager(args, kwargs)
+        self._gradients.add(graph.trained, grads)
+        return value, graph.parameters
+
+    def _beside(
+        self,
+        graph: StepGraph,
+        arguments: Arguments,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, list[Tensor]]:
+        """Take Pyro's step, and hold the graph's against it."""
+        before = _Before(graph)
+        found, grads = graph.run.on(graph.run.placed(graph.inputs(arguments)))
+        after = _Before(graph)
+        before.restore()
+        waiting = [parameter.grad for parameter in graph.trained]
+        for parameter in graph.trained:
+            parameter.grad = None
+        loss, announced = self._in_pyros_way(args, kwargs)
+        wanted = [parameter.grad for parameter in graph.trained]
+        names = {parameter: name for name, parameter in graph.announced.items()}
+        pairs = zip(
+            map(names.__getitem__, graph.trained), zip(grads, wanted, strict=True), strict=True
+        )
+        different = differences((found, loss), dict(pairs)) or after.differs(_Before(graph))
+        if set(announced.values()) != set(graph.parameters):
+            different = "other parameters are announced"
+        for parameter, grad in zip(graph.trained, waiting, strict=True):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else grad + parameter.grad
+        graph.runs += 1
+        if different:
+            self._drop(graph, different)
+        return loss, list(dict.fromkeys(announced.values()))
+
+    def _drop(self, graph: StepGraph, different: str) -> None:
+        self._graphs.remove(graph)
+        if (graph.slots or graph.varying) and graph.runs == 1:
+            self._take_by_value(graph.varying, graph.slots)
+            return
+        self._end(
+            f"beside a step of Pyro's {different}. Something changes that its graph does not see"
+        )
+
+    def _replay(self, graph: StepGraph) -> CudaStep:
         if graph.replay is None or graph.clip_norm != self.clip_norm:
             graph.clip_norm = self.clip_norm
             graph.replay = CudaStep(
-                graph.fill_grads,
+                self._filling(graph),
                 graph.run.closed_over,
                 graph.parameters,
                 update=self.update,
-                optimizer=lambda: getattr(self.optim, "optimizer", None),
+                optimizer=lambda: self._whole(graph.parameters),
             )
             if graph.run.cpu_work:
                 graph.replay.refuse(
@@ -207,31 +455,118 @@ class SVI(pyro.infer.SVI):
                 )
         return graph.replay
 
+    def _filling(self, graph: StepGraph) -> Callable[[Sequence[Tensor]], Tensor]:
+        def fill(tensors: Sequence[Tensor]) -> Tensor:
+            loss, grads = graph.run.on(tensors)
+            self._gradients.add(graph.trained, grads)
+            return pytree.tree_leaves(loss)[0]
+
+        return fill
+
+    def _whole(self, parameters: list[Tensor]) -> torch.optim.Optimizer | None:
+        """Return what steps all parameters at once, its settings brought up to date."""
+        if isinstance(self.optim, OneOptimizer):
+            return self.optim.optimizer
+        together = self._together()
+        known = all(parameter in self.optim.optim_objs for parameter in parameters)
+        clips = known and any(self.optim.grad_clip[p] is not None for p in parameters)
+        return together.whole if known and not clips and together.settled(parameters) else None
+
+    def _end(self, reason: str) -> None:
+        self.compiled = False
+        self._graphs.clear()
+        self._sights.clear()
+        self._say(f"pyrovae.SVI runs its steps uncompiled: {reason}")
+
     def _say(self, sentence: str) -> None:
         if sentence not in self._said:
             self._said.add(sentence)
-            warnings.warn(sentence, stacklevel=5)
+            warnings.warn(sentence, stacklevel=_depth_outside())
 
 
-@dataclass
-class _Graph:
-    """A recorded step, the parameters whose gradients it returns, and its replay on a GPU."""
+class _Before:
+    """The generator's place, and what a run of a graph changes, so that it can be run again."""
 
-    run: Recorded
-    parameters: list[Tensor]
-    replay: CudaStep | None = None
-    clip_norm: float | None = None
+    def __init__(self, graph: StepGraph) -> None:
+        self._device = graph.run.gpu
+        self._draws = self._generator().get_state()
+        self._written = graph.written()
+        self._values = [tensor.clone() for tensor in self._written]
 
-    def loss_and_grads(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        return self.fill_grads(self.run.placed(tensors_of((args, kwargs))))
+    def restore(self) -> None:
+        """Go back to it."""
+        self._generator().set_state(self._draws)
+        with torch.no_grad():
+            for tensor, value in zip(self._written, self._values, strict=True):
+                tensor.copy_(value)
 
-    def fill_grads(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Run on the inputs, and what was closed over, where they stand."""
-        loss, grads = self.run.on(tensors)
-        taken = {tensor.data_ptr() for tensor in tensors}
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            parameter.grad = None if grad is None else _own(grad, parameter, taken)
-        return loss
+    def differs(self, other: _Before) -> str:
+        """Name what differs from another place; "" where nothing does."""
+        if not torch.equal(self._draws, other._draws):
+            return "the random generator is left at another place"
+        for found, wanted in zip(self._values, other._values, strict=True):
+            if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
+                return f"a buffer of shape {tuple(found.shape)} takes another value"
+        return ""
+
+    def _generator(self) -> torch.Generator:
+        if self._device is None or self._device.type != "cuda":
+            return torch.default_generator
+        return torch.cuda.default_generators[self._device.index or 0]
+
+
+class _Gradients:
+    """Gradients as Pyro leaves them: added to what is there, and zero after a step.
+
+    Zeros are kept in memory of their own, which is written only if somebody else wrote there.
+    """
+
+    def __init__(self) -> None:
+        self._zeros: dict[int, Tensor] = {}
+        self._clean: dict[int, int] = {}
+
+    def add(self, parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Add gradients to those of the parameters."""
+        taken: set[int] = set()
+        for parameter, grad in zip(parameters, grads, strict=True):
+            if grad is None:
+                continue
+            grad = _own(grad, parameter, taken)
+            there = parameter.grad
+            parameter.grad = grad if there is None or self._is_zero(there) else there + grad
+
+    def are_free(self, parameters: Sequence[Tensor]) -> bool:
+        """Tell whether no gradient is there that others left."""
+        return all(p.grad is None or self._is_zero(p.grad) for p in parameters)
+
+    def rest(self, parameters: Sequence[Tensor]) -> None:
+        """Set the gradients that there are to zero."""
+        for parameter in parameters:
+            there = parameter.grad
+            if there is not None and not self._is_zero(there):
+                parameter.grad = self._zero(parameter, there)
+
+    def _is_zero(self, grad: Tensor) -> bool:
+        return self._clean.get(id(grad)) == grad._version
+
+    def _zero(self, parameter: Tensor, grad: Tensor) -> Tensor:
+        zeros = self._zeros.get(id(parameter))
+        if zeros is not None:
+            if self._clean[id(zeros)] == zeros._version and _laid_out_alike(zeros, grad):
+                return zeros
+            del self._clean[id(zeros)]
+        zeros = self._zeros[id(parameter)] = torch.zeros_like(grad)
+        self._clean[id(zeros)] = zeros._version
+        return zeros
+
+
+def _laid_out_alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.stride(), one.dtype, one.device) == (
+        other.shape,
+        other.stride(),
+        other.dtype,
+        other.device,
+    )
 
 
 def _own(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
@@ -242,104 +577,14 @@ def _own(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
     return grad
 
 
-def _parameters(svi: SVI, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Run the objective once to find the parameters, creating those that are made lazily."""
-    with torch.no_grad(), generators_kept(), poutine.trace(param_only=True) as capture:
-        svi.loss(svi.model, svi.guide, *args, **kwargs)
-    found = _announced(capture.trace)
-    if not found:
-        raise NotRecordable("the programs have no parameter")
-    return found
+def _pythons_draws() -> Any:
+    """Return where Python's and numpy's generators stand."""
+    return random.getstate(), state_of(np.random.mtrand._rand)
 
 
-def _announced(trace: Any) -> list[Tensor]:
-    """Return the distinct trainable tensors behind the `param` messages of a trace."""
-    found = [site["value"].unconstrained() for site in trace.nodes.values()]
-    return list({id(p): p for p in found if p.requires_grad}.values())
-
-
-def _pure_step(
-    svi: SVI, parameters: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[..., Any], list[Tensor]]:
-    """Return the loss and its gradients as a function of the tensors among the arguments."""
-
-    def loss_and_grads(*tensors: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        again, named = refilled((args, kwargs), tensors)
-        with PyroObjective(parameters) as recording:
-            loss = svi.loss_and_grads(svi.model, svi.guide, *again, **named)
-        return torch.as_tensor(loss), tuple(recording.grads)
-
-    return loss_and_grads, tensors_of((args, kwargs))
-
-
-class OneOptimizer(PyroOptim):
-    """A torch optimiser over all parameters together, in the form that Pyro's SVI takes.
-
-    Pyro makes one torch optimiser per parameter; one over all of them, fused where its class can
-    be, does the same in a fraction of the time.
-
-    Args:
-        make: called with a list of parameters; returns a torch optimiser.
-
-    Example:
-        >>> import functools, torch
-        >>> optim = OneOptimizer(functools.partial(torch.optim.AdamW, lr=1e-3))
-    """
-
-    def __init__(self, make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
-        super().__init__(make, {})
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._waiting: dict[str, Any] | None = None
-
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Take a step for the parameters that have a gradient, and adopt those that are new."""
-        parameters = list(params)
-        if self.optimizer is None:
-            self.optimizer = self.pt_optim_constructor(parameters)
-            if self._waiting is not None:
-                self.optimizer.load_state_dict(self._waiting)
-        known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        new = [parameter for parameter in parameters if id(parameter) not in known]
-        if new:
-            self.optimizer.add_param_group({"params": new})
-        self.optimizer.step()
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the state of the torch optimiser, to give to `set_state` later."""
-        return {} if self.optimizer is None else self.optimizer.state_dict()
-
-    def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state, now or once the parameters are met."""
-        self._waiting = state_dict or None
-        if self.optimizer is not None and state_dict:
-            self.optimizer.load_state_dict(state_dict)
-
-
-def _as_pyros(optim: Any) -> PyroOptim:
-    """Return one optimiser over all parameters where Pyro's treats them alike, or torch's own."""
-    if isinstance(optim, torch.optim.Optimizer):
-        return OneOptimizer(lambda parameters: _adopted(optim, parameters))
-    alike = type(optim) is PyroOptim and isinstance(optim.pt_optim_args, dict)
-    fresh = not (optim.optim_objs or optim._state_waiting_to_be_consumed) if alike else False
-    if alike and fresh and not optim.pt_clip_args:
-        return OneOptimizer(lambda parameters: _fused(optim, parameters))
-    return optim
-
-
-def _adopted(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    return optimizer
-
-
-def _fused(optim: PyroOptim, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Make torch's optimiser in the fastest form that its class has on this device."""
-    given = dict(optim.pt_optim_args)
-    forms: list[dict[str, Any]] = [{"fused": True}, {}]
-    if on_gpu(parameters):
-        forms = [{"fused": True, "capturable": True}, {"capturable": True}, *forms]
-    for form in forms:
-        arguments = {**form, **given}
-        if arguments.get("capturable") and isinstance(given.get("lr"), float):
-            arguments["lr"] = torch.tensor(given["lr"], device=parameters[0].device)
-        with contextlib.suppress(TypeError, RuntimeError):
-            return optim.pt_optim_constructor(parameters, **arguments)
-    return optim.pt_optim_constructor(parameters, **given)
+def _depth_outside() -> int:
+    """Return the stack level of the first caller that is not of this library's steps."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame, depth = frame.f_back, depth + 1
+    return depth

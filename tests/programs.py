@@ -210,5 +210,14 @@ def train(kind, program, steps=10):
     return svi, losses, values
 
 
+def graph_of(svi, *arguments, **named):
+    """Take steps until one is recorded, and return the graph."""
+    for _ in range(6):
+        svi.step(*arguments, **named)
+        if svi._graphs:
+            return svi._graphs[0]
+    raise AssertionError("no step was recorded")
+
+
 def state(made):
     return torch.cat([tensor.double().flatten() for tensor in made.state_dict().values()])

@@ -15,6 +15,7 @@ from programs import (
     SIZE,
     adam,
     binary,
+    graph_of,
     mean_field,
     score_function,
     state,
@@ -52,16 +53,14 @@ def test_ten_recorded_steps_are_ten_steps_of_pyro(name):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_recorded_gradients_are_pyros(name):
     model, guide, loss, arguments = PROGRAMS[name]()
-    svi = SVI(model, guide, adam(), loss)
-    graph = svi._graph(arguments, {})
+    graph = graph_of(SVI(model, guide, adam(), loss), *arguments)
     torch.manual_seed(3)
-    value = graph.loss_and_grads(arguments, {})
-    grads = [parameter.grad for parameter in graph.parameters]
-    for parameter in graph.parameters:
+    value, grads = graph.run(*arguments)
+    for parameter in graph.trained:
         parameter.grad = None
     torch.manual_seed(3)
     assert value == pytest.approx(loss.loss_and_grads(model, guide, *arguments), rel=1e-5)
-    for grad, parameter in zip(grads, graph.parameters, strict=True):
+    for grad, parameter in zip(grads, graph.trained, strict=True):
         scale = parameter.grad.abs().max().item()
         torch.testing.assert_close(grad, parameter.grad, rtol=1e-5, atol=1e-5 * scale)
 
@@ -184,11 +183,9 @@ def test_running_means_and_dropout_are_those_of_eager_mode():
 @pytest.mark.usefixtures("interpreted")
 def test_a_number_among_the_arguments_is_an_input_not_a_constant():
     made = vae()
-    recorded = []
 
     def weighted(program):
         def run(x, weight):
-            recorded.append(weight)
             with poutine.scale(scale=weight):
                 return program(x)
 
@@ -199,12 +196,11 @@ def test_a_number_among_the_arguments_is_an_input_not_a_constant():
         weighted(made.model), weighted(made.guide), pyro.optim.Adam({"lr": 0.0}), Trace_ELBO()
     )
     losses = []
-    for weight in (0.5, 1.0, 2.0):
+    for weight in (0.5, 1.0, 2.0, 3.0, 4.0, 5.0):
         torch.manual_seed(4)
         losses.append(svi.step(x, weight))
-    assert losses[1:] == pytest.approx([2 * losses[0], 4 * losses[0]], rel=1e-5)
-    # One search for parameters and two recordings, each of model and guide.
-    assert len(recorded) == 6
+    assert losses == pytest.approx([2 * losses[0] * i for i in (0.5, 1, 2, 3, 4, 5)], rel=1e-5)
+    assert [graph.runs for graph in svi._graphs] == [4]
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -214,12 +210,13 @@ def test_our_kl_weight_is_an_input_too():
     still = pyro.optim.Adam({"lr": 0.0})
     svi = SVI(weight(made.model), weight(made.guide), still, TraceMeanField_ELBO())
     x, losses = binary(), []
-    for beta in (0.0, 1.0, 3.0):
+    for beta in (0.0, 1.0, 3.0, 2.0, 5.0):
         weight.beta = beta
         torch.manual_seed(4)
         losses.append(svi.step(x))
     assert len(svi._graphs) == 1
-    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+    gained = [loss - losses[0] for loss in losses]
+    assert gained == pytest.approx([gained[1] * beta for beta in (0, 1, 3, 2, 5)], rel=1e-4)
 
 
 def test_control_flow_on_a_sample_stays_eager_and_says_where():
@@ -236,8 +233,9 @@ def test_control_flow_on_a_sample_stays_eager_and_says_where():
     svi = SVI(model, guide, adam(), Trace_ELBO())
     said = r"test_svi.py:\d+: if z > 0:  # the line .*torch.where keeps it in the graph"
     with pytest.warns(UserWarning, match=said) as met:
-        svi.step()
+        [svi.step() for _ in range(40)]
     assert met[0].filename == __file__
+    assert len(met) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = [svi.step() for _ in range(40)]
@@ -259,8 +257,8 @@ def test_structure_that_changes_between_recordings_stays_eager():
             pyro.sample("z", dist.Normal(loc, 1.0))
 
     svi = SVI(model, guide, adam(), Trace_ELBO())
-    with pytest.warns(UserWarning, match="two recordings of one step differ"):
-        svi.step(torch.zeros(3))
+    with pytest.warns(UserWarning, match=r"change calls \(in model\) as they run"):
+        [svi.step(torch.zeros(3)) for _ in range(4)]
 
 
 def test_sites_that_carry_their_provenance_stay_eager():
@@ -275,19 +273,30 @@ def test_sites_that_carry_their_provenance_stay_eager():
     assert losses == pytest.approx(wanted, rel=1e-5)
 
 
+def graph_of_rows(svi, x):
+    """Take two steps: Pyro's, and one that is recorded."""
+    before = len(svi._graphs)
+    svi.step(x)
+    svi.step(x)
+    assert len(svi._graphs) == before + 1
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_more_shapes_than_graphs_stay_eager():
     made = vae()
     svi = SVI(made.model, made.guide, adam(), TraceMeanField_ELBO())
     x = torch.zeros(MAX_GRAPHS + 1, SIZE)
     for n in range(1, MAX_GRAPHS + 1):
-        svi.step(x[:n])
+        graph_of_rows(svi, x[:n])
     with pytest.warns(UserWarning, match=f"more than {MAX_GRAPHS} shapes") as met:
         svi.step(x)
     assert met[0].filename == __file__
     svi.step(x)  # is warned of no more
-    assert svi._graph((x,), {}) is None
-    assert all(svi._graph((x[:n],), {}) is not None for n in range(1, MAX_GRAPHS + 1))
+    assert len(svi._graphs) == MAX_GRAPHS
+    runs = sum(graph.runs for graph in svi._graphs)
+    for n in range(1, MAX_GRAPHS + 1):
+        svi.step(x[:n])
+    assert sum(graph.runs for graph in svi._graphs) == runs + MAX_GRAPHS
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -412,8 +421,8 @@ def test_a_number_that_python_changes_is_not_frozen():
         made.model(x, torch.tensor(float(len(calls))))
 
     svi = made.svi(model)
-    with pytest.warns(UserWarning, match="two recordings of one step differ"):
-        svi.step(torch.randn(4, 1))
+    with pytest.warns(UserWarning, match=r"change calls \(in model\) as they run"):
+        [svi.step(torch.randn(4, 1)) for _ in range(4)]
     assert not svi.compiled
 
 
