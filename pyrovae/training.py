@@ -21,6 +21,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.distributions import constraints
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
 from pyrovae.data import Batch, Batches, check_domain, seeded
@@ -42,7 +43,8 @@ class Step:
     """What one step of training is: an objective, its KL weight and handlers, an optimiser.
 
     Attributes:
-        optim: a Pyro optimiser; Adam at 1e-3 where it is None. A scheduler advances each epoch.
+        optim: a Pyro optimiser; Adam at 1e-3 where it is None. A scheduler
+            advances each epoch; `ReduceLROnPlateau` is told the validation ELBO, else the loss.
         loss: an objective of `pyro.infer`. Where it is None: `TraceEnum_ELBO` if a site is
             enumerated, else `TraceMeanField_ELBO` if every latent is reparameterised and both
             programs sample in the same order, else `Trace_ELBO`.
@@ -164,7 +166,7 @@ def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> N
         for epoch in range(1, training.epochs + 1):
             training.history.epochs.append(_epoch(epoch, training, svi, batches, beside))
             if isinstance(svi.optim, PyroLRScheduler):
-                svi.optim.step()
+                _advance(svi.optim, training.history.epochs[-1])
             for callback in beside.callbacks:
                 callback.finished_epoch(training)
     except StopTraining as reason:
@@ -177,6 +179,20 @@ def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> N
             callback.finished(training)
         for callback in beside.callbacks:
             callback.ended(training)
+
+
+def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
+    """Let a scheduler end an epoch; one that waits for a plateau is told the validation ELBO.
+
+    The number falls as the training gets better, or rises where the scheduler's mode is "max".
+    """
+    for scheduler in optim.optim_objs.values():
+        if isinstance(scheduler, ReduceLROnPlateau):
+            validated = not math.isnan(epoch.validation_elbo)
+            elbo = epoch.validation_elbo if validated else -epoch.loss
+            scheduler.step(elbo if scheduler.mode == "max" else -elbo)
+        else:
+            scheduler.step()
 
 
 def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: _Beside) -> Epoch:
