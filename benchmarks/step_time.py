@@ -2,12 +2,14 @@
 
     python benchmarks/step_time.py --batch 100 512 --threads 1 2
     python benchmarks/step_time.py --device cuda
+    python benchmarks/step_time.py --only "pyrovae, compiled" --before CHECKOUT
 
 The VAE: 784-400-2x50 and 50-400-784 with ReLU, Bernoulli likelihood, Adam at 1e-3, 32-bit floats.
 Each contestant lives in a process of its own, pinned to as many cores as it has threads. In every
 round each takes a burst of steps in turn, while the others wait; the figure is the median over
 rounds of the median step of a burst; on a GPU, of a burst's time by its steps, since nothing waits
 for a single one there but Pyro's SVI. What is not installed is reported as missing.
+`--before` adds the compiled step of another checkout of this repository.
 """
 
 from __future__ import annotations
@@ -260,6 +262,8 @@ CONTESTANTS: dict[str, Callable[[int], Step]] = {
     "pyrovae, eager": lambda batch: pyrovae_step(batch, compiled=False),
     "pyrovae, compiled": lambda batch: pyrovae_step(batch, compiled=True),
 }
+BEFORE = "pyrovae, compiled, before"
+CHECKOUT = ""
 ON_A_GPU: dict[str, Callable[[int], Step]] = {
     "raw torch, eager": CONTESTANTS["raw torch, eager"],
     "raw torch in a CUDA graph": raw_torch_in_a_cuda_graph,
@@ -271,6 +275,7 @@ ON_A_GPU: dict[str, Callable[[int], Step]] = {
 def serve(name: str, batch: int, burst: int) -> None:
     """Be one contestant: take a burst of steps for each line of standard input."""
     try:
+        name = name.removesuffix(", before")
         step = (CONTESTANTS if DEVICE == "cpu" else ON_A_GPU)[name](batch)
     except ImportError as error:
         print(json.dumps({"missing": str(error)}), flush=True)
@@ -314,15 +319,22 @@ def start(name: str, batch: int, threads: int, burst: int) -> subprocess.Popen[s
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            **({"PYTHONPATH": CHECKOUT} if name == BEFORE else {}),
+            "OMP_NUM_THREADS": str(threads),
+            "JAX_PLATFORMS": "cpu",
+        },
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
 
 
-def compete(batch: int, threads: int, rounds: int, burst: int) -> dict[str, list[float]]:
+def compete(
+    names: list[str], batch: int, threads: int, *, rounds: int, burst: int
+) -> dict[str, list[float]]:
     """Return the milliseconds of each contestant in each round; none where it is missing."""
     running, figures = {}, {}
-    for name in CONTESTANTS if DEVICE == "cpu" else ON_A_GPU:
+    for name in names:
         process = start(name, batch, threads, burst)
         answer = json.loads(process.stdout.readline() or '{"missing": "it failed"}')
         figures[name] = []
@@ -380,18 +392,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--burst", type=int, default=40, help="steps of a contestant in a round")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", nargs="+", help="some of the contestants")
+    parser.add_argument("--before", default="", help="another checkout, whose step competes too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    global DEVICE
-    DEVICE = args.device
+    global DEVICE, CHECKOUT
+    DEVICE, CHECKOUT = args.device, os.path.abspath(args.before) if args.before else ""
     if args.serve:
         serve(args.serve, args.batch[0], args.burst)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, {device_name()}; {versions()}")
+    names = args.only or list(CONTESTANTS if DEVICE == "cpu" else ON_A_GPU)
+    names += [BEFORE] if CHECKOUT else []
     for threads in args.threads:
         for batch in args.batch:
             print(f"\nbatch {batch}, {threads} threads\n")
-            print("\n".join(table(compete(batch, threads, args.rounds, args.burst))), flush=True)
+            figures = compete(names, batch, threads, rounds=args.rounds, burst=args.burst)
+            print("\n".join(table(figures)), flush=True)
 
 
 if __name__ == "__main__":
