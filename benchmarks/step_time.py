@@ -342,8 +342,10 @@ def compete(
             running[name] = process
         else:
             print(f"  {name}: missing ({answer['missing']})", file=sys.stderr)
-    for _ in range(rounds):
-        for name, process in running.items():
+    for turn in range(rounds):
+        # Every second round backwards: who follows whom makes some percent.
+        for name in sorted(running, key=names.index, reverse=bool(turn % 2)):
+            process = running[name]
             process.stdin.write("go\n")
             process.stdin.flush()
             figures[name].append(json.loads(process.stdout.readline()))

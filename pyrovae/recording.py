@@ -22,6 +22,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributions.constraints import Constraint
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -207,15 +208,32 @@ class PyroObjective(TorchFunctionMode):
     """Let an objective of Pyro run where tensors have no values yet.
 
     `backward` becomes `autograd.grad` with the gradients kept; `.item()` in Pyro's objectives
-    gives the tensor itself; warnings about NaN and the validation of distributions are not asked
-    for; and the entries that Pyro selects to leave out become zeros. A program's own `.item()` or
-    `if` is left alone, and fails.
+    gives the tensor itself; warnings about NaN are not asked for; and the entries that Pyro
+    selects to leave out become zeros. A program's own `.item()` or `if` is left alone, and fails.
+
+    Args:
+        parameters: those whose gradients are kept, in `grads`.
+        validated: whether `checked` notes the values that distributions check, and their support.
     """
 
-    def __init__(self, parameters: list[Tensor]) -> None:
+    def __init__(self, parameters: list[Tensor], *, validated: bool = False) -> None:
         super().__init__()
         self.parameters = parameters
         self.grads: list[Tensor | None] = [None] * len(parameters)
+        self.checked: list[tuple[Any, Constraint]] = []
+        self._validated = validated
+
+    def __enter__(self) -> PyroObjective:
+        """Let distributions check, or not."""
+        self._before = torch.distributions.Distribution._validate_args
+        torch.distributions.Distribution.set_default_validate_args(self._validated)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave validation as it was."""
+        torch.distributions.Distribution.set_default_validate_args(self._before)
+        super().__exit__(*error)
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -228,6 +246,9 @@ class PyroObjective(TorchFunctionMode):
         if func is Tensor.__bool__ and _caller() in _PYRO_UTILS:
             return False
         if func is Tensor.__bool__ and _caller() == _VALIDATION:
+            met = sys._getframe(1).f_locals
+            if "value" in met and isinstance(met.get("support"), Constraint):
+                self.checked.append((met["value"], met["support"]))
             return True
         if func is Tensor.masked_select and _caller() in _PYRO_UTILS:
             return torch.where(args[1], args[0], 0)

@@ -30,13 +30,15 @@ class Arguments:
     """The arguments of a call, taken apart into leaves and what they are leaves of.
 
     Attributes:
-        leaves: what the arguments hold, in one order.
+        given: the arguments themselves.
+        leaves: what they hold, in one order.
         shape: what a graph is kept by: the structure, the kinds of the tensors, and the values of
             all else but floats.
         floats: where the leaves are floats, and their values.
     """
 
     def __init__(self, arguments: Any) -> None:
+        self.given = arguments
         self.leaves, self._structure = _opened(arguments)
         self.floats = {i: v for i, v in enumerate(self.leaves) if isinstance(v, float)}
         self.shape = (self._structure, tuple(map(_kind, self.leaves)))

@@ -16,6 +16,8 @@ from typing import Any, Final
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
 
 from pyrovae.cuda_graphs import CudaStep
@@ -101,6 +103,7 @@ class StepGraph:
         watch: over the Python values that it was recorded under.
         sole: where a tensor that the graph closes over stands, if that is in one place.
         flags: which parameters, of the modules too, asked for gradients.
+        supports: of the inputs that are observed as they are, where validation asks for them.
     """
 
     key: Any
@@ -113,6 +116,7 @@ class StepGraph:
     watch: Watch
     sole: dict[int, int]
     flags: dict[Tensor, bool]
+    supports: dict[int, Constraint]
     runs: int = 0
     replay: CudaStep | None = None
     clip_norm: float | None = None
@@ -142,6 +146,10 @@ class StepGraph:
         """Return the tensors that the graph takes before what it closes over."""
         given = arguments.inputs(self.varying)
         return given + slot_tensors(self.slots, given) if self.slots else given
+
+    def accepts(self, inputs: Sequence[Tensor]) -> bool:
+        """Tell whether what is observed lies in its support."""
+        return all(support.check(inputs[i]).all() for i, support in self.supports.items())
 
     def due(self) -> bool:
         """Tell whether the next run is held beside Pyro's step: the first, second, fourth ..."""
@@ -175,6 +183,35 @@ def _stand(stored: Sequence[tuple[str, Tensor]]) -> bool:
     """Tell whether parameters stand in Pyro's store still."""
     store = pyro.get_param_store()._params
     return all(store.get(name) is parameter for name, parameter in stored)
+
+
+def supports_of(
+    checked: Sequence[tuple[Any, Constraint]], inputs: Sequence[Tensor]
+) -> dict[int, Constraint]:
+    """Return the supports of the inputs among the values that distributions checked.
+
+    A NaN shows in the loss, so that real numbers are not asked for; neither is a support with
+    bounds that the program computes.
+    """
+    where = {id(tensor): i for i, tensor in enumerate(inputs)}
+    return {
+        where[id(value)]: support
+        for value, support in checked
+        if id(value) in where and not _is_real(support) and _is_fixed(support)
+    }
+
+
+def _is_real(support: Constraint) -> bool:
+    inner = getattr(support, "base_constraint", support)
+    return inner is constraints.real or isinstance(inner, type(constraints.real))
+
+
+def _is_fixed(support: Constraint) -> bool:
+    held = vars(support).values()
+    return not any(
+        isinstance(value, Tensor) or (isinstance(value, Constraint) and not _is_fixed(value))
+        for value in held
+    )
 
 
 def slot_tensors(slots: Sequence[Slot], given: Sequence[Any]) -> list[Tensor]:

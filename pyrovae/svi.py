@@ -24,6 +24,7 @@ import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled, torch_item
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
 
 from pyrovae.cuda_graphs import WARM_UP, CudaStep, gpu_in_use, on_gpu
@@ -41,7 +42,9 @@ from pyrovae.step_graphs import (
     slot_tensors,
     sole_places,
     standing,
+    supports_of,
 )
+from pyrovae.step_state import Before, Gradients
 
 __all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
 
@@ -84,9 +87,8 @@ class SVI(pyro.infer.SVI):
     input, where the program takes a tensor in its place; another value is another graph. A step
     under an outer handler or autocast, and a parameter with hooks, run as Pyro runs them. What
     none of this sees is found when a step is held beside Pyro's: a difference is said in a
-    warning, and ends the compiling. Where Pyro would refuse a value or warn of a NaN, the step is
-    Pyro's; with validation on, values outside of a support are looked for in the steps that run
-    as Pyro runs them, and in those with a loss that is not finite.
+    warning, and ends the compiling. Where an argument that is observed lies outside its support,
+    and where the loss is not finite, the step is Pyro's, which refuses it or warns.
 
     On an NVIDIA GPU the compiled steps of a shape are, after the first few, one CUDA graph, with
     the optimiser inside where all its steps are taken at once. `launch` takes such a step without
@@ -161,17 +163,13 @@ class SVI(pyro.infer.SVI):
 
     def gradients(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
         """Return the loss, and the parameters with their gradients in `grad`: half a step."""
-        if not self.compiled:
-            return self._eager(args, kwargs)
-        arguments = self._arguments(args, kwargs)
+        arguments = self._arguments(args, kwargs) if self.compiled else None
         graph = None if arguments is None else self._graph(arguments)
         if arguments is None or (graph is None and not self._is_open()):
             return self._eager(args, kwargs)
         if graph is None:
-            return self._watched(arguments, args, kwargs)
-        if graph.due():
-            return self._beside(graph, arguments, args, kwargs)
-        return self._run(graph, arguments, args, kwargs)
+            return self._watched(arguments)
+        return self._beside(graph, arguments) if graph.due() else self._run(graph, arguments)
 
     def update(self, parameters: list[Tensor]) -> None:
         """Let the optimiser use the gradients, and set them to zero: the other half."""
@@ -199,7 +197,7 @@ class SVI(pyro.infer.SVI):
         self._by_value: set[Place] = set()
         self._watching, self._checked = 0, False
         self._names: dict[Tensor, str] = {}
-        self._gradients = _Gradients()
+        self._gradients = Gradients()
         self._joined: Together | None = None
         self._together()
 
@@ -281,14 +279,12 @@ class SVI(pyro.infer.SVI):
                 raise ValueError(str(refused)) from refused
         self._checked = True
 
-    def _watched(
-        self, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Tensor]]:
+    def _watched(self, arguments: Arguments) -> tuple[Any, list[Tensor]]:
         """Take a step in Pyro's way, and note what it leaves and what it changes."""
         roots = [self.model, self.guide, self.loss_and_grads, self.loss, *arguments.objects()]
         key, draws = self._key(arguments), _pythons_draws()
         before, sight = Reach(roots), self._sight(key)
-        loss, announced = self._in_pyros_way(args, kwargs)
+        loss, announced = self._in_pyros_way(*arguments.given)
         disturbed = before.disturbed()
         if _pythons_draws() != draws:
             disturbed.append("Python's or numpy's random generator")
@@ -356,12 +352,16 @@ class SVI(pyro.infer.SVI):
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         varying = set(sight.varying)
         given = arguments.inputs(varying)
+        validated = bool(torch.distributions.Distribution._validate_args)
+        supports: dict[int, Constraint] = {}
 
         def loss_and_grads(*tensors: Tensor) -> tuple[Any, tuple[Tensor | None, ...]]:
             left = iter(tensors)
             args, kwargs = arguments.refilled(left, varying)
-            with standing(slots, left), PyroObjective(trained) as recording:
+            recording = PyroObjective(trained, validated=validated)
+            with standing(slots, left), recording:
                 loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            supports.update(supports_of(recording.checked, tensors))
             return pytree.tree_map(torch.as_tensor, loss), tuple(recording.grads)
 
         run = record(loss_and_grads, [*given, *slot_tensors(slots, given)], sight.reach)
@@ -378,48 +378,40 @@ class SVI(pyro.infer.SVI):
             watch=sight.reach.watch([*run.closed_over, *parameters], free),
             sole=sole_places(sight.reach, run.closed_over, kept),
             flags=sight.flags,
+            supports=supports,
         )
 
-    def _run(
-        self,
-        graph: StepGraph,
-        arguments: Arguments,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[Any, list[Tensor]]:
+    def _run(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
         """Run the graph; a step whose loss is not finite is left to Pyro, to refuse or warn of."""
-        before = _Before(graph)
-        loss, grads = graph.run.on(graph.run.placed(graph.inputs(arguments)))
+        inputs = graph.inputs(arguments)
+        if not graph.accepts(inputs):
+            return self._eager(*arguments.given)
+        before = Before(graph)
+        loss, grads = graph.run.on(graph.run.placed(inputs))
         value = pytree.tree_map(torch_item, loss)
         graph.runs += 1
         if not all(map(math.isfinite, pytree.tree_leaves(value))):
             before.restore()
-            return self._eager(args, kwargs)
+            return self._eager(*arguments.given)
         self._gradients.add(graph.trained, grads)
         return value, graph.parameters
 
-    def _beside(
-        self,
-        graph: StepGraph,
-        arguments: Arguments,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[Any, list[Tensor]]:
+    def _beside(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
         """Take Pyro's step, and hold the graph's against it."""
-        before = _Before(graph)
+        before = Before(graph)
         found, grads = graph.run.on(graph.run.placed(graph.inputs(arguments)))
-        after = _Before(graph)
+        after = Before(graph)
         before.restore()
         waiting = [parameter.grad for parameter in graph.trained]
         for parameter in graph.trained:
             parameter.grad = None
-        loss, announced = self._in_pyros_way(args, kwargs)
+        loss, announced = self._in_pyros_way(*arguments.given)
         wanted = [parameter.grad for parameter in graph.trained]
         names = {parameter: name for name, parameter in graph.announced.items()}
         pairs = zip(
             map(names.__getitem__, graph.trained), zip(grads, wanted, strict=True), strict=True
         )
-        different = differences((found, loss), dict(pairs)) or after.differs(_Before(graph))
+        different = differences((found, loss), dict(pairs)) or after.differs(Before(graph))
         if set(announced.values()) != set(graph.parameters):
             different = "other parameters are announced"
         for parameter, grad in zip(graph.trained, waiting, strict=True):
@@ -482,99 +474,6 @@ class SVI(pyro.infer.SVI):
         if sentence not in self._said:
             self._said.add(sentence)
             warnings.warn(sentence, stacklevel=_depth_outside())
-
-
-class _Before:
-    """The generator's place, and what a run of a graph changes, so that it can be run again."""
-
-    def __init__(self, graph: StepGraph) -> None:
-        self._device = graph.run.gpu
-        self._draws = self._generator().get_state()
-        self._written = graph.written()
-        self._values = [tensor.clone() for tensor in self._written]
-
-    def restore(self) -> None:
-        """Go back to it."""
-        self._generator().set_state(self._draws)
-        with torch.no_grad():
-            for tensor, value in zip(self._written, self._values, strict=True):
-                tensor.copy_(value)
-
-    def differs(self, other: _Before) -> str:
-        """Name what differs from another place; "" where nothing does."""
-        if not torch.equal(self._draws, other._draws):
-            return "the random generator is left at another place"
-        for found, wanted in zip(self._values, other._values, strict=True):
-            if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
-                return f"a buffer of shape {tuple(found.shape)} takes another value"
-        return ""
-
-    def _generator(self) -> torch.Generator:
-        if self._device is None or self._device.type != "cuda":
-            return torch.default_generator
-        return torch.cuda.default_generators[self._device.index or 0]
-
-
-class _Gradients:
-    """Gradients as Pyro leaves them: added to what is there, and zero after a step.
-
-    Zeros are kept in memory of their own, which is written only if somebody else wrote there.
-    """
-
-    def __init__(self) -> None:
-        self._zeros: dict[int, Tensor] = {}
-        self._clean: dict[int, int] = {}
-
-    def add(self, parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-        """Add gradients to those of the parameters."""
-        taken: set[int] = set()
-        for parameter, grad in zip(parameters, grads, strict=True):
-            if grad is None:
-                continue
-            grad = _own(grad, parameter, taken)
-            there = parameter.grad
-            parameter.grad = grad if there is None or self._is_zero(there) else there + grad
-
-    def are_free(self, parameters: Sequence[Tensor]) -> bool:
-        """Tell whether no gradient is there that others left."""
-        return all(p.grad is None or self._is_zero(p.grad) for p in parameters)
-
-    def rest(self, parameters: Sequence[Tensor]) -> None:
-        """Set the gradients that there are to zero."""
-        for parameter in parameters:
-            there = parameter.grad
-            if there is not None and not self._is_zero(there):
-                parameter.grad = self._zero(parameter, there)
-
-    def _is_zero(self, grad: Tensor) -> bool:
-        return self._clean.get(id(grad)) == grad._version
-
-    def _zero(self, parameter: Tensor, grad: Tensor) -> Tensor:
-        zeros = self._zeros.get(id(parameter))
-        if zeros is not None:
-            if self._clean[id(zeros)] == zeros._version and _laid_out_alike(zeros, grad):
-                return zeros
-            del self._clean[id(zeros)]
-        zeros = self._zeros[id(parameter)] = torch.zeros_like(grad)
-        self._clean[id(zeros)] = zeros._version
-        return zeros
-
-
-def _laid_out_alike(one: Tensor, other: Tensor) -> bool:
-    return (one.shape, one.stride(), one.dtype, one.device) == (
-        other.shape,
-        other.stride(),
-        other.dtype,
-        other.device,
-    )
-
-
-def _own(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
-    """Give a gradient memory of its own, laid out as its parameter: optimisers rely on both."""
-    if grad.stride() != parameter.stride() or grad.data_ptr() in taken:
-        grad = torch.empty_like(parameter).copy_(grad)
-    taken.add(grad.data_ptr())
-    return grad
 
 
 def _pythons_draws() -> Any:

@@ -881,3 +881,22 @@ def test_states_are_kept_by_the_names_that_were_announced(where):
     SVI(made.model, made.guide, resumed, Trace_ELBO()).step(X)
     counts = {made.state[p]["step"].item() for p, made in resumed.optim_objs.items()}
     assert counts == {4.0}
+
+
+def test_an_observation_outside_its_support_is_refused_at_any_step():
+    """The compiled step asks of its arguments what Pyro's validation asks, if it is on."""
+
+    def counts(x):
+        rate = pyro.param("rate", torch.tensor(2.0), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    x = torch.tensor([1.0, 2.0, 3.0])
+    svi = SVI(counts, lambda x: None, adam(), Trace_ELBO())
+    for _ in range(6):
+        svi.step(x)
+    assert svi._graphs
+    with pytest.raises(ValueError, match="within the support"):
+        svi.step(x + 0.5)
+    with pyro.validation_enabled(is_validate=False):
+        assert svi.step(x + 0.5) > 0
