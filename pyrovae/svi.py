@@ -195,7 +195,7 @@ class SVI(pyro.infer.SVI):
         self._sights: list[Sight] = []
         self._varying: set[Place] = set()
         self._by_value: set[Place] = set()
-        self._watching, self._checked = 0, False
+        self._watching, self._checked, self._unsettled = 0, False, ""
         self._names: dict[Tensor, str] = {}
         self._gradients = Gradients()
         self._joined: Together | None = None
@@ -232,16 +232,24 @@ class SVI(pyro.infer.SVI):
             if graph.holds(key, arguments):
                 return graph
         if not self._is_open():
-            if self.compiled:
-                self._say(
-                    f"the arguments had more than {MAX_GRAPHS} shapes or modes, or numbers that "
-                    "change from step to step: pyrovae.SVI runs the steps of the others uncompiled"
-                )
+            self._say_closed()
             return None
         sight = self._sight(key)
         if sight is None or not sight.settled(arguments, self._varying):
             return None
         return self._recorded(sight, arguments)
+
+    def _say_closed(self) -> None:
+        if len(self._graphs) == MAX_GRAPHS:
+            self._say(
+                f"the arguments had more than {MAX_GRAPHS} shapes or modes: pyrovae.SVI runs the "
+                "steps of the others uncompiled"
+            )
+        elif self.compiled:
+            self._say(
+                f"{self._unsettled or 'the shape of an argument'} was another in nearly every "
+                f"one of {PATIENCE} steps: pyrovae.SVI runs such steps uncompiled"
+            )
 
     def _sight(self, key: Any) -> Sight | None:
         return next((sight for sight in self._sights if sight.key == key), None)
@@ -307,6 +315,9 @@ class SVI(pyro.infer.SVI):
         for holder, key in before.numbers_changed():
             if (id(holder.at), key) not in self._by_value:
                 self._varying.add((id(holder.at), key))
+        for holder, key, *_ in before.reach.changed():
+            if (id(holder.at), key) not in self._varying:
+                self._unsettled = holder.name(key)
 
     # Steps as graphs
 

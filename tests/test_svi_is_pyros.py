@@ -900,3 +900,34 @@ def test_an_observation_outside_its_support_is_refused_at_any_step():
         svi.step(x + 0.5)
     with pyro.validation_enabled(is_validate=False):
         assert svi.step(x + 0.5) > 0
+
+
+def test_a_number_that_no_tensor_can_stand_for_is_named():
+    """A whole number that changes at each step would be a graph a step."""
+
+    def training(kind):
+        made = Local()
+
+        def program(x):
+            made(x, weight=1.0 / (1 + made.epoch))
+
+        def step(svi, i):
+            made.epoch = i
+            return svi.step(X)
+
+        return kind(local, program, adam(), Trace_ELBO()), step
+
+    with pytest.warns(UserWarning, match=r"Local.epoch was another in nearly every") as met:
+        trained(SVI, training, steps=80)
+    assert len(met) == 1
+
+
+def test_shapes_that_never_come_back_are_said():
+    x = torch.randn(80, 2)
+
+    def training(kind):
+        return kind(model, guide, adam(), Trace_ELBO()), lambda svi, i: svi.step(x[: i + 1])
+
+    with pytest.warns(UserWarning, match="the shape of an argument was another") as met:
+        trained(SVI, training, steps=70)
+    assert len(met) == 1
