@@ -29,6 +29,9 @@ from pyrovae.randomness import state_of
 MOST: Final = 5000
 """How many objects are walked over; beyond it, only a step held beside Pyro's tells."""
 
+FEW_NUMBERS: Final = 64
+"""How many numbers an array of numpy has whose changes are seen at once."""
+
 Numbers = int | float
 Primitive = bool | int | float | complex | str | bytes | None | torch.dtype | torch.device
 _LIBRARIES: Final = frozenset({"torch", "pyro", "numpy", "pyrovae", *sys.stdlib_module_names})
@@ -64,15 +67,19 @@ _GONE: Final = object()
 
 @dataclass
 class Holder:
-    """Something that keeps values under keys: a dict, a list, a cell of a closure or a class.
+    """Something that keeps values under keys: a dict, a list, a cell of a closure, a class.
+
+    A set or deque is held by its content, an object with slots by these, and a small array of
+    numpy by its numbers.
 
     Attributes:
-        at: the dict, list, cell or class.
+        at: the dict, list, cell, class or whatever keeps the values.
         keys: of the values watched.
         where: what it is called in a sentence.
         own: whether it is the user's, and no library's.
         values: what stood under the keys.
-        size: how many values a dict or list has; None for other holders.
+        size: how many values a container has; None for other holders.
+        content: of a set or deque, to be put back.
     """
 
     at: Any
@@ -81,6 +88,7 @@ class Holder:
     own: bool
     values: tuple[Any, ...] = ()
     size: int | None = None
+    content: tuple[Any, ...] = ()
 
     def holds(self) -> bool:
         """Tell whether the very values stand here still."""
@@ -93,18 +101,24 @@ class Holder:
                 return self.at.cell_contents
             if isinstance(self.at, type):
                 return self.at.__dict__[key]
-            return self.at[key]
-        except (KeyError, IndexError, ValueError):
+            if isinstance(self.at, np.ndarray):
+                return self.at.tobytes()
+            if isinstance(self.at, dict | list):
+                return self.at[key]
+            return getattr(self.at, key)
+        except (KeyError, IndexError, ValueError, AttributeError):
             return _GONE
 
     def write(self, key: Any, value: Any) -> None:
         """Put a value under a key."""
         if isinstance(self.at, types.CellType):
             self.at.cell_contents = value
-        elif isinstance(self.at, type):
-            setattr(self.at, key, value)
-        else:
+        elif isinstance(self.at, np.ndarray):
+            self.at[...] = np.frombuffer(value, self.at.dtype).reshape(self.at.shape)
+        elif isinstance(self.at, dict | list):
             self.at[key] = value
+        else:
+            setattr(self.at, key, value)
 
     def changed(self) -> Iterator[tuple[Any, Any, Any]]:
         """Yield each key whose value is another one, with both values."""
@@ -117,9 +131,20 @@ class Holder:
         """Tell whether there are more or fewer values than there were."""
         return self.size is not None and len(self.at) != self.size
 
+    def put_back(self) -> None:
+        """Give a container the values back that it had."""
+        if isinstance(self.at, list):
+            self.at[:] = self.values
+        elif isinstance(self.at, dict):
+            for key in set(self.at).difference(self.keys, _OF_MODULES):
+                del self.at[key]
+        else:
+            self.at.clear()
+            (self.at.update if isinstance(self.at, set) else self.at.extend)(self.content)
+
     def name(self, key: Any) -> str:
         """Return what a key of this holder is called in a sentence."""
-        if isinstance(self.at, types.CellType):
+        if isinstance(self.at, types.CellType | np.ndarray):
             return self.where
         return f"{self.where}[{key!r}]" if isinstance(self.at, list) else f"{self.where}.{key}"
 
@@ -136,7 +161,9 @@ def _alike(one: Any, other: Any) -> bool:
         return bool(one == other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and _all_alike(one.values(), map(other.get, one))
-    if isinstance(one, list | tuple):
+    if isinstance(one, set | frozenset):
+        return one == other and all(isinstance(value, Primitive) for value in one)
+    if isinstance(one, list | tuple | collections.deque):
         return len(one) == len(other) and _all_alike(one, other)
     return isinstance(one, IndepMessenger) and _alike(vars(one), vars(other))
 
@@ -168,18 +195,18 @@ class Watch:
         self._sources: list[Any] = []
         self._keys: list[Any] = []
         self._values: list[Any] = []
-        self._cells: list[tuple[Holder, types.CellType]] = []
+        self._others: list[tuple[Holder, Any]] = []
         self._contents: list[Any] = []
         self._sized: list[Any] = []
         self._sizes: list[int] = []
 
     def add(self, holder: Holder, key: Any, value: Any) -> None:
         """Watch a value."""
-        if isinstance(holder.at, types.CellType):
-            self._cells.append((holder, holder.at))
+        source = holder.at.__dict__ if isinstance(holder.at, type) else holder.at
+        if not isinstance(source, dict | list | types.MappingProxyType):
+            self._others.append((holder, key))
             self._contents.append(value)
             return
-        source = holder.at.__dict__ if isinstance(holder.at, type) else holder.at
         self._places.append((holder, key))
         self._sources.append(source)
         self._keys.append(key)
@@ -194,12 +221,12 @@ class Watch:
         """Tell whether the very values stand there still."""
         try:
             now = list(map(getitem, self._sources, self._keys))
-            inner = [cell.cell_contents for _, cell in self._cells]
+            inner = [holder.read(key) for holder, key in self._others]
         except (KeyError, IndexError, ValueError):
             return False
         return (
             all(map(is_, now, self._values))
-            and all(map(is_, inner, self._contents))
+            and (inner == self._contents or all(map(is_, inner, self._contents)))
             and list(map(len, self._sized)) == self._sizes
         )
 
@@ -208,14 +235,14 @@ class Watch:
         if list(map(len, self._sized)) != self._sizes:
             return None
         now = [holder.read(key) for holder, key in self._places]
-        now += [holder.read("") for holder, _ in self._cells]
+        now += [holder.read(key) for holder, key in self._others]
         pairs = zip((*self._values, *self._contents), now, strict=True)
         return [(then, value) for then, value in pairs if not _alike(then, value)]
 
     def note(self) -> None:
         """Take the values that stand now for those that are to stand."""
         self._values = [holder.read(key) for holder, key in self._places]
-        self._contents = [holder.read("") for holder, _ in self._cells]
+        self._contents = [holder.read(key) for holder, key in self._others]
 
 
 class Reach:
@@ -279,11 +306,7 @@ class Reach:
         for holder, key, then, _ in self.changed():
             holder.write(key, then)
         for holder in (holder for holder in self.holders if holder.grown()):
-            if isinstance(holder.at, list):
-                holder.at[:] = holder.values
-            else:
-                for key in set(holder.at).difference(holder.keys, _OF_MODULES):
-                    del holder.at[key]
+            holder.put_back()
 
     def watch(self, read: Sequence[Tensor], free: Collection[tuple[int, Any]] = ()) -> Watch:
         """Return what watches the values for a graph: its tensors, and whatever is no tensor.
@@ -327,8 +350,11 @@ class Reach:
             self._follow([(f, where) for f in (value.fget,) if f is not None])
         elif isinstance(value, _GENERATORS):
             self.generators.append((where, value, state_of(value)))
-        elif isinstance(value, list | dict | tuple):
+        elif isinstance(value, list | dict | tuple | set | collections.deque):
             self._container(value, where, own)
+        elif isinstance(value, np.ndarray):
+            if value.size <= FEW_NUMBERS and value.dtype != object:
+                self._hold(value, ("",), where, own=own)
         elif isinstance(value, type):
             self._class(value)
         elif not isinstance(value, types.ModuleType):
@@ -388,6 +414,10 @@ class Reach:
     def _container(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
         if isinstance(value, tuple):
             self._follow([(inner, f"{where}[{i}]") for i, inner in enumerate(value)], own=own)
+        elif isinstance(value, set | collections.deque):
+            content = tuple(value)
+            self.holders.append(Holder(value, (), where, own, size=len(content), content=content))
+            self._follow([(inner, f"{where}[...]") for inner in content], own=own)
         else:
             keys = tuple(range(len(value))) if isinstance(value, list) else tuple(value)
             self._hold(value, keys, where, own=own)
@@ -417,8 +447,18 @@ class Reach:
             ]
             title = where if isinstance(value, nn.Module) and not own else kind.__name__
             self._hold(held, keys, title, own=own)
+        slots = [name for name in _slots(kind) if hasattr(value, name)] if own else []
+        if slots:
+            self._hold(value, slots, kind.__name__, own=own)
         if own:
             self._class(kind)
+
+
+def _slots(kind: type) -> list[str]:
+    """Return the slots of a class and of those that it comes from."""
+    named = [getattr(base, "__slots__", ()) for base in kind.__mro__]
+    flat = [name for slots in named for name in ([slots] if isinstance(slots, str) else slots)]
+    return [name for name in flat if not name.startswith("__")]
 
 
 def _is_followed(value: Any) -> bool:

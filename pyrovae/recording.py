@@ -39,6 +39,7 @@ _LIBRARIES: Final = tuple(
 )
 _PYRO_INFER: Final = str(Path(pyro.__file__).parent / "infer")
 _PYRO_UTILS: Final = (str(Path(pyro.__file__).parent / "util.py"), f"{_PYRO_INFER}/util.py")
+_RECORDERS: Final = tuple(str(Path(__file__).with_name(f"{n}.py")) for n in ("recording", "svi"))
 _VALIDATION: Final = torch.distributions.distribution.__file__
 
 
@@ -245,6 +246,8 @@ class PyroObjective(TorchFunctionMode):
             return args[0].detach()
         if func is Tensor.__bool__ and _caller() in _PYRO_UTILS:
             return False
+        if func is Tensor.register_hook and _caller() in _PYRO_UTILS:
+            return None  # it would look for a NaN as gradients arrive
         if func is Tensor.__bool__ and _caller() == _VALIDATION:
             met = sys._getframe(1).f_locals
             if "value" in met and isinstance(met.get("support"), Constraint):
@@ -306,8 +309,7 @@ def _copy(tensor: Tensor) -> Tensor:
 def _line_of(error: Exception) -> str:
     """Return the innermost line of an error's traceback that is nobody's library."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = str(Path(__file__))
-    mine = [f for f in frames if not f.filename.startswith(_LIBRARIES) and f.filename != own]
+    mine = [f for f in frames if not f.filename.startswith((*_LIBRARIES, *_RECORDERS))]
     if not mine:
         return str(error).strip().splitlines()[0] if str(error) else "its objective"
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"

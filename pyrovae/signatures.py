@@ -73,7 +73,12 @@ def float_type(values: Sequence[Any]) -> torch.dtype:
 
 def ambient() -> bool:
     """Tell whether handlers or autocast are in force, which no recorded graph knows of."""
-    return am_i_wrapped() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    return am_i_wrapped() or is_autocasting()
+
+
+def is_autocasting() -> bool:
+    """Tell whether autocast is in force on any device."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def settings() -> tuple[Any, ...]:

@@ -256,13 +256,15 @@ def differences(
     for found, wanted in zip(*map(pytree.tree_leaves, losses), strict=True):
         if not _close(float(found), float(wanted)):
             return f"the loss is {float(found):.6g}, for {float(wanted):.6g}"
-    present = [wanted for _, wanted in gradients.values() if wanted is not None]
+    present = [w for _, w in gradients.values() if w is not None and w.layout == torch.strided]
     most = max((_largest(wanted) for wanted in present), default=0.0)
     for name, (found, wanted) in gradients.items():
         if (found is None) != (wanted is None):
             return f"the gradient of {name} is {'missing' if found is None else 'one too many'}"
         if found is None or wanted is None:
             continue
+        if wanted.layout != torch.strided:
+            return f"the gradient of {name} is sparse"
         allowed = GRADIENT_TOLERANCE * _largest(wanted) + 1e-5 * most
         away = _largest(found.to(wanted.dtype) - wanted)
         if math.isfinite(most) and not away <= allowed:

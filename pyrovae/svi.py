@@ -23,6 +23,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
@@ -32,7 +33,7 @@ from pyrovae.guards import Reach
 from pyrovae.optimisers import OneOptimizer, Together, of_pyro
 from pyrovae.randomness import state_of
 from pyrovae.recording import PyroObjective, record
-from pyrovae.signatures import Arguments, NotRecordable, ambient, settings
+from pyrovae.signatures import Arguments, NotRecordable, is_autocasting, settings
 from pyrovae.step_graphs import (
     Place,
     Sight,
@@ -212,7 +213,10 @@ class SVI(pyro.infer.SVI):
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Return the arguments as a graph takes them; None where a step has to be Pyro's."""
-        if ambient():
+        if am_i_wrapped():
+            return None
+        if is_autocasting():
+            self._say("pyrovae.SVI runs steps under autocast uncompiled")
             return None
         try:
             arguments = Arguments((args, kwargs))
@@ -220,6 +224,8 @@ class SVI(pyro.infer.SVI):
             self._end(str(reason))
             return None
         asks = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in arguments.leaves)
+        if asks:
+            self._say("pyrovae.SVI runs steps whose arguments ask for gradients uncompiled")
         return None if asks else arguments
 
     def _key(self, arguments: Arguments) -> Any:

@@ -407,7 +407,7 @@ def test_a_step_under_autocast_is_eager():
     svi = made.svi()
     svi.step(x, 1)
     made.net.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="autocast"):
         svi.step(x, 1)
     assert seen == {torch.bfloat16}
 
