@@ -3,7 +3,7 @@ r"""Every reported number is a reduction of one tensor of log-weights [K, N].
     log_w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n),    z_kn ~ q(z | x_n)
 
 Rows are particles, columns are data; a reduction takes the rows away and leaves [N], in nats.
-This module knows nothing of programs: it imports torch alone.
+This module knows nothing of programs: it imports torch and scipy alone.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
+import scipy.special
 import torch
 from torch import Tensor
+
+Z95: Final = 1.96
+"""How many standard errors to either side of a mean hold 95% of a normal."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,15 @@ class Estimate:
 
     The mean over data carries two errors. `error_over_data` tells how another test set (with
     other particles) would differ; `error_over_particles` how another seed on these data would.
+    Of both, 1.96 to either side of the mean make an interval of 95%.
 
     Attributes:
         value: [N], in nats.
         standard_error: [N], over particles; NaN where one particle cannot tell.
+
+    Example:
+        >>> Estimate(torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]))
+        Estimate(mean -2.000 ± 6.483 over data, ± 0.071 over particles, 2 data)
     """
 
     value: Tensor
@@ -38,15 +48,75 @@ class Estimate:
 
     @property
     def error_over_data(self) -> float:
-        """The standard error of the mean as a mean over the population of data (NaN at N = 1)."""
-        if len(self.value) < 2:
+        """The error of the mean as a mean over the population of data (NaN at N = 1).
+
+        The standard error, widened by `students_factor`.
+        """
+        count = len(self.value)
+        if count < 2:
             return math.nan
-        return self.value.cpu().double().std().item() / math.sqrt(len(self.value))
+        spread = self.value.cpu().double().std().item()
+        return students_factor(count) * spread / math.sqrt(count)
 
     @property
     def error_over_particles(self) -> float:
         """The standard error of the mean given these data."""
         return self.standard_error.cpu().double().square().sum().sqrt().item() / len(self.value)
+
+    def __repr__(self) -> str:
+        """Return the mean, what is known of its errors, and the number of data, in one line."""
+        errors = {"over data": self.error_over_data, "over particles": self.error_over_particles}
+        parts = [f"± {e:.3f} {of}" for of, e in errors.items() if not math.isnan(e)]
+        parts.append(f"{len(self.value):,} data")
+        middle = " " if len(parts) > 1 else ", "
+        return f"Estimate(mean {self.mean:.3f}{middle}{', '.join(parts)})"
+
+
+def students_factor(count: int) -> float:
+    r"""Return how much wider Student's interval of 95% is than the normal's, $t_{N-1} / 1.96$.
+
+    The spread of few data is itself uncertain, and often too small.
+
+    Raises:
+        ValueError: for fewer than two data, which have no spread.
+
+    Example:
+        >>> [round(students_factor(data), 2) for data in (2, 5, 50, 10_000)]
+        [6.48, 1.42, 1.03, 1.0]
+    """
+    if count < 2:
+        raise ValueError(f"Student's interval takes two data or more; got {count}")
+    return float(scipy.special.stdtrit(count - 1, 0.975)) / Z95
+
+
+def difference(above: Estimate, below: Estimate, *, independent: bool) -> Estimate:
+    """Subtract an estimate from another of the same data, datum by datum.
+
+    Args:
+        above: what is subtracted from.
+        below: what is subtracted.
+        independent: whether the two had random numbers of their own. If not, as where both were
+            drawn at one seed, their errors over particles may go together, and are added: the
+            true one cannot exceed that.
+
+    Raises:
+        ValueError: if they are of different numbers of data.
+
+    Example:
+        >>> one = Estimate(torch.zeros(1), torch.tensor([3.0]))
+        >>> other = Estimate(torch.ones(1), torch.tensor([4.0]))
+        >>> difference(one, other, independent=True).standard_error
+        tensor([5.], dtype=torch.float64)
+        >>> difference(one, other, independent=False).standard_error
+        tensor([7.], dtype=torch.float64)
+    """
+    if len(above.value) != len(below.value):
+        raise ValueError(
+            f"a difference is of the same data; got {len(above.value)} and {len(below.value)}"
+        )
+    a, b = above.standard_error.cpu().double(), below.standard_error.cpu().double()
+    error = torch.hypot(a, b) if independent else a + b
+    return Estimate(above.value.cpu().double() - below.value.cpu().double(), error)
 
 
 def elbo(log_w: Tensor) -> Tensor:
@@ -247,16 +317,22 @@ def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
     r"""Return the importance-weighted bound at k with its standard error over particles.
 
     With two groups or more the error is that of their mean. With one group there is nothing to
-    compare, and the error is the delta method's, the relative error of the mean weight,
+    compare, and the error is the jackknife's, that of `extrapolated_estimate`:
 
-    $$ \sqrt{\tfrac{K}{K-1} \left( \frac{\sum_k w_k^2}{(\sum_k w_k)^2} - \frac1K \right)}, $$
+    $$ \sqrt{\tfrac{k-1}{k} \textstyle\sum_i (L^{(-i)} - \bar L)^2}, $$
 
-    which is honest while the effective sample size is large.
+    with $L^{(-i)}$ the bound without particle i and $\bar L$ their mean. It is NaN where a single
+    weight is not zero. The delta method's, the relative error of the mean weight, is too small
+    where weights are skewed.
+
+    References:
+        Efron, Stein, 1981. The Jackknife Estimate of Variance.
     """
     groups = _group_bounds(log_w, k)
-    if len(groups) > 1:
+    own = log_w[: k or len(log_w)]
+    if len(groups) > 1 or len(own) < 2:
         return mean_estimate(groups)
-    return Estimate(groups[0], _relative_error(log_w[: k or len(log_w)]))
+    return Estimate(groups[0], mean_estimate(_pseudo_values(own)).standard_error)
 
 
 def extrapolated_estimate(log_w: Tensor) -> Estimate:
@@ -269,7 +345,7 @@ def extrapolated_estimate(log_w: Tensor) -> Estimate:
 
     with $L_{K-1}^{(-i)}$ the bound without particle i. Their spread is the standard error. What
     is left of the bias falls as $K^{-2}$ and may have either sign. To be believed only where
-    the Pareto k-hat is at most 0.7.
+    the Pareto k-hat is at most `pareto.limit(K)`.
 
     Raises:
         ValueError: for fewer than two particles.
@@ -285,13 +361,19 @@ def extrapolated_estimate(log_w: Tensor) -> Estimate:
     particles = len(_checked(log_w))
     if particles < 2:
         raise ValueError("the extrapolation leaves one particle out of two or more; got one")
+    return mean_estimate(_pseudo_values(log_w))
+
+
+def _pseudo_values(log_w: Tensor) -> Tensor:
+    """Return the jackknife's values of the bound at all K, [K, N], whose spread is its error."""
+    particles = len(log_w)
     total, largest = log_w.logsumexp(0, keepdim=True), log_w.argmax(0, keepdim=True)
     # Without the largest weight the others are summed anew: 1 minus its share would cancel.
     others = log_w.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True)
     left = torch.log1p(-log_w.softmax(0)).scatter(0, largest, others - total)
     rest = particles - 1
     constant = rest * math.log(rest) - particles * math.log(particles)
-    return mean_estimate(total + constant - rest * left)
+    return total + constant - rest * left
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
@@ -367,13 +449,6 @@ def _grouped(log_w: Tensor, k: int | None) -> Tensor:
         )
     groups = particles // k
     return log_w[: groups * k].reshape(groups, k, *log_w.shape[1:])
-
-
-def _relative_error(log_w: Tensor) -> Tensor:
-    particles = len(log_w)
-    if particles < 2:
-        return torch.full_like(log_w[0], math.nan)
-    return (particles * log_w.softmax(0)).std(0) / math.sqrt(particles)
 
 
 def _checked(log_w: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.aggregate_posterior import Posterior
+from pyrovae.bounds import students_factor
 from pyrovae.findings import Number
 from pyrovae.latent_sites import Values, alike, data_per_pass, drawn, latent_values, score_model
 from pyrovae.weights import Program, cut_data
@@ -81,8 +82,9 @@ def draw_codes(
 def two_stage(values: Tensor, population: float) -> Number:
     r"""Return the mean of values [K, M] of M data chosen at random from N, with its errors.
 
-    The error over data is that of M independent data. Given the N data, what is left is the
-    choice of M of them and the draws,
+    The error over data is that of M independent data, wider where they are few (see
+    `bounds.students_factor`). Given the N data, what is left is the choice of M of them and the
+    draws,
 
     $$ (1 - f) \frac{s_b^2}{M} + f \frac{s_w^2}{M K}, \qquad f = M / N, $$
 
@@ -97,8 +99,8 @@ def two_stage(values: Tensor, population: float) -> Number:
 
     Example:
         >>> number = two_stage(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), population=2)
-        >>> number.mean, number.error_over_data, number.error_over_particles
-        (1.5, 1.5, 0.5)
+        >>> number.mean, round(number.error_over_data, 1), number.error_over_particles
+        (1.5, 9.7, 0.5)
     """
     values = values.double()
     draws, data = values.shape
@@ -106,7 +108,8 @@ def two_stage(values: Tensor, population: float) -> Number:
     within = values.var(0).mean().item() / (data * draws) if draws > 1 else math.nan
     share = data / population
     left = share * within + ((1 - share) * between if share < 1 else 0.0)
-    return Number(values.mean().item(), math.sqrt(between), math.sqrt(left))
+    over_data = students_factor(data) * math.sqrt(between)
+    return Number(values.mean().item(), over_data, math.sqrt(left))
 
 
 def _draw(model: Program, posterior: Posterior, particles: int, x: Tensor, *context: Any) -> Codes:

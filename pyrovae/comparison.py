@@ -8,29 +8,24 @@ the error of the difference is often a tenth of that of either mean.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-import torch
 from torch import Tensor
 
-from pyrovae.bounds import Estimate
+from pyrovae.bounds import Z95, Estimate, difference
 from pyrovae.findings import Finding, Number, Quantity
-from pyrovae.pareto import TRUSTED
+from pyrovae.pareto import beyond
 from pyrovae.report import Report
 from pyrovae.saved_findings import SavedFinding, estimates_of
 
-APART: Final = 1.96
-"""How many standard errors tell two models apart: 5% of equal ones are told apart wrongly.
-
-So it is of many data; `critical` is for few.
-"""
+APART: Final = Z95
+"""How many errors tell two models apart: 5% of equal ones are told apart wrongly."""
 
 FEW: Final = 0.01
-"""The share of data with a k-hat above 0.7 up to which a bound tells which model is the better."""
+"""The share of data with a k-hat too large up to which a bound tells the better model."""
 
 
 @final
@@ -45,7 +40,7 @@ class Comparison(Finding):
         one_seed: whether the particles of both were drawn at the same seed.
         same_data: whether the data are known to be the same; None where they are not known.
         same_context: likewise what the programs took beside the data.
-        untrusted: how many data of each have a Pareto k-hat above 0.7.
+        untrusted: how many data of each have a Pareto k-hat above its limit.
         point_masses: the names of those whose guide has no density, and so no bounds.
     """
 
@@ -109,31 +104,30 @@ class Comparison(Finding):
                 f"By {self.bound} nothing can be said: {undefined:,} data have no finite "
                 f"difference, being impossible under {a}, {b} or both."
             )
-        mean, error, apart = estimate.mean, _error(estimate), critical(len(estimate.value))
+        mean, error = estimate.mean, _error(estimate)
         if (estimate.value == 0).all():
             return f"By {self.bound}, {a} and {b} are the same on every datum."
         if math.isnan(error):
             return f"One datum of one particle does not tell {a} and {b} apart."
-        if abs(mean) < apart * error:
+        if abs(mean) < APART * error:
             return (
                 f"By {self.bound}, {a} and {b} cannot be told apart with these data: the "
-                f"difference is {_said(mean, error)} nats, and {apart:.3g} standard errors are "
-                f"{_said(apart * error)}."
+                f"difference is {_said(mean, error)} nats, and {APART} errors are "
+                f"{_said(APART * error)}."
             )
         ahead = a if mean > 0 else b
         errors = f"{abs(mean) / error:.1f}" if error > 0 else "infinitely many"
         share = self.quantities[f"{self.bound}, share of data"].mean
         return (
             f"By {self.bound}, {ahead} is ahead by {_said(abs(mean), error)} nats ({errors} "
-            f"standard errors); {a}'s bound is the higher on {share:.0%} of the data."
+            f"errors); {a}'s bound is the higher on {share:.0%} of the data."
         )
 
     def _otherwise_by_the_elbo(self) -> str:
         elbo, tight = self.differences["ELBO"], self.differences[self.bound]
         many = max(self.untrusted) > FEW * len(elbo.value)
-        apart = critical(len(elbo.value))
         told = not self.point_masses and all(
-            abs(d.mean) >= apart * _error(d) for d in (elbo, tight)
+            abs(d.mean) >= APART * _error(d) for d in (elbo, tight)
         )
         if not told or elbo.mean * tight.mean >= 0 or many:
             return ""
@@ -148,7 +142,7 @@ class Comparison(Finding):
         if any(self.untrusted):
             counts = zip(self.names, self.untrusted, strict=True)
             sentences.append(
-                "Pareto k-hat is above 0.7 at "
+                "Pareto k-hat is above its limit at "
                 + " and ".join(f"{count:,} data of {name}" for name, count in counts)
                 + ": there the bounds are lower than log p(x) by what is not known, and the model "
                 "that is behind may be the better. Compare by annealed importance sampling."
@@ -173,8 +167,9 @@ def compare(
 ) -> Comparison:
     r"""Compare two reports over the same data, pairing them datum by datum.
 
-    The error over data of the difference, $s(a_n - b_n) / \sqrt N$, says how another test set
-    would differ, particles included; that over particles how other seeds on these data would.
+    The error over data of the difference, $s(a_n - b_n) / \sqrt N$ (wider for few data, see
+    `bounds.students_factor`), says how another test set would differ, particles included; that
+    over particles how other seeds on these data would.
 
     Args:
         a: what `evaluate` returned, or `read_report`.
@@ -186,7 +181,7 @@ def compare(
             of densities, or their names are one.
 
     Example:
-        >>> import pyrovae as pv
+        >>> import torch, pyrovae as pv
         >>> def vae(hidden):
         ...     return pv.VAE(
         ...         prior=pv.priors.StandardNormal(2),
@@ -220,7 +215,7 @@ def compare(
     return Comparison(
         names=names,
         differences={
-            name: _difference(estimate, estimates[1][name], one_seed=one_seed)
+            name: difference(estimate, estimates[1][name], independent=not one_seed)
             for name, estimate in estimates[0].items()
             if name in estimates[1]
         },
@@ -234,27 +229,6 @@ def compare(
     )
 
 
-@functools.cache
-def critical(data: int) -> float:
-    r"""Return how many standard errors over data tell two models apart, for few data as for many.
-
-    It is Student's quantile of 97.5% with $\nu = N - 1$ degrees of freedom, $\sqrt\nu \tan a$,
-    where the angle a has a density in proportion to $\cos^{\nu - 1} a$. Of one datum, whose error
-    is that over particles, it is the normal's.
-
-    Example:
-        >>> [round(critical(data), 2) for data in (1, 2, 5, 50, 10_000)]
-        [1.96, 12.71, 2.78, 2.01, 1.96]
-    """
-    if data < 2:
-        return APART
-    freedom = min(data, 10_000) - 1
-    angle = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)
-    mass = angle.cos().pow(freedom - 1).cumsum(0)
-    within = torch.searchsorted(mass, 0.95 * mass[-1])
-    return math.sqrt(freedom) * math.tan(angle[within].item())
-
-
 def _of_probabilities(report: Report | SavedFinding) -> bool | None:
     """Tell whether p(x) is a probability, of whole numbers, or a density; None if not known."""
     if isinstance(report, SavedFinding):
@@ -262,9 +236,9 @@ def _of_probabilities(report: Report | SavedFinding) -> bool | None:
     return None if report.domain is None else report.of_whole_numbers
 
 
-def _untrusted(report: Finding) -> int:
+def _untrusted(report: Report | SavedFinding) -> int:
     shapes = report.per_datum.get("Pareto k-hat")
-    return 0 if shapes is None else int((shapes > TRUSTED).sum())
+    return 0 if shapes is None else int(beyond(shapes, report.particles).sum())
 
 
 def _same(
@@ -282,13 +256,6 @@ def _same(
             "both on the same, in the same order"
         )
     return True, bool(same[:, 1].all())
-
-
-def _difference(a: Estimate, b: Estimate, *, one_seed: bool) -> Estimate:
-    """Subtract datum by datum; errors that may be correlated are added, others in squares."""
-    errors = [estimate.standard_error.cpu().double() for estimate in (a, b)]
-    together = errors[0] + errors[1] if one_seed else torch.hypot(*errors)
-    return Estimate(a.value.cpu().double() - b.value.cpu().double(), together)
 
 
 def _share(difference: Tensor) -> Number:

@@ -18,7 +18,13 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from pyrovae.bounds import Estimate, effective_sample_size, iwae_estimate, mean_estimate
+from pyrovae.bounds import (
+    Estimate,
+    difference,
+    effective_sample_size,
+    iwae_estimate,
+    mean_estimate,
+)
 from pyrovae.contexts import Context
 from pyrovae.findings import Finding, collect, join, without_error_over_data
 from pyrovae.per_datum_flow import PerDatumFlow
@@ -348,18 +354,12 @@ def levels_and_gaps(
     gaps = {
         name: mean_estimate(rows[above] - rows[below])
         if above in rows
-        else _difference(levels[above], levels[below])
+        else difference(levels[above], levels[below], independent=True)
         for name, (above, below) in DIFFERENCES.items()
         if above in levels and below in levels
     }
     shown = {name: levels[name] for name in LEVELS if name in levels}
     return shown | gaps, effective_sample_size(fresh)
-
-
-def _difference(above: Estimate, below: Estimate) -> Estimate:
-    """Subtract an estimate from another that has draws of its own."""
-    error = above.standard_error.hypot(below.standard_error)
-    return Estimate(above.value - below.value, error)
 
 
 def _source(settings: Gaps, log_evidence: Tensor | Estimate | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
+from pyrovae import pareto
 from pyrovae.mosaics import png
 from pyrovae.page_style import STYLE
 from pyrovae.runs import Run
@@ -148,9 +149,10 @@ def _trust(saved: SavedFinding) -> list[str]:
 def _answer(saved: SavedFinding) -> str:
     if saved.point_masses:
         return "No: the guide has no density, so the bounds are none."
-    shape, bad = saved.per_datum.get("Pareto k-hat"), saved.said.get("untrusted")
+    shape = saved.per_datum.get("Pareto k-hat")
     if shape is None or shape.isnan().any():
         return "It cannot be told: no Pareto k-hat is known of the weights."
+    bad = int(pareto.beyond(shape, saved.particles).sum())
     if bad:
         return (
             f"Not everywhere: the weights are not to be believed at {bad:,} of "

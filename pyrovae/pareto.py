@@ -6,7 +6,7 @@ The largest weights of a datum follow, over a threshold u, a generalised Pareto 
 
 whose shape k counts the moments of the weights: those of order below 1/k are finite. At k > 0.5
 the variance is infinite, and above 0.7 an average of weights is not to be believed at any number
-of particles that can be drawn.
+of particles that can be drawn. At few particles less is allowed: see `limit`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
 TRUSTED: Final = 0.7
-"""The largest k at which an average of weights is believed."""
+"""The largest k at which an average of weights is believed, however many there are."""
 
 ENOUGH: Final = 2_155
-"""The particles from which 0.7 is the limit of Vehtari et al., min(1 - 1 / log10 K, 0.7)."""
+"""The particles from which the limit is 0.7."""
 
 SHORTEST: Final = 5
 """The fewest weights that make a tail."""
@@ -54,12 +54,55 @@ def pareto_k(log_w: Tensor) -> Tensor:
     Example:
         >>> light, heavy = torch.randn(1000), 4 * torch.randn(1000)
         >>> k = pareto_k(torch.stack([light, heavy, torch.zeros(1000)], dim=1))
-        >>> k < TRUSTED
+        >>> k <= limit(1000)
         tensor([ True, False,  True])
         >>> k[2]
         tensor(-inf)
     """
     return psis(log_w)[1]
+
+
+def limit(particles: int) -> float:
+    r"""Return the largest k-hat at which an average of K weights is believed.
+
+    $$ \min(1 - 1 / \log_{10} K,\ 0.7) $$
+
+    Raises:
+        ValueError: for fewer than two particles.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
+
+    Example:
+        >>> round(limit(100), 3), round(limit(1000), 3), limit(10_000)
+        (0.5, 0.667, 0.7)
+    """
+    if particles < 2:
+        raise ValueError(f"k-hat is of two particles or more; got particles={particles}")
+    return min(1 - 1 / math.log10(particles), TRUSTED)
+
+
+def beyond(shapes: Tensor, particles: int) -> Tensor:
+    """Tell which k-hats are above the limit at K particles; one that is not known is not.
+
+    Example:
+        >>> beyond(torch.tensor([0.4, 0.6, torch.nan]), 100)
+        tensor([False,  True, False])
+    """
+    return shapes > limit(max(particles, 2))
+
+
+def particles_for(shape: float) -> int:
+    r"""Return the particles from which a k of at most 0.7 is within `limit`, $10^{1 / (1 - k)}$.
+
+    Example:
+        >>> particles_for(0.5), particles_for(0.7)
+        (100, 2155)
+    """
+    if not shape <= TRUSTED:
+        raise ValueError(f"no number of particles does for a k-hat above {TRUSTED}; got {shape}")
+    needed = math.ceil(10 ** (1 / (1 - shape)))
+    return min(needed, ENOUGH)
 
 
 def smoothed(log_w: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from pyrovae.bounds import Estimate
+from pyrovae.bounds import Estimate, difference
 from pyrovae.evaluation import evaluate
 from pyrovae.findings import Finding, Quantity, counted
 from pyrovae.report import Report
@@ -90,7 +90,11 @@ class RateDistortion(Finding):
         rising = [
             f"{smaller:g} to {larger:g}"
             for smaller, larger in zip(weights, weights[1:], strict=False)
-            if _rises(points[smaller].rate, points[larger].rate)
+            if _rises(
+                points[smaller].rate,
+                points[larger].rate,
+                independent=self.reports[smaller].seed is None,
+            )
         ]
         if rising:
             said.append(
@@ -173,8 +177,7 @@ def _point(report: Report) -> Point:
     return Point(sampled if exact is None else exact, distortion, report.elbo)
 
 
-def _rises(smaller: Estimate, larger: Estimate) -> bool:
+def _rises(smaller: Estimate, larger: Estimate, *, independent: bool) -> bool:
     """Tell whether a mean is above another by more than two errors of the paired difference."""
-    standard_error = (smaller.standard_error**2 + larger.standard_error**2).sqrt()
-    difference = Estimate(larger.value - smaller.value, standard_error)
-    return difference.mean > 2 * difference.error_over_particles
+    rise = difference(larger, smaller, independent=independent)
+    return rise.mean > 2 * rise.error_over_particles

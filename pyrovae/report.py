@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyrovae import bounds, pareto, runs
 from pyrovae.ais import Sandwich
-from pyrovae.bounds import Estimate
+from pyrovae.bounds import Estimate, difference
 from pyrovae.findings import (
     Finding,
     Number,
@@ -145,13 +145,14 @@ class Report(Finding):
 
     @property
     def untrusted(self) -> Tensor:
-        """The indices of the data whose k-hat is above 0.7."""
-        return (self.pareto_k > pareto.TRUSTED).nonzero().flatten()
+        """The indices of the data whose k-hat is above `pareto.limit` at these particles."""
+        return pareto.beyond(self.pareto_k, self.particles).nonzero().flatten()
 
     @property
     def trusted(self) -> bool:
-        """Whether k-hat is known of all data and at most 0.7, and q has a density."""
-        return bool((self.pareto_k <= pareto.TRUSTED).all()) and not self.point_masses
+        """Whether k-hat is known of all data and within its limit, and q has a density."""
+        known = not self.pareto_k.isnan().any()
+        return known and not len(self.untrusted) and not self.point_masses
 
     @property
     def partial(self) -> bool:
@@ -251,7 +252,7 @@ class Report(Finding):
         data, bad = len(self.pareto_k), self.untrusted.tolist()
         if not bad:
             largest = self.pareto_k.max().item()
-            seen = f"Pareto k-hat is at most {largest:.2f}"
+            seen = f"Pareto k-hat is at most {largest:.2f}, within its limit of {self._limit}"
             if largest == -math.inf:
                 seen = "they hardly vary"
             whose = f"all {data:,} data" if data > 1 else "the one datum"
@@ -263,11 +264,31 @@ class Report(Finding):
         if len(bad) > NAMED:
             which += f" and {len(bad) - NAMED:,} more"
         return (
-            f"Pareto k-hat is above {pareto.TRUSTED} at {len(bad):,} of {data:,} data: {which} "
+            f"Pareto k-hat is above {self._limit} at {len(bad):,} of {data:,} data: {which} "
             "(all in report.untrusted). The bound there may be far off, mostly too low, and "
-            "neither its error nor PSIS nor the extrapolation is to be believed. More particles "
-            "will hardly help: refine the guide, or take annealed importance sampling."
+            "neither its error nor PSIS nor the extrapolation is to be believed. "
+            f"{self._remedy()}"
         )
+
+    @property
+    def _limit(self) -> str:
+        return f"{pareto.limit(self.particles):.2g}"
+
+    def _remedy(self) -> str:
+        """Say what would do for the data that are not to be believed."""
+        shapes = self.pareto_k[self.untrusted]
+        mild = shapes[shapes <= pareto.TRUSTED]
+        said = []
+        if len(mild):
+            whose = "all" if len(mild) == len(shapes) else f"{len(mild):,} of them"
+            needed = pareto.particles_for(mild.max().item())
+            said.append(f"{needed:,} particles may do for {whose}.")
+        if len(mild) < len(shapes):
+            said.append(
+                f"Above {pareto.TRUSTED} more particles will hardly help: refine the guide, or "
+                "take annealed importance sampling."
+            )
+        return " ".join(said)
 
     def _annealed(self) -> Iterator[str]:
         """Hold the tightest bound against annealed importance sampling on the same data."""
@@ -276,7 +297,10 @@ class Report(Finding):
         k = max(self.iwae)
         for found in self.findings.values():
             if isinstance(found, Sandwich):
-                yield _beside(_gain(found.lower, self.iwae[k]), k)
+                # A seed is set anew for each measurement: both may have drawn the same numbers.
+                independent = self.seed is None
+                gain = _gain(found.lower, self.iwae[k], independent=independent)
+                yield _beside(gain, k)
 
     def _dimensions_used(self) -> Iterator[str]:
         for site, divergence in self.kl_per_dimension.items():
@@ -299,11 +323,11 @@ class Report(Finding):
             )
 
 
-def _gain(annealed: Estimate, bound: Estimate) -> Estimate:
+def _gain(annealed: Estimate, bound: Estimate, *, independent: bool) -> Estimate:
     """Return what annealing found over a bound on the same data, the first of them."""
     n = len(annealed.value)
-    error = annealed.standard_error.hypot(bound.standard_error[:n])
-    return Estimate(annealed.value - bound.value[:n], error)
+    first = Estimate(bound.value[:n], bound.standard_error[:n])
+    return difference(annealed, first, independent=independent)
 
 
 def _beside(gain: Estimate, k: int) -> str:

@@ -13,10 +13,11 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.callbacks import Epoch, History
 from pyrovae.data import Split, seeded
-from pyrovae.findings import Finding
 from pyrovae.mosaics import Shape
 from pyrovae.planes import latent_plane
+from pyrovae.report import Report
 from pyrovae.runs import Run
+from pyrovae.saved_findings import SavedFinding
 from pyrovae.traversals import traverse
 from pyrovae.vae import VAE
 
@@ -52,7 +53,9 @@ def vae_figures(vae: VAE, split: Split | None, shape: Shape) -> Figures:
     return found | _possible({"latents": lambda: plots.latent_map(vae, x[:MAPPED], labels)})
 
 
-def report_figures(report: Finding, vae: VAE, x: Tensor | None, shape: Shape | None) -> Figures:
+def report_figures(
+    report: Report | SavedFinding, vae: VAE, x: Tensor | None, shape: Shape | None
+) -> Figures:
     """Draw what a report and its findings have a figure for.
 
     Args:

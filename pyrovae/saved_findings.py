@@ -65,6 +65,11 @@ class SavedFinding(Finding):
         return {name: tensor for name, tensor in self.saved.items() if name not in own}
 
     @property
+    def particles(self) -> int:
+        """K, the particles that were drawn for each datum."""
+        return int(self.said["particles"])
+
+    @property
     def seed(self) -> int | None:
         """The seed of the particles."""
         return self.said.get("seed")

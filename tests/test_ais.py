@@ -252,7 +252,7 @@ def test_intervals_over_data_cover_95_times_in_100():
     found = settings((world.model, world.off_guide), x)
     for name, quantity in found.quantities.items():
         sets = quantity.value.reshape(200, 40)
-        error = sets.std(1) / math.sqrt(40)
+        error = bounds.students_factor(40) * sets.std(1) / math.sqrt(40)
         told = [bounds.Estimate(s, torch.zeros_like(s)).error_over_data for s in sets]
         assert error.tolist() == pytest.approx(told), name
         covered = ((sets.mean(1) - quantity.mean).abs() < 1.96 * error).double().mean()

@@ -337,15 +337,17 @@ class TestWhatIsMissing:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "untrusted", "answer"),
+    ("shapes", "particles", "answer"),
     [
-        ([0.1, 0.9], 1, "Not everywhere: the weights are not to be believed at 1 of 2 data."),
-        ([0.1, math.nan], 0, "It cannot be told"),
-        ([0.1, 0.2], 0, "Yes, as far as the weights tell."),
+        ([0.1, 0.9], 5000, "Not everywhere: the weights are not to be believed at 1 of 2 data."),
+        ([0.1, 0.6], 100, "Not everywhere: the weights are not to be believed at 1 of 2 data."),
+        ([0.1, 0.6], 5000, "Yes, as far as the weights tell."),
+        ([0.1, math.nan], 100, "It cannot be told"),
+        ([0.1, 0.2], 100, "Yes, as far as the weights tell."),
     ],
 )
-def test_the_answer_is_that_of_the_weights(shapes, untrusted, answer):
-    said = {"untrusted": untrusted, "data": 2, "quantities": {}}
+def test_the_answer_is_that_of_the_weights(shapes, particles, answer):
+    said = {"particles": particles, "data": 2, "quantities": {}}
     saved = SavedFinding(said, {"Pareto k-hat": torch.tensor(shapes)})
     assert html_report._answer(saved).startswith(answer)
 

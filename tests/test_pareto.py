@@ -315,3 +315,42 @@ class TestExtrapolated:
 def test_a_tail_that_is_flat_up_to_rounding_has_no_shape():
     """Log-weights about zero, in single precision, that differ by roundings of 1."""
     assert pareto_k(1e-7 * torch.randn(1000, 1)).item() == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("particles", "wanted"),
+    [
+        (21, 0.2437),
+        (50, 0.4114),
+        (100, 0.5),
+        (1000, 2 / 3),
+        (2154, 0.69999),
+        (2155, 0.7),
+        (10**6, 0.7),
+    ],
+)
+def test_the_limit_is_that_of_the_paper(particles, wanted):
+    assert pareto.limit(particles) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_what_is_not_known_of_a_tail_is_not_beyond_the_limit():
+    shapes = torch.tensor([math.nan, -math.inf, 0.49, 0.51, 0.69, 0.71, math.inf])
+    assert pareto.beyond(shapes, 100).tolist() == [False, False, False, True, True, True, True]
+    assert pareto.beyond(shapes, 5000).tolist() == [False] * 5 + [True] * 2
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.5, 0.6, 0.69, 0.7])
+def test_so_many_particles_do_and_no_fewer(shape):
+    needed = pareto.particles_for(shape)
+    assert pareto.limit(needed) >= shape - 1e-12
+    assert pareto.limit(needed - 1) < shape
+
+
+def test_no_number_of_particles_does_above_the_largest_limit():
+    with pytest.raises(ValueError, match="no number of particles does .* got 0.8"):
+        pareto.particles_for(0.8)
+
+
+def test_one_particle_has_no_limit():
+    with pytest.raises(ValueError, match="two particles or more; got particles=1"):
+        pareto.limit(1)

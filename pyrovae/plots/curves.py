@@ -12,13 +12,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from pyrovae import pareto
 from pyrovae.bounds import Estimate
-from pyrovae.findings import Finding, estimate_of
+from pyrovae.findings import estimate_of
 from pyrovae.mosaics import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 from pyrovae.rate_distortion_curve import RateDistortion
+from pyrovae.report import Report
+from pyrovae.saved_findings import SavedFinding
 
 
-def bounds(report: Finding) -> Figure:
+def bounds(report: Report | SavedFinding) -> Figure:
     """Draw the importance-weighted bounds against k; at k = 1 stands the ELBO.
 
     The bars are one standard error over particles to either side. The error over data is common
@@ -64,7 +66,8 @@ def bounds(report: Finding) -> Figure:
         capsize=4,
         label=_errors(estimates[ks[-1]]),
     )
-    trusted = (report.per_datum["Pareto k-hat"] <= pareto.TRUSTED).all()
+    shapes = report.per_datum["Pareto k-hat"]
+    trusted = not (shapes.isnan() | pareto.beyond(shapes, report.particles)).any()
     if "extrapolated" in report.quantities and trusted:
         level(axes, estimate_of(report, "extrapolated"), "extrapolated, no bound")
     particle_axis(axes, ks)
