@@ -65,7 +65,7 @@ def main() -> None:
     if args.within:
         measure(args, args.within)
         return
-    print("| K | IWAE-K, nats | k-hat too large | s | decoder passes a second | peak memory, MiB |")
+    print("| K | IWAE-K, nats | k-hat too large | s | decoder passes a second | peak, MiB |")
     print("|---:|---:|---:|---:|---:|---:|")
     for particles in args.particles:
         command = [sys.executable, *sys.argv, "--within", str(particles)]

@@ -27,7 +27,7 @@ from pyrovae.data import Batches, Split, seeded
 from pyrovae.findings import Diagnostic, Finding, collect, join
 from pyrovae.fingerprints import fingerprints
 from pyrovae.kl import closed_form_rates, dimension_rates
-from pyrovae.likelihoods import Masked
+from pyrovae.observed import entries
 from pyrovae.randomness import generators_kept
 from pyrovae.report import Report
 from pyrovae.sites import is_auxiliary_draw, is_point_mass, sample_sites
@@ -40,6 +40,7 @@ from pyrovae.weights import (
     log_weight_terms,
     run,
     trace_guide,
+    trace_pair,
 )
 
 KL_PARTICLES: Final = 10
@@ -114,12 +115,18 @@ def evaluate(
     runner = CompiledRun() if compile else run
     width, kept = 0, []
     points: tuple[str, ...] = ()
+    each: int | None = None
 
     def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
-        nonlocal width, points
+        nonlocal width, points, each
         # Copied once the large tensors are given back: what stays must not lie between them.
         found = copy.deepcopy(_measure(target, batch, particles, ks, runner=runner))
         points = points if width else _point_masses(target, batch)
+        # Where the first data bear no mask, only a context can bring one later.
+        if each is None or len(batch) > 1:
+            found["entries"], each = _observed_entries(target, batch)
+        else:
+            found["entries"] = torch.full((len(batch[0]),), each)
         width = batch[0][0].numel()
         if diagnostics:
             kept.append(batch)
@@ -135,7 +142,7 @@ def evaluate(
         seconds=done.seconds,
         wanted=_size(batches) if done.partial else len(measured["elbo"].value),
         dimensions=width,
-        domain=_domain(target),
+        domain=getattr(getattr(target, "likelihood", None), "domain", None),
         findings=found,
         unfinished=tuple(name for name in names if name not in found | refused),
         refused=refused,
@@ -155,16 +162,26 @@ def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:
     return points
 
 
+def _observed_entries(target: Any, batch: tuple[Any, ...]) -> tuple[Tensor, int | None]:
+    """Count the entries of each datum that are scored; also for one, where no mask is met."""
+    with generators_kept():
+        trace, _ = trace_pair(*programs(target), *batch, particles=1)
+    sites = [site for _, site in sample_sites(trace) if site["is_observed"]]
+    each = sum(site["fn"].event_shape.numel() for site in sites)
+    counts = [entries(site, len(batch[0])) for site in sites]
+    if all(count is None for count in counts):
+        return torch.full((len(batch[0]),), each), each
+    total = sum(
+        site["fn"].event_shape.numel() if count is None else count.cpu()
+        for site, count in zip(sites, counts, strict=True)
+    )
+    return torch.as_tensor(total), None
+
+
 def _varies(site: Any) -> bool:
     """Tell whether two particles differ at a site."""
     one, other = site["value"].unbind(site["value"].ndim - 2 - site["fn"].event_dim)
     return not torch.equal(one, other)
-
-
-def _domain(target: Any) -> Any:
-    """Return the likelihood's domain; where entries are missing, x is no one thing to count."""
-    likelihood = getattr(target, "likelihood", None)
-    return None if isinstance(likelihood, Masked) else getattr(likelihood, "domain", None)
 
 
 def _drawn(data: Any) -> Any:

@@ -28,7 +28,7 @@ from pyrovae.bounds import effective_sample_size
 from pyrovae.contexts import Context
 from pyrovae.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
-from pyrovae.likelihoods import Masked
+from pyrovae.observed import observed_at
 from pyrovae.randomness import generators_kept
 from pyrovae.simulation import simulate
 from pyrovae.sites import advice_on_shapes, log_prob, sample_sites
@@ -55,6 +55,7 @@ class PredictiveChecks(Finding):
         replicated: T of the data drawn, [draws].
         data: N, the size of each data set.
         wanted: the draws asked for.
+        observed: the share of entries that no mask takes out.
         tail: of posterior replication, each datum's P(log p(x_rep | z) <= log p(x | z)), [N].
         effective_sample_size: likewise, of the particles that the latents were drawn from, [N].
     """
@@ -64,6 +65,7 @@ class PredictiveChecks(Finding):
     replicated: dict[str, Tensor]
     data: int
     wanted: int
+    observed: float = 1.0
     tail: Tensor | None = None
     effective_sample_size: Tensor | None = None
 
@@ -96,6 +98,12 @@ class PredictiveChecks(Finding):
     def verdict(self) -> Sequence[str]:
         """What is outside, and what the p-values mean."""
         said = [self._found(), self._meaning()]
+        if self.observed < 1:
+            said.append(
+                f"{1 - self.observed:.1%} of the entries are missing. What stands there in the "
+                "data stands in those drawn too: the p-values are of what is observed, the other "
+                "numbers of both."
+            )
         if self.silent:
             said.append(
                 f"The same number for every data set, and so silent: {', '.join(self.silent)}."
@@ -150,7 +158,7 @@ class PredictiveChecks(Finding):
         if not self.outside:
             return f"The model agrees with the data in all {number} discrepancies ({tested})."
         said = (
-            f"{name} (real {self.real[name].mean():.3g}, replicated "
+            f"{name} (real {self.real[name].mean():.3g}, drawn "
             f"{self.replicated[name].mean():.3g} ± {self.replicated[name].std():.2g})"
             for name in self.outside
         )
@@ -174,6 +182,9 @@ class PredictiveChecks(Finding):
 @dataclass(frozen=True)
 class PredictiveCheck:
     r"""Compare data drawn from the model with the real ones, discrepancy by discrepancy.
+
+    Entries that a mask takes out hold the same values in the data drawn as in the real ones, so
+    that both are compared by what is observed, given which entries are.
 
     The model draws at a site "x" where x is None, as `model(None, *context, size=n)`. One that
     takes no size, a plain program, is run as `model(x, *context)` with its observations taken
@@ -260,11 +271,6 @@ class PredictiveCheck:
             KeyboardInterrupt: if the interrupt comes before the first draws are done.
         """
         check_data(target, x)
-        if isinstance(getattr(target, "likelihood", None), Masked):
-            raise ValueError(
-                "a predictive check compares whole data, and here entries are missing: check "
-                "the data that have none"
-            )
         given = Context.of(x, *context)
         model, guide = (given.bound(program) for program in programs(target))
         x, *beside = next(cut_data(x, given.own, self.data or len(x)))
@@ -278,9 +284,12 @@ class PredictiveCheck:
             with evaluation_mode(target), generators_kept():
                 simulate((model, guide), x, *beside)
 
+        shares: list[float] = []
+
         def compare(rows: range) -> tuple[list[Compared], Tensor]:
             here = {name: z[rows.start : rows.stop] for name, z in latents.items()}
             drawn = _draw(drawing, here, len(rows), data)
+            shares.append(drawn.observed)
             compared = [self._compare(drawn, row, x, own) for row in range(len(rows))]
             return compared, (drawn.log_likelihood <= drawn.log_likelihood_of_real).sum(0)
 
@@ -293,6 +302,7 @@ class PredictiveCheck:
         below = torch.stack([tail for _, tail in done.pieces]).sum(0)
         return PredictiveChecks(
             self.replication,
+            observed=shares[0],
             real=_columns([real for real, _ in pairs]),
             replicated=_columns([replicated for _, replicated in pairs]),
             data=len(x),
@@ -343,12 +353,14 @@ class Drawn:
         latents: what they were drawn from, where that was given.
         log_likelihood: log p(x_rep | z), [draws, N].
         log_likelihood_of_real: log p(x | z) at the same latents, [draws, N].
+        observed: the share of entries that no mask takes out.
     """
 
     x: Tensor
     latents: Latents
     log_likelihood: Tensor
     log_likelihood_of_real: Tensor
+    observed: float
 
 
 Compared = tuple[dict[str, float], dict[str, float]]
@@ -362,19 +374,26 @@ def _draw(
     held = poutine.trace(poutine.condition(drawing, data=latents))
     with advice_on_shapes(), pyro.plate(PARTICLES, draws, dim=-2):
         trace = held.get_trace(*context)
-    if "x" not in trace.nodes:
+    # A site with an obs_mask is split in two; the one observed is masked as any other.
+    site = trace.nodes.get("x_observed", trace.nodes.get("x"))
+    if site is None:
         raise ValueError(
             f"the model has the sites {[name for name, _ in sample_sites(trace)]} but none named "
             "'x', which is what a predictive check draws"
         )
-    site = trace.nodes["x"]
     wanted = (draws, *x.shape)
     if site["value"].shape != wanted:
         raise ValueError(
             f"site 'x' was drawn with shape {tuple(site['value'].shape)}, but {draws} data sets "
             f"like x are {wanted}: sample it in the plate over data, the rest .to_event"
         )
-    return Drawn(site["value"], latents, log_prob(site), log_prob({**site, "value": x}))
+    real = log_prob({**site, "value": x})
+    seen = observed_at(site)
+    if seen is None:
+        return Drawn(site["value"], latents, log_prob(site), real, 1.0)
+    # Where an entry is missing, the data drawn hold what the real ones do: like with like.
+    filled = torch.where(seen, site["value"], x)
+    return Drawn(filled, latents, log_prob(site), real, seen.double().mean().item())
 
 
 def _resampled(

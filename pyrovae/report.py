@@ -12,7 +12,7 @@ from typing import Any, Final, final
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae import bounds, pareto, runs
+from pyrovae import pareto, runs
 from pyrovae.ais import Sandwich
 from pyrovae.bounds import Estimate, difference
 from pyrovae.findings import (
@@ -42,6 +42,7 @@ class Report(Finding):
         seconds: the time it took.
         wanted: how many data there were to measure; None where an interrupt left that open.
         dimensions: D, the width of x.
+        entries: how many entries of each datum are scored, [N]: those that no mask takes out.
         domain: where the likelihood has x lie; None where it does not say.
         elbo: the evidence lower bound.
         iwae: the importance-weighted bound at each k.
@@ -82,6 +83,7 @@ class Report(Finding):
     kl_per_dimension: dict[str, Tensor]
     effective_sample_size: Tensor
     pareto_k: Tensor
+    entries: Tensor
     fingerprint: Tensor
     findings: Mapping[str, Finding] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
@@ -170,7 +172,9 @@ class Report(Finding):
     def bits_per_dimension(self, levels: int = 1) -> Number:
         r"""Return $-\log_2 p(x) / D + \log_2(levels)$ from the bound at the most particles.
 
-        It is the length of a code, and from a lower bound on log p an upper bound on it.
+        It is the length of a code, and from a lower bound on log p an upper bound on it. Missing
+        entries are not counted: D is then the mean number of entries that are observed. NaN where
+        there is none.
 
         Args:
             levels: 1 where x are whole numbers, 0 and 1 among them. Where p is a density of
@@ -192,10 +196,16 @@ class Report(Finding):
             True
         """
         bound = self.iwae[max(self.iwae)] if self.iwae else self.elbo
-        per_nat = 1 / (self.dimensions * math.log(2))
+        entries = self.entries.cpu().double()
+        width = entries.mean().item()
+        if width == 0:
+            return Number(math.nan)
+        per_nat = 1 / (width * math.log(2))
+        # The error of a ratio of two means (Cochran, 1977, chapter 6).
+        apart = bound.value.cpu().double() - bound.mean / width * entries
         return Number(
-            float(bounds.bits_per_dimension(bound.mean, self.dimensions)) + math.log2(levels),
-            per_nat * bound.error_over_data,
+            -per_nat * bound.mean + math.log2(levels),
+            per_nat * Estimate(apart, bound.standard_error).error_over_data,
             per_nat * bound.error_over_particles,
         )
 
@@ -313,14 +323,21 @@ class Report(Finding):
             binary = "binary data" if self.domain is constraints.boolean else "whole numbers"
             bound = f"IWAE-{max(self.iwae)}" if self.iwae else "the ELBO"
             yield (
-                f"Bits per dimension: {bound} of {binary}, {self.dimensions:,} a datum; nothing "
-                "is dequantised."
+                f"Bits per dimension: {bound} of {binary}, {self._counted()} a datum; nothing is "
+                "dequantised."
             )
         elif self.domain is not None and not isinstance(self.domain, constraints.stack):
             yield (
                 "p(x) is a density: where x are 8-bit pixels, dequantised and divided by 256, "
                 "report.bits_per_dimension(256) adds the 8 bits."
             )
+
+    def _counted(self) -> str:
+        """Say how many entries a datum has, or how many of them are observed on average."""
+        if (self.entries == self.dimensions).all():
+            return f"{self.dimensions:,}"
+        mean = self.entries.double().mean().item()
+        return f"of whose {self.dimensions:,} entries {mean:,.1f} are scored on average in"
 
 
 def _gain(annealed: Estimate, bound: Estimate, *, independent: bool) -> Estimate:

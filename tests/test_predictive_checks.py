@@ -313,15 +313,6 @@ def test_the_figure_shows_real_and_drawn():
         assert axes.get_title(loc="left") == f"{name}: p = {found.p_value(name).mean:.3f}"
 
 
-def test_data_with_missing_entries_are_refused():
-    likelihood = pv.likelihoods.Masked(pv.likelihoods.Bernoulli(pv.nets.MLP(2, 4)))
-    guide = pv.guides.MeanFieldNormal(pv.nets.HideMissing(pv.nets.MLP(4, 4)))
-    vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
-    x = torch.zeros(5, 4)
-    with pytest.raises(ValueError, match="here entries are missing"):
-        pv.PredictiveCheck()(vae, x, x == 0)
-
-
 def test_ties_count_on_both_sides():
     """A share of zeros in continuous data always ties, and a right model must not be flagged."""
     world, tied = LinearGaussian(), {"zero": lambda x: 0 * x.mean()}

@@ -398,7 +398,9 @@ def test_missing_entries_are_not_counted_in_bits_per_dimension():
     vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
     x, mask = torch.zeros(3, 4), torch.tensor([[True, False, True, True]]).expand(3, 4)
     report = pv.evaluate(vae, (x, mask), particles=5)
-    assert "bits per dimension" not in report.quantities
+    bits = -report.iwae[5].mean / (3 * math.log(2))
+    assert report.quantities["bits per dimension"].mean == pytest.approx(bits)
+    assert "of whose 4 entries 3.0 are scored on average" in " ".join(report.verdict)
 
 
 def test_psis_is_of_the_smoothed_weights():

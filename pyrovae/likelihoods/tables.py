@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.likelihoods.base import Likelihood
+from pyrovae.observed import observed
 
 
 @final
@@ -138,6 +139,19 @@ class JointColumns(dist.TorchDistribution):
         """Return the joint of what `change` makes of each part and its columns."""
         parts = [change(*pair) for pair in zip(self.parts, self.groups, strict=True)]
         return JointColumns(parts, self.groups, self.place, validate_args=self._validate_args)
+
+    def observed(self) -> Tensor | None:
+        """Tell which entries are scored, [..., D]; None for all."""
+        seen = [observed(part) for part in self.parts]
+        if all(entries is None for entries in seen):
+            return None
+        whole = [
+            torch.ones(part.shape(), dtype=torch.bool, device=self.place.device)
+            if entries is None
+            else entries
+            for part, entries in zip(self.parts, seen, strict=True)
+        ]
+        return self._joined(whole)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the sum over groups of their log-probabilities.
