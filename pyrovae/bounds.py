@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import scipy.special
 import torch
 from torch import Tensor
 
@@ -84,6 +83,8 @@ def students_factor(count: int) -> float:
         >>> [round(students_factor(data), 2) for data in (2, 5, 50, 10_000)]
         [6.48, 1.42, 1.03, 1.0]
     """
+    import scipy.special  # changes the filters of warnings, as importing this library must not
+
     if count < 2:
         raise ValueError(f"Student's interval takes two data or more; got {count}")
     return float(scipy.special.stdtrit(count - 1, 0.975)) / Z95

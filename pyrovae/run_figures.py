@@ -18,6 +18,7 @@ from pyrovae.planes import latent_plane
 from pyrovae.report import Report
 from pyrovae.runs import Run
 from pyrovae.saved_findings import SavedFinding
+from pyrovae.sites import UndefinedMean
 from pyrovae.traversals import traverse
 from pyrovae.vae import VAE
 
@@ -42,13 +43,17 @@ def history_figure(run: Run) -> Figures:
 
 
 def vae_figures(vae: VAE, split: Split | None, shape: Shape) -> Figures:
-    """Draw samples and, of data, reconstructions and the latent map."""
-    with seeded(0):
-        found = {"samples": plots.samples(vae, SAMPLES, shape)}
+    """Draw samples and, of data, reconstructions and the latent map.
+
+    Where p(x | z) has no mean there are no images to show of it.
+    """
+    found = {}
+    with seeded(0), contextlib.suppress(UndefinedMean):
+        found["samples"] = plots.samples(vae, SAMPLES, shape)
     if split is None:
         return found
     x, labels = split.draw(), split.labels[:MAPPED]
-    with seeded(0):
+    with seeded(0), contextlib.suppress(UndefinedMean):
         found["reconstructions"] = plots.reconstructions(vae, x[:SHOWN], shape)
     return found | _possible({"latents": lambda: plots.latent_map(vae, x[:MAPPED], labels)})
 

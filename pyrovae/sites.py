@@ -24,6 +24,39 @@ class UndefinedWeight(ValueError):  # noqa: N818
     """A log-weight that is NaN or plus infinity; the text names the datum and the site."""
 
 
+class UndefinedMean(ValueError):  # noqa: N818
+    """A distribution that has no mean, where one is to be shown."""
+
+
+def mean_of(fn: Any, called: str = "p(x | z)") -> Tensor:
+    """Return the mean of a distribution.
+
+    Raises:
+        UndefinedMean: if it has none, as that of classes, or of Student's t at one degree of
+            freedom: torch gives NaN there, or nothing.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> mean_of(dist.Categorical(torch.ones(3)))
+        Traceback (most recent call last):
+        pyrovae.sites.UndefinedMean: p(x | z) is a Categorical, which has no mean ...
+    """
+    try:
+        mean: Tensor | None = fn.mean
+    except NotImplementedError:
+        mean = None
+    if mean is not None and not mean.isnan().any():
+        return mean
+    family = fn
+    while hasattr(family, "base_dist"):
+        family = family.base_dist
+    where = "" if mean is None else f" at {int(mean.isnan().sum()):,} of {mean.numel():,} entries"
+    raise UndefinedMean(
+        f"{called} is a {type(family).__name__}, which has no mean{where}: draw from it instead, "
+        "vae.decode(z).sample() or vae.sample(n), or read its parameters off vae.decode(z)"
+    )
+
+
 def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
     """Yield the sites that carry a density: not the plates' indices, not deterministic values."""
     for name, site in objective_sites(trace):

@@ -21,6 +21,7 @@ from pyrovae.latent_sites import (
     latent_sites,
     latent_values,
 )
+from pyrovae.sites import mean_of
 from pyrovae.vae import VAE, evaluation_mode
 from pyrovae.weights import cut_data
 
@@ -161,5 +162,4 @@ def _decoded(vae: VAE, walk: Values, *context: Any) -> Tensor:
     def generate(*context: Any) -> Any:
         return vae.model(None, *context, size=1)
 
-    mean: Tensor = drawn(generate, steps, *context, given=walk).nodes["x"]["fn"].mean
-    return mean[:, 0]
+    return mean_of(drawn(generate, steps, *context, given=walk).nodes["x"]["fn"])[:, 0]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import check_domain, check_finite
 from pyrovae.parts import describe_together, is_known
+from pyrovae.sites import mean_of
 
 Program = Callable[..., Any]
 
@@ -125,11 +126,14 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *context: Any) -> Tensor:
-        """Return the mean of p(x | z) at one draw z ~ q(z | x), of the shape of x."""
+        """Return the mean of p(x | z) at one draw z ~ q(z | x), of the shape of x.
+
+        Raises:
+            ValueError: if p(x | z) has no mean, as where x are classes.
+        """
         drawn = poutine.trace(self.guide).get_trace(x, *context)
         generate = poutine.trace(poutine.replay(self.model, trace=drawn))
-        mean: Tensor = _observation(generate.get_trace(None, *context, size=len(x))).mean
-        return mean
+        return mean_of(_observation(generate.get_trace(None, *context, size=len(x))))
 
     def predictive(self, n: int, *context: Any) -> dist.Distribution:
         """Return p(x | z) at n draws z ~ p(z): its mean shows what the model has learned."""

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.mosaics import Shape, columns, fold, mosaic
+from pyrovae.sites import mean_of
 from pyrovae.traversals import Traversal
 from pyrovae.vae import VAE, evaluation_mode
 
@@ -27,7 +28,7 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
         *context: as for `vae.reconstruct`.
 
     Raises:
-        ValueError: if x is empty or not of this shape.
+        ValueError: if x is empty or not of this shape, or p(x | z) has no mean.
 
     Example:
         >>> import pyrovae as pv
@@ -87,7 +88,8 @@ def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
         *context: as for `vae.predictive`.
 
     Raises:
-        ValueError: if n is below 1, or what the VAE draws is not of this shape.
+        ValueError: if n is below 1, what the VAE draws is not of this shape, or p(x | z) has no
+            mean.
 
     Example:
         >>> import pyrovae as pv
@@ -102,5 +104,5 @@ def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
     if n < 1:
         raise ValueError(f"a figure of samples needs at least one; got n={n}")
     with evaluation_mode(vae):
-        means = fold(vae.predictive(n, *context).mean, shape)
+        means = fold(mean_of(vae.predictive(n, *context)), shape)
     return mosaic(list(means.split(columns(n))), names=[])

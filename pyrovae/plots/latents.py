@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.mosaics import WIDTH
 from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
+from pyrovae.sites import mean_of
 from pyrovae.vae import VAE, evaluation_mode
 
 MOMENT_DRAWS: Final = 100
@@ -105,7 +106,9 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
 def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation, from draws where they are not known."""
     try:
-        return posterior.mean, posterior.stddev
+        moments = posterior.mean, posterior.stddev
     except NotImplementedError:
         draws = posterior.sample((MOMENT_DRAWS,))
         return draws.mean(0), draws.std(0)
+    mean_of(posterior, "q(z | x)")
+    return moments
