@@ -11,6 +11,7 @@ as 1e-8. In the guide, `nets.LogCounts` shows log(1 + x) to a network.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, final
 
 import pyro.distributions as dist
@@ -23,8 +24,12 @@ from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets.inputs import split_library
 
 SMALLEST_LIBRARY: Final = 1e-8
-LOWEST_LOG_MEAN: Final = -80.0
-"""Below it a Poisson mean underflows in float32, and the slope of its logarithm is NaN."""
+HIGHEST_LOG_MEAN: Final = 30.0
+"""The log-mean above which a Poisson mean, 1e13, grows no more: its slopes, squared, overflow."""
+LARGEST_LOG: Final = 80.0
+"""The logarithm of the largest mean, 5e34, that is drawn or shown: float32 ends at 88."""
+LOG_CONCENTRATIONS: Final = (-30.0, 30.0)
+"""Where a concentration is finite in float32, and the log-gamma of it."""
 RAREST_GATE: Final = 0.01
 """The share of extra zeros at which a zero-inflated likelihood starts."""
 STIRLING_FROM: Final = 30.0
@@ -62,6 +67,11 @@ class _Counts(NetworkLikelihood):
         return parameters, None
 
 
+def within(h: Tensor, low: float, high: float) -> Tensor:
+    """Cut numbers to a range; gradients pass, so that training leads back from beyond it."""
+    return h.clamp(low, high).detach() + (h - h.detach())
+
+
 def log_mean(output: Tensor, size: Tensor | None) -> Tensor:
     """Return h, or log(l softmax(h)) where there is a library size."""
     if size is None:
@@ -77,6 +87,8 @@ def _log_means(x: Tensor) -> Tensor:
 class Poisson(_Counts):
     r"""Counts whose variance is their mean, $p(x | z) = \prod_i \mathrm{Poisson}(x_i; \mu_i(z))$.
 
+    Log-means above 30, a mean of 1e13, count as 30.
+
     Args:
         net: maps z to log-means, or to logits of proportions with `library=True`.
         library: whether the last context is the library size (see `likelihoods.counts`).
@@ -91,8 +103,7 @@ class Poisson(_Counts):
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the Poisson distribution of the given log-means."""
-        mean = log_mean(*self.split(parameters)).clamp(min=LOWEST_LOG_MEAN).exp()
-        return dist.Poisson(mean)
+        return LogPoisson(log_mean(*self.split(parameters)))
 
     def parameters_at(self, x: Tensor) -> Tensor:
         """Return the log-means, or logits of proportions."""
@@ -223,6 +234,54 @@ class Multinomial(_Counts):
 
 
 @final
+class LogPoisson(dist.TorchDistribution):
+    r"""The Poisson distribution by its log-mean, $\log p(x) = x h - e^h - \log x!$.
+
+    torch's own takes the logarithm of a mean, which is NaN, or its slope infinite, once the mean
+    underflows or overflows. Log-means above 30, a mean of 1e13, count as 30.
+
+    Args:
+        log_mean: h, of any shape.
+
+    Example:
+        >>> LogPoisson(torch.tensor([-100.0, 0.0])).log_prob(torch.tensor([1.0, 1.0]))
+        tensor([-100.,   -1.])
+    """
+
+    arg_constraints = {"log_mean": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, log_mean: Tensor, *, validate_args: bool | None = None) -> None:
+        self.log_mean = within(log_mean, -math.inf, HIGHEST_LOG_MEAN)
+        super().__init__(log_mean.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LogPoisson:
+        """Return the distribution with a larger batch shape."""
+        return LogPoisson(self.log_mean.expand(batch_shape), validate_args=self._validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of whole numbers."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return value * self.log_mean - self.log_mean.exp() - torch.lgamma(value + 1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw counts."""
+        with torch.no_grad():
+            return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, which is the variance too."""
+        return self.log_mean.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, which is the mean."""
+        return self.mean
+
+
+@final
 class OverdispersedPoisson(dist.TorchDistribution):
     r"""The negative binomial by its mean, $x \sim \mathrm{Poisson}(\mu g)$, $g \sim Gamma(r, r)$.
 
@@ -248,7 +307,8 @@ class OverdispersedPoisson(dist.TorchDistribution):
     def __init__(
         self, log_mean: Tensor, log_concentration: Tensor, *, validate_args: bool | None = None
     ) -> None:
-        self.log_mean, self.log_concentration = log_mean, log_concentration
+        self.log_mean = log_mean
+        self.log_concentration = within(log_concentration, *LOG_CONCENTRATIONS)
         super().__init__(log_mean.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> OverdispersedPoisson:
@@ -270,13 +330,13 @@ class OverdispersedPoisson(dist.TorchDistribution):
         """Draw the rate, then the count."""
         with torch.no_grad():
             r = self.log_concentration.exp()
-            rate = dist.Gamma(r, (self.log_concentration - self.log_mean).exp())
-            return torch.poisson(rate.sample(torch.Size(sample_shape)))
+            gamma = dist.Gamma(r, r).sample(torch.Size(sample_shape))
+            return torch.poisson(gamma * self.mean)
 
     @property
     def mean(self) -> Tensor:
         r"""The mean, $\mu$."""
-        return self.log_mean.exp()
+        return self.log_mean.clamp(max=LARGEST_LOG).exp()
 
     @property
     def variance(self) -> Tensor:
