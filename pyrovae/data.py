@@ -50,11 +50,30 @@ class Split:
         return len(self.x)
 
     def draw(self, *, seed: int = PIXELS) -> Tensor:
-        """Return x as a likelihood sees it: binarised, if it is dynamic, the same at each call."""
+        """Return x as a likelihood sees it: binarised, if it is dynamic, the same at each call.
+
+        Raises:
+            ValueError: if intensities to be binarised are not in [0, 1].
+        """
         if not self.dynamic:
             return self.x
+        check_domain(self.x, constraints.unit_interval, "dynamic binarisation")
         with seeded(seed):
             return torch.bernoulli(self.x)
+
+
+def drawn_once(data: Any) -> Any:
+    """Fix the pixels of a dynamic split in what `fit` takes: the same bits at each call.
+
+    Example:
+        >>> digits = load("digits")
+        >>> x, labels = drawn_once((digits.test, digits.test.labels))
+        >>> torch.equal(x, drawn_once(digits.test)), x.unique()
+        (True, tensor([0., 1.]))
+    """
+    if isinstance(data, tuple) and data and isinstance(data[0], Split):
+        return (data[0].draw(), *data[1:])
+    return data.draw() if isinstance(data, Split) else data
 
 
 @dataclass(frozen=True)
@@ -177,11 +196,19 @@ class Batches:
         for batch in self._cut() if self.tensors else map(_as_tuple, self.source):
             yield tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in batch)
 
-    def in_order(self, batch_size: int) -> Batches:
-        """Return the same data, held once, in their own order and in batches of another size."""
+    def in_order(self, batch_size: int, *, first: int | None = None) -> Batches:
+        """Return the same data, held once, in their own order and in batches of another size.
+
+        A dynamic split is binarised once, as `drawn_once` does, and the first of it kept: what is
+        measured in training are the pixels that `evaluate` measures.
+        """
         again = copy.copy(self)
         again.batch_size, again.shuffle = batch_size, False
-        if not self.tensors:
+        if self.dynamic:
+            _, tensors = _tensors(drawn_once(self.data))
+            again.dynamic = False
+            again.tensors = _resident(tuple(t[:first].clone() for t in tensors), self.device)
+        elif not self.tensors:
             again.source = _source(self.data, batch_size, shuffle=False)
         again.number = again._count()
         return again

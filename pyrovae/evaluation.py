@@ -23,7 +23,7 @@ from pyrovae.bounds import (
     mean_estimate,
 )
 from pyrovae.compiled_run import CompiledRun
-from pyrovae.data import Batches, Split, seeded
+from pyrovae.data import Batches, drawn_once, seeded
 from pyrovae.findings import Diagnostic, Finding, collect, join
 from pyrovae.fingerprints import fingerprints
 from pyrovae.kl import closed_form_rates, dimension_rates
@@ -108,7 +108,7 @@ def evaluate(
     ks = _levels(particles) if ks is None else list(ks)
     _check_levels(ks, particles)
     names = _names(diagnostics)
-    batches = Batches(_drawn(data), batch_size, device=device_of(target))
+    batches = Batches(drawn_once(data), batch_size, device=device_of(target))
     if compile is None:
         long = len(batches) * batch_size * particles >= COMPILED_FROM
         compile = long and safe_to_compile(target)
@@ -182,13 +182,6 @@ def _varies(site: Any) -> bool:
     """Tell whether two particles differ at a site."""
     one, other = site["value"].unbind(site["value"].ndim - 2 - site["fn"].event_dim)
     return not torch.equal(one, other)
-
-
-def _drawn(data: Any) -> Any:
-    """Fix the pixels of a dynamic split: they are the same whatever the seed of the particles."""
-    if isinstance(data, tuple) and data and isinstance(data[0], Split):
-        return (data[0].draw(), *data[1:])
-    return data.draw() if isinstance(data, Split) else data
 
 
 def _measure(

@@ -20,14 +20,13 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
-from torch.distributions import constraints
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
-from pyrovae.data import Batch, Batches, check_domain, seeded
+from pyrovae.data import Batch, Batches, drawn_once, seeded
 from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
-from pyrovae.monitor import BATCH, Monitor
+from pyrovae.monitor import BATCH, DATA, Monitor
 from pyrovae.objectives import Objective
 from pyrovae.sites import UndefinedWeight, sample_sites
 from pyrovae.svi import SVI
@@ -92,7 +91,8 @@ def fit(
         target: a `VAE`, or a pair (model, guide) with a plate over data.
         data: a tensor, a tuple (x, *context), a `data.Split` (binarised afresh in each batch if
             it is dynamic), a torch `Dataset` or an iterable of batches.
-        validation: the same, for the ELBO at each epoch's end.
+        validation: the same, for the ELBO at each epoch's end; a dynamic split is binarised once,
+            as by `evaluate`.
         epochs: walks over the data.
         batch_size: data in a step; an iterable of batches keeps its own.
         step: objective, KL weight, handlers and optimiser.
@@ -131,8 +131,10 @@ def fit(
     with seeded(seed):
         device = device_of(target)
         batches = Batches(data, batch_size, shuffle=True, device=device)
-        held = None if validation is None else Batches(validation, BATCH, device=device)
-        shown = Monitor(batches.in_order(BATCH), held, seed)
+        held = None
+        if validation is not None:
+            held = Batches(drawn_once(validation), BATCH, device=device)
+        shown = Monitor(batches.in_order(BATCH, first=DATA), held, seed)
         if step.compile is None:
             long = epochs * len(batches) >= COMPILED_FROM
             step = replace(step, compile=long and safe_to_compile(target))
@@ -338,10 +340,8 @@ def _handled(model: Any, guide: Any, handlers: Any) -> tuple[Any, Any]:
 def _check(target: Any, batches: Batches) -> Batch:
     """Hold all the data, if they are tensors, against the programs; run them on one batch."""
     model, guide = programs(target)
-    if batches.tensors and not batches.dynamic:
+    if batches.tensors:
         check_data(target, batches.tensors[0])
-    elif batches.tensors:
-        check_domain(batches.tensors[0], constraints.unit_interval, "dynamic binarisation")
     first = next(iter(batches))
     check_data(target, first[0])
     with torch.no_grad():
