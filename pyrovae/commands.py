@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ from pyrovae.run_figures import (
     save_figures,
     vae_figures,
 )
-from pyrovae.runs import Run, provenance, write_atomically
+from pyrovae.runs import NEVER_TRAINED, Run, provenance, write_atomically
 from pyrovae.saved_findings import SavedFinding
 from pyrovae.training import Step, fit
 from pyrovae.vae import VAE
@@ -154,6 +155,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
             compile=arguments.compile,
             diagnostics=diagnostics,
         )
+        if not run.metrics:
+            report = replace(report, notes=(NEVER_TRAINED,))
         print(report)
         path = _save_report(report, run, arguments, recorded)
         print(f"written: {path}")

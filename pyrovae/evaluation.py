@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from pyrovae import pareto
+from pyrovae import pareto, unused
 from pyrovae.bounds import (
     Estimate,
     effective_sample_size,
@@ -115,18 +115,14 @@ def evaluate(
     runner = CompiledRun() if compile else run
     width, kept = 0, []
     points: tuple[str, ...] = ()
-    each: int | None = None
+    probe = _Probe(target)
 
     def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
-        nonlocal width, points, each
+        nonlocal width, points
         # Copied once the large tensors are given back: what stays must not lie between them.
         found = copy.deepcopy(_measure(target, batch, particles, ks, runner=runner))
         points = points if width else _point_masses(target, batch)
-        # Where the first data bear no mask, only a context can bring one later.
-        if each is None or len(batch) > 1:
-            found["entries"], each = _observed_entries(target, batch)
-        else:
-            found["entries"] = torch.full((len(batch[0]),), each)
+        found |= probe(batch)
         width = batch[0][0].numel()
         if diagnostics:
             kept.append(batch)
@@ -162,20 +158,27 @@ def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:
     return points
 
 
-def _observed_entries(target: Any, batch: tuple[Any, ...]) -> tuple[Tensor, int | None]:
-    """Count the entries of each datum that are scored; also for one, where no mask is met."""
-    with generators_kept():
-        trace, _ = trace_pair(*programs(target), *batch, particles=1)
-    sites = [site for _, site in sample_sites(trace) if site["is_observed"]]
-    each = sum(site["fn"].event_shape.numel() for site in sites)
-    counts = [entries(site, len(batch[0])) for site in sites]
-    if all(count is None for count in counts):
-        return torch.full((len(batch[0]),), each), each
-    total = sum(
-        site["fn"].event_shape.numel() if count is None else count.cpu()
-        for site, count in zip(sites, counts, strict=True)
-    )
-    return torch.as_tensor(total), None
+class _Probe:
+    """One more trace of a batch, at one draw: how much is scored, and what z tells of it."""
+
+    def __init__(self, target: Any) -> None:
+        self.pair, self.asked = programs(target), 0
+        self.each: int | None = None
+
+    def __call__(self, batch: tuple[Any, ...]) -> dict[str, Tensor]:
+        """Return entries and cost of another's z, [N] each; the latter of the first data alone."""
+        asked, size = self.asked, len(batch[0])
+        unknown = torch.full((size,), torch.nan)
+        self.asked += size
+        # Where the first data bear no mask, only a context can bring one later.
+        if asked >= unused.ASKED and len(batch) == 1 and self.each is not None:
+            return {"entries": torch.full((size,), self.each), "cost_of_another": unknown}
+        with generators_kept():
+            model_trace, guide_trace = trace_pair(*self.pair, *batch, particles=1)
+            counts, self.each = entries(model_trace, size)
+            if asked < unused.ASKED:
+                unknown = unused.cost_of_another(self.pair[0], model_trace, guide_trace, *batch)
+        return {"entries": counts.cpu(), "cost_of_another": unknown.cpu()}
 
 
 def _varies(site: Any) -> bool:

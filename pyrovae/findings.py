@@ -70,6 +70,11 @@ class Finding(abc.ABC):
         """The lines of the table by their names."""
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """What is to be known before the numbers are read: printed above the table."""
+        return ()
+
+    @property
     @abc.abstractmethod
     def verdict(self) -> Sequence[str]:
         """What follows, a sentence each."""
@@ -115,6 +120,8 @@ class Finding(abc.ABC):
             "quantities": quantities,
             "verdict": list(self.verdict),
         }
+        if self.remarks:
+            found["remarks"] = list(self.remarks)
         within = {name: finding.to_json() for name, finding in self.findings.items()}
         return {**found, "findings": within} if within else found
 
@@ -130,6 +137,7 @@ class Finding(abc.ABC):
         return found
 
     def _paragraphs(self) -> Iterator[Any]:
+        yield from self.remarks
         yield self.table()
         yield from self.verdict
         for finding in self.findings.values():

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pyrovae import pareto
 from pyrovae.mosaics import png
 from pyrovae.page_style import STYLE
-from pyrovae.runs import Run
+from pyrovae.runs import NEVER_TRAINED, Run
 from pyrovae.saved_findings import SavedFinding
 
 CSS_PIXELS_PER_INCH: Final = 96
@@ -77,7 +77,8 @@ def page(
     }
     sections = {key: section for key, section in sections.items() if section[1]}
     lines = [*_head(f"VAE report: {name}"), "<header>", f"<h1>VAE report: {_e(name)}</h1>"]
-    lines += [*_byline(saved.said), *_partial(saved), *_contents(sections), "</header>", "<main>"]
+    lines += [*_byline(saved.said), *_partial(saved), *_remarks(run, saved)]
+    lines += [*_contents(sections), "</header>", "<main>"]
     for key, (heading, body) in sections.items():
         lines += [f'<section id="{_e(key)}">', f"<h2>{_e(heading)}</h2>", *body, "</section>"]
     return "\n".join([*lines, "</main>", "</body>", "</html>", ""])
@@ -127,6 +128,14 @@ def _partial(saved: SavedFinding) -> list[str]:
     ]
 
 
+def _remarks(run: Run, saved: SavedFinding) -> list[str]:
+    """Say what is to be known before the numbers are read."""
+    said = [*saved.remarks]
+    if not run.metrics and NEVER_TRAINED not in said:
+        said.insert(0, NEVER_TRAINED)
+    return [f'<p class="partial" role="note">{_sentence(remark)}</p>' for remark in said]
+
+
 def _contents(sections: Mapping[str, tuple[str, Any]]) -> list[str]:
     links = [
         f'<li><a href="#{_e(key)}">{_e(heading)}</a></li>'
@@ -158,6 +167,8 @@ def _answer(saved: SavedFinding) -> str:
             f"Not everywhere: the weights are not to be believed at {bad:,} of "
             f"{saved.said['data']:,} data."
         )
+    if saved.remarks:
+        return "The bounds, as far as the weights tell. But mind the remark at the top."
     return "Yes, as far as the weights tell."
 
 

@@ -26,14 +26,9 @@ from pyrovae.codes import Codes, draw_codes, two_stage
 from pyrovae.contexts import Context
 from pyrovae.findings import Finding, Number, Quantity, counted
 from pyrovae.latent_sites import LatentSite, Values, latent_sites
+from pyrovae.unused import MUCH, NEGLIGIBLE
 from pyrovae.vae import check_data, evaluation_mode, programs
 from pyrovae.weights import Program, check_pair, trace_pair
-
-NEGLIGIBLE: Final = 0.1
-"""Nats of information below which a latent is called collapsed."""
-
-MUCH: Final = 1.0
-"""Nats that a decoder must have to tell for a guide that tells none to be blamed."""
 
 UNSETTLED: Final = 0.5
 """Nats between the bounds on the population's information above which a finding says so."""
@@ -276,14 +271,26 @@ class LatentFinding(Finding):
         active, names = self.activity.active, self.activity.names
         count, total = self.activity.count, len(names)
         if count == total:
-            return [f"Healthy: {said}"]
+            return [f"Healthy: {said}"] if told >= self._little else self._weak(said)
         unused = [name for name, used in zip(names, active, strict=True) if not used]
         state = "Partially collapsed" if count else "Nearly collapsed"
         if 2 * count > total or (not count and told > MUCH):
-            state = "Healthy"
+            state = "Healthy" if told >= self._little else "Weak"
         return [
             f"{state}: {count} of {total} dimensions are active. {said}",
             f"Unused, with posterior means that vary by less than {ACTIVE}: {_listed(unused)}.",
+        ]
+
+    @property
+    def _little(self) -> float:
+        """The nats below which information is little: one, or half of what these data can hold."""
+        return min(MUCH, math.log(self.data) / 2)
+
+    def _weak(self, said: str) -> list[str]:
+        limited = self._rate_to_be_had < MUCH
+        return [
+            f"Weak: {said} Less than {self._little:.2g} nats hardly tell one datum from another.",
+            WEIGH_LESS if limited else RETRAIN,
         ]
 
     def _collapse(self) -> list[str]:

@@ -14,6 +14,8 @@ from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDi
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyrovae.sites import sample_sites
+
 
 def observed(fn: Any) -> Tensor | None:
     """Tell which entries a distribution scores, of its batch and event shape; None for all.
@@ -41,13 +43,20 @@ def observed_at(site: Any) -> Tensor | None:
     return _together(observed(site["fn"]), site["mask"], site["fn"])
 
 
-def entries(site: Any, data: int) -> Tensor | None:
-    """Count the entries of each datum that a site scores, [N]; None where no mask is."""
-    seen = observed_at(site)
-    if seen is None:
-        return None
-    event = seen.ndim - site["fn"].event_dim
-    return seen.reshape(*seen.shape[:event], -1).sum(-1).reshape(-1, data)[0]
+def entries(trace: Any, data: int) -> tuple[Tensor, int | None]:
+    """Count the entries of each datum that a trace scores, [N]; and of one, where no mask is."""
+    whole, missing, masked = 0, torch.zeros(data, dtype=torch.int64), False
+    for _, site in sample_sites(trace):
+        if not site["is_observed"]:
+            continue
+        whole += site["fn"].event_shape.numel()
+        seen = observed_at(site)
+        if seen is not None:
+            masked = True
+            event = seen.ndim - site["fn"].event_dim
+            by_datum = (~seen).reshape(*seen.shape[:event], -1).sum(-1).reshape(-1, data)[0]
+            missing += by_datum.cpu()
+    return whole - missing, None if masked else whole
 
 
 def _together(seen: Tensor | None, mask: Any, fn: Any) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -12,7 +12,7 @@ from typing import Any, Final, final
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae import pareto, runs
+from pyrovae import pareto, runs, unused
 from pyrovae.ais import Sandwich
 from pyrovae.bounds import Estimate, difference
 from pyrovae.findings import (
@@ -42,6 +42,8 @@ class Report(Finding):
         seconds: the time it took.
         wanted: how many data there were to measure; None where an interrupt left that open.
         dimensions: D, the width of x.
+        cost_of_another: what log p(x | z) of each datum loses by the z of another, [N], NaN
+            where it was not measured (see `unused.cost_of_another`).
         entries: how many entries of each datum are scored, [N]: those that no mask takes out.
         domain: where the likelihood has x lie; None where it does not say.
         elbo: the evidence lower bound.
@@ -64,6 +66,7 @@ class Report(Finding):
         unfinished: the names of the diagnostics that an interrupt left out.
         point_masses: the guide's sites that are Deltas, with which log-weights are no bounds.
         refused: the names of the diagnostics that could not measure this, and why.
+        notes: what else is to be known before the numbers are read.
     """
 
     particles: int
@@ -84,17 +87,27 @@ class Report(Finding):
     effective_sample_size: Tensor
     pareto_k: Tensor
     entries: Tensor
+    cost_of_another: Tensor
     fingerprint: Tensor
     findings: Mapping[str, Finding] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     point_masses: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """How many data and particles."""
         data = counted(len(self.elbo.value), self.wanted)
         return f"{data}, {self.particles:,} particles, nats per datum"
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Whether the latents hold next to nothing, as where nothing was trained."""
+        if self.point_masses:
+            return self.notes
+        rate = self.monte_carlo_kl if self.closed_form_kl is None else self.closed_form_kl
+        return (*self.notes, *unused.remarks(rate, self.cost_of_another))
 
     @property
     def quantities(self) -> dict[str, Quantity]:

@@ -37,6 +37,11 @@ from pyrovae.vae import VAE
 
 FORMAT: Final = 1
 
+NEVER_TRAINED: Final = (
+    "No training is recorded in this run's folder: its parameters may be those that it was made "
+    "with."
+)
+
 
 @dataclass(frozen=True)
 class Run:

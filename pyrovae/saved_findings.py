@@ -54,6 +54,11 @@ class SavedFinding(Finding):
         }
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """What stood above the table."""
+        return list(self.said.get("remarks", ()))
+
+    @property
     def verdict(self) -> Sequence[str]:
         """The sentences that the report had."""
         return list(self.said["verdict"])

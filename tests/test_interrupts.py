@@ -179,8 +179,11 @@ class Interrupted(LinearGaussian):
 
 class TestInterrupts:
     def test_keep_the_batches_that_are_done(self, tmp_path):
-        """Each batch of three runs the model three times: for the weights and for two KLs."""
-        world = Interrupted(call=9)
+        """Each batch of three runs the model five times: for the weights, for two KLs, and twice.
+
+        The last two are at one's own draw and at another's.
+        """
+        world = Interrupted(call=13)
         x = world.sample(10)
         report = pv.evaluate(
             world.vae(), x, particles=30, batch_size=3, diagnostics=[Draws(), Stops()]
@@ -193,11 +196,12 @@ class TestInterrupts:
         assert not whole.partial
         for name, tensor in report.tensors().items():
             assert torch.equal(tensor, whole.tensors()[name][:6]), name
+        assert torch.equal(report.cost_of_another, whole.cost_of_another[:6])
         report.save(tmp_path / "evaluation.json")
         assert json.loads((tmp_path / "evaluation.json").read_text())["partial"] is True
 
     def test_of_a_stream_leave_open_how_much_there_was(self):
-        world = Interrupted(call=4)
+        world = Interrupted(call=6)
         x = world.sample(10)
         report = pv.evaluate(world.vae(), list(x.split(5)), particles=3)
         assert report.title == "partial: 5 data, 3 particles, nats per datum"
@@ -228,7 +232,7 @@ class TestInterrupts:
         assert report.partial
 
     def test_of_a_partial_report_says_so(self):
-        world = Interrupted(call=4)
+        world = Interrupted(call=6)
         report = pv.evaluate(world.vae(), world.sample(9), particles=3, batch_size=4)
         title = pv.plots.bounds(report).axes[0].get_title(loc="left")
         assert title == "partial: 4 of 9 data, 3 particles"
@@ -251,7 +255,7 @@ class Waits(torch.nn.Module):
 
     def forward(self, z, x=None):
         self.calls += 1
-        if self.calls == 5 and "WAIT_AT" in os.environ:
+        if self.calls == 7 and "WAIT_AT" in os.environ:
             open(os.environ["WAIT_AT"], "w").close()
             time.sleep(600)
         return self.inner(z, x)
