@@ -244,7 +244,7 @@ class AIS:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sandwich(Finding):
     """What AIS found: log p(x) from below on the test data, from both sides on simulated ones.
 

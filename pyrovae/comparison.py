@@ -29,7 +29,7 @@ FEW: Final = 0.01
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Finding):
     """What `compare` found: differences a - b, in nats.
 

@@ -93,6 +93,10 @@ class Finding(abc.ABC):
         """Return the table and the verdict, 72 columns wide."""
         return printed(*self._paragraphs())
 
+    def __repr__(self) -> str:
+        """Return what was measured in one line, not every datum: print it for the table."""
+        return f"{type(self).__name__}({self.title})"
+
     def table(self) -> Table:
         """Return the table of the quantities."""
         table = Table(box=rich.box.SIMPLE_HEAD, title=self.title, pad_edge=False)

@@ -125,7 +125,7 @@ class Gaps:
         return inference_gaps(target, x, *context, settings=self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GapFinding(Finding):
     """The levels from the ELBO up to log p(x), the gaps between them, and what limits the bound.
 

@@ -175,7 +175,7 @@ class Latents:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LatentFinding(Finding):
     """What `Latents` found.
 

@@ -212,7 +212,7 @@ def rotated(x: Tensor, shape: Shape, *, turns: int = 1) -> Tensor:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detection(Finding):
     """What `Novelty` found.
 

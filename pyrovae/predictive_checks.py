@@ -45,7 +45,7 @@ LIKELIHOOD: Final = "log p(x | z)"
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PredictiveChecks(Finding):
     """What `PredictiveCheck` found; a discrepancy has one value for each draw.
 

@@ -38,7 +38,7 @@ class Point:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RateDistortion(Finding):
     """One report for each model, by the KL weight it was trained at.
 

@@ -32,7 +32,7 @@ USED: Final = 0.01
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(Finding):
     """What `evaluate` found; tensors have one entry per datum, in nats.
 

@@ -19,7 +19,7 @@ from pyrovae.findings import Finding, Number, Quantity
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SavedFinding(Finding):
     """A report, or what is within it, read from its files: it prints as it did.
 

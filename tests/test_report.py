@@ -440,3 +440,12 @@ def test_a_dimension_that_one_datum_uses_is_not_used_on_average():
     divergence[:, 0], divergence[3, 1] = 1.0, 0.05
     said = replace(report, kl_per_dimension={"z": divergence}).verdict
     assert any("1 of the 2 dimensions of z" in line for line in said)
+
+
+def test_a_report_is_told_in_one_line_where_it_is_not_printed(tmp_path):
+    world = LinearGaussian()
+    report = pv.evaluate(world.vae(), world.sample(500), particles=2)
+    report.save(tmp_path / "evaluation.json")
+    said = "(500 data, 2 particles, nats per datum)"
+    assert repr(report) == f"Report{said}"
+    assert repr(pv.read_report(tmp_path / "evaluation.json")) == f"SavedFinding{said}"

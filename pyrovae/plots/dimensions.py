@@ -6,6 +6,7 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
+from pyrovae.bounds import students_factor
 from pyrovae.findings import Finding
 from pyrovae.mosaics import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
@@ -54,7 +55,10 @@ def kl_per_dimension(report: Finding) -> Figure:
     for axes, (site, values) in zip(panels, each.items(), strict=True):
         means = values.mean(0)
         order = means.argsort(descending=True)
-        errors = (values.std(0) / len(values) ** 0.5) if len(values) > 1 else 0 * means
+        count = len(values)
+        errors = 0 * means
+        if count > 1:
+            errors = students_factor(count) * values.std(0) / count**0.5
         axes.bar(
             range(len(order)),
             means[order].tolist(),
