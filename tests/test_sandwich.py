@@ -26,14 +26,16 @@ def test_the_bounds_and_their_gaps_are_the_points():
     assert apart.collections[0].get_offsets().tolist() == [[1, 0], [2, 0.5], [3, 1]]
 
 
-def test_the_band_is_two_standard_errors():
+def test_the_band_is_two_errors():
     _, apart = figure([0.0, 0.0, 0.0], [0.0, 0.5, 1.0])
-    # Gaps of 0, 0.5 and 1 have a standard deviation of 0.5 and an error of 0.5 / sqrt(3).
+    # Gaps of 0, 0.5 and 1 have a standard deviation of 0.5, a standard error of 0.5 / sqrt(3),
+    # and Student's factor at three data is 4.303 / 1.96.
+    half = 3**-0.5 * 4.3027 / 1.96
     (band,) = apart.patches
     assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx(
-        [0.5 - 3**-0.5, 0.5 + 3**-0.5]
+        [0.5 - half, 0.5 + half], rel=1e-4
     )
-    assert apart.get_legend().texts[0].get_text() == "mean 0.50 ± 0.58 (two standard errors)"
+    assert apart.get_legend().texts[0].get_text() == "mean 0.50 ± 1.27 (two errors)"
 
 
 def test_one_datum_has_no_error():

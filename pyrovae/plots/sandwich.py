@@ -14,7 +14,7 @@ def sandwich(found: Finding) -> Figure:
     """Draw the bounds on each simulated datum, and the gap between them, least to greatest.
 
     The first panel shows the bound from above against that from below: on the line they agree.
-    The second shows what they differ by, with the mean and two standard errors over the data; one
+    The second shows what they differ by, with the mean and two errors over the data; one
     datum has none.
 
     Args:
@@ -51,7 +51,7 @@ def sandwich(found: Finding) -> Figure:
     if len(gaps) > 1:
         reach = 2 * gap.error_over_data
         apart.axhspan(gap.mean - reach, gap.mean + reach, color=VALIDATION, alpha=0.2)
-        said += f" ± {reach:.2f} (two standard errors)"
+        said += f" ± {reach:.2f} (two errors)"
     apart.axhline(gap.mean, color=VALIDATION, linewidth=1.3, label=said)
     apart.scatter(range(1, len(gaps) + 1), gaps, s=14, color=TRAIN, linewidths=0)
     apart.xaxis.set_major_locator(MaxNLocator(integer=True))
