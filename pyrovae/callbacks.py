@@ -268,7 +268,11 @@ class Checkpoint(Callback):
     def started(self, training: Training) -> None:
         """Write the first checkpoint, so that a folder that cannot be written is met at once."""
         if not isinstance(training.target, VAE):
-            raise ValueError("Checkpoint writes a VAE; a pair of programs is yours to save")
+            raise ValueError(
+                "Checkpoint writes a VAE, which a folder can rebuild; got a pair of programs: "
+                "compose pv.VAE(prior, likelihood, guide), or save the parameters yourself by "
+                "pyro.get_param_store().save(path)"
+            )
         self.run = runs.save(training.target, self.folder, **self.details)
 
     def finished_epoch(self, training: Training) -> None:

@@ -1,7 +1,8 @@
 """A run is a folder that rebuilds its VAE, written so that nothing is ever half there.
 
     config.json          what rebuilds the VAE; versions, seed, command
-    model.safetensors    parameters and buffers
+    model.safetensors    parameters and buffers; as "param store/NAME" those of Pyro's store,
+                         as "held/NAME" buffers of modules that plain functions refer to
     metrics.jsonl        one line per epoch
     evaluation.json      the report, with evaluation.safetensors for its numbers per datum; one
                          that an interrupt ended is evaluation.partial.json, if there is another
@@ -41,6 +42,12 @@ NEVER_TRAINED: Final = (
     "No training is recorded in this run's folder: its parameters may be those that it was made "
     "with."
 )
+
+STORED: Final = "param store/"
+"""What stands before the name of a parameter that lives in Pyro's store, unconstrained."""
+
+HELD: Final = "held/"
+"""What stands before the name of a buffer of a module that a plain function refers to."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,14 @@ class Run:
 
     def save_model(self, vae: VAE) -> None:
         """Write the parameters and buffers; tensors that parts share are written once."""
-        write_atomically(self._model, tensors_as_bytes(_distinct_state(vae)))
+        write_atomically(self._model, tensors_as_bytes(_whole_state(vae)))
 
     def save(self, vae: VAE, **details: Any) -> None:
         """Write the parameters, and what rebuilds the VAE: versions, the command, `details`."""
         config = {"format": FORMAT, **provenance(), "vae": vae.config, **details}
         write_together(
             {
-                self._model: tensors_as_bytes(_distinct_state(vae)),
+                self._model: tensors_as_bytes(_whole_state(vae)),
                 self.folder / "config.json": json_as_bytes(config),
             }
         )
@@ -311,6 +318,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is half-written or damaged: {error}") from error
 
 
+def _whole_state(vae: VAE) -> dict[str, Tensor]:
+    stored = {f"{STORED}{name}": value for name, value in vae.stored.values().items()}
+    return _distinct_state(vae) | stored | _held_buffers(vae)
+
+
+def _held_buffers(vae: VAE) -> dict[str, Tensor]:
+    """Return the persistent buffers of modules that functions refer to, each once."""
+    met, found = {id(buffer) for buffer in vae.buffers()}, {}
+    for held, module in vae.held.items():
+        kept = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
+            if name in kept and id(buffer) not in met:
+                met.add(id(buffer))
+                found[f"{HELD}{held}.{name}"] = buffer
+    return found
+
+
 def _distinct_state(vae: VAE) -> dict[str, Tensor]:
     distinct = {name for name, _ in (*vae.named_parameters(), *vae.named_buffers())}
     return {name: value for name, value in vae.state_dict().items() if name in distinct}
@@ -323,7 +347,10 @@ def _fits(wanted: Tensor, saved: Tensor) -> bool:
 
 
 def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
-    wanted = _distinct_state(vae)
+    stored = {name for name in saved if name.startswith(STORED)}
+    vae.stored.load({name.removeprefix(STORED): saved.pop(name) for name in stored})
+    held = _held_buffers(vae)
+    wanted = _distinct_state(vae) | held
     for problem, names in (
         ("lacks", sorted(wanted.keys() - saved.keys())),
         ("has besides", sorted(saved.keys() - wanted.keys())),
@@ -343,6 +370,6 @@ def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
                 f"the saved tensor '{name}' has {saved[name].dtype}; the VAE wants {tensor.dtype}"
             )
     with torch.no_grad():
-        for name, tensor in (*vae.named_parameters(), *vae.named_buffers()):
+        for name, tensor in (*vae.named_parameters(), *vae.named_buffers(), *held.items()):
             if name in saved:
                 tensor.data = saved[name].to(tensor.device)

@@ -19,7 +19,7 @@ from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
@@ -314,7 +314,7 @@ def _prepare(target: Any, shown: Monitor, step: Step) -> tuple[SVI, kl_weight, d
     parameters = {
         name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
     }
-    _check_announced(log_w, parameters)
+    _check_announced(log_w, parameters, _hidden(capture.trace))
     if isinstance(default, TraceEnum_ELBO) and step.kl_weight != 1.0:
         raise ValueError("a KL weight does not go with sites that are summed out: leave it at 1")
     weight = kl_weight(1.0)
@@ -349,10 +349,16 @@ def _check(target: Any, batches: Batches) -> Batch:
     return first
 
 
-def _check_announced(log_w: Tensor, parameters: dict[str, Tensor]) -> None:
+def _check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
     """Find the parameters that the programs use and no optimiser would be told of."""
     known = {id(parameter) for parameter in parameters.values()}
     silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
+    if silent and hidden:
+        raise ValueError(
+            f"Pyro's store holds another parameter than the program's under {hidden[0]!r}, of an "
+            "earlier module of the same name, and would train that one: pyro.clear_param_store() "
+            "first, or give pyro.module another name"
+        )
     if silent:
         raise ValueError(
             f"the programs use parameters of shapes {[tuple(leaf.shape) for leaf in silent]} that "
@@ -361,6 +367,16 @@ def _check_announced(log_w: Tensor, parameters: dict[str, Tensor]) -> None:
         )
     if not parameters:
         raise ValueError("neither program has a parameter to train")
+
+
+def _hidden(trace: Any) -> list[str]:
+    """Name the parameters in whose place Pyro's store answered with another."""
+    return [
+        name
+        for name, site in trace.nodes.items()
+        for given in site["args"][1:]
+        if isinstance(given, nn.Parameter) and site["value"].unconstrained() is not given
+    ]
 
 
 def _leaves(tensor: Tensor) -> list[Tensor]:

@@ -4,8 +4,8 @@
 
 Both programs announce their parameters with an effectful `param` message, which is all that
 `pyro.infer.SVI` needs to train them. The parameters themselves stay where torch keeps them, in
-the modules and in `state_dict()`; Pyro's global store is never touched, so two VAEs in one
-process share nothing.
+the modules and in `state_dict()`, so two VAEs in one process share nothing. What plain functions
+announce by `pyro.param` or `pyro.module` stays in Pyro's store, and is saved with the VAE.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pyrovae.data import check_domain, check_finite
 from pyrovae.parts import describe_together, is_known
 from pyrovae.sites import mean_of
+from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
 
 Program = Callable[..., Any]
 
@@ -75,6 +76,7 @@ class VAE(nn.Module):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = guide
+        self.stored = StoredParameters()
         _keep_parameters_local(self)
 
     def model(self, x: Tensor | None, *context: Any, size: int | None = None) -> Any:
@@ -120,7 +122,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Any, *context: Any) -> dist.Distribution:
         """Return p(x | z), the distribution at the site "x", for what the prior returns, z."""
-        with _local_parameters():
+        with _local_parameters(), self._met((self.likelihood,)):
             trace = poutine.trace(self.likelihood).get_trace(z, None, *context)
         return _observation(trace)
 
@@ -144,6 +146,11 @@ class VAE(nn.Module):
         """Draw n data from p(x)."""
         drawn: Tensor = self.model(None, *context, size=n)
         return drawn
+
+    @property
+    def held(self) -> dict[str, nn.Module]:
+        """The modules that parts refer to which are plain functions, by name."""
+        return held_modules(prior=self.prior, likelihood=self.likelihood, guide=self.posterior)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -170,14 +177,14 @@ class VAE(nn.Module):
 
     def _announced(self, parts: tuple[Program, ...]) -> contextlib.AbstractContextManager[Any]:
         """Announce what the parts train, and silence what Pyro modules would say of the same."""
-        modules = [part for part in parts if isinstance(part, nn.Module)]
-        own = {id(parameter) for module in modules for parameter in module.parameters()}
+        own = _parameters_of(parts)
         for name, parameter in self.named_parameters():
             if id(parameter) in own and parameter.requires_grad:
                 announce(name, parameter)
-        return poutine.block(
-            hide_fn=lambda msg: msg["type"] == "param" and any(id(a) in own for a in msg["args"])
-        )
+        return self._met(parts)
+
+    def _met(self, parts: tuple[Program, ...]) -> Announced:
+        return Announced(_parameters_of(parts), self.stored)
 
 
 def programs(target: Any) -> tuple[Program, Program]:
@@ -232,10 +239,22 @@ def safe_to_compile(target: Any) -> bool:
     return known and isinstance(target, VAE) and is_known(target.config)
 
 
+def modules_of(target: Any) -> list[nn.Module]:
+    """Return every module of a VAE or of a pair (model, guide), with those its functions hold."""
+    tops: list[Any] = [target] if isinstance(target, nn.Module) else []
+    if isinstance(target, VAE):
+        tops += target.held.values()
+    elif not tops:
+        model, guide = programs(target)
+        tops = [part for part in (model, guide) if isinstance(part, nn.Module)]
+        tops += held_modules(model=model, guide=guide).values()
+    return list({id(module): module for top in tops for module in top.modules()}.values())
+
+
 @contextlib.contextmanager
 def evaluation_mode(target: Any) -> Iterator[None]:
-    """Switch dropout and the like off for the block, if the target is a module."""
-    modules = list(target.modules()) if isinstance(target, nn.Module) else []
+    """Switch dropout and the like off for the block in every module of the target."""
+    modules = modules_of(target)
     flags = [module.training for module in modules]
     try:
         for module in modules:
@@ -247,23 +266,23 @@ def evaluation_mode(target: Any) -> Iterator[None]:
 
 
 def announce(name: str, parameter: Tensor) -> None:
-    """Send the message by which Pyro's optimizers find a parameter.
-
-    The value is an alias made for the message, so that nothing is left on the parameter itself:
-    an attribute there would keep the VAE from being pickled.
-    """
-    alias = parameter.detach()
-    alias.unconstrained = lambda: parameter  # type: ignore[attr-defined]
+    """Send the message by which Pyro's optimizers find a parameter."""
+    alias = aliased(parameter)
     effectful(lambda *_, **__: alias, type="param")(name, name=name)
+
+
+def _parameters_of(parts: tuple[Program, ...]) -> set[int]:
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    return {id(parameter) for module in modules for parameter in module.parameters()}
 
 
 def _local_parameters() -> contextlib.AbstractContextManager[None]:
     return pyro.settings.context(module_local_params=True)
 
 
-def _keep_parameters_local(vae: nn.Module) -> None:
+def _keep_parameters_local(vae: VAE) -> None:
     """Give Pyro modules that were made outside Pyro's local mode the store that the mode needs."""
-    for module in vae.modules():
+    for module in modules_of(vae):
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}
 

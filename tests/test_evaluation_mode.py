@@ -1,5 +1,7 @@
 """Every measurement switches dropout off, and back on where it was."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -61,3 +63,31 @@ def test_dropout_is_off_while_measuring(name):
         assert all(module.training == mode for module in target.modules())
     for key, value in found[0].items():
         torch.testing.assert_close(value, found[1][key], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("as_pair", [False, True])
+def test_dropout_is_off_in_the_modules_that_plain_functions_hold(as_pair):
+    net, x = Dropping(2, 5, 4), torch.randn(4, 4)
+
+    def likelihood(z, x=None):
+        return pyro.sample("x", dist.Normal(net(z), 1.0).to_event(1), obs=x)
+
+    vae = dropping_vae()
+    vae = pv.VAE(vae.prior, likelihood, vae.posterior)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            likelihood(vae.prior(), x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            vae.posterior(x)
+
+    target = (model, guide) if as_pair else vae
+    torch.manual_seed(0)
+    noisy = pv.evaluate(target, x, particles=3).elbo.value
+    assert net.training
+    assert vae.posterior.training
+    for module in (net, vae.posterior):
+        module.eval()
+    assert torch.equal(pv.evaluate(target, x, particles=3).elbo.value, noisy)
