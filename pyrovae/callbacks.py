@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from pyrovae import runs
-from pyrovae.vae import VAE
+from pyrovae.vae import VAE, buffers_of
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ class History:
     Attributes:
         epochs: one entry for each.
         ended: "all epochs done", "stopped early ..." or "interrupted".
+        kept: the epoch at whose end the parameters were those that the training left; 0 for those
+            before the first step.
         compile_seconds: spent on compiling, which the epochs' seconds leave out.
         objective: what the steps raised, in words.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     ended: str = "all epochs done"
+    kept: int = 0
     compile_seconds: float = 0.0
     objective: str = "objective"
 
@@ -83,6 +86,18 @@ class History:
         ]
 
 
+class Snapshot(dict[str, Tensor]):
+    """Copies of parameters and buffers by name.
+
+    Attributes:
+        epoch: the epoch at whose end they were taken, or that has just ended before.
+    """
+
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]], epoch: int) -> None:
+        super().__init__(tensors)
+        self.epoch = epoch
+
+
 class StopTraining(Exception):  # noqa: N818  (a request, not an error)
     """Raised by a callback's `finished_epoch` to end the training; the text says why."""
 
@@ -95,26 +110,32 @@ class Training:
         target: the VAE, or the pair of programs.
         parameters: every trained tensor, unconstrained, by name.
         epochs: how many were asked for.
-        batches: steps in an epoch.
+        batches: steps in an epoch; None in the first over a stream that does not know its length.
         history: the epochs so far.
         step: steps so far.
         loss: of the last step, per datum; on a GPU, of the last that was read, as an epoch ends.
+        epoch: the epoch at whose end the parameters were these, steps since then apart.
+        compiled: whether the step is compiled, which the first of each shape waits for.
     """
 
     target: Any
     parameters: dict[str, Tensor]
     epochs: int
-    batches: int
+    batches: int | None
     history: History = field(default_factory=History)
     step: int = 0
     loss: float = math.nan
+    epoch: int = 0
+    compiled: bool = False
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> Snapshot:
         """Copy every parameter and buffer."""
-        return {name: tensor.detach().clone() for name, tensor in self._tensors()}
+        copies = ((name, tensor.detach().clone()) for name, tensor in self._tensors())
+        return Snapshot(copies, self.epoch)
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """Put a snapshot back in place."""
+        self.epoch = getattr(snapshot, "epoch", self.epoch)
         with torch.no_grad():
             for name, tensor in self._tensors():
                 tensor.copy_(snapshot[name])
@@ -127,8 +148,7 @@ class Training:
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.parameters.items()
-        if isinstance(self.target, torch.nn.Module):
-            yield from self.target.named_buffers()
+        yield from buffers_of(self.target).items()
 
 
 class Callback:
@@ -168,7 +188,7 @@ class ProgressBar(Callback):
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} steps/s, loss {task.fields[loss]:.2f}"),
+            TextColumn("{task.fields[said]}"),
             console=Console(stderr=True, force_jupyter=False),
             transient=True,
             disable=not sys.stderr.isatty(),
@@ -178,8 +198,7 @@ class ProgressBar(Callback):
             total=training.batches,
             epoch=1,
             epochs=training.epochs,
-            rate=0.0,
-            loss=math.nan,
+            said="compiling the step" if training.compiled else "",
         )
         self.since, self.steps = time.perf_counter(), 0
         self.bar.start()
@@ -188,14 +207,18 @@ class ProgressBar(Callback):
         """Move the bar on."""
         self.steps += 1
         rate = self.steps / max(time.perf_counter() - self.since, 1e-9)
-        self.bar.update(self.task, advance=1, loss=training.loss, rate=rate)
+        loss = f", loss {training.loss:.2f}" if math.isfinite(training.loss) else ""
+        self.bar.update(self.task, advance=1, said=f"{rate:.0f} steps/s{loss}")
 
     def finished_epoch(self, training: Training) -> None:
-        """Leave a line, and begin anew."""
+        """Leave a line, and begin anew if there is another epoch."""
         last = training.history.epochs[-1]
         if last.epoch % self.every == 0:
-            self._print(last, training.batches)
-        self.bar.update(self.task, completed=0, epoch=last.epoch + 1, rate=0.0)
+            self._print(last, self.steps)
+        if last.epoch < training.epochs:
+            self.bar.update(
+                self.task, total=training.batches, completed=0, epoch=last.epoch + 1, said=""
+            )
         self.since, self.steps = time.perf_counter(), 0
 
     def _print(self, last: Epoch, steps: int) -> None:
@@ -234,7 +257,7 @@ class EarlyStopping(Callback):
     def started(self, training: Training) -> None:
         """Forget any earlier training."""
         self.best, self.waited = -math.inf, 0
-        self.kept: dict[str, Tensor] = training.snapshot()
+        self.kept = training.snapshot()
 
     def finished_epoch(self, training: Training) -> None:
         """Compare with the best so far."""

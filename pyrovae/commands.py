@@ -26,8 +26,8 @@ from pyrovae.gaps import Gaps
 from pyrovae.handlers import free_bits
 from pyrovae.latents import Latents
 from pyrovae.parts import is_known
-from pyrovae.recipes import one_line, running
 from pyrovae.recipes import run as run_recipe
+from pyrovae.recipes import running
 from pyrovae.reopened import (
     EVALUATION,
     binarization_for,
@@ -51,6 +51,7 @@ from pyrovae.run_figures import (
 )
 from pyrovae.runs import NEVER_TRAINED, Run, provenance, write_atomically
 from pyrovae.saved_findings import SavedFinding
+from pyrovae.sites import one_line
 from pyrovae.training import Step, fit
 from pyrovae.vae import VAE
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -155,7 +155,8 @@ class Batches:
         data: a tensor, a tuple (x, *context) of tensors with a row per datum (x may be a
             `Split`), a `Split`, a torch `Dataset` (its items go through torch's default collation,
             and what follows x in them is context), or an iterable of batches that can be walked
-            more than once.
+            more than once. A stream is not walked to find its length: `number` is None, and there
+            is no `len`, until a walk has come to its end.
         batch_size: the number of data in a batch; the last may be smaller. An iterable of
             batches keeps its own.
         shuffle: whether to draw a new order at each walk.
@@ -163,8 +164,8 @@ class Batches:
             are moved whole, once, if half of its free memory holds them.
 
     Raises:
-        ValueError: if there are no data, tensors differ in length, or an iterator is given that
-            is spent after one walk.
+        ValueError: if there are no data, tensors differ in length, an iterator is given that is
+            spent after one walk, or what another library holds; the line that mends it is named.
 
     Example:
         >>> [len(x) for x, in Batches(torch.zeros(5, 2), 2)]
@@ -189,12 +190,22 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of batches in a walk."""
+        if self.number is None:
+            raise TypeError("a stream has no length before it was walked over once")
         return self.number
 
     def __iter__(self) -> Iterator[Batch]:
         """Walk over the data once."""
-        for batch in self._cut() if self.tensors else map(_as_tuple, self.source):
+        number = 0
+        for batch in self._cut() if self.tensors else _batches(self.source):
+            number += 1
             yield tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in batch)
+        if number == 0:
+            raise ValueError(
+                "the data are empty: there is no batch. (An iterable of batches is walked more "
+                "than once: put an iterator in a list.)"
+            )
+        self.number = number
 
     def in_order(self, batch_size: int, *, first: int | None = None) -> Batches:
         """Return the same data, held once, in their own order and in batches of another size.
@@ -222,13 +233,13 @@ class Batches:
             drawn = torch.bernoulli(x[rows]) if self.dynamic else x[rows]
             yield drawn, *(value[rows] for value in context)
 
-    def _count(self) -> int:
+    def _count(self) -> int | None:
         if self.tensors:
             return math.ceil(len(self.tensors[0]) / self.batch_size)
-        sized = isinstance(self.source, Sized) and not isinstance(
-            getattr(self.source, "dataset", None), IterableDataset
-        )
-        number = len(cast(Sized, self.source)) if sized else sum(1 for _ in self.source)
+        try:
+            number = len(cast(Sized, self.source))
+        except TypeError:
+            return None
         if number == 0:
             raise ValueError("the data are empty: there is no batch")
         return number
@@ -240,9 +251,10 @@ def check_finite(x: Any) -> None:
     Raises:
         ValueError: naming the shape, or the first row that is not finite.
     """
-    if not isinstance(x, Tensor) or x.ndim < 1 or x.numel() < 1:
-        met = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x is a tensor with at least one row, [N, ...]; got {met}")
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        raise ValueError(f"x is a tensor [N, ...]; got {named(x)}")
+    if x.ndim < 1 or x.numel() < 1:
+        raise ValueError(f"x is a tensor with at least one row, [N, ...]; got {tuple(x.shape)}")
     finite = torch.isfinite(x).reshape(len(x), -1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten()
@@ -252,8 +264,96 @@ def check_finite(x: Any) -> None:
         )
 
 
-def check_domain(x: Tensor, domain: constraints.Constraint, owner: str) -> None:
-    """Hold the values of x against the domain of a likelihood.
+def check_context(values: Iterable[Any]) -> None:
+    """Hold the tensors beside x against what programs can make something of.
+
+    Raises:
+        ValueError: for numbers that are not finite, and for codes below 0, which would index from
+            the end; naming the first row.
+
+    Example:
+        >>> check_context([torch.tensor([0, 2, -1])])
+        Traceback (most recent call last):
+        ValueError: context 1 has whole numbers below 0 in 1 of 3 rows, the first -1 at row 2...
+    """
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, Tensor) or value.dtype == torch.bool or value.ndim == 0:
+            continue
+        codes = not (value.is_floating_point() or value.is_complex())
+        bad = (value < 0) if codes else ~torch.isfinite(value)
+        rows = bad.reshape(len(value), -1).any(1).nonzero().flatten()
+        if not len(rows):
+            continue
+        row = int(rows[0])
+        met = value[row][bad[row]].flatten()[0].item()
+        kind, remedy = "NaN or infinite values", "drop these rows, or fill the values in"
+        if codes:
+            kind = "whole numbers below 0"
+            remedy = (
+                "pandas codes a missing category as -1: drop these rows, or give it a code of its "
+                "own, codes + 1. Numbers that may be negative are given as floats"
+            )
+        raise ValueError(
+            f"context {number} has {kind} in {len(rows)} of {len(value)} rows, the first {met} "
+            f"at row {row}: {remedy}"
+        )
+
+
+def value_in(domain: constraints.Constraint) -> Any:
+    """Return a value that a likelihood of this domain can score, far from where it is infinite.
+
+    Example:
+        >>> value_in(constraints.nonnegative_integer), value_in(constraints.positive)
+        (0.0, 0.5)
+    """
+    if isinstance(domain, constraints.stack):
+        return torch.tensor([value_in(own) for own in domain.cseq])
+    for value in (0.0, 0.5, 1.0):
+        if bool(domain.check(torch.tensor(value))):
+            return value
+    return float(cast(Any, domain).lower_bound)
+
+
+def named(value: Any) -> str:
+    """Return what a value is, and the line that makes a tensor of it, if one is known.
+
+    Example:
+        >>> import numpy
+        >>> named(numpy.zeros(3))
+        'ndarray: give torch.from_numpy(x).float()'
+    """
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a tensor in the layout {value.layout}: give x.to_dense()"
+    home = type(value).__module__.partition(".")[0]
+    lines = {
+        "numpy": "torch.from_numpy(x).float()",
+        "pandas": 'torch.from_numpy(x.to_numpy("float32"))',
+        "polars": "torch.from_numpy(x.to_numpy()).float()",
+        "scipy": "torch.from_numpy(x.toarray()).float()",
+        "PIL": "torchvision.transforms.functional.to_tensor(x).flatten()",
+    }
+    line = lines.get(home)
+    if line is None and (hasattr(value, "__array__") or hasattr(value, "__array_interface__")):
+        line = "torch.from_numpy(numpy.asarray(x)).float()"
+    return kind if line is None else f"{kind}: give {line}"
+
+
+def flat_line(image: Any) -> str:
+    """Return the line that flattens images [N, ...] as networks read them, channel by channel.
+
+    Example:
+        >>> flat_line(torch.zeros(5, 1, 28, 28)), flat_line(torch.zeros(5, 32, 32, 3))
+        ('x.flatten(1)', 'x.movedim(-1, 1).flatten(1)')
+    """
+    channels_last = image.ndim == 4 and 1 < image.shape[3] <= 4 < min(image.shape[1:3])
+    return "x.movedim(-1, 1).flatten(1)" if channels_last else "x.flatten(1)"
+
+
+def check_domain(
+    x: Tensor, domain: constraints.Constraint, owner: str, *, mask: Tensor | None = None
+) -> None:
+    """Hold the values of x against the domain of a likelihood, those that a mask leaves out last.
 
     Raises:
         ValueError: naming a value outside the domain and a way to mend it.
@@ -263,17 +363,27 @@ def check_domain(x: Tensor, domain: constraints.Constraint, owner: str) -> None:
         Traceback (most recent call last):
         ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Grey ...
     """
+    if mask is not None:
+        check_domain(torch.where(mask, x, torch.as_tensor(value_in(domain)).to(x)), domain, owner)
     if isinstance(domain, constraints.stack):
         for column, own in enumerate(domain.cseq):
-            check_domain(x[..., column], own, f"{owner} at column {column}")
+            place = None if mask is None else mask[..., column]
+            check_domain(x[..., column], own, f"{owner} at column {column}", mask=place)
         return
     rows = (~(domain.check(x) & torch.isfinite(x))).reshape(len(x), -1)
     if rows.any():
         row = int(rows.any(1).nonzero()[0])
         value = float(x.reshape(len(x), -1)[row][rows[row]][0])
         wanted, remedy = _in_words(domain)
+        where = f"row {row}"
+        if mask is not None:
+            where = f"row {row}, a missing entry"
+            remedy = (
+                "What stands at missing entries is not read, but is of the same kind: "
+                f"torch.where(mask, x, {value_in(domain)})"
+            )
         raise ValueError(
-            f"{owner} takes values that are {wanted}; got {value:g} at row {row}. {remedy}"
+            f"{owner} takes values that are {wanted}; got {value:g} at {where}. {remedy}"
         )
 
 
@@ -321,7 +431,13 @@ def _tensors(data: Any) -> tuple[bool, tuple[Tensor, ...]]:
     x = values[0] if values else None
     dynamic = isinstance(x, Split) and x.dynamic
     tensors = (x.x, *values[1:]) if isinstance(x, Split) else values
-    if not all(isinstance(value, Tensor) for value in tensors):
+    whole = isinstance(data, tuple) and not isinstance(x, tuple | list)
+    bad = [v for v in tensors if not isinstance(v, Tensor) or v.layout != torch.strided]
+    if bad and (whole or isinstance(bad[0], Tensor)):
+        raise ValueError(
+            f"data (x, *context) are tensors with a row for each datum; got {named(bad[0])}"
+        )
+    if bad:
         return False, ()
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) > 1:
@@ -346,19 +462,47 @@ def _source(data: Any, batch_size: int, shuffle: bool) -> Iterable[Any]:  # noqa
         return DataLoader(data, batch_size)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size, shuffle=shuffle)
-    remedies = {"DataSet": "Give one of its splits, data.train", "ndarray": "torch.from_numpy(x)"}
-    kind = type(data).__name__
-    if isinstance(data, Iterator) or kind in remedies or not isinstance(data, Iterable):
+    met, remedy = named(data), "Put an iterator in a list"
+    if isinstance(data, DataSet):
+        remedy = "Give one of its splits, data.train"
+    elif isinstance(data, Mapping | str | bytes):
+        remedy = "Give x by itself, or a tuple (x, *context)"
+    elif ": give" in met:
+        remedy = ""
+    elif isinstance(data, Iterable) and not isinstance(data, Iterator):
+        return data
+    raise ValueError(
+        "data are a tensor, a tuple (x, *context), a Split, a Dataset or an iterable of batches "
+        f"that can be walked at every epoch; got {met}. {remedy}".rstrip(". ")
+    )
+
+
+def _batches(source: Iterable[Any]) -> Iterator[Batch]:
+    """Yield the batches of an iterable as tuples that begin with a tensor."""
+    try:
+        for batch in source:
+            values = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
+            if not values or not isinstance(values[0], Tensor):
+                met = named(values[0]) if values else "an empty one"
+                if isinstance(batch, Mapping):
+                    met = f"{met} with the keys {list(batch)}: give batch[key] of that which is x"
+                elif isinstance(batch, list) and isinstance(
+                    values[0] if values else 0, int | float
+                ):
+                    met = "a list of numbers: give torch.tensor(data)"
+                raise ValueError(
+                    "an iterable of data gives batches, tensors [N, ...] or tuples (x, *context) "
+                    f"of them; got {met}"
+                )
+            yield values
+    except TypeError as error:
+        if "default_collate" not in str(error):
+            raise
+        kind = str(error).rpartition("found ")[2].strip()
         raise ValueError(
-            "data are a tensor, a tuple (x, *context), a Split, a Dataset or an iterable of "
-            f"batches that can be walked at every epoch; got {kind}. "
-            + remedies.get(kind, "Put an iterator in a list")
-        )
-    return data
-
-
-def _as_tuple(batch: Any) -> Batch:
-    return tuple(batch) if isinstance(batch, list | tuple) else (batch,)
+            f"the items of the data set cannot be put in a batch: they hold {kind}. Let it give "
+            "tensors; images by transform=torchvision.transforms.ToTensor()"
+        ) from error
 
 
 def _digits() -> list[Split]:

@@ -110,7 +110,7 @@ def evaluate(
     names = _names(diagnostics)
     batches = Batches(drawn_once(data), batch_size, device=device_of(target))
     if compile is None:
-        long = len(batches) * batch_size * particles >= COMPILED_FROM
+        long = (batches.number or 0) * batch_size * particles >= COMPILED_FROM
         compile = long and safe_to_compile(target)
     runner = CompiledRun() if compile else run
     width, kept = 0, []
@@ -191,7 +191,7 @@ def _measure(
     target: Any, batch: tuple[Any, ...], particles: int, ks: Sequence[int], *, runner: Runner
 ) -> dict[str, Any]:
     x, *context = batch
-    check_data(target, x)
+    check_data(target, x, *context)
     model, guide = programs(target)
     terms = log_weight_terms(model, guide, x, *context, particles=particles, runner=runner)
     log_w = terms.log_w

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import io
 import math
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,18 +170,13 @@ class Collected(Generic[Piece]):
 
     Attributes:
         pieces: one for each batch that was finished.
-        wanted: how many batches there were.
+        partial: whether an interrupt came before the last batch was done.
         seconds: what it took.
     """
 
     pieces: list[Piece]
-    wanted: int
+    partial: bool
     seconds: float
-
-    @property
-    def partial(self) -> bool:
-        """Whether an interrupt came before the last batch was done."""
-        return len(self.pieces) < self.wanted
 
 
 def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> Collected[Piece]:
@@ -194,12 +190,13 @@ def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> C
         [1, 4, 9]
     """
     pieces: list[Piece] = []
-    started = time.perf_counter()
+    started, partial = time.perf_counter(), False
+    total = operator.length_hint(batches, -1)  # a stream may not know its length
     try:
         for batch in track(
             batches,
             description,
-            total=len(batches),
+            total=None if total < 0 else total,
             console=Console(stderr=True, force_jupyter=False),
             transient=True,
             disable=not sys.stderr.isatty(),
@@ -208,7 +205,8 @@ def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> C
     except KeyboardInterrupt:
         if not pieces:
             raise
-    return Collected(pieces, len(batches), time.perf_counter() - started)
+        partial = len(pieces) != total
+    return Collected(pieces, partial, time.perf_counter() - started)
 
 
 def counted(done: int, wanted: int | None, things: str = "data") -> str:

@@ -277,7 +277,7 @@ def inference_gaps(
         True
     """
     settings = settings or Gaps()
-    check_data(target, x)
+    check_data(target, x, *context)
     x, *rest = placed(target, x, *context)
     beside = Context.of(x, *rest)
     x, *own = next(cut_data(x, beside.own, settings.data or len(x)))

@@ -124,7 +124,7 @@ class Latents:
     @torch.no_grad()
     def __call__(self, target: Any, x: Tensor, *context: Any) -> LatentFinding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
-        check_data(target, x)
+        check_data(target, x, *context)
         beside = Context.of(x, *context)
         data = first(self.data or len(x), x, beside.own)
         check_several(data[0])

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from pyrovae.data import Batch, Batches, seeded
-from pyrovae.vae import evaluation_mode, programs
+from pyrovae.vae import buffers_kept, evaluation_mode, programs
 from pyrovae.weights import log_weight_terms
 
 DATA: Final = 2000
@@ -38,7 +38,8 @@ class Monitor:
         """Return the three numbers by their names, in nats; NaN where there is no validation."""
         found: dict[str, float] = {}
         for prefix, batches in (("", _first(self.train)), ("validation_", self.validation)):
-            with evaluation_mode(target), seeded(0 if self.seed is None else self.seed):
+            seed = 0 if self.seed is None else self.seed
+            with buffers_kept(target), evaluation_mode(target), seeded(seed):
                 measured = _elbo_rate_distortion(target, batches)
             names = ("elbo", "rate", "distortion")
             found |= {

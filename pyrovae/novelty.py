@@ -348,7 +348,7 @@ class Novelty:
 
     def _first(self, target: Any, x: Tensor, *context: Any) -> tuple[list[Tensor], Context]:
         """Return x and what is each datum's own, of the data to be scored, and the context."""
-        check_data(target, x)
+        check_data(target, x, *context)
         there, *rest = placed(target, x, *context)
         beside = Context.of(there, *rest)
         return next(cut_data(there, beside.own, self.data or len(x))), beside

@@ -270,7 +270,7 @@ class PredictiveCheck:
                 posterior replication, the guide leaves a latent to be summed out.
             KeyboardInterrupt: if the interrupt comes before the first draws are done.
         """
-        check_data(target, x)
+        check_data(target, x, *context)
         given = Context.of(x, *context)
         model, guide = (given.bound(program) for program in programs(target))
         x, *beside = next(cut_data(x, given.own, self.data or len(x)))

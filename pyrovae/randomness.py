@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,28 @@ def state_of(source: Any) -> Any:
         state: Any = source.get_state(legacy=False)
         return {**state["state"], "key": state["state"]["key"].tobytes()}, state["gauss"]
     return hash(source.getstate())
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a target's next training draws from: the seed of its run, and the steps gone by at it.
+
+    Attributes:
+        seed: of the run's first training; None where that drew from the generators as they stood.
+        taken: the steps so far.
+
+    Example:
+        >>> Steps(7, 0).next_seed, Steps(7, 100).next_seed == Steps(7, 200).next_seed
+        (7, False)
+    """
+
+    seed: int | None = 0
+    taken: int = 0
+
+    @property
+    def next_seed(self) -> int | None:
+        """The run's own seed at first, then one that follows from it and the steps gone by."""
+        if self.seed is None or not self.taken:
+            return self.seed
+        words = np.random.SeedSequence([self.seed % 2**64, self.taken])
+        return int(words.generate_state(1, np.uint64)[0])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae.data import seeded
+from pyrovae.sites import one_line
 from pyrovae.training import NonFiniteLoss
 from pyrovae.vae import VAE
 
@@ -82,15 +83,13 @@ def _located(recipe: Path, error: BaseException) -> BaseException:
     """Return an error that names the recipe's line, if it passed through the recipe."""
     if isinstance(error, SyntaxError) and error.filename == str(recipe):
         return ValueError(f"the recipe {recipe}, line {error.lineno}: {error.msg}")
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(recipe)]
-    if not lines:
-        return error
-    what = f"{type(error).__name__}: {one_line(error)}"
-    return ValueError(f"the recipe {recipe}, line {lines[-1]}: {what}")
-
-
-def one_line(error: BaseException | str) -> str:
-    """Return an error's text and notes in one line, without the tensors and traces in it."""
-    text = str(error).partition("Trace Shapes:")[0].partition(": tensor(")[0]
-    return " ".join(" ".join([text, *getattr(error, "__notes__", [])]).split())
+    # What the library says in a sentence has the program's own error as its cause.
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(recipe)]
+        if lines:
+            what = f"{type(cause).__name__}: {one_line(error)}"
+            return ValueError(f"the recipe {recipe}, line {lines[-1]}: {what}")
+        cause = cause.__cause__
+    return error

@@ -34,7 +34,8 @@ from torch import Tensor
 import pyrovae
 from pyrovae import guides, likelihoods, nets, priors  # noqa: F401  (so that `build` knows them)
 from pyrovae.parts import build
-from pyrovae.vae import VAE
+from pyrovae.randomness import Steps
+from pyrovae.vae import VAE, keep_steps, steps_of
 
 FORMAT: Final = 1
 
@@ -45,6 +46,9 @@ NEVER_TRAINED: Final = (
 
 STORED: Final = "param store/"
 """What stands before the name of a parameter that lives in Pyro's store, unconstrained."""
+
+STEPS: Final = "fit/seed and steps"
+"""The name of what the next training draws from, where there was one with a seed."""
 
 HELD: Final = "held/"
 """What stands before the name of a buffer of a module that a plain function refers to."""
@@ -320,7 +324,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _whole_state(vae: VAE) -> dict[str, Tensor]:
     stored = {f"{STORED}{name}": value for name, value in vae.stored.values().items()}
-    return _distinct_state(vae) | stored | _held_buffers(vae)
+    return _distinct_state(vae) | stored | _held_buffers(vae) | _steps(vae)
+
+
+def _steps(vae: VAE) -> dict[str, Tensor]:
+    steps = steps_of(vae)
+    if not steps.taken or steps.seed is None or not -(2**63) <= steps.seed < 2**63:
+        return {}
+    return {STEPS: torch.tensor([steps.seed, steps.taken])}
 
 
 def _held_buffers(vae: VAE) -> dict[str, Tensor]:
@@ -349,6 +360,9 @@ def _fits(wanted: Tensor, saved: Tensor) -> bool:
 def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
     stored = {name for name in saved if name.startswith(STORED)}
     vae.stored.load({name.removeprefix(STORED): saved.pop(name) for name in stored})
+    steps = saved.pop(STEPS, None)
+    if steps is not None and steps.shape == (2,) and steps.dtype == torch.int64:
+        keep_steps(vae, Steps(*steps.tolist()))
     held = _held_buffers(vae)
     wanted = _distinct_state(vae) | held
     for problem, names in (

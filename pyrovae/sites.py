@@ -7,17 +7,31 @@ is left declared by `.to_event`. Errors name the site, what was met and a way to
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MaskedDistribution, VonMises
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from pyrovae.data import flat_line
 
 TRAINING_FACTOR: Final = "_training_factor"
 """The key of `infer` that marks an observed site as a factor that a handler added."""
+
+
+DUMP: Final = "Trace Shapes:"
+"""With what Pyro begins the table of every shape that it puts below an error's own words."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return an error's text and notes in one line, without the tensors and traces in it."""
+    text = str(error).partition(DUMP)[0].partition(": tensor(")[0]
+    return " ".join(" ".join([text, *getattr(error, "__notes__", [])]).split())
 
 
 class UndefinedWeight(ValueError):  # noqa: N818
@@ -92,9 +106,11 @@ def log_prob(site: Any) -> Tensor:
         )
     met = value.shape[value.ndim - len(event) :]
     if met != event:
+        image = site["is_observed"] and value[0].numel() == event.numel()
+        remedy = f"give {flat_line(value)}" if image else "reshape the data"
         raise ValueError(
             f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
-            f"{tuple(value.shape)}: reshape the data, or the output of the network"
+            f"{tuple(value.shape)}: {remedy}, or reshape the output of the network"
         )
     try:
         log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
@@ -116,9 +132,13 @@ def advice_on_shapes() -> Iterator[None]:
     """Say what is wrong in one line, and for Pyro's complaints about shapes how to mend it."""
     try:
         yield
+    except RuntimeError as error:
+        if DUMP not in str(error):
+            raise
+        raise type(error)(one_line(error)) from error
     except ValueError as error:
         # Pyro prints every shape of the trace below the line that says what is wrong.
-        said = str(error).partition("Trace Shapes:")[0].strip()
+        said = str(error).partition(DUMP)[0].strip()
         if "Shape mismatch inside plate" in said or "ollide" in said:
             said += (
                 ": every site has batch shape [N] in the plate over data at dim -1 (dim -2 holds "
@@ -164,6 +184,84 @@ def _check_event_dims(name: str, model_fn: Any, guide_fn: Any) -> None:
             f"site '{name}' has {model_fn.event_dim} event dimensions in the model but "
             f"{guide_fn.event_dim} in the guide: declare the same with .to_event(...) in both"
         )
+
+
+def check_supports(model_trace: Any, guide_trace: Any) -> None:
+    """Hold the values that the guide may draw against those that have a density in the model.
+
+    The guide's draw is looked at, and points of its support up to 5 on the unconstrained scale.
+
+    Raises:
+        ValueError: naming the site and both supports.
+    """
+    for name, site in sample_sites(guide_trace):
+        other = model_trace.nodes.get(name)
+        if other is None or _masked(site) or _masked(other):
+            continue
+        wanted, given = _support(other["fn"]), _support(site["fn"])
+        if wanted is None or given is None:
+            continue
+        value = site["value"]
+        points = [value, *([] if is_point_mass(site) else _points(given, value))]
+        if not all(bool(wanted.check(point).all()) for point in points):
+            raise ValueError(
+                f"site '{name}' has the support {_in_words(given)} in the guide but the support "
+                f"{_in_words(wanted)} in the model, which gives some of the guide's draws no "
+                "density: sample it in the guide from a distribution on the model's support (for "
+                "positive numbers LogNormal in place of Normal), or change the prior"
+            )
+
+
+def _support(fn: Any) -> Any:
+    """Return where a distribution lies, None if it does not say."""
+    base = fn
+    while hasattr(base, "base_dist") and not isinstance(
+        base, torch.distributions.TransformedDistribution
+    ):
+        base = base.base_dist
+    if isinstance(base, VonMises):  # declared on all real numbers, drawn from one turn
+        return constraints.independent(constraints.interval(-math.pi, math.pi), fn.event_dim)
+    try:
+        return fn.support
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _points(support: Any, like: Tensor) -> list[Tensor]:
+    """Return points all over a continuous support, in the shape of a value in it."""
+    if support.is_discrete:
+        return []
+    with torch.no_grad(), contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+        to = transform_to(support)
+        free = to.inv(like)
+        return [to(torch.full_like(free, u)) for u in (-5.0, -1.0, 0.0, 1.0, 5.0)]
+    return []
+
+
+def _masked(site: Any) -> bool:
+    masked = any(isinstance(layer, MaskedDistribution) for layer in _layers(site["fn"]))
+    return masked or not (site["mask"] is None or site["mask"] is True)
+
+
+def _layers(fn: Any) -> list[Any]:
+    """Return a distribution and what it declares or masks, from the outside in."""
+    layers = [fn]
+    while isinstance(layers[-1], torch.distributions.Independent | MaskedDistribution):
+        layers.append(layers[-1].base_dist)
+    return layers
+
+
+def _in_words(support: Any) -> str:
+    """Say where a support is without its tensors."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    bounds = [
+        f"{name}={float(torch.as_tensor(value).flatten()[0]):g}"
+        for name, value in vars(support).items()
+        if isinstance(value, Tensor | float | int) and torch.as_tensor(value).numel()
+    ]
+    name = type(support).__name__.lstrip("_")
+    return f"{name}({', '.join(bounds)})" if bounds else name
 
 
 def is_point_mass(site: Any) -> bool:

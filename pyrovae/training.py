@@ -7,11 +7,12 @@ data and noise that stay the same.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyro.optim
 import torch
@@ -28,13 +29,25 @@ from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
 from pyrovae.monitor import BATCH, DATA, Monitor
 from pyrovae.objectives import Objective
-from pyrovae.sites import UndefinedWeight, sample_sites
+from pyrovae.randomness import Steps
+from pyrovae.sites import UndefinedWeight, check_supports, one_line, sample_sites
 from pyrovae.svi import SVI
-from pyrovae.vae import check_data, device_of, programs, safe_to_compile
-from pyrovae.weights import run, trace_pair
+from pyrovae.vae import (
+    buffers_kept,
+    check_data,
+    device_of,
+    keep_steps,
+    programs,
+    safe_to_compile,
+    steps_of,
+)
+from pyrovae.weights import run, trace_guide, trace_model, trace_pair
 
 COMPILED_FROM: Final = 5000
 """The steps from which compiling is the default: ten seconds of it, at 2 ms or more a step."""
+
+_FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
+"""What programs raise that cannot take their data."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def fit(
     epochs: int = 20,
     batch_size: int = 100,
     step: Step | None = None,
-    seed: int | None = 0,
+    seed: int | Literal["next"] | None = "next",
     callbacks: Sequence[Callback] | None = None,
 ) -> History:
     """Train a VAE, or any pair of Pyro programs, by stochastic variational inference.
@@ -96,12 +109,14 @@ def fit(
         epochs: walks over the data.
         batch_size: data in a step; an iterable of batches keeps its own.
         step: objective, KL weight, handlers and optimiser.
-        seed: of order, binarisation and noise; torch's generators are put back afterwards. None
-            draws from them as they stand.
+        seed: of order, binarisation and noise; torch's generators are put back afterwards. By
+            default 0 for a target that was never trained, and then one that follows from the seed
+            of its last training and the steps since, so that training on draws fresh noise. None
+            draws from the generators as they stand.
         callbacks: what happens beside; a `ProgressBar` by default. Those given last end last.
 
     Returns:
-        The history. Ctrl-C ends the training with what there is.
+        The history. Ctrl-C ends the training with the last whole epoch.
 
     Raises:
         NonFiniteLoss: if the loss is NaN or infinite, naming the step and the site; the
@@ -128,21 +143,22 @@ def fit(
     if epochs < 1:
         raise ValueError(f"training takes at least one epoch; got epochs={epochs}")
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
-    with seeded(seed):
+    steps = steps_of(target) if seed == "next" else Steps(seed)
+    with seeded(steps.next_seed):
         device = device_of(target)
         batches = Batches(data, batch_size, shuffle=True, device=device)
         held = None
         if validation is not None:
             held = Batches(drawn_once(validation), BATCH, device=device)
-        shown = Monitor(batches.in_order(BATCH, first=DATA), held, seed)
+        shown = Monitor(batches.in_order(BATCH, first=DATA), held, steps.seed)
         if step.compile is None:
-            long = epochs * len(batches) >= COMPILED_FROM
+            long = epochs * (batches.number or 0) >= COMPILED_FROM
             step = replace(step, compile=long and safe_to_compile(target))
-        svi, weight, parameters = _prepare(target, shown, step)
-        training = Training(target, parameters, epochs, len(batches))
+        svi, weight, parameters = _prepare(target, shown, batches, step)
+        training = Training(target, parameters, epochs, batches.number, compiled=svi.compiled)
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)
-        _train(training, svi, batches, _Beside(weight, step, shown, callbacks))
+        _train(training, svi, batches, _Beside(weight, step, shown, callbacks, steps))
     return training.history
 
 
@@ -154,6 +170,11 @@ class _Beside:
     step: Step
     monitor: Monitor
     callbacks: Sequence[Callback]
+    before: Steps
+
+    def remember_steps(self, training: Training) -> None:
+        taken = self.before.taken + training.step
+        keep_steps(training.target, replace(self.before, taken=taken))
 
     def weigh(self, epochs: float) -> None:
         wanted = self.step.kl_weight
@@ -162,6 +183,7 @@ class _Beside:
 
 def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> None:
     training.forget_gradients()
+    broken: NonFiniteLoss | None = None
     try:
         for callback in beside.callbacks:
             callback.started(training)
@@ -175,12 +197,17 @@ def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> N
         training.history.ended = f"stopped early: {reason}"
     except KeyboardInterrupt:
         training.history.ended = "interrupted"
-        training.forget_gradients()
+    except NonFiniteLoss as error:
+        broken, training.history.ended = error, f"broken off: {error}"
     finally:
+        beside.remember_steps(training)
         for callback in beside.callbacks:
             callback.finished(training)
+        training.history.kept = training.epoch
         for callback in beside.callbacks:
             callback.ended(training)
+    if broken is not None:  # only now is it known which parameters the callbacks kept
+        raise NonFiniteLoss(f"{broken}. {_kept(training)}") from broken.__cause__ or broken
 
 
 def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
@@ -198,7 +225,11 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
 
 
 def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: _Beside) -> Epoch:
-    """Walk over the data and measure; put the parameters back if either goes wrong."""
+    """Walk over the data and measure; put the parameters back if either does not end.
+
+    An interrupt may come in the middle of a step: what is left is then the last whole epoch, of
+    which the history tells.
+    """
     good = training.snapshot()
     try:
         loss, seconds = _walk(training, svi, batches, beside)
@@ -206,9 +237,11 @@ def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: 
         if broken:
             raise NonFiniteLoss(_describe(training, "the next loss is not defined", broken))
         measured = beside.monitor.measure(training.target)
-    except Exception:
+    except BaseException:
         training.restore(good)
         raise
+    training.epoch = number
+    beside.remember_steps(training)
     return Epoch(number, loss, kl_weight=beside.weight.beta, seconds=seconds, **measured)
 
 
@@ -216,10 +249,11 @@ def _walk(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> tu
     """Take one step on each batch; return the mean loss per datum and the seconds spent."""
     compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
     losses: list[float | Tensor] = []
-    for batch in batches:
+    done = len(training.history.epochs)
+    for number, batch in enumerate(batches):
         if not batches.tensors:
-            check_data(training.target, batch[0])
-        beside.weigh(training.step / training.batches)
+            check_data(training.target, *batch)
+        beside.weigh(done + (number / training.batches if training.batches else 0.0))
         losses.append(_step(training, svi, batch))
         count += len(batch[0])
         training.step += 1
@@ -227,6 +261,7 @@ def _walk(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> tu
             training.loss = losses[-1] / len(batch[0])
         for callback in beside.callbacks:
             callback.stepped(training)
+    training.batches = batches.number
     read = _read(training, losses)
     training.loss = read[-1] / len(batch[0])
     compiling = svi.compile_seconds - compiling
@@ -241,18 +276,41 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
         if launched is not None:
             return launched
         loss, parameters = svi.gradients(*batch)
-    except ValueError as error:
-        cause = _broken(training.parameters)
+    except (ValueError, RuntimeError, IndexError) as error:
+        cause = _broken(training.parameters) if isinstance(error, ValueError) else ""
         if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):
-            cause = str(error).partition(": tensor(")[0].replace("\n", " ")
+            cause = one_line(error)
         if not cause:
-            raise
+            raise _failed(training, batch, error) from error
         raise NonFiniteLoss(_describe(training, "the loss is not defined", cause)) from error
     if not math.isfinite(loss):
         cause = _locate(training, batch)
         raise NonFiniteLoss(_describe(training, f"the loss is {loss}", cause))
     svi.update(parameters)
     return float(loss)
+
+
+def _failed(training: Training, batch: Batch, error: Exception) -> Exception:
+    """Return the error of a step in one sentence; what Pyro and torch print is its cause."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return torch.OutOfMemoryError(one_line(error))
+    where = f"at step {training.step + 1} (epoch {len(training.history.epochs) + 1}), "
+    return ValueError(_sentence(batch, error, where))
+
+
+def _sentence(batch: Batch, error: Exception, where: str = "") -> str:
+    said = f"the programs fail {where}on {_shapes(batch)}: {one_line(error)}"
+    if len(batch[0]) == 1:
+        said += ". One datum may be what is left for a last batch: choose another batch_size"
+    return said
+
+
+def _shapes(batch: Batch) -> str:
+    x, *context = (
+        f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
+        for v in batch
+    )
+    return f"x {x}" + (f" with the context {', '.join(context)}" if context else "")
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
@@ -269,12 +327,15 @@ def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
 
 
 def _describe(training: Training, met: str, cause: str) -> str:
-    epochs = len(training.history.epochs)
-    good = f"the end of epoch {epochs}" if epochs else "their values before the first step"
+    return f"{met} at step {training.step + 1} (epoch {len(training.history.epochs) + 1}): {cause}"
+
+
+def _kept(training: Training) -> str:
+    epoch = training.epoch
+    good = f"the end of epoch {epoch}" if epoch else "their values before the first step"
     return (
-        f"{met} at step {training.step + 1} (epoch {epochs + 1}): {cause}. The parameters are put "
-        f"back to the last good checkpoint, {good}. Try a smaller learning rate, or clip the "
-        "gradient: pyro.optim.ClippedAdam"
+        f"The parameters are put back to the last good checkpoint, {good}. Try a smaller learning "
+        "rate, or clip the gradient: pyro.optim.ClippedAdam"
     )
 
 
@@ -300,13 +361,17 @@ def _broken(parameters: dict[str, Tensor]) -> str:
     return f"the step before left {len(names)} parameters not finite, the first {names[0]!r}"
 
 
-def _prepare(target: Any, shown: Monitor, step: Step) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
+def _prepare(
+    target: Any, shown: Monitor, batches: Batches, step: Step
+) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
     """Check the data and run the programs on a batch: errors come before the first step."""
     model, guide = programs(target)
-    with seeded(0):
+    with seeded(0), buffers_kept(target):
         if shown.validation is not None:
             _check(target, shown.validation)
         x, *context = _check(target, shown.train)
+        if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
+            _try(model, guide, (x[:1], *(value[:1] for value in context)))
         default = _default_loss(model, guide, x, *context)
         model, guide = _handled(model, guide, step.handlers)
         with poutine.trace(param_only=True) as capture:
@@ -341,12 +406,53 @@ def _check(target: Any, batches: Batches) -> Batch:
     """Hold all the data, if they are tensors, against the programs; run them on one batch."""
     model, guide = programs(target)
     if batches.tensors:
-        check_data(target, batches.tensors[0])
+        check_data(target, *batches.tensors)
     first = next(iter(batches))
-    check_data(target, first[0])
-    with torch.no_grad():
-        run(model, guide, *first, particles=1)
+    check_data(target, *first)
+    _try(model, guide, first)
     return first
+
+
+def _try(model: Any, guide: Any, batch: Batch) -> None:
+    """Run the programs on a batch, and say in one sentence why they cannot."""
+    try:
+        with torch.no_grad():
+            run(model, guide, *batch, particles=1)
+    except torch.OutOfMemoryError:
+        raise
+    except _FAILURES as error:
+        _check_supports(model, guide, batch)
+        x, *context = batch
+        if context and _runs(model, guide, x):
+            raise ValueError(
+                "what follows x in the data is context for the programs, and these run on x alone "
+                f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of a "
+                "tuple, torch.stack([item[0] for item in data]) of a data set"
+            ) from error
+        if isinstance(error, TypeError) or (isinstance(error, ValueError) and len(x) > 1):
+            raise
+        raise ValueError(_sentence(batch, error)) from error
+
+
+def _check_supports(model: Any, guide: Any, batch: Batch) -> None:
+    """Hold the supports of the latents against each other as far as the programs come."""
+    with torch.no_grad():
+        try:
+            guide_trace = trace_guide(guide, *batch, particles=1)
+        except _FAILURES:
+            return
+        with poutine.trace() as met, contextlib.suppress(*_FAILURES):
+            trace_model(model, *batch, particles=1, given=guide_trace)
+    check_supports(met.trace, guide_trace)
+
+
+def _runs(model: Any, guide: Any, x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            run(model, guide, x, particles=1)
+    except _FAILURES:
+        return False
+    return True
 
 
 def _check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
@@ -395,6 +501,7 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
 
 def _default_loss(model: Any, guide: Any, x: Tensor, *context: Any) -> ELBO:
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=1)
+    check_supports(model_trace, guide_trace)
     latents = [
         site
         for trace in (model_trace, guide_trace)

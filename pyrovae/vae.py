@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import pyro
 import pyro.distributions as dist
@@ -23,12 +23,15 @@ from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.data import check_domain, check_finite
+from pyrovae.data import check_context, check_domain, check_finite, named
 from pyrovae.parts import describe_together, is_known
+from pyrovae.randomness import Steps
 from pyrovae.sites import mean_of
 from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
 
 Program = Callable[..., Any]
+
+_STEPS: Final = "_pyrovae_steps"
 
 
 class VAE(nn.Module):
@@ -161,6 +164,8 @@ class VAE(nn.Module):
 
     @contextlib.contextmanager
     def _over_data(self, x: Tensor | None, size: int | None, *parts: Program) -> Iterator[None]:
+        if x is not None and not isinstance(x, Tensor):
+            raise ValueError(f"a VAE's programs take x as a tensor [N, ...]; got {named(x)}")
         n = size if x is None else len(x)
         if x is not None and size is not None and size < len(x):
             raise ValueError(
@@ -202,17 +207,39 @@ def programs(target: Any) -> tuple[Program, Program]:
     )
 
 
-def check_data(target: Any, x: Tensor) -> None:
+def steps_of(target: Any) -> Steps:
+    """Return the steps that a VAE, or the model of a pair, was trained for so far."""
+    steps: Steps = getattr(_trained(target), _STEPS, Steps())
+    return steps
+
+
+def keep_steps(target: Any, steps: Steps) -> None:
+    """Remember the steps of a target's training with it; what takes no attribute begins anew."""
+    with contextlib.suppress(AttributeError):
+        setattr(_trained(target), _STEPS, steps)
+
+
+def _trained(target: Any) -> Any:
+    """Return what a target's steps are kept with: the VAE, or the model's function or object."""
+    model = target[0] if isinstance(target, tuple) else target
+    return getattr(model, "__self__", model)
+
+
+def check_data(target: Any, x: Tensor, *context: Any) -> None:
     """Hold data against what the programs can take, before the first step.
 
     Raises:
-        ValueError: if x is empty, not finite, or outside the likelihood's `domain`.
+        ValueError: if x is empty, not finite, or outside the likelihood's `domain`; of what
+            stands at missing entries it is said that they are missing. If a context is not finite.
     """
     check_finite(x)
+    check_context(context)
     likelihood = getattr(target, "likelihood", None)
     domain = getattr(likelihood, "domain", None)
     if domain is not None:
-        check_domain(x, domain, type(likelihood).__name__)
+        last = context[-1] if context else None
+        known = isinstance(last, Tensor) and last.dtype == torch.bool and last.shape == x.shape
+        check_domain(x, domain, type(likelihood).__name__, mask=last if known else None)
 
 
 def device_of(target: Any) -> torch.device | None:
@@ -249,6 +276,50 @@ def modules_of(target: Any) -> list[nn.Module]:
         tops = [part for part in (model, guide) if isinstance(part, nn.Module)]
         tops += held_modules(model=model, guide=guide).values()
     return list({id(module): module for top in tops for module in top.modules()}.values())
+
+
+def buffers_of(target: Any) -> dict[str, Tensor]:
+    """Return the buffers of every module of a target, each once, by name."""
+    named = list(target.named_buffers()) if isinstance(target, nn.Module) else []
+    met = {id(buffer) for _, buffer in named}
+    for number, module in enumerate(modules_of(target)):
+        for name, buffer in module.named_buffers(recurse=False):
+            if id(buffer) not in met:
+                met.add(id(buffer))
+                named.append((f"{number}.{name}", buffer))
+    return dict(named)
+
+
+@contextlib.contextmanager
+def buffers_kept(target: Any) -> Iterator[None]:
+    """Put back, after the block, the buffers of the target's modules and of those it calls.
+
+    A check or a measurement in training mode moves the statistics of a batch normalisation, and a
+    program may keep buffers of its own in any mode.
+    """
+    before: dict[int, tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]] = {}
+
+    def remember(module: nn.Module, _: Any = None) -> None:
+        if id(module) not in before:
+            before[id(module)] = (
+                module,
+                {
+                    name: (buffer, buffer.clone())
+                    for name, buffer in module._buffers.items()
+                    if buffer is not None and not nn.parameter.is_lazy(buffer)
+                },
+            )
+
+    for module in modules_of(target):
+        remember(module)
+    try:
+        with nn.modules.module.register_module_forward_pre_hook(remember):
+            yield
+    finally:
+        with torch.no_grad():
+            for module, buffers in before.values():
+                for name, (buffer, value) in buffers.items():
+                    module._buffers[name] = buffer.copy_(value)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from pyrovae.data import flat_line
+
 SMALLEST_SCALE: Final = 1e-5
 
 
@@ -50,9 +52,14 @@ def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
     if joined.ndim == 0 or joined.shape[-1] != size:
         shapes = " + ".join(str(tuple(x.shape)) for x in inputs)
         image = len(inputs) == 1 and joined.ndim > 2 and joined[0].numel() == size
-        remedy = "Images are flat vectors here: x.flatten(1)"
+        remedy = f"Images are flat vectors here: {flat_line(joined)}"
         if not image:
             remedy = f"Give it {size} numbers in a row, or make it for as many as there are"
+        if any(x.ndim == 1 for x in inputs[1:]):
+            remedy = (
+                "A context [N] is given as columns: torch.nn.functional.one_hot(label, classes)"
+                ".float(), value[:, None]; labels that are no context stay out: give x alone"
+            )
         raise ValueError(f"{name} expected inputs [..., {size}]; got {shapes}. {remedy}")
     wanted = next(owner.parameters()).dtype
     if joined.dtype != wanted:
