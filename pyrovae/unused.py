@@ -34,7 +34,8 @@ def cost_of_another(
 ) -> Tensor:
     """Return what log p(x | z) of each datum loses by the z of the one before it, [N].
 
-    NaN where it is not known: of a single datum, or where a latent is summed out.
+    NaN where it is not known: of a single datum, where a latent is summed out, or where the
+    model refuses to score x at another's z.
 
     Args:
         model: the model.
@@ -53,8 +54,11 @@ def cost_of_another(
     for name, site in sample_sites(guide_trace):
         value = site["value"]
         others.nodes[name]["value"] = value.roll(1, value.ndim - site["fn"].event_dim - 1)
-    swapped = trace_model(model, x, *context, particles=1, given=others)
-    return _log_likelihood(model_trace) - _log_likelihood(swapped)
+    try:
+        swapped = _log_likelihood(trace_model(model, x, *context, particles=1, given=others))
+    except (ValueError, RuntimeError):  # such as x outside the support that another's z leaves it
+        return torch.full((len(x),), math.nan)
+    return _log_likelihood(model_trace) - swapped
 
 
 def _log_likelihood(trace: Any) -> Tensor:

@@ -11,6 +11,7 @@ from worlds import LinearGaussian, Mixture
 import pyrovae as pv
 from pyrovae import unused
 from pyrovae.bounds import Estimate
+from pyrovae.cli import main
 
 COLLAPSED = "The latents hold next to nothing: KL(q || p) is"
 SILENT = "The latents tell the decoder next to nothing: log p(x | z) falls by"
@@ -109,6 +110,24 @@ def test_a_class_that_is_summed_out_leaves_it_open():
     assert not any(SILENT in remark for remark in report.remarks)
 
 
+def test_a_model_that_cannot_score_x_at_anothers_z_leaves_it_open():
+    """x lies in [0, z], so that the z of a smaller datum leaves a larger one out."""
+
+    def prior():
+        return pyro.sample("z", dist.Exponential(torch.ones(1)).to_event(1))
+
+    def likelihood(z, x=None):
+        return pyro.sample("x", dist.Uniform(0 * z, z).to_event(1), obs=x)
+
+    def guide(x):
+        return pyro.sample("z", dist.Uniform(x, x + 0.1).to_event(1))
+
+    x = torch.linspace(0.1, 3.0, 20)[:, None]
+    report = pv.evaluate(pv.VAE(prior, likelihood, guide), x, particles=5)
+    assert report.cost_of_another.isnan().all()
+    assert report.elbo.value.isfinite().all()
+
+
 def test_one_datum_leaves_it_open():
     world = LinearGaussian()
     report = pv.evaluate((world.model, world.exact_guide), world.sample(1), particles=5)
@@ -145,9 +164,9 @@ def test_a_rate_that_is_not_known_to_be_small_tells_no_collapse(rate, error, tol
 def test_a_run_that_was_not_trained_is_told_of_in_print_and_on_its_page(tmp_path, capsys):
     pv.save(digits(), tmp_path / "run", data={"name": "digits", "binarization": "dynamic"})
     argv = [str(tmp_path / "run"), "--data", "digits"]
-    assert pv.cli.main(["evaluate", *argv, "--particles", "5"]) == 0
+    assert main(["evaluate", *argv, "--particles", "5"]) == 0
     assert capsys.readouterr().out.startswith("No training is recorded in this run's folder")
-    assert pv.cli.main(["report", *argv]) == 0
+    assert main(["report", *argv]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     header = page[page.index("<header>") : page.index("</header>")]
     assert header.count("No training is recorded") == 1
