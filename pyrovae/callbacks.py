@@ -296,7 +296,9 @@ class Checkpoint(Callback):
                 "compose pv.VAE(prior, likelihood, guide), or save the parameters yourself by "
                 "pyro.get_param_store().save(path)"
             )
-        self.run = runs.save(training.target, self.folder, **self.details)
+        run = runs.Run(self.folder)
+        self.config = run.save(training.target, **self.details)
+        self.run = run
 
     def finished_epoch(self, training: Training) -> None:
         """Write the checkpoint of the epoch."""
@@ -308,5 +310,4 @@ class Checkpoint(Callback):
             self._write(training)
 
     def _write(self, training: Training) -> None:
-        self.run.save_model(training.target)
-        self.run.save_metrics(training.history.lines())
+        self.run.save_epochs(training.target, self.config, training.history.lines())

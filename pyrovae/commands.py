@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyro.optim
 import torch
 
-from pyrovae import catalogue, html_report, plots, schedules
+from pyrovae import catalogue, folders, html_report, plots, schedules
 from pyrovae.ais import AIS
 from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
 from pyrovae.comparison import compare as compare_reports
@@ -66,7 +66,13 @@ _RECORDED: Final = (
 def demo(arguments: argparse.Namespace) -> int:
     """Train, measure and draw a small VAE on the digits that come with scikit-learn."""
     folder = arguments.out
-    _refuse_a_run(folder, overwrite=_is_demo(folder))
+    folders.refuse(folder, overwrite=_is_demo(folder))
+    with folders.held(folder):
+        return _demo(arguments)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    folder = arguments.out
     data = load_data("digits")
     print(
         f"Data: {len(data.train):,} handwritten digits of 8 x 8 pixels to train on, "
@@ -105,8 +111,15 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a VAE and keep it in a run's folder."""
+    folders.refuse(arguments.out, overwrite=arguments.overwrite)
+    with folders.held(arguments.out):
+        # Again, now that no other process writes: one may have ended a run here meanwhile.
+        folders.refuse(arguments.out, overwrite=arguments.overwrite)
+        return _train(arguments)
+
+
+def _train(arguments: argparse.Namespace) -> int:
     folder = arguments.out
-    _refuse_a_run(folder, overwrite=arguments.overwrite)
     recipe, asked = arguments.recipe, arguments.binarization
     with running(recipe):
         data = data_set(arguments.data, arguments.root, asked or "dynamic")
@@ -361,6 +374,7 @@ def _save_report(
         data_set=recorded["name"],
         split=arguments.split,
         limit=arguments.limit,
+        run=run.config.get("run"),
         **source,
     )
     removed = None if report.partial else remove_partial(run.folder)
@@ -379,13 +393,6 @@ def _write_figure(figure: Any, arguments: argparse.Namespace, name: str) -> int:
     plots.save(figure, path)
     print(f"written: {path}")
     return 0
-
-
-def _refuse_a_run(folder: Path, *, overwrite: bool) -> None:
-    if (folder / "config.json").exists() and not overwrite:
-        raise ValueError(
-            f"{folder} holds a run already: choose another folder with --out, or --overwrite it"
-        )
 
 
 def _is_demo(folder: Path) -> bool:

@@ -102,6 +102,7 @@ def load(
     root: str | Path | None = None,
     *,
     binarization: Binarization | None = "dynamic",
+    download: bool = True,
 ) -> DataSet:
     """Load a data set as tensors.
 
@@ -111,6 +112,7 @@ def load(
         root: the folder of the data set's files (torchvision's layout), for "mnist". Archives
             found there are verified and unpacked; what is missing is downloaded.
         binarization: "dynamic", "static" (once, always the same), or None for intensities.
+        download: whether what is missing may be downloaded, and the folder be made.
 
     Raises:
         ValueError: for an unknown name or binarisation, or "mnist" without a root.
@@ -132,7 +134,7 @@ def load(
     if name == "digits":
         splits, shape = _digits(), (1, 8, 8)
     elif name == "mnist":
-        splits, shape = _mnist(root), (1, 28, 28)
+        splits, shape = _mnist(root, download=download), (1, 28, 28)
     else:
         raise ValueError(f"unknown data set {name!r}: the known ones are 'digits' and 'mnist'")
     if binarization == "dynamic":
@@ -516,7 +518,7 @@ def _digits() -> list[Split]:
     return [Split(*pair) for pair in zip(x.split(sizes), y.split(sizes), strict=True)]
 
 
-def _mnist(root: str | Path | None) -> list[Split]:
+def _mnist(root: str | Path | None, *, download: bool) -> list[Split]:
     from torchvision.datasets import MNIST
 
     if root is None:
@@ -525,9 +527,11 @@ def _mnist(root: str | Path | None) -> list[Split]:
             "load('mnist', root='data'), or --root data on the command line"
         )
     try:
-        train, test = (MNIST(str(root), train=part, download=True) for part in (True, False))
+        train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
     except RuntimeError as error:
-        raise OSError(f"cannot load MNIST from {root}, nor download it there: {error}") from error
+        tried = ", nor download it there" if download else ""
+        advice = "" if download else ": say where they are, or shall be, with --root"
+        raise OSError(f"cannot load MNIST from {root}{tried}: {error}{advice}") from error
     x, y = _pixels(train.data), train.targets
     return [
         Split(x[:50_000], y[:50_000]),

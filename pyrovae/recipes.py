@@ -71,8 +71,8 @@ def running(recipe: Path | None) -> Iterator[None]:
     sys.path.insert(0, neighbours)
     try:
         yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, NonFiniteLoss):
+    except BaseException as error:
+        if isinstance(error, NonFiniteLoss | KeyboardInterrupt):
             raise
         raise _located(recipe, error) from error
     finally:

@@ -67,7 +67,7 @@ def data_of_run(
         )
     root = arguments.root or recorded.get("root")
     binarization = recorded.get("binarization") or binarization_for(vae)
-    data = data_set(name, root, binarization)
+    data = data_set(name, root, binarization, download=arguments.root is not None)
     trained = recorded.get("shape")
     if trained is not None and tuple(trained) != tuple(data.shape):
         raise ValueError(
@@ -92,6 +92,13 @@ def evaluation_of(folder: Path) -> SavedFinding:
         _ = Run(folder).config  # which says so where there is no run either
         raise ValueError(f"the run in {folder} has no evaluation: run `pyrovae evaluate {folder}`")
     saved = read_report(path)
+    if (folder / "config.json").exists() and saved.said.get("run") not in (
+        None,
+        Run(folder).config.get("run"),
+    ):
+        raise ValueError(
+            f"{path} is of a run that was written over since: run `pyrovae evaluate {folder}`"
+        )
     missing = {"title", "verdict", "partial", "data"} - saved.said.keys()
     if missing:
         raise ValueError(
@@ -132,10 +139,15 @@ def data_of_evaluation(saved: SavedFinding, config: Mapping[str, Any]) -> dict[s
     return {"name": said["data_set"], **{name: said.get(name) for name in names}}
 
 
-def data_set(name: str, root: Path | str | None, binarization: str) -> DataSet:
-    """Load a data set, binarised as it is recorded."""
+def data_set(
+    name: str, root: Path | str | None, binarization: str, *, download: bool = True
+) -> DataSet:
+    """Load a data set, binarised as it is recorded.
+
+    A place that a run's folder names is read and never written: nothing is downloaded there.
+    """
     drawn: Any = None if binarization == "none" else binarization
-    return load_data(name, root, binarization=drawn)
+    return load_data(name, root, binarization=drawn, download=download)
 
 
 def record(data: DataSet, root: Path | str | None, binarization: str) -> dict[str, Any]:

@@ -34,7 +34,12 @@ MAPPED: Final = 2000
 
 def history_figure(run: Run) -> Figures:
     """Draw the history that a run's folder holds, if it was trained."""
-    epochs = [Epoch(**_numbers(line)) for line in run.metrics]
+    try:
+        epochs = [Epoch(**_numbers(line)) for line in run.metrics]
+    except TypeError as error:
+        raise ValueError(
+            f"{run.folder / 'metrics.jsonl'} has other columns than this version writes: {error}"
+        ) from error
     if not epochs:
         return {}
     named = (run.config.get("training") or {}).get("objective")

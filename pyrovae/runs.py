@@ -1,6 +1,6 @@
 """A run is a folder that rebuilds its VAE, written so that nothing is ever half there.
 
-    config.json          what rebuilds the VAE; versions, seed, command
+    config.json          what rebuilds the VAE; the run's name, versions, seed, command
     model.safetensors    parameters and buffers; as "param store/NAME" those of Pyro's store,
                          as "held/NAME" buffers of modules that plain functions refer to
     metrics.jsonl        one line per epoch
@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 import pyrovae
-from pyrovae import guides, likelihoods, nets, priors  # noqa: F401  (so that `build` knows them)
+from pyrovae import guides, likelihoods, nets, priors, schemas  # noqa: F401  (so that `build` knows them)
 from pyrovae.parts import build
 from pyrovae.randomness import Steps
 from pyrovae.vae import VAE, keep_steps, steps_of
@@ -68,10 +69,20 @@ class Run:
     def config(self) -> dict[str, Any]:
         """What `config.json` holds.
 
+        The model holds it too, and the metrics: one rename makes all three those of one state.
+        Where a process was killed before it could bring the other files up to date, the model's
+        are read.
+
         Raises:
             ValueError: if the folder is missing or half-written, or has another format.
         """
-        return _read_config(self.folder)
+        kept = self._kept()
+        if kept is not None and not (self.folder / "config.json").exists():
+            return dict(kept["config"])
+        config = _read_config(self.folder)
+        if kept is not None and kept["config"].get("run") != config.get("run"):
+            return dict(kept["config"])
+        return config
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -81,12 +92,22 @@ class Run:
             ValueError: if the file is damaged.
         """
         path = self.folder / "metrics.jsonl"
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        kept = self._kept()
+        if kept is not None and kept["metrics"].count("\n") != text.count("\n"):
+            text = kept["metrics"]
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
-        except FileNotFoundError:
-            return []
-        except ValueError as error:
+            return [schemas.epoch(json.loads(line)) for line in text.splitlines()]
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is half-written or damaged: {error}") from error
+
+    def _kept(self) -> dict[str, Any] | None:
+        """Return what the model's file holds beside its tensors, if it is there and whole."""
+        try:
+            with safetensors.safe_open(self._model, framework="pt") as file:
+                return schemas.kept(json.loads((file.metadata() or {})["run"]))
+        except (KeyError, OSError, ValueError, RecursionError, safetensors.SafetensorError):
+            return None
 
     def check_writable(self) -> None:
         """Find out, before long work, whether its result can be written.
@@ -106,32 +127,50 @@ class Run:
             ) from error
         probe.unlink()
 
-    def save_model(self, vae: VAE) -> None:
-        """Write the parameters and buffers; tensors that parts share are written once."""
-        write_atomically(self._model, tensors_as_bytes(_whole_state(vae)))
+    def save(self, vae: VAE, **details: Any) -> dict[str, Any]:
+        """Write a new run: the VAE, what rebuilds it, versions, the command, `details`.
 
-    def save(self, vae: VAE, **details: Any) -> None:
-        """Write the parameters, and what rebuilds the VAE: versions, the command, `details`."""
-        config = {"format": FORMAT, **provenance(), "vae": vae.config, **details}
-        write_together(
-            {
-                self._model: tensors_as_bytes(_whole_state(vae)),
-                self.folder / "config.json": json_as_bytes(config),
-            }
-        )
+        Returns:
+            The configuration, to be given to `save_epochs`.
+        """
+        named = {"run": secrets.token_hex(8)}
+        config = {"format": FORMAT, **named, **provenance(), "vae": vae.config, **details}
+        self.save_epochs(vae, config, ())
+        return config
+
+    def save_epochs(
+        self, vae: VAE, config: dict[str, Any], epochs: Iterable[dict[str, Any]]
+    ) -> None:
+        """Write the state of a run: tensors that parts share once, one line for each epoch."""
+        lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+        state = {"run": json.dumps({"config": config, "metrics": lines})}
+        contents = {
+            self._model: tensors_as_bytes(_whole_state(vae), state),
+            self.folder / "config.json": json_as_bytes(config),
+        }
+        metrics = self.folder / "metrics.jsonl"
+        if lines:
+            contents[metrics] = lines.encode()
+        write_together(contents)
+        if not lines:
+            metrics.unlink(missing_ok=True)
 
     @property
     def _model(self) -> Path:
         return self.folder / "model.safetensors"
 
-    def save_metrics(self, epochs: Iterable[dict[str, Any]]) -> None:
-        """Write one line per epoch."""
-        lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
-        write_atomically(self.folder / "metrics.jsonl", lines.encode())
-
     def figure(self, name: str) -> Path:
-        """Return where the figure of a name belongs, its folder made."""
+        """Return where the figure of a name belongs, its folder made.
+
+        Raises:
+            ValueError: if its folder is a link that leads out of the run.
+        """
         path = self.folder / "figures" / f"{name}.png"
+        if path.parent.is_symlink():
+            raise ValueError(
+                f"{path.parent} is a link to {path.parent.resolve()}, and a run writes into its "
+                "own folder alone: remove the link"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -193,7 +232,7 @@ def load(
             another shape.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = Run(folder).config
     given = {"prior": prior, "likelihood": likelihood, "guide": guide}
     shared = _shared(config["vae"], given)
     parts = {
@@ -239,10 +278,12 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 part.unlink(missing_ok=True)
 
 
-def tensors_as_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return tensors as a safetensors file holds them."""
+def tensors_as_bytes(
+    tensors: Mapping[str, Tensor], beside: Mapping[str, str] | None = None
+) -> bytes:
+    """Return tensors as a safetensors file holds them, with words beside."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content: bytes = safetensors.torch.save(plain)
+    content: bytes = safetensors.torch.save(plain, None if beside is None else dict(beside))
     return content
 
 
@@ -275,7 +316,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is no run, or half-written: it has no config.json") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is half-written or damaged: {error}") from error
     met = config.get("format") if isinstance(config, dict) else None
     if met != FORMAT:
@@ -287,7 +328,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     missing = {"prior", "likelihood", "guide"} - set(parts if isinstance(parts, dict) else {})
     if missing:
         raise ValueError(f"{path} is damaged: it records no {' and no '.join(sorted(missing))}")
-    return dict(config)
+    try:
+        return schemas.config(config)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _shared(recorded: dict[str, Any], given: dict[str, Any]) -> dict[int, Any]:
@@ -303,14 +347,21 @@ def _shared(recorded: dict[str, Any], given: dict[str, Any]) -> dict[int, Any]:
 
 def _rebuild(folder: Path, role: str, recorded: dict[str, Any], shared: dict[int, Any]) -> Any:
     try:
+        schemas.check_sizes(recorded[role], _numbers_in(folder / "model.safetensors"))
         part = build(recorded[role], shared)
         if not callable(part):
             raise ValueError(f"it is recorded as {part!r}, which is no program")
         return part
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of any part's constructor, given what a damaged file says
+        said = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"cannot rebuild the {role} of {folder}: {error}: pyrovae.load(folder, {role}=...)"
+            f"cannot rebuild the {role} of {folder}: {said}: pyrovae.load(folder, {role}=...)"
         ) from error
+
+
+def _numbers_in(path: Path) -> int:
+    """Return how many numbers a model's file holds; each takes a byte at least."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

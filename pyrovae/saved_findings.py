@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from pyrovae import schemas
 from pyrovae.bounds import Estimate
 from pyrovae.findings import Finding, Number, Quantity
 
@@ -117,14 +118,15 @@ def read_report(path: str | Path) -> SavedFinding:
     beside = path.with_suffix(".safetensors")
     try:
         digest = hashlib.sha256(beside.read_bytes()).hexdigest()
-        report = _saved(json.loads(path.read_text()), safetensors.torch.load_file(beside))
+        said = schemas.report(json.loads(path.read_text()))
+        report = _saved(said, safetensors.torch.load_file(beside))
         lengths = {len(estimate.value) for estimate in estimates_of(report).values()}
     except FileNotFoundError as error:
         raise ValueError(
             f"a saved report is the two files {path.name} and {beside.name} in {path.parent}, of "
             "which one is missing: write them with report.save(path)"
         ) from error
-    except (ValueError, safetensors.SafetensorError) as error:
+    except (ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} or {beside.name} is half-written or damaged: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} and {beside.name} are not of one report: {error}") from error

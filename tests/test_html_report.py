@@ -305,7 +305,7 @@ class TestWhatIsMissing:
         content = json.loads(evaluation.read_text())
         del content["title"]
         evaluation.write_text(json.dumps(content))
-        assert "has no title" in complaint(capsys, "report", folder)
+        assert "missing required field `title`" in complaint(capsys, "report", folder)
         evaluation.write_text("{")
         assert "half-written or damaged" in complaint(capsys, "report", folder)
         evaluation.unlink()

@@ -1,7 +1,6 @@
 """What a training leaves, however it ends: parameters of a whole epoch, and noise that goes on."""
 
 import copy
-import json
 import math
 
 import pyro
@@ -78,7 +77,7 @@ def test_an_interrupt_within_a_step_leaves_the_epoch_that_the_history_ends_with(
     assert_same(state(vae), keep.states[epoch])
     again = pv.load(tmp_path, likelihood=Normalised())
     assert_same(state(again), keep.states[epoch])
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = pv.runs.Run(tmp_path).metrics
     assert len(lines) == epoch
     if lines:
         measured = Monitor(Batches(x, BATCH), None, seed=0).measure(again)

@@ -1,0 +1,135 @@
+"""What the files of a run may hold: each is held against its schema before anything uses it.
+
+A folder may be damaged, edited, or a stranger's. What does not fit is said in one line that names
+the place, such as `$.data.shape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+LARGEST: Final = 10_000
+"""A size that any part may have, however small the model's file is."""
+
+_Number = float | None
+
+
+class _Data(msgspec.Struct):
+    name: str | None = None
+    root: str | None = None
+    binarization: str | None = None
+    shape: tuple[int, int, int] | None = None
+
+
+class _Config(msgspec.Struct):
+    vae: dict[str, Any]
+    run: str | None = None
+    created: str | None = None
+    command: list[str] | None = None
+    versions: dict[str, str] | None = None
+    data: _Data | None = None
+    training: dict[str, Any] | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    demo: bool | None = None
+
+
+class _Quantity(msgspec.Struct):
+    mean: _Number
+    error_over_data: _Number
+    error_over_particles: _Number
+
+
+class _Finding(msgspec.Struct):
+    title: str
+    verdict: list[str]
+    partial: bool
+    quantities: dict[str, _Quantity]
+    remarks: list[str] = []
+    findings: dict[str, _Finding] = {}
+
+
+class _Report(_Finding):
+    data: int | None = None
+    particles: int | None = None
+    seed: int | None = None
+    run: str | None = None
+    data_set: str | None = None
+    root: str | None = None
+    binarization: str | None = None
+    shape: tuple[int, int, int] | None = None
+    split: str | None = None
+    limit: int | None = None
+    command: list[str] | None = None
+    created: str | None = None
+    versions: dict[str, str] | None = None
+    point_masses: list[str] = []
+    tensors: str | None = None
+    untrusted: int | None = None
+    largest_pareto_k: _Number = None
+
+
+class _Kept(msgspec.Struct):
+    config: dict[str, Any]
+    metrics: str
+
+
+def config(read: dict[str, Any]) -> dict[str, Any]:
+    """Return what `config.json` holds.
+
+    Raises:
+        ValueError: naming the place that does not fit.
+    """
+    return _fitting(read, _Config)
+
+
+def epoch(read: Any) -> dict[str, Any]:
+    """Return a line of `metrics.jsonl`: numbers by name, None for one that is missing."""
+    return _fitting(read, dict[str, _Number])
+
+
+def report(read: Any) -> dict[str, Any]:
+    """Return what `evaluation.json` holds."""
+    return _fitting(read, _Report)
+
+
+def kept(read: Any) -> dict[str, Any]:
+    """Return what stands beside the tensors of a model."""
+    return _fitting(read, _Kept)
+
+
+def check_sizes(record: Any, numbers: int) -> None:
+    """Refuse a part's record with a size that no part of so small a model has.
+
+    Raises:
+        ValueError: naming the number.
+    """
+    most = max(LARGEST, numbers)
+    for value in _whole_numbers(record):
+        if abs(value) > most:
+            short = str(value) if abs(value) < 10**20 else f"a number of {len(str(value))} digits"
+            raise ValueError(
+                f"it records the size {short}, and the model's file has {numbers} bytes"
+            )
+
+
+def _whole_numbers(record: Any) -> Iterator[int]:
+    if isinstance(record, dict):
+        for value in record.values():
+            yield from _whole_numbers(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from _whole_numbers(value)
+    elif isinstance(record, int) and not isinstance(record, bool):
+        yield record
+
+
+def _fitting(read: Any, kind: Any) -> Any:
+    try:
+        msgspec.convert(read, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    return read
