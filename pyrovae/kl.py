@@ -17,7 +17,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from pyrovae.bounds import Estimate, mean_estimate
-from pyrovae.sites import enumeration_dim, sample_sites
+from pyrovae.sites import enumeration_dim, same_mask, sample_sites
 from pyrovae.weights import log_weight_terms, trace_pair
 
 Program = Callable[..., Any]
@@ -218,7 +218,7 @@ def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
             f"site '{name}' has no closed form for KL({_family(q)} || {_family(p)}): use "
             "monte_carlo_kl, or register one with torch.distributions.register_kl"
         ) from error
-    if not _same_mask(guide_site["mask"], model_site["mask"]):
+    if not same_mask(guide_site["mask"], model_site["mask"]):
         raise ValueError(
             f"site '{name}' is masked otherwise in the model than in the guide, so its terms have "
             "no common KL: use monte_carlo_kl, or mask both programs"
@@ -229,7 +229,7 @@ def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
 def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
     q, p = _factors(guide_site["fn"]), _factors(model_site["fn"])
     masks = guide_site["mask"], model_site["mask"]
-    if q is None or p is None or not _same_mask(*masks):
+    if q is None or p is None or not same_mask(*masks):
         return None
     try:
         divergence = td.kl_divergence(q, p)
@@ -245,13 +245,6 @@ def _factors(distribution: Any) -> Any:
         scalar = not distribution.base_dist.event_shape
         return distribution.base_dist if scalar else None
     return None
-
-
-def _same_mask(first: Any, second: Any) -> bool:
-    device = next((mask.device for mask in (first, second) if isinstance(mask, Tensor)), None)
-    whole = (True if mask is None else mask for mask in (first, second))
-    masks = [torch.as_tensor(mask, device=device) for mask in whole]
-    return torch.equal(*torch.broadcast_tensors(*masks))
 
 
 def _family(distribution: Any) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import torch
-from pyro.distributions import Delta, MaskedDistribution, VonMises
+from pyro.distributions import Delta, Independent, MaskedDistribution, VonMises
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.distributions import constraints, transform_to
 
 from pyrovae.data import flat_line
@@ -94,10 +95,16 @@ def is_training_factor(site: Any) -> bool:
 def log_prob(site: Any) -> Tensor:
     """Score a site's value, unscaled, with its mask.
 
+    A site that is summed out keeps its own probabilities where it is masked: they sum to one, so
+    that the datum's sum is what it is without the site. Zeros would add the log of the number of
+    classes. (Pyro's `TraceEnum_ELBO` does the same for sites that the model enumerates.)
+
     Raises:
         ValueError: naming the site, if the value is not of the distribution's shape or support.
     """
-    fn, value = site["fn"], site["value"]
+    fn, mask, value = site["fn"], site["mask"], site["value"]
+    if enumeration_dim(site) is not None:
+        fn, mask = _unmasked(fn), None
     event = fn.event_shape
     if site["is_observed"] and value.ndim <= len(event):
         raise ValueError(
@@ -119,7 +126,16 @@ def log_prob(site: Any) -> Tensor:
         said = str(error).partition("but found invalid values")[0]
         said = " ".join(said.split()).rstrip(", ")
         raise ValueError(f"site '{site['name']}' cannot score its value: {said}") from error
-    return cast(Tensor, scale_and_mask(log_prob, mask=site["mask"]))
+    return cast(Tensor, scale_and_mask(log_prob, mask=mask))
+
+
+def _unmasked(fn: Any) -> Any:
+    """Return a distribution without the mask of `.mask(mask)`."""
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, Independent):
+        return Independent(_unmasked(fn.base_dist), fn.reinterpreted_batch_ndims)
+    return fn
 
 
 def enumeration_dim(site: Any) -> int | None:
@@ -164,6 +180,7 @@ def check_latents(model_trace: Any, guide_trace: Any) -> None:
     observed = {name for name, site in sample_sites(model_trace) if site["is_observed"]}
     for name in model & guide:
         _check_event_dims(name, model_trace.nodes[name]["fn"], guide_trace.nodes[name]["fn"])
+        _check_masks(name, model_trace.nodes[name], guide_trace.nodes[name])
     missing = sorted(model - guide)
     extra = sorted((guide - {name for name, _ in sample_sites(model_trace)}) | (guide & observed))
     if missing:
@@ -262,6 +279,25 @@ def _in_words(support: Any) -> str:
     ]
     name = type(support).__name__.lstrip("_")
     return f"{name}({', '.join(bounds)})" if bounds else name
+
+
+def _check_masks(name: str, model_site: Any, guide_site: Any) -> None:
+    """Hold masks over data against each other; a mask of all data at once is a flat prior."""
+    masks = model_site["mask"], guide_site["mask"]
+    by_datum = [mask for mask in masks if isinstance(mask, Tensor) and not is_fake(mask)]
+    if by_datum and enumeration_dim(guide_site) is None and not same_mask(*masks):
+        raise ValueError(
+            f"site '{name}' is masked otherwise in the model than in the guide, so that a datum "
+            "keeps one density without the other: mask both programs alike"
+        )
+
+
+def same_mask(first: Any, second: Any) -> bool:
+    """Tell whether the masks of two sites leave the same entries."""
+    device = next((mask.device for mask in (first, second) if isinstance(mask, Tensor)), None)
+    whole = (True if mask is None else mask for mask in (first, second))
+    masks = [torch.as_tensor(mask, device=device) for mask in whole]
+    return torch.equal(*torch.broadcast_tensors(*masks))
 
 
 def is_point_mass(site: Any) -> bool:
