@@ -191,7 +191,7 @@ def check_latents(model_trace: Any, guide_trace: Any) -> None:
     if extra:
         raise ValueError(
             f"the guide samples {extra}, which the model does not: its latent sites are "
-            f"{sorted(model)}. Rename them, or mark them infer={{'is_auxiliary': True}}"
+            f"{sorted(model)}. Rename them, or leave them out: log q is the density of the latents"
         )
 
 

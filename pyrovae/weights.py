@@ -14,6 +14,7 @@ whether the model or the guide samples it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
+from pyrovae.auxiliary import check_guide, check_transform
 from pyrovae.data import check_finite
 from pyrovae.sites import (
     advice_on_shapes,
@@ -179,6 +181,8 @@ def iterate_log_weights(
 def run(model: Program, guide: Program, x: Tensor, *context: Any, particles: int) -> Terms:
     """Run both programs once on all of x and return the terms by site."""
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
+    again = functools.partial(trace_guide, guide, x, *context, particles=1)
+    check_transform(model_trace, guide_trace, lambda given: again(given=given))
     shape = (particles, len(x))
     for name, site in sample_sites(model_trace):
         check_plates(name, site, len(x))
@@ -207,6 +211,7 @@ def trace_pair(model: Program, guide: Program, *args: Any, particles: int) -> tu
         ValueError: as `check_pair`.
     """
     guide_trace = trace_guide(guide, *args, particles=particles)
+    check_guide(guide_trace)  # A model cannot be run at the values of a guide that observes some.
     model_trace = trace_model(model, *args, particles=particles, given=guide_trace)
     check_pair(model_trace, guide_trace)
     return model_trace, guide_trace
@@ -218,6 +223,7 @@ def check_pair(model_trace: Any, guide_trace: Any) -> None:
     Raises:
         ValueError: if the two sample different latents, or a site is outside the plate of data.
     """
+    check_guide(guide_trace)
     check_latents(model_trace, guide_trace)
     if not any(sample_sites(model_trace)):
         raise ValueError("the model samples nothing: it has no site whose value could be scored")

@@ -12,6 +12,7 @@ from learned import Classes, Ladder, Linear, difference, flat, mean_gradient, pa
 from torch import nn
 from worlds import LinearGaussian, data_plate, random
 
+from pyrovae.guides import MixtureOfNormals
 from pyrovae.handlers import free_bits, kl_weight
 from pyrovae.objectives import CIWAE, CUBO, IWAE, MIWAE, PIWAE, Renyi, ReweightedWakeSleep
 
@@ -315,11 +316,7 @@ ENUMERATED = {"enumerate": "parallel"}
 def strata(x):
     """A guide that sums over an auxiliary class."""
     with data_plate(x):
-        logits = torch.zeros(2, dtype=torch.float64)
-        infer = {**ENUMERATED, "is_auxiliary": True}
-        pyro.sample("c", dist.Categorical(logits=logits), infer=infer)
-        zero = torch.zeros(2, dtype=torch.float64)
-        pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+        MixtureOfNormals(nn.Linear(3, MixtureOfNormals.width(2, 2)).double(), 2)(x)
 
 
 def classified(x):
@@ -338,9 +335,9 @@ def point(x):
     ("objective", "model", "guide", "words"),
     [
         (IWAE(3), Classes().model, classified, "'c' is summed out.*would not be trained"),
-        (IWAE(3, "stl"), LinearGaussian().model, strata, "sums over its site 'c'.*'plain'"),
-        (IWAE(3, "dreg"), LinearGaussian().model, strata, "sums over its site 'c'.*'plain'"),
-        (ReweightedWakeSleep(3), LinearGaussian().model, strata, "sums over its site 'c'"),
+        (IWAE(3, "stl"), LinearGaussian().model, strata, "sums over its site 'stratum'.*'plain'"),
+        (IWAE(3, "dreg"), LinearGaussian().model, strata, "sums over its site 'stratum'.*'plain'"),
+        (ReweightedWakeSleep(3), LinearGaussian().model, strata, "sums over its site 'stratum'"),
         (IWAE(3, "dreg"), LinearGaussian().model, point, "'z' is a point mass.*'stl'"),
     ],
 )

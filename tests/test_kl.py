@@ -222,9 +222,9 @@ def test_an_auxiliary_site_is_refused():
     world = LinearGaussian()
 
     def posterior(x):
-        infer = {"is_auxiliary": True}
-        pyro.sample("u", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1), infer=infer)
-        return world.off_posterior(x)
+        q = dist.Normal(world.posterior_mean(x), 1.0).to_event(1)
+        u = pyro.sample("u", q, infer={"is_auxiliary": True})
+        return pyro.sample("z", dist.Delta(u, event_dim=1))
 
     vae = world.vae(posterior)
     with pytest.raises(ValueError, match=r"guide samples \['u', 'z'\].*monte_carlo_kl"):

@@ -73,8 +73,7 @@ def log_joint(z):
     """Return log p(x, y where known, z) at draws [K, N]."""
     joint = dist.Normal(MEANS, 1.0).log_prob(z[..., None]) + SHARES.log()
     here = joint.gather(-1, LABELS.expand(len(z), -1)[..., None])[..., 0]
-    log_p = torch.where(KNOWN, here, joint.logsumexp(-1)) + dist.Normal(z, 1.0).log_prob(X)
-    return log_p
+    return torch.where(KNOWN, here, joint.logsumexp(-1)) + dist.Normal(z, 1.0).log_prob(X)
 
 
 SUMMED = "summed by the model"

@@ -100,7 +100,7 @@ def test_a_latent_that_the_model_does_not_sample_is_named():
             WORLD.off_posterior(x)
             pyro.sample("y", dist.Delta(x, event_dim=1))
 
-    message = r"guide samples \['y'\], which the model does not: .*\['z'\].*is_auxiliary"
+    message = r"guide samples \['y'\], which the model does not: .*\['z'\]\. Rename"
     with pytest.raises(ValueError, match=message):
         log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
 

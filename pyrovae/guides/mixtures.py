@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.auxiliary import REVERSE_DENSITY
 from pyrovae.guides.base import Posterior
 from pyrovae.mixtures import NormalMixture, check_component, check_components
 from pyrovae.nets import positive
@@ -96,5 +97,7 @@ class MixtureOfNormals(Posterior):
         infer = {"enumerate": "parallel", "is_auxiliary": True}
         stratum = pyro.sample("stratum", dist.Categorical(logits=mixture.logits), infer=infer)
         z = pyro.sample("z", mixture.component(stratum))
-        pyro.factor("stratum_given_z", -mixture.log_share(stratum, z), has_rsample=True)
+        reverse = dist.Unit(-mixture.log_share(stratum, z), has_rsample=True)
+        infer = {"is_auxiliary": True, REVERSE_DENSITY: True}
+        pyro.sample("stratum_given_z", reverse, obs=reverse.sample(), infer=infer)
         return z
