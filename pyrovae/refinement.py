@@ -67,8 +67,8 @@ def refine(
         The guide of these data, to measure with the same model.
 
     Raises:
-        ValueError: if the guide or the model is of another kind, `steps` below 1 or `lr` not
-            positive.
+        ValueError: if the guide or the model is of another kind, `steps` below 1, `lr` not
+            positive, or the gradient of a datum is never finite.
 
     References:
         Kim, Wiseman, Miller, Sontag, Rush, 2018. Semi-Amortized Variational Autoencoders.
@@ -221,14 +221,24 @@ def _ascend(
     guide = start.to(start.posterior, parameters)
     optimizer = torch.optim.Adam([parameters], lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with torch.enable_grad():
         for _ in range(steps):
             log_w = log_weights(model, guide, x, *context, particles=PARTICLES)
             (gradient,) = torch.autograd.grad(-log_w.mean(0).sum(), parameters)
             # Far out, one draw may have no finite gradient: that datum rests for a step.
-            parameters.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
+            finite = gradient.isfinite().all(-1)
+            parameters.grad = torch.where(finite.unsqueeze(-1), gradient, 0.0)
+            moved |= finite
             optimizer.step()
             schedule.step()
+    if not moved.all():
+        bad = (~moved).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the gradient of the ELBO of {len(bad)} data, the first that of row {bad[0]}, was "
+            f"not finite in any of {steps} steps, so that they were not refined: look at these "
+            "rows and at the model's log-probabilities there, or leave them out"
+        )
     return parameters.detach()
 
 

@@ -321,15 +321,22 @@ def _rows_of(value: Any, rows: slice, length: int) -> Any:
 
 
 def _sum_out(terms: Terms, enumerated: list[str], shape: tuple[int, int]) -> Terms:
-    """Sum the enumerated sites out of the joint, and average each term over their posterior."""
+    """Sum the enumerated sites out of the joint, and average each term over their posterior.
+
+    A class that is impossible has no part in the averages, nor in their gradients, where a term
+    of minus infinity would make 0 times infinity. Where all are, the averages are over all, and
+    the impossible term says so.
+    """
     joint = torch.as_tensor(_total(terms.prior | terms.likelihood) - _total(terms.guide))
     full = torch.broadcast_shapes(joint.shape, shape)
-    log_posterior = joint.expand(full).reshape(-1, *shape).log_softmax(0)
+    joint = joint.expand(full).reshape(-1, *shape)
+    impossible = (joint == -torch.inf).all(0)
+    log_posterior = torch.where(impossible, 0.0, joint).log_softmax(0)
     posterior = log_posterior.exp()
 
     def average(term: Tensor) -> Tensor:
         spread = term.expand(full).reshape(-1, *shape)
-        return torch.where(posterior > 0, posterior * spread, 0.0).sum(0)
+        return (posterior * torch.where(posterior != 0, spread, 0.0)).sum(0)
 
     def averages(sites: Sites) -> Sites:
         return {name: average(term) for name, term in sites.items()}

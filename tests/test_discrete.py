@@ -1,6 +1,9 @@
 """Discrete latents: densities on their supports, and exact sums over them."""
 
+import math
+
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from exact_parts import OffClasses, exactly, noisy
@@ -9,7 +12,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from scipy import stats
 from torch import distributions as td
 from torch import nn
-from worlds import Mixture, random
+from worlds import ENUMERATE, Mixture, data_plate, random
 
 import pyrovae as pv
 from pyrovae import guides, priors
@@ -256,3 +259,34 @@ BAD = {
 def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("factors", "wanted"),
+    [
+        ([-torch.inf, -torch.inf, 0.5], 0.5 - math.log(3)),
+        ([-torch.inf] * 3, -torch.inf),
+        ([-torch.inf, torch.nan, 0.5], torch.nan),
+    ],
+)
+def test_sums_over_classes_that_cannot_be(factors, wanted):
+    """A sum of nothing is minus infinity, and one that is not defined no number."""
+    values = torch.tensor(factors, dtype=torch.float64, requires_grad=True)
+
+    def model(x):
+        with data_plate(x):
+            logits = torch.zeros(3, dtype=torch.float64)
+            c = pyro.sample("c", dist.Categorical(logits=logits), infer=ENUMERATE)
+            pyro.factor("given c", values[c])
+
+    def guide(x):
+        pass
+
+    with pyro.validation_enabled(is_validate=False):
+        log_w = log_weights(model, guide, torch.zeros(2).double(), particles=1)
+    torch.testing.assert_close(
+        log_w, torch.full((1, 2), wanted, dtype=torch.float64), equal_nan=True
+    )
+    if math.isfinite(wanted):
+        (slope,) = torch.autograd.grad(log_w.sum(), values)
+        assert slope.tolist() == [0.0, 0.0, 2.0]
