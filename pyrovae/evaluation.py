@@ -7,7 +7,7 @@ Every number comes from one set of log-weights [K, N]. A mean over data has an e
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -116,11 +116,15 @@ def evaluate(
     width, kept = 0, []
     points: tuple[str, ...] = ()
     probe = _Probe(target)
+    left_out: dict[str, str] = {}
 
     def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
         nonlocal width, points
+        check_data(target, *batch)
         # Copied once the large tensors are given back: what stays must not lie between them.
-        found = copy.deepcopy(_measure(target, batch, particles, ks, runner=runner))
+        found = copy.deepcopy(
+            _measure(programs(target), batch, ks, drawing=(particles, runner), left_out=left_out)
+        )
         points = points if width else _point_masses(target, batch)
         found |= probe(batch)
         width = batch[0][0].numel()
@@ -141,7 +145,7 @@ def evaluate(
         domain=getattr(getattr(target, "likelihood", None), "domain", None),
         findings=found,
         unfinished=tuple(name for name in names if name not in found | refused),
-        refused=refused,
+        refused=left_out | refused,
         point_masses=points,
         **measured,
     )
@@ -188,27 +192,43 @@ def _varies(site: Any) -> bool:
 
 
 def _measure(
-    target: Any, batch: tuple[Any, ...], particles: int, ks: Sequence[int], *, runner: Runner
+    pair: tuple[Any, Any],
+    batch: tuple[Any, ...],
+    ks: Sequence[int],
+    *,
+    drawing: tuple[int, Runner],
+    left_out: dict[str, str],
 ) -> dict[str, Any]:
-    x, *context = batch
-    check_data(target, x, *context)
-    model, guide = programs(target)
-    terms = log_weight_terms(model, guide, x, *context, particles=particles, runner=runner)
+    """Measure a batch; of what stands beside the bounds, say in `left_out` why it is missing."""
+    particles, runner = drawing
+    terms = log_weight_terms(*pair, *batch, particles=particles, runner=runner)
     log_w = terms.log_w
-    smoothed, shape = pareto.psis(log_w)
+
+    def beside(name: str, make: Callable[[], Any], missing: Any = None) -> Any:
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the bounds are there)
+            left_out.setdefault(name, _reason(error))
+            return missing
+
+    unknown = None, torch.full_like(log_w[0], torch.nan)
+    smoothed, shape = beside("Pareto smoothing", lambda: pareto.psis(log_w), unknown)
+    few = smoothed is None or particles < pareto.FEWEST
     return {
         "elbo": elbo_estimate(log_w),
         "iwae": {k: iwae_estimate(log_w, k) for k in ks},
-        "psis": iwae_estimate(smoothed) if particles >= pareto.FEWEST else None,
-        "extrapolated": extrapolated_estimate(log_w) if particles > 1 else None,
+        "psis": None if few else iwae_estimate(smoothed),
+        "extrapolated": beside("extrapolated", lambda: extrapolated_estimate(log_w))
+        if particles > 1
+        else None,
         "reconstruction": mean_estimate(terms.log_likelihood),
         "monte_carlo_kl": mean_estimate(terms.rate),
-        "closed_form_kl": _closed_form(model, guide, batch),
+        "closed_form_kl": beside("KL, closed form", lambda: _closed_form(*pair, batch)),
         "site_rates": _site_rates(terms),
-        "kl_per_dimension": _per_dimension(model, guide, batch),
+        "kl_per_dimension": beside("KL per dimension", lambda: _per_dimension(*pair, batch), {}),
         "effective_sample_size": effective_sample_size(log_w),
         "pareto_k": shape,
-        "fingerprint": fingerprints(x, *context),
+        "fingerprint": fingerprints(*batch),
     }
 
 
@@ -226,6 +246,7 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
 
 
 def _closed_form(model: Any, guide: Any, batch: tuple[Any, ...]) -> Estimate | None:
+    """Return the closed-form KL, None where none is known for these sites."""
     try:
         rates = [
             closed_form_rates(model, guide, *part, particles=KL_PARTICLES)

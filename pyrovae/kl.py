@@ -8,6 +8,7 @@ Everything is per datum and in nats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -94,11 +95,15 @@ def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
         >>> closed_form_kl(q, td.Independent(td.Normal(torch.ones(2), 1.0), 1))
         tensor(1.)
     """
-    normals = _cholesky_normal(q), _cholesky_normal(p)
-    same_family = type(q) is type(p)
-    if same_family or normals[0] is None or normals[1] is None:
+    if type(q) is type(p):
         return td.kl_divergence(q, p)
-    return multivariate_normal_kl(*normals[0], *normals[1])
+    end = _cholesky_normal(p)
+    if end is not None and isinstance(q, td.LowRankMultivariateNormal):
+        return _low_rank_kl(q, *end)
+    start = None if end is None else _cholesky_normal(q)
+    if start is None or end is None:
+        return td.kl_divergence(q, p)
+    return multivariate_normal_kl(*start, *end)
 
 
 def analytic_kl(
@@ -262,6 +267,24 @@ def _cholesky_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
         if isinstance(base, td.Normal):
             return base.loc, torch.diag_embed(base.scale)
     return None
+
+
+def _low_rank_kl(q: td.LowRankMultivariateNormal, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """Return the KL of a normal of covariance W W' + D without the Cholesky factor of that.
+
+    Where W is long it has none in single precision; the factor [W, D^(1/2)] has no condition.
+    """
+    batch = torch.broadcast_shapes(q.batch_shape, loc.shape[:-1], scale_tril.shape[:-2])
+    size = loc.shape[-1]
+    factor = torch.cat([q.cov_factor, torch.diag_embed(q.cov_diag.sqrt())], dim=-1)
+    columns = torch.cat(
+        [factor.expand(*batch, size, factor.shape[-1]), _column(loc - q.loc, batch)], dim=-1
+    )
+    whitened = torch.linalg.solve_triangular(
+        scale_tril.expand(*batch, size, size), columns, upper=False
+    )
+    log_det = 2 * q.entropy() - size * (1 + math.log(2 * math.pi))
+    return 0.5 * (whitened.square().sum((-1, -2)) - size - log_det) + _log_det(scale_tril)
 
 
 def _column(vector: Tensor, batch: torch.Size) -> Tensor:

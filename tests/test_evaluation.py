@@ -209,11 +209,12 @@ def test_error_over_particles_is_honest_for_dynamic_data():
     assert abs(spread / told - 1) < 4 / math.sqrt(2 * 39)
 
 
-def test_a_mask_in_one_program_alone_has_no_closed_form_kl():
+def test_a_mask_in_one_program_alone_leaves_no_weights():
     world = LinearGaussian()
     x = world.sample(6)
     model = pyro.poutine.mask(world.model, mask=torch.arange(6) > 2)
-    assert pv.evaluate((model, world.off_guide), x, particles=5).closed_form_kl is None
+    with pytest.raises(ValueError, match="site 'z' is masked otherwise in the model"):
+        pv.evaluate((model, world.off_guide), x, particles=5)
     with pytest.raises(ValueError, match="site 'z' is masked otherwise in the model"):
         pv.analytic_kl(model, world.off_guide, x)
     guide = pyro.poutine.mask(world.off_guide, mask=torch.arange(6) > 2)
@@ -306,3 +307,35 @@ def test_what_is_kept_of_a_batch_is_copied_out_of_it(monkeypatch):
     world = LinearGaussian()
     pv.evaluate((world.model, world.off_guide), world.sample(9), particles=30, batch_size=3)
     assert len(alive) == 9
+
+
+BESIDE = {
+    "KL, closed form": "closed_form_rates",
+    "KL per dimension": "dimension_rates",
+    "extrapolated": "extrapolated_estimate",
+    "Pareto smoothing": "pareto.psis",
+}
+
+
+@pytest.mark.parametrize("error", [torch.linalg.LinAlgError("no factor"), TypeError("no number")])
+@pytest.mark.parametrize(("name", "function"), BESIDE.items())
+def test_what_fails_beside_the_bounds_is_left_out_with_a_sentence(
+    name, function, error, monkeypatch
+):
+    def failing(*_, **__):
+        raise error
+
+    world = LinearGaussian()
+    x = world.sample(5)
+    whole = pv.evaluate(world.vae(), x, particles=200)
+    monkeypatch.setattr(f"pyrovae.evaluation.{function}", failing)
+    report = pv.evaluate(world.vae(), x, particles=200)
+    torch.testing.assert_close(report.elbo.value, whole.elbo.value)
+    torch.testing.assert_close(report.iwae[200].value, whole.iwae[200].value)
+    assert set(report.refused) == {name}
+    assert f"Not measured: {name}: it failed" in " ".join(report.verdict)
+    gone = {"Pareto smoothing": report.psis, "extrapolated": report.extrapolated}
+    gone |= {"KL, closed form": report.closed_form_kl}
+    assert gone.get(name) is None
+    assert bool(report.kl_per_dimension) == (name != "KL per dimension")
+    assert report.pareto_k.isnan().all() == (name == "Pareto smoothing")

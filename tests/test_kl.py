@@ -15,7 +15,7 @@ from worlds import Hierarchy, LinearGaussian, Mixture, data_plate, random
 
 import pyrovae as pv
 from pyrovae import kl
-from pyrovae.kl import dimension_rates
+from pyrovae.kl import closed_form_kl, dimension_rates
 
 SEEDS = st.integers(0, 10_000)
 LOGS = st.floats(-1.5, 1.5)
@@ -246,3 +246,18 @@ def test_sites_in_another_order_have_no_kl_by_dimension():
             sample("b", "a")
 
     assert dimension_rates(model, guide, torch.zeros(3), particles=1) == {}
+
+
+@pytest.mark.parametrize("length", [1.0, 3000.0])
+def test_a_long_low_rank_factor_keeps_its_closed_form_in_single_precision(length):
+    """At 3000 the covariance, whose condition is 1e9, has no Cholesky factor in float32."""
+    loc, factor, diagonal = random(1, 3, 4), length * random(2, 3, 4, 2), random(3, 3, 4).exp()
+    q = td.LowRankMultivariateNormal(loc, factor, diagonal)
+    covariance = factor @ factor.mT + torch.diag_embed(diagonal)
+    shares = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) + loc.square().sum(-1) - 4
+    wanted = 0.5 * (shares - torch.logdet(covariance))
+    single = td.LowRankMultivariateNormal(loc.float(), factor.float(), diagonal.float())
+    prior = td.Independent(td.Normal(torch.zeros(4), 1.0), 1)
+    torch.testing.assert_close(closed_form_kl(single, prior).double(), wanted, rtol=1e-5, atol=0)
+    full = td.MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double())
+    torch.testing.assert_close(closed_form_kl(q, full), wanted, rtol=1e-9, atol=0)
