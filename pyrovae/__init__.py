@@ -47,7 +47,14 @@ if TYPE_CHECKING:
     )
     from pyrovae.activity import active_units
     from pyrovae.ais import AIS, Sandwich
-    from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
+    from pyrovae.callbacks import (
+        Callback,
+        Checkpoint,
+        EarlyStopping,
+        History,
+        ProgressBar,
+        StopTraining,
+    )
     from pyrovae.comparison import Comparison, compare
     from pyrovae.compiled_run import CompiledRun
     from pyrovae.evaluation import evaluate
@@ -103,6 +110,7 @@ _HOMES = {
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "ProgressBar": "callbacks",
+    "StopTraining": "callbacks",
     "NonFiniteLoss": "training",
     "evaluate": "evaluation",
     "RateDistortion": "rate_distortion_curve",
@@ -151,6 +159,7 @@ __all__ = [
     "Report",
     "Sandwich",
     "Step",
+    "StopTraining",
     "TotalCorrelation",
     "active_units",
     "aggregate",

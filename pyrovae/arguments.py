@@ -76,6 +76,9 @@ def add_command(commands: Any, name: str, texts: tuple[str, str, str]) -> argpar
         formatter_class=layout,
     )
     parser.set_defaults(command=name)
+    parser.add_argument(
+        "--traceback", action="store_true", help="print Python's traceback above an error's line"
+    )
     return parser
 
 

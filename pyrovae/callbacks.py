@@ -161,7 +161,7 @@ class Callback:
         """After each step."""
 
     def finished_epoch(self, training: Training) -> None:
-        """After each epoch; raise `StopTraining` to make it the last."""
+        """After each epoch; raise `pyrovae.StopTraining` to make it the last."""
 
     def finished(self, training: Training) -> None:
         """After the last epoch, an interrupt or an error; parameters may still be changed."""
@@ -208,7 +208,9 @@ class ProgressBar(Callback):
         self.steps += 1
         rate = self.steps / max(time.perf_counter() - self.since, 1e-9)
         loss = f", loss {training.loss:.2f}" if math.isfinite(training.loss) else ""
-        self.bar.update(self.task, advance=1, said=f"{rate:.0f} steps/s{loss}")
+        self.bar.update(
+            self.task, advance=1, said=f"{rate:.{1 if rate < 10 else 0}f} steps/s{loss}"
+        )
 
     def finished_epoch(self, training: Training) -> None:
         """Leave a line, and begin anew if there is another epoch."""

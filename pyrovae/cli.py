@@ -2,15 +2,18 @@
 
 This file holds the grammar; what a command does is in `commands`, imported once the arguments are
 read, so that `pyrovae --help` answers without waiting for torch. Whatever is wrong with the input
-is one line on stderr and exit code 2; a training whose loss was not finite exits with 1, an
-interrupt (Ctrl-C) with 130.
+is one line on stderr and exit code 2, below Python's traceback with `--traceback`; a training
+whose loss was not finite exits with 1, an interrupt (Ctrl-C) with 130, and a command whose output
+nobody reads any more (`| head`) with 141.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -31,6 +34,9 @@ from pyrovae.arguments import (
     split_option,
 )
 
+READER_GONE: Final = 141
+"""What a shell says of a command that wrote to a pipe without a reader: 128 + SIGPIPE."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
@@ -40,6 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _answer(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return READER_GONE
+    return code
+
+
+def _answer(argv: list[str]) -> int:
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as finished:
@@ -55,18 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from pyrovae import commands
 
-    # A build of torch for GPUs says, as it compiles for a CPU, that it has found no GPU.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
     try:
         code: int = getattr(commands, arguments.command)(arguments)
-    except ArithmeticError as error:
-        return commands.complain(error, 1)
+        return code
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        return commands.complain(error, 2)
-    except RuntimeError as error:  # torch's own: no memory left, a number that overflows
-        return commands.complain(error, 1)
-    return code
+        met: Exception = error
+        code = 2
+    except (ArithmeticError, RuntimeError) as error:  # torch's own: no memory left, an overflow
+        met, code = error, 1
+    if arguments.traceback:
+        traceback.print_exception(met)
+    return commands.complain(met, code)
+
+
+def _let_go_of_stdout() -> None:
+    """Write to nowhere what is left, so that Python does not complain of it as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -91,9 +91,9 @@ def _demo(arguments: argparse.Namespace) -> int:
         return complain("interrupted", INTERRUPTED)
     print(f"Measuring log p(x) from below with {arguments.particles:,} particles ...", flush=True)
     report = measure(vae, data.test, particles=arguments.particles, seed=arguments.seed)
-    print(report)
     run, arguments.split, arguments.limit = Run(folder), "test", None
     _save_report(report, run, arguments, recorded)
+    print(report)
     figures = vae_figures(vae, data.test, data.shape) | {"history": plots.history(history)}
     figures |= report_figures(report, vae, data.test.draw(), data.shape)
     save_figures(figures, run)
@@ -144,7 +144,8 @@ def _train(arguments: argparse.Namespace) -> int:
     seconds = f"{sum(history.column('seconds')):.0f} s of steps"
     if history.compile_seconds:
         seconds += f" and {history.compile_seconds:.0f} s of compiling"
-    print(f"{folder}: {len(history.epochs)} {epochs}, {history.ended}; {seconds}")
+    kept = "" if history.kept == len(history.epochs) else f" (kept: epoch {history.kept})"
+    print(f"{folder}: {len(history.epochs)} {epochs}{kept}, {history.ended}; {seconds}")
     if history.epochs:
         print(f"Next:\n  pyrovae evaluate {folder}{again}")
     else:
@@ -171,8 +172,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         )
         if not run.metrics:
             report = replace(report, notes=(NEVER_TRAINED,))
-        print(report)
         path = _save_report(report, run, arguments, recorded)
+        print(report)
         print(f"written: {path}")
         if path.name == EVALUATION:
             x = split.draw()[: len(report.elbo.value)]

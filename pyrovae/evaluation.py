@@ -28,6 +28,7 @@ from pyrovae.findings import Diagnostic, Finding, collect, join
 from pyrovae.fingerprints import fingerprints
 from pyrovae.kl import closed_form_rates, dimension_rates
 from pyrovae.observed import entries
+from pyrovae.quiet import without_cuda_notice
 from pyrovae.randomness import generators_kept
 from pyrovae.report import Report
 from pyrovae.sites import is_auxiliary_draw, is_point_mass, sample_sites
@@ -132,7 +133,7 @@ def evaluate(
             kept.append(batch)
         return found
 
-    with evaluation_mode(target), seeded(seed):
+    with evaluation_mode(target), seeded(seed), without_cuda_notice():
         done = collect(measure, batches, f"evaluating with {particles:,} particles")
     measured = _in_a_row(done.pieces)
     found, refused = _diagnose(target, kept, () if done.partial else diagnostics, seed)

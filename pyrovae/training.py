@@ -29,6 +29,7 @@ from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
 from pyrovae.monitor import BATCH, DATA, Monitor
 from pyrovae.objectives import Objective
+from pyrovae.quiet import without_cuda_notice
 from pyrovae.randomness import Steps
 from pyrovae.sites import UndefinedWeight, check_supports, one_line, sample_sites
 from pyrovae.svi import SVI
@@ -144,7 +145,7 @@ def fit(
         raise ValueError(f"training takes at least one epoch; got epochs={epochs}")
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
     steps = steps_of(target) if seed == "next" else Steps(seed)
-    with seeded(steps.next_seed):
+    with seeded(steps.next_seed), without_cuda_notice():
         device = device_of(target)
         batches = Batches(data, batch_size, shuffle=True, device=device)
         held = None
