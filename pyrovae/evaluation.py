@@ -46,6 +46,8 @@ from pyrovae.weights import (
 
 KL_PARTICLES: Final = 10
 
+SMALLEST_BATCH: Final = 100
+
 UNCONSTRAINED: Final = "_unconstrained"
 """How Pyro's autoguides name the auxiliary site that they transform to a latent."""
 
@@ -60,7 +62,7 @@ def evaluate(
     *,
     particles: int = 1000,
     ks: Sequence[int] | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     seed: int | None = 0,
     compile: bool | None = None,
     diagnostics: Sequence[Diagnostic] = (),
@@ -78,7 +80,9 @@ def evaluate(
             two reports are of the same pixels.
         particles: K, the particles for each datum.
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
-        batch_size: the data in memory at once; it does not change what is estimated.
+        batch_size: the data in memory at once; it does not change what is estimated. By default
+            100, and of tensors as many more as one pass holds: of small data at few particles a
+            pass costs what Pyro's handlers cost, whatever is in it.
         compile: whether the passes are compiled (see `CompiledRun`); by default where
             there are 2,000,000 pairs of particle and datum or more, and the VAE is made of the
             library's parts.
@@ -109,9 +113,11 @@ def evaluate(
     ks = _levels(particles) if ks is None else list(ks)
     _check_levels(ks, particles)
     names = _names(diagnostics)
-    batches = Batches(drawn_once(data), batch_size, device=device_of(target))
+    batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
+    if batch_size is None and batches.tensors:
+        batches = batches.in_order(_rows(batches.tensors[0], particles))
     if compile is None:
-        long = (batches.number or 0) * batch_size * particles >= COMPILED_FROM
+        long = (batches.number or 0) * batches.batch_size * particles >= COMPILED_FROM
         compile = long and safe_to_compile(target)
     runner = CompiledRun() if compile else run
     width, kept = 0, []
@@ -150,6 +156,11 @@ def evaluate(
         point_masses=points,
         **measured,
     )
+
+
+def _rows(x: Tensor, particles: int) -> int:
+    """Return how many data a pass holds at all particles, and no fewer than `SMALLEST_BATCH`."""
+    return max(SMALLEST_BATCH, NUMBERS_PER_PASS // (particles * max(256, x[0].numel())))
 
 
 def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ def _flat(values: Tensor, rows: int) -> Tensor:
 
 def _hashes(rows: Tensor) -> Tensor:
     # Adding zero turns -0.0, which equals 0.0, into it.
-    digests = [hashlib.blake2b((row + 0.0).numpy().tobytes(), digest_size=8) for row in rows]
+    whole = (rows if rows.shape[1] else rows[:1]) + 0.0
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8) for row in whole.numpy()]
     numbers = [int.from_bytes(digest.digest(), "little", signed=True) for digest in digests]
-    return torch.tensor(numbers, dtype=torch.int64)
+    return torch.tensor(numbers, dtype=torch.int64).expand(len(rows))

@@ -339,3 +339,23 @@ def test_what_fails_beside_the_bounds_is_left_out_with_a_sentence(
     assert gone.get(name) is None
     assert bool(report.kl_per_dimension) == (name != "KL per dimension")
     assert report.pareto_k.isnan().all() == (name == "Pareto smoothing")
+
+
+def test_the_default_batch_of_tensors_is_what_a_pass_holds(monkeypatch):
+    """The ELBO of an exact posterior is log p(x) at every draw, however the data are cut."""
+    world, sizes = LinearGaussian(), []
+    x = world.sample(700)
+    pair = world.model, world.exact_guide
+
+    def spy(target, batch, *rest, **options):
+        sizes.append(len(batch[0]))
+        return measure(target, batch, *rest, **options)
+
+    measure = pv.evaluation._measure
+    monkeypatch.setattr(pv.evaluation, "_measure", spy)
+    monkeypatch.setattr(pv.evaluation, "NUMBERS_PER_PASS", 256 * 10 * 300)
+    found = pv.evaluate(pair, x, particles=10).elbo.value
+    torch.testing.assert_close(found, world.log_evidence(x), rtol=0, atol=1e-9)
+    pv.evaluate(pair, x, particles=100, ks=[])
+    pv.evaluate(pair, list(x.split(350)), particles=10)
+    assert sizes == [300, 300, 100, *[100] * 7, 350, 350]

@@ -238,6 +238,9 @@ class TestInterrupts:
         assert title == "partial: 4 of 9 data, 3 particles"
 
 
+PARTICLES = "200"
+"""So many that a pass holds no more than the 100 data of the smallest batch."""
+
 WAITING = """
 import os
 import time
@@ -284,7 +287,7 @@ class TestProcesses:
         recipe.write_text(WAITING)
         vae = recipes.run(recipe, (1, 8, 8), seed=0)
         pv.save(vae, tmp_path / "run", data={"name": "digits", "shape": [1, 8, 8]})
-        options = ["--data", "digits", "--recipe", str(recipe), "--particles", "30"]
+        options = ["--data", "digits", "--recipe", str(recipe), "--particles", PARTICLES]
         return [sys.executable, "-c", COMMAND, "evaluate", str(tmp_path / "run"), *options]
 
     @staticmethod
@@ -312,7 +315,7 @@ class TestProcesses:
         saved = json.loads((tmp_path / "run" / "evaluation.json").read_text())
         assert (saved["partial"], saved["data"]) == (True, 100)
         tensors = load_file(tmp_path / "run" / "evaluation.safetensors")
-        assert len(tensors["IWAE-30"]) == 100
+        assert len(tensors[f"IWAE-{PARTICLES}"]) == 100
 
     def test_a_process_that_was_killed_and_run_again_finds_the_same(self, command, tmp_path):
         code, _, err = self.stopped(command, tmp_path, signal.SIGKILL)
@@ -322,7 +325,7 @@ class TestProcesses:
         assert done.returncode == 0, done.stderr
         tensors = load_file(tmp_path / "run" / "evaluation.safetensors")
         vae = recipes.run(tmp_path / "waiting.py", (1, 8, 8), seed=0)
-        report = pv.evaluate(vae, pv.data.load("digits").test, particles=30)
+        report = pv.evaluate(vae, pv.data.load("digits").test, particles=int(PARTICLES))
         assert set(tensors) == set(report.tensors())
         for name, tensor in report.tensors().items():
             assert torch.equal(tensors[name], tensor), name
