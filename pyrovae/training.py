@@ -7,7 +7,6 @@ data and noise that stay the same.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
 from pyrovae.data import Batch, Batches, drawn_once, seeded
+from pyrovae.dry_run import attempt, check, sentence
 from pyrovae.handlers import Handler, kl_weight
 from pyrovae.kl import latent_order
 from pyrovae.monitor import BATCH, DATA, Monitor
@@ -42,13 +42,10 @@ from pyrovae.vae import (
     safe_to_compile,
     steps_of,
 )
-from pyrovae.weights import run, trace_guide, trace_model, trace_pair
+from pyrovae.weights import run, trace_pair
 
 COMPILED_FROM: Final = 5000
 """The steps from which compiling is the default: ten seconds of it, at 2 ms or more a step."""
-
-_FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
-"""What programs raise that cannot take their data."""
 
 
 @dataclass(frozen=True)
@@ -296,22 +293,7 @@ def _failed(training: Training, batch: Batch, error: Exception) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return torch.OutOfMemoryError(one_line(error))
     where = f"at step {training.step + 1} (epoch {len(training.history.epochs) + 1}), "
-    return ValueError(_sentence(batch, error, where))
-
-
-def _sentence(batch: Batch, error: Exception, where: str = "") -> str:
-    said = f"the programs fail {where}on {_shapes(batch)}: {one_line(error)}"
-    if len(batch[0]) == 1:
-        said += ". One datum may be what is left for a last batch: choose another batch_size"
-    return said
-
-
-def _shapes(batch: Batch) -> str:
-    x, *context = (
-        f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
-        for v in batch
-    )
-    return f"x {x}" + (f" with the context {', '.join(context)}" if context else "")
+    return ValueError(sentence(batch, error, where))
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
@@ -369,10 +351,10 @@ def _prepare(
     model, guide = programs(target)
     with seeded(0), buffers_kept(target):
         if shown.validation is not None:
-            _check(target, shown.validation)
-        x, *context = _check(target, shown.train)
+            check(target, shown.validation)
+        x, *context = check(target, shown.train)
         if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
-            _try(model, guide, (x[:1], *(value[:1] for value in context)))
+            attempt(model, guide, (x[:1], *(value[:1] for value in context)))
         default = _default_loss(model, guide, x, *context)
         model, guide = _handled(model, guide, step.handlers)
         with poutine.trace(param_only=True) as capture:
@@ -401,59 +383,6 @@ def _handled(model: Any, guide: Any, handlers: Any) -> tuple[Any, Any]:
     for handler in handlers:
         model, guide = handler.wrap(model, guide)
     return model, guide
-
-
-def _check(target: Any, batches: Batches) -> Batch:
-    """Hold all the data, if they are tensors, against the programs; run them on one batch."""
-    model, guide = programs(target)
-    if batches.tensors:
-        check_data(target, *batches.tensors)
-    first = next(iter(batches))
-    check_data(target, *first)
-    _try(model, guide, first)
-    return first
-
-
-def _try(model: Any, guide: Any, batch: Batch) -> None:
-    """Run the programs on a batch, and say in one sentence why they cannot."""
-    try:
-        with torch.no_grad():
-            run(model, guide, *batch, particles=1)
-    except torch.OutOfMemoryError:
-        raise
-    except _FAILURES as error:
-        _check_supports(model, guide, batch)
-        x, *context = batch
-        if context and _runs(model, guide, x):
-            raise ValueError(
-                "what follows x in the data is context for the programs, and these run on x alone "
-                f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of a "
-                "tuple, torch.stack([item[0] for item in data]) of a data set"
-            ) from error
-        if isinstance(error, TypeError) or (isinstance(error, ValueError) and len(x) > 1):
-            raise
-        raise ValueError(_sentence(batch, error)) from error
-
-
-def _check_supports(model: Any, guide: Any, batch: Batch) -> None:
-    """Hold the supports of the latents against each other as far as the programs come."""
-    with torch.no_grad():
-        try:
-            guide_trace = trace_guide(guide, *batch, particles=1)
-        except _FAILURES:
-            return
-        with poutine.trace() as met, contextlib.suppress(*_FAILURES):
-            trace_model(model, *batch, particles=1, given=guide_trace)
-    check_supports(met.trace, guide_trace)
-
-
-def _runs(model: Any, guide: Any, x: Tensor) -> bool:
-    try:
-        with torch.no_grad():
-            run(model, guide, x, particles=1)
-    except _FAILURES:
-        return False
-    return True
 
 
 def _check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
