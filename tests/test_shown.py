@@ -95,7 +95,7 @@ def test_a_notice_of_torchs_compiler_does_not_break_in(work, monkeypatch, caplog
 
     monkeypatch.setattr(torch, "compile", noisy)
     if work == "fit":
-        pv.fit(small_vae(), X, epochs=1, step=pv.Step(compile=True), callbacks=[])
+        pv.fit(small_vae(), X, epochs=3, step=pv.Step(compile=True), callbacks=[])
     else:
         pv.evaluate(small_vae(), X, particles=2, compile=True)
     logger.warning(NOTICE)
