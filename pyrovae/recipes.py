@@ -83,6 +83,8 @@ def _located(recipe: Path, error: BaseException) -> BaseException:
     """Return an error that names the recipe's line, if it passed through the recipe."""
     if isinstance(error, SyntaxError) and error.filename == str(recipe):
         return ValueError(f"the recipe {recipe}, line {error.lineno}: {error.msg}")
+    if isinstance(error, SyntaxError) and error.filename is None:  # not text at all
+        return ValueError(f"the recipe {recipe}: {error.msg}")
     # What the library says in a sentence has the program's own error as its cause.
     cause: BaseException | None = error
     while cause is not None:

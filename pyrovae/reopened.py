@@ -42,14 +42,25 @@ def load_run(arguments: argparse.Namespace) -> tuple[VAE, dict[str, Any]]:
         with running(recipe):
             vae = run_recipe(recipe, shape, seed=arguments.seed)
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
-        return runs.load(folder, **parts), config
+        return _defined(runs.load(folder, **parts), folder), config
     if not is_known(config["vae"]):
         again = f"add --recipe {config.get('recipe', 'FILE.py, whose vae(shape) makes them')}"
         raise ValueError(
             f"the run in {folder} has programs of your own, and a run's folder holds no code: "
             + again
         )
-    return runs.load(folder), config
+    return _defined(runs.load(folder), folder), config
+
+
+def _defined(vae: VAE, folder: Path) -> VAE:
+    """Refuse parameters that are NaN, with which every measurement fails in words of its own."""
+    names = [name for name, tensor in vae.state_dict().items() if tensor.isnan().any()]
+    if names:
+        raise ValueError(
+            f"the model in {folder} is NaN in {len(names)} tensors, the first {names[0]!r}: its "
+            "training diverged, or the file is damaged; train again, at a smaller rate"
+        )
+    return vae
 
 
 def data_of_run(

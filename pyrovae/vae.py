@@ -24,7 +24,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import check_context, check_domain, check_finite, named
-from pyrovae.parts import describe_together, is_known
+from pyrovae.parts import Part, describe_together, is_known
 from pyrovae.randomness import Steps
 from pyrovae.sites import mean_of
 from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
@@ -98,7 +98,13 @@ class VAE(nn.Module):
             ValueError: if neither x nor size is given.
         """
         with self._over_data(x, size, self.prior, self.likelihood):
-            return self.likelihood(self.prior(*context), x, *context)
+            latents = self.prior(*context)
+            if latents is None and isinstance(self.likelihood, Part):
+                raise ValueError(
+                    "the prior returned None, and the likelihood takes what it returns: end it "
+                    'with return pyro.sample("z", ...)'
+                )
+            return self.likelihood(latents, x, *context)
 
     def guide(self, x: Tensor, *context: Any, size: int | None = None) -> Any:
         """Run the posterior q(z | x), which samples every latent site of the prior."""

@@ -139,6 +139,44 @@ def test_escape_sequences_of_a_config_do_not_reach_the_terminal(tmp_path, capsys
     assert "\x1b" not in capsys.readouterr().err
 
 
+def test_a_model_that_is_nan_is_said_in_one_line(tmp_path, capsys):
+    vae = small()
+    with torch.no_grad():
+        vae.likelihood.net.layers[0].weight.fill_(torch.nan)
+    pv.save(vae, tmp_path, data={"name": "digits", "binarization": "dynamic"})
+    for command in ("evaluate", "sample", "reconstruct"):
+        assert main([command, str(tmp_path)]) == 2
+        assert "is NaN in 1 tensors, the first 'likelihood.net" in capsys.readouterr().err
+
+
+RECIPES = {
+    "a prior without a return": (
+        "import pyro, pyro.distributions as dist, pyrovae as pv\n"
+        "def prior():\n    pyro.sample('z', dist.Normal(0.0, 1.0).expand([4]).to_event(1))\n"
+        "def vae(shape):\n    net = pv.nets.MLP(4, 8, 64)\n"
+        "    guide = pv.guides.MeanFieldNormal(pv.nets.MLP(64, 8, 8))\n"
+        "    return pv.VAE(prior, pv.likelihoods.Bernoulli(net), guide)\n",
+        "the prior returned None",
+    ),
+    "an exception of its own base": (
+        "class Stop(BaseException): pass\ndef vae(shape):\n    raise Stop('no')\n",
+        "line 3: Stop: no",
+    ),
+    "a null byte": ("def vae(shape):\n    return 1\n\0", "null byte"),
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), RECIPES.values(), ids=RECIPES.keys())
+def test_a_recipe_that_cannot_be_is_one_line(tmp_path, capsys, text, wanted):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(text)
+    out = str(tmp_path / "run")
+    assert main(["train", "--recipe", str(recipe), "--epochs", "1", "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert wanted in said
+    assert said.count("\n") == 1
+
+
 SIZES = [99_999_999_999_999, int("9" * 4000), -(10**15)]
 
 
