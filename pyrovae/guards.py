@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import functools
 import io
-import random
+import os
 import sys
 import types
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,23 +19,28 @@ from dataclasses import dataclass
 from operator import getitem, is_
 from typing import Any, Final
 
-import numpy as np
 import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
-from pyrovae.randomness import state_of
+from pyrovae.contents import (
+    GENERATORS,
+    RECORDS,
+    WHOLES,
+    Attributes,
+    contents_of,
+    leads_to,
+    restore,
+    slots_of,
+)
 
 MOST: Final = 5000
 """How many objects are walked over; beyond it, only a step held beside Pyro's tells."""
 
-FEW_NUMBERS: Final = 64
-"""How many numbers an array of numpy has whose changes are seen at once."""
-
 Numbers = int | float
 Primitive = bool | int | float | complex | str | bytes | None | torch.dtype | torch.device
 _LIBRARIES: Final = frozenset({"torch", "pyro", "numpy", "pyrovae", *sys.stdlib_module_names})
-_GENERATORS: Final = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_SIZED: Final = (dict, list, collections.deque)
 _OF_MODULES: Final = frozenset(
     {
         "_non_persistent_buffers_set",
@@ -67,19 +72,15 @@ _GONE: Final = object()
 
 @dataclass
 class Holder:
-    """Something that keeps values under keys: a dict, a list, a cell of a closure, a class.
-
-    A set or deque is held by its content, an object with slots by these, and a small array of
-    numpy by its numbers.
+    """Something that keeps values under keys: a dict, a list, a closure's cell, a class, slots.
 
     Attributes:
-        at: the dict, list, cell, class or whatever keeps the values.
+        at: the dict, list, cell or class, or the object that has slots.
         keys: of the values watched.
         where: what it is called in a sentence.
         own: whether it is the user's, and no library's.
         values: what stood under the keys.
-        size: how many values a container has; None for other holders.
-        content: of a set or deque, to be put back.
+        size: how many values a dict or list has; None for other holders.
     """
 
     at: Any
@@ -88,7 +89,6 @@ class Holder:
     own: bool
     values: tuple[Any, ...] = ()
     size: int | None = None
-    content: tuple[Any, ...] = ()
 
     def holds(self) -> bool:
         """Tell whether the very values stand here still."""
@@ -99,26 +99,27 @@ class Holder:
         try:
             if isinstance(self.at, types.CellType):
                 return self.at.cell_contents
-            if isinstance(self.at, type):
-                return self.at.__dict__[key]
-            if isinstance(self.at, np.ndarray):
-                return self.at.tobytes()
-            if isinstance(self.at, dict | list):
-                return self.at[key]
-            return getattr(self.at, key)
-        except (KeyError, IndexError, ValueError, AttributeError):
+            return self.source[key]
+        except (KeyError, IndexError, ValueError):
             return _GONE
+
+    @property
+    def source(self) -> Any:
+        """Return what gives the values by their keys."""
+        if isinstance(self.at, _SIZED):
+            return self.at
+        return self.at.__dict__ if isinstance(self.at, type) else Attributes(self.at)
 
     def write(self, key: Any, value: Any) -> None:
         """Put a value under a key."""
         if isinstance(self.at, types.CellType):
             self.at.cell_contents = value
-        elif isinstance(self.at, np.ndarray):
-            self.at[...] = np.frombuffer(value, self.at.dtype).reshape(self.at.shape)
-        elif isinstance(self.at, dict | list):
+        elif isinstance(self.at, type):
+            setattr(self.at, key, value)
+        elif isinstance(self.at, _SIZED):
             self.at[key] = value
         else:
-            setattr(self.at, key, value)
+            object.__setattr__(self.at, key, value)
 
     def changed(self) -> Iterator[tuple[Any, Any, Any]]:
         """Yield each key whose value is another one, with both values."""
@@ -131,22 +132,12 @@ class Holder:
         """Tell whether there are more or fewer values than there were."""
         return self.size is not None and len(self.at) != self.size
 
-    def put_back(self) -> None:
-        """Give a container the values back that it had."""
-        if isinstance(self.at, list):
-            self.at[:] = self.values
-        elif isinstance(self.at, dict):
-            for key in set(self.at).difference(self.keys, _OF_MODULES):
-                del self.at[key]
-        else:
-            self.at.clear()
-            (self.at.update if isinstance(self.at, set) else self.at.extend)(self.content)
-
     def name(self, key: Any) -> str:
         """Return what a key of this holder is called in a sentence."""
-        if isinstance(self.at, types.CellType | np.ndarray):
+        if isinstance(self.at, types.CellType):
             return self.where
-        return f"{self.where}[{key!r}]" if isinstance(self.at, list) else f"{self.where}.{key}"
+        numbered = isinstance(self.at, list | collections.deque)
+        return f"{self.where}[{key!r}]" if numbered else f"{self.where}.{key}"
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -161,8 +152,6 @@ def _alike(one: Any, other: Any) -> bool:
         return bool(one == other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and _all_alike(one.values(), map(other.get, one))
-    if isinstance(one, set | frozenset):
-        return one == other and all(isinstance(value, Primitive) for value in one)
     if isinstance(one, list | tuple | collections.deque):
         return len(one) == len(other) and _all_alike(one, other)
     return isinstance(one, IndepMessenger) and _alike(vars(one), vars(other))
@@ -195,20 +184,21 @@ class Watch:
         self._sources: list[Any] = []
         self._keys: list[Any] = []
         self._values: list[Any] = []
-        self._others: list[tuple[Holder, Any]] = []
+        self._cells: list[tuple[Holder, types.CellType]] = []
         self._contents: list[Any] = []
         self._sized: list[Any] = []
         self._sizes: list[int] = []
+        self._wholes: list[Any] = []
+        self._held: list[Any] = []
 
     def add(self, holder: Holder, key: Any, value: Any) -> None:
         """Watch a value."""
-        source = holder.at.__dict__ if isinstance(holder.at, type) else holder.at
-        if not isinstance(source, dict | list | types.MappingProxyType):
-            self._others.append((holder, key))
+        if isinstance(holder.at, types.CellType):
+            self._cells.append((holder, holder.at))
             self._contents.append(value)
             return
         self._places.append((holder, key))
-        self._sources.append(source)
+        self._sources.append(holder.source)
         self._keys.append(key)
         self._values.append(value)
 
@@ -217,32 +207,59 @@ class Watch:
         self._sized.append(holder.at)
         self._sizes.append(len(holder.at))
 
+    def add_whole(self, whole: Any, held: Any) -> None:
+        """Watch what an array or a set holds."""
+        self._wholes.append(whole)
+        self._held.append(held)
+
     def holds(self) -> bool:
         """Tell whether the very values stand there still."""
         try:
             now = list(map(getitem, self._sources, self._keys))
-            inner = [holder.read(key) for holder, key in self._others]
+            inner = [cell.cell_contents for _, cell in self._cells]
         except (KeyError, IndexError, ValueError):
             return False
         return (
             all(map(is_, now, self._values))
-            and (inner == self._contents or all(map(is_, inner, self._contents)))
-            and list(map(len, self._sized)) == self._sizes
+            and all(map(is_, inner, self._contents))
+            and self._same_sizes()
         )
+
+    def _same_sizes(self) -> bool:
+        sizes = list(map(len, self._sized)) == self._sizes
+        return sizes and list(map(contents_of, self._wholes)) == self._held
 
     def changed(self) -> list[tuple[Any, Any]] | None:
         """Return each value that is another one, with the present one; None if some are gone."""
-        if list(map(len, self._sized)) != self._sizes:
+        if not self._same_sizes():
             return None
         now = [holder.read(key) for holder, key in self._places]
-        now += [holder.read(key) for holder, key in self._others]
+        now += [holder.read("") for holder, _ in self._cells]
         pairs = zip((*self._values, *self._contents), now, strict=True)
         return [(then, value) for then, value in pairs if not _alike(then, value)]
 
     def note(self) -> None:
-        """Take the values that stand now for those that are to stand."""
-        self._values = [holder.read(key) for holder, key in self._places]
-        self._contents = [holder.read(key) for holder, key in self._others]
+        """Take the values that stand now for those that are to stand.
+
+        A dict or list in place of one that was alike is looked into from now on.
+        """
+        now = [holder.read("") for holder, _ in self._cells]
+        moved = _made_anew(self._contents, now)
+        self._contents = now
+        for i, (holder, key) in enumerate(self._places):
+            if id(holder.at) in moved:
+                holder.at = moved[id(holder.at)]
+            self._sources[i] = holder.source
+            value = holder.read(key)
+            moved |= _made_anew([self._values[i]], [value])
+            self._values[i] = value
+        self._sized = [moved.get(id(sized), sized) for sized in self._sized]
+
+
+def _made_anew(then: Sequence[Any], now: Sequence[Any]) -> dict[int, Any]:
+    """Return the dicts and lists that stand in place of others, by the ids of these."""
+    pairs = zip(then, now, strict=True)
+    return {id(a): b for a, b in pairs if a is not b and isinstance(a, _SIZED)}
 
 
 class Reach:
@@ -263,14 +280,22 @@ class Reach:
     """
 
     def __init__(self, roots: Sequence[Any]) -> None:
+        self.roots = roots
         self.holders: list[Holder] = []
         self.parameters: list[Tensor] = []
-        self.generators: list[tuple[str, Any, Any]] = []
+        self.wholes: list[tuple[str, Any, Any]] = []
         self.iterators: list[str] = []
         self._seen: dict[int, Any] = {}
+        self._modules: dict[int, tuple[types.ModuleType, set[str]]] = {}
+        self._names: set[str] = set()
         self._waiting = collections.deque((root, _title(root), False) for root in roots)
-        while self._waiting and len(self._seen) < MOST:
-            self._visit(*self._waiting.popleft())
+        while self._waiting:
+            while self._waiting and len(self._seen) < MOST:
+                self._visit(*self._waiting.popleft())
+            if len(self._seen) < MOST:
+                self._look_into_modules()
+            else:
+                break
 
     def changed(self) -> list[tuple[Holder, Any, Any, Any]]:
         """Return the holder, key, former and present value wherever they differ."""
@@ -293,20 +318,34 @@ class Reach:
             if holder.own or isinstance(then, Primitive) and isinstance(now, Primitive)
         ]
         found += [holder.where for holder in self.holders if holder.own and holder.grown()]
-        found += [name for name, source, then in self.generators if state_of(source) != then]
+        found += [name for name, whole, then in self.wholes if contents_of(whole) != then]
         return list(dict.fromkeys(found))
 
-    def note(self) -> None:
-        """Take the values that stand now for those that are to stand."""
-        for holder in self.holders:
-            holder.values = tuple(map(holder.read, holder.keys))
+    def renewed(self) -> Reach:
+        """Return what the programs can reach now: itself if the very values stand."""
+        return self if all(holder.holds() for holder in self.holders) else Reach(self.roots)
+
+    def refilled(self) -> list[str]:
+        """Name the arrays, sets and such that hold something else now."""
+        return [
+            name
+            for name, whole, then in self.wholes
+            if isinstance(whole, WHOLES) and contents_of(whole) != then
+        ]
 
     def put_back(self) -> None:
         """Give every place its value back."""
         for holder, key, then, _ in self.changed():
             holder.write(key, then)
+        for _, whole, held in self.wholes:
+            restore(whole, held)
         for holder in (holder for holder in self.holders if holder.grown()):
-            holder.put_back()
+            if isinstance(holder.at, list | collections.deque):
+                holder.at.clear()
+                holder.at.extend(holder.values)
+            else:
+                for key in set(holder.at).difference(holder.keys, _OF_MODULES):
+                    del holder.at[key]
 
     def watch(self, read: Sequence[Tensor], free: Collection[tuple[int, Any]] = ()) -> Watch:
         """Return what watches the values for a graph: its tensors, and whatever is no tensor.
@@ -327,6 +366,9 @@ class Reach:
                     watch.add(holder, key, value)
             if holder.size is not None:
                 watch.add_size(holder)
+        for _, whole, held in self.wholes:
+            if isinstance(whole, WHOLES):
+                watch.add_whole(whole, held)
         return watch
 
     def _visit(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
@@ -348,16 +390,18 @@ class Reach:
             self._visit(value.__func__, where, own)
         elif isinstance(value, property):
             self._follow([(f, where) for f in (value.fget,) if f is not None])
-        elif isinstance(value, _GENERATORS):
-            self.generators.append((where, value, state_of(value)))
-        elif isinstance(value, list | dict | tuple | set | collections.deque):
+        elif isinstance(value, (*GENERATORS, *WHOLES, io.IOBase)):
+            self.wholes.append((where, value, contents_of(value)))
+            self._follow([(led, where) for led in leads_to(value)], own=True)
+        elif isinstance(value, (*_SIZED, tuple)):
             self._container(value, where, own)
-        elif isinstance(value, np.ndarray):
-            if value.size <= FEW_NUMBERS and value.dtype != object:
-                self._hold(value, ("",), where, own=own)
+            self._object(value, where)
         elif isinstance(value, type):
             self._class(value)
-        elif not isinstance(value, types.ModuleType):
+        elif isinstance(value, types.ModuleType):
+            self._module(value)
+        else:
+            self._follow([(led, where) for led in leads_to(value)], own=True)
             self._object(value, where)
         self._seen[id(value)] = value
 
@@ -369,10 +413,10 @@ class Reach:
     ) -> None:
         """Keep the values of a holder, and go on to them."""
         holder = Holder(at, tuple(keys), where, own)
-        if not keys and not isinstance(at, list | dict):
+        if not keys and not isinstance(at, _SIZED):
             return
         holder.values = tuple(map(holder.read, keys))
-        if sized and isinstance(at, list | dict):
+        if sized and isinstance(at, _SIZED):
             holder.size = len(at)
         self.holders.append(holder)
         self._follow(
@@ -392,6 +436,11 @@ class Reach:
             self._hold(function.__dict__, tuple(function.__dict__), name, own=own)
         if own:
             named = _names(function.__code__)
+            self._names |= named
+            for imported in _imported(named, function.__globals__.get("__package__")):
+                self._module(imported)
+            if not named.isdisjoint(("environ", "getenv")):
+                self._follow([(os.environ, "os.environ")], own=True)
             self._named(function.__globals__, named, function.__module__)
 
     def _named(self, variables: dict[str, Any], named: set[str], where: str) -> None:
@@ -404,22 +453,25 @@ class Reach:
         if keys:
             self._hold(variables, keys, where, own=True, sized=False)
         for name in named & variables.keys():
-            module = variables[name]
-            if isinstance(module, types.ModuleType) and not _of_library(module.__name__):
-                inner = vars(module)
-                if id(inner) not in self._seen:
-                    self._seen[id(inner)] = inner
-                    self._named(inner, named, module.__name__)
+            self._module(variables[name])
+
+    def _module(self, module: Any) -> None:
+        """Note a module of the user's, whose variables are followed where code names them."""
+        if isinstance(module, types.ModuleType) and not _of_library(module.__name__):
+            self._modules.setdefault(id(module), (module, set()))
+
+    def _look_into_modules(self) -> None:
+        """Follow the variables of modules that the code met so far names."""
+        for module, held in list(self._modules.values()):
+            new = (self._names & vars(module).keys()) - held
+            held |= new
+            self._named(vars(module), new, module.__name__)
 
     def _container(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
         if isinstance(value, tuple):
             self._follow([(inner, f"{where}[{i}]") for i, inner in enumerate(value)], own=own)
-        elif isinstance(value, set | collections.deque):
-            content = tuple(value)
-            self.holders.append(Holder(value, (), where, own, size=len(content), content=content))
-            self._follow([(inner, f"{where}[...]") for inner in content], own=own)
         else:
-            keys = tuple(range(len(value))) if isinstance(value, list) else tuple(value)
+            keys = tuple(value) if isinstance(value, dict) else tuple(range(len(value)))
             self._hold(value, keys, where, own=own)
 
     def _class(self, kind: type) -> None:
@@ -430,7 +482,11 @@ class Reach:
             self._seen[id(base.__dict__)] = base
             keys = [name for name in base.__dict__ if not name.startswith("__")]
             keys += [name for name in ("__call__",) if name in base.__dict__]
-            self._hold(base, keys, base.__qualname__.rpartition("<locals>.")[2], own=True)
+            title = base.__qualname__.rpartition("<locals>.")[2]
+            self._hold(base, keys, title, own=True)
+            special = [f for f in base.__dict__.values() if isinstance(f, types.FunctionType)]
+            self._follow([(function, title) for function in special], own=True)
+            self._class(type(base))
 
     def _object(self, value: Any, where: str) -> None:
         kind = type(value)
@@ -439,7 +495,7 @@ class Reach:
             self.iterators.append(where)
         if not _is_followed(value):
             return
-        own = not _of_library(kind.__module__)
+        own = isinstance(value, RECORDS) or not _of_library(kind.__module__)
         held = getattr(value, "__dict__", None)
         if isinstance(held, dict):
             keys = [
@@ -447,22 +503,17 @@ class Reach:
             ]
             title = where if isinstance(value, nn.Module) and not own else kind.__name__
             self._hold(held, keys, title, own=own)
-        slots = [name for name in _slots(kind) if hasattr(value, name)] if own else []
+        slots = slots_of(value) if own else []
         if slots:
             self._hold(value, slots, kind.__name__, own=own)
         if own:
             self._class(kind)
 
 
-def _slots(kind: type) -> list[str]:
-    """Return the slots of a class and of those that it comes from."""
-    named = [getattr(base, "__slots__", ()) for base in kind.__mro__]
-    flat = [name for slots in named for name in ([slots] if isinstance(slots, str) else slots)]
-    return [name for name in flat if not name.startswith("__")]
-
-
 def _is_followed(value: Any) -> bool:
     """Tell whether an object's attributes are walked over: not those of a library's records."""
+    if isinstance(value, RECORDS):
+        return True
     package, _, rest = type(value).__module__.partition(".")
     if package == "pyro":
         return not rest.startswith(("poutine.trace_struct", "params", "optim"))
@@ -481,9 +532,16 @@ def _of_library(module: str | None) -> bool:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Return the globals and attributes that code names, with the code inside it."""
+    """Return the globals and attributes that code names, words included, with code inside it."""
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    words = {w for w in code.co_consts if isinstance(w, str) and w.isidentifier()}
+    return words.union(code.co_names, *map(_names, inner))
+
+
+def _imported(named: set[str], package: str | None) -> list[Any]:
+    """Return the modules that code names where it may import them."""
+    found = [sys.modules.get(name) for name in named]
+    return found + [sys.modules.get(f"{package}.{name}") for name in named if package]
 
 
 def _title(value: Any) -> str:

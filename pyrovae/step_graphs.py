@@ -66,7 +66,9 @@ class Sight:
         """Tell whether a step now starts from what this one left, so that it can be recorded."""
         grown = any(holder.grown() for holder in self.reach.holders)
         flags = all(p.requires_grad is flag for p, flag in self.flags.items())
-        if self.disturbed or grown or not (flags and _stand(self._stored)):
+        if self.disturbed or grown or self.reach.refilled():
+            return False
+        if not (flags and _stand(self._stored)):
             return False
         fixed = {i for i in self.floats if i not in self.varying}
         return all(self.floats[i] == arguments.floats[i] for i in fixed) and all(

@@ -324,6 +324,7 @@ class SVI(pyro.infer.SVI):
         for holder, key, *_ in before.reach.changed():
             if (id(holder.at), key) not in self._varying:
                 self._unsettled = holder.name(key)
+        self._unsettled = next(iter(before.reach.refilled()), self._unsettled)
 
     # Steps as graphs
 
@@ -332,13 +333,13 @@ class SVI(pyro.infer.SVI):
         if not any(parameter.requires_grad for parameter in sight.announced.values()):
             self.compiled = False  # nothing to train, nothing to compile
             return None
+        sight.reach = sight.reach.renewed()
         slots = [
             (holder, key)
             for holder in sight.reach.holders
             for key in holder.keys
             if (id(holder.at), key) in self._varying
         ]
-        sight.reach.note()
         started = time.perf_counter()
         try:
             graph = self._graph_of(sight, arguments, slots)
