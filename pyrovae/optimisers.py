@@ -291,7 +291,12 @@ def _names_kept(optim: PyroOptim) -> dict[Tensor, str]:
 
 
 def _state_by_name(optim: PyroOptim, names: dict[Tensor, str]) -> dict[str, Any]:
-    """Return the states of an optimiser by the names under which parameters were announced."""
+    """Return the states of an optimiser by the names under which parameters were announced.
+
+    A parameter whose name Pyro's store gives to another by now has none, as with Pyro.
+    """
+    stored = pyro.get_param_store()._params
+    names = {p: name for p, name in names.items() if stored.get(name, p) is p}
     if len(set(names.values())) < len(names):
         raise ValueError(
             "two parameters of one optimiser have one name, so that its state cannot be kept by "
