@@ -9,6 +9,7 @@ that it was recorded under, and a program that changes one of them as it runs is
 from __future__ import annotations
 
 import collections
+import dis
 import functools
 import io
 import os
@@ -68,6 +69,7 @@ _CONTAINERS: Final = frozenset(
 """Of a module: they stay the same dicts, and their contents are watched."""
 
 _GONE: Final = object()
+_IMPORT: Final = dis.opmap["IMPORT_NAME"]
 
 
 @dataclass
@@ -375,8 +377,9 @@ class Reach:
         if id(value) in self._seen or isinstance(value, Primitive):
             return
         if isinstance(value, Tensor):
-            if isinstance(value, nn.Parameter):
+            if isinstance(value, nn.Parameter) or (value.requires_grad and value.is_leaf):
                 self.parameters.append(value)
+            if isinstance(value, nn.Parameter):
                 self._seen[id(value)] = value
             return
         if isinstance(value, types.FunctionType):
@@ -437,7 +440,7 @@ class Reach:
         if own:
             named = _names(function.__code__)
             self._names |= named
-            for imported in _imported(named, function.__globals__.get("__package__")):
+            for imported in _imported(function.__code__, function.__globals__.get("__package__")):
                 self._module(imported)
             if not named.isdisjoint(("environ", "getenv")):
                 self._follow([(os.environ, "os.environ")], own=True)
@@ -477,9 +480,9 @@ class Reach:
     def _class(self, kind: type) -> None:
         """Follow what a class of the user's, and those that it comes from, give its objects."""
         for base in kind.__mro__:
-            if _of_library(base.__module__) or id(base.__dict__) in self._seen:
+            if _of_library(base.__module__) or id(base) in self._seen:
                 continue
-            self._seen[id(base.__dict__)] = base
+            self._seen[id(base)] = base
             keys = [name for name in base.__dict__ if not name.startswith("__")]
             keys += [name for name in ("__call__",) if name in base.__dict__]
             title = base.__qualname__.rpartition("<locals>.")[2]
@@ -538,10 +541,14 @@ def _names(code: types.CodeType) -> set[str]:
     return words.union(code.co_names, *map(_names, inner))
 
 
-def _imported(named: set[str], package: str | None) -> list[Any]:
-    """Return the modules that code names where it may import them."""
+def _imported(code: types.CodeType, package: str | None) -> list[Any]:
+    """Return the modules that code imports as it runs."""
+    steps = zip(code.co_code[::2], code.co_code[1::2], strict=True)
+    named = [code.co_names[i] for step, i in steps if step == _IMPORT and i < len(code.co_names)]
     found = [sys.modules.get(name) for name in named]
-    return found + [sys.modules.get(f"{package}.{name}") for name in named if package]
+    found += [sys.modules.get(f"{package}.{name}".rstrip(".")) for name in named if package]
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return found + [module for code in inner for module in _imported(code, package)]
 
 
 def _title(value: Any) -> str:
