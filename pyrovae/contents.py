@@ -9,15 +9,18 @@ from __future__ import annotations
 import argparse
 import array
 import collections
+import contextlib
 import contextvars
 import functools
 import io
+import logging
 import os
 import random
+import sys
 import threading
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -110,6 +113,37 @@ def leads_to(value: Any) -> Sequence[Any]:
         return [value.__self__]
     wrapped = isinstance(value, functools._lru_cache_wrapper)
     return [value.__wrapped__] if wrapped else ()
+
+
+class _Overheard:
+    """A stream that notes whether it is written to."""
+
+    def __init__(self, stream: Any, said: list[str]) -> None:
+        self._stream, self._said = stream, said
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("write", "writelines") and not self._said:
+            self._said.append("what is printed")
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """Yield a list that names what a block prints or logs, once it does."""
+    said: list[str] = []
+    made = logging.getLogRecordFactory()
+
+    def noted(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        said.append("what is logged")
+        return made(*args, **kwargs)
+
+    logging.setLogRecordFactory(noted)
+    stream: Any = _Overheard(sys.stdout, said)
+    try:
+        with contextlib.redirect_stdout(stream):
+            yield said
+    finally:
+        logging.setLogRecordFactory(made)
 
 
 def _position(file: io.IOBase) -> int | None:

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,7 @@ class Recorded:
         gpu: where the graph runs if it runs on a GPU; a number that the CPU holds is moved there.
         cpu_work: beside a GPU, an operation that the CPU has to run anew at each call.
         written: which tensors of `closed_over` the graph changes in place.
+        changed: which inputs it changes in place.
         read: tensors of one number that Python read, and the numbers: the graph holds for these.
     """
 
@@ -62,6 +63,7 @@ class Recorded:
     cpu_work: str = ""
     written: tuple[int, ...] = ()
     read: tuple[tuple[Tensor, Any], ...] = ()
+    changed: tuple[int, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph; gradients are among its outputs, not recorded through it."""
@@ -116,7 +118,9 @@ def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> 
         if gpu is not None:
             _check_written(graph, [*inputs, *closed_over])
             cpu_work = _cpu_work(graph, [*inputs, *closed_over])
-        written = tuple(i - len(inputs) for i in _written(graph) if i >= len(inputs))
+        changes, n = _written(graph), len(inputs)
+        written = tuple(i - n for i in changes if i >= n)
+        changed = tuple(i for i in changes if i < n)
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
@@ -127,7 +131,8 @@ def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> 
         except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise NotRecordable(f"it cannot be compiled here ({line})") from error
-    return Recorded(compiled, closed_over, gpu, cpu_work, written, tuple(reads.values.values()))
+    read = tuple(reads.values.values())
+    return Recorded(compiled, closed_over, gpu, cpu_work, written, read, changed)
 
 
 _STEERS: Final = (
@@ -153,7 +158,8 @@ class _Reads(TorchFunctionMode):
     """Note which numbers Python reads from tensors that stood before the recording.
 
     While a function is recorded, torch computes with tensors of one number, so what is read from
-    them, or from what follows from them, would become a constant; and it changes them in place.
+    them, or from what follows from them, would become a constant; and it changes tensors in
+    place where no argument of the function has a part in it.
     """
 
     def __init__(self) -> None:
@@ -167,10 +173,12 @@ class _Reads(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        for tensor in tensors:
-            if _is_single(tensor) and id(tensor) not in self._met:
-                with _disable_current_modes():
-                    self._met[id(tensor)] = (tensor, tensor.detach().clone())
+        self._keep(tensor for tensor in tensors if _is_single(tensor))
+        if _writes(func, kwargs):
+            given = pytree.tree_leaves((args, kwargs))
+            self._keep(tensor for tensor in given if isinstance(tensor, Tensor))
+        if _sets_data(func) and not isinstance(args[0], FakeTensor):
+            raise NotRecordable("it gives a tensor other data, where copy_ would change it")
         if func in _READING and tensors:
             return self._read(func, tensors[0], args, kwargs)
         found = func(*args, **kwargs)
@@ -179,14 +187,23 @@ class _Reads(TorchFunctionMode):
         return found
 
     def put_back(self) -> None:
-        """Give the tensors of one number their values back."""
+        """Give the tensors that were changed their values back, the last one first."""
         with torch.no_grad():
-            for tensor, value in self._met.values():
+            for tensor, value in reversed(self._met.values()):
                 if not torch.equal(tensor, value):
                     tensor.data.copy_(value)
 
+    def _keep(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            if id(tensor) not in self._met and not (
+                isinstance(tensor, FakeTensor) or tensor.is_meta
+            ):
+                with _disable_current_modes():
+                    self._met[id(tensor)] = (tensor, tensor.detach().clone())
+
     def _follows(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._following or id(tensor) in self._met
+        met = id(tensor) in self._met and _is_single(tensor)
+        return id(tensor) in self._following or met
 
     def _read(self, func: Any, tensor: Tensor, args: Any, kwargs: Any) -> Any:
         if isinstance(tensor, FakeTensor):
@@ -198,6 +215,17 @@ class _Reads(TorchFunctionMode):
         with _disable_current_modes():
             self.values[id(tensor)] = (tensor, self._met[id(tensor)][1].item())
         return func(*args, **kwargs)
+
+
+def _writes(func: Any, kwargs: Any) -> bool:
+    """Tell whether a function changes a tensor that it is given: then torch does so at once."""
+    name = getattr(func, "__name__", "")
+    special = name.startswith("__i") or name == "__setitem__"
+    return special or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
+
+
+def _sets_data(func: Any) -> bool:
+    return getattr(func, "__name__", "") == "__set__" and func.__self__ is Tensor.data
 
 
 def _is_single(tensor: Tensor) -> bool:

@@ -18,6 +18,9 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._device import DeviceContext
+
+from pyrovae.contents import slots_of
 
 _PLAIN: Final = (Tensor, int, float, complex, str, bytes, type(None))
 
@@ -81,6 +84,17 @@ def is_autocasting() -> bool:
     return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
+def under_modes() -> bool:
+    """Tell whether modes of torch, hooks on every module or a search for anomalies are on."""
+    modes = range(torch._C._len_torch_function_stack())
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch.is_anomaly_enabled()
+        or nn.modules.module._has_any_global_hook()
+        or any(type(torch._C._get_function_stack_at(i)) is not DeviceContext for i in modes)
+    )
+
+
 def settings() -> tuple[Any, ...]:
     """Return the settings of torch and Pyro that a program runs under."""
     return (
@@ -89,6 +103,7 @@ def settings() -> tuple[Any, ...]:
         torch.distributions.Distribution._validate_args,
         is_validation_enabled(),
         pyro.poutine.util.is_validation_enabled(),
+        torch._C._len_torch_function_stack() and torch.get_default_device(),
     )
 
 
@@ -100,7 +115,7 @@ def _opened(arguments: Any) -> tuple[list[Any], Any]:
     found: list[Any] = []
     inner: list[Any] = []
     for leaf in leaves:
-        held, form = _opened(vars(leaf)) if _is_record(leaf) else ([leaf], None)
+        held, form = _opened(_held(leaf)) if _is_record(leaf) else ([leaf], None)
         found += held
         inner.append(form and _Record(leaf, form))
     return found, (structure, tuple(inner))
@@ -125,7 +140,8 @@ class _Record:
     def closed(self, leaves: Iterator[Any]) -> Any:
         """Return a copy of the object that holds other leaves."""
         again = copy.copy(self.record)
-        vars(again).update(_closed(leaves, self.form))
+        for name, value in _closed(leaves, self.form).items():
+            object.__setattr__(again, name, value)
         return again
 
     def __eq__(self, other: object) -> bool:
@@ -136,8 +152,15 @@ class _Record:
         return hash(type(self.record))
 
 
+def _held(leaf: Any) -> dict[str, Any]:
+    """Return the attributes of an object, and its slots if they hold tensors."""
+    slots = {name: getattr(leaf, name) for name in slots_of(leaf)}
+    held = slots if any(isinstance(value, Tensor) for value in slots.values()) else {}
+    return {**getattr(leaf, "__dict__", {}), **held}
+
+
 def _is_record(leaf: Any) -> bool:
-    held = getattr(leaf, "__dict__", None)
+    held = None if isinstance(leaf, type) else _held(leaf)
     return bool(held) and not (callable(leaf) or isinstance(leaf, (*_PLAIN, nn.Module)))
 
 

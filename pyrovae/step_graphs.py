@@ -126,8 +126,13 @@ class StepGraph:
     def __post_init__(self) -> None:
         """Note how the parameters stood."""
         self.parameters = list(dict.fromkeys(self.announced.values()))
-        self._stored = _stored(self.announced)
-
+        closed_over = set(map(id, self.run.closed_over))
+        strays = {*self.trained} - {*self.parameters}
+        self.strays = any(id(parameter) in closed_over for parameter in strays)
+        stored = pyro.get_param_store()._params.items()
+        read = {name: p for name, p in stored if id(p) in closed_over}
+        self._stored = _stored({**self.announced, **read})
+        self._memory, self._kinds = self._places(), list(map(_kind, self.run.closed_over))
         self._flagged, self._flags = list(self.flags), list(self.flags.values())
 
     def holds(self, key: Any, arguments: Arguments) -> bool:
@@ -138,8 +143,9 @@ class StepGraph:
             and all(floats[i] == value for i, value in self.fixed.items())
             and _stand(self._stored)
             and self._flags == [p.requires_grad for p in self._flagged]
-            and not any(p._backward_hooks for p in self.trained)
+            and not any(map(has_hooks, self.trained))
             and (self.watch.holds() or self._follow())
+            and (self._places() == self._memory or self._same_kinds())
             and all(is_number(holder.read(key)) for holder, key in self.slots)
             and all(_same_number(tensor.item(), value) for tensor, value in self.run.read)
         )
@@ -160,6 +166,16 @@ class StepGraph:
     def written(self) -> list[Tensor]:
         """Return the tensors that a run changes in place."""
         return [self.run.closed_over[i] for i in self.run.written]
+
+    def _places(self) -> list[int]:
+        return list(map(Tensor.data_ptr, self.run.closed_over))
+
+    def _same_kinds(self) -> bool:
+        """Tell whether tensors whose `data` are others have the shapes and types they had."""
+        same = list(map(_kind, self.run.closed_over)) == self._kinds
+        if same:
+            self._memory = self._places()
+        return same
 
     def _follow(self) -> bool:
         """Take up tensors that were rebound, each in the one place where it stands."""
@@ -294,6 +310,14 @@ def _same_kind(one: Any, other: Any) -> bool:
         and isinstance(other, Tensor)
         and type(one) is type(other)
         and not other.requires_grad
-        and (one.shape, one.stride(), one.dtype, one.device)
-        == (other.shape, other.stride(), other.dtype, other.device)
+        and _kind(one) == _kind(other)
     )
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def has_hooks(parameter: Tensor) -> bool:
+    """Tell whether hooks are called as a parameter's gradient arrives."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)

@@ -17,10 +17,10 @@ from pyrovae.step_graphs import StepGraph
 class Before:
     """The generator's place, and what a run of a graph changes, so that it can be run again."""
 
-    def __init__(self, graph: StepGraph) -> None:
+    def __init__(self, graph: StepGraph, inputs: Sequence[Tensor]) -> None:
         self._device = graph.run.gpu
         self._draws = self._generator().get_state()
-        self._written = graph.written()
+        self._written = graph.written() + [inputs[i] for i in graph.run.changed]
         self._values = [tensor.clone() for tensor in self._written]
 
     def restore(self) -> None:

@@ -28,18 +28,20 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
 
+from pyrovae.contents import heard
 from pyrovae.cuda_graphs import WARM_UP, CudaStep, gpu_in_use, on_gpu
 from pyrovae.guards import Reach
 from pyrovae.optimisers import OneOptimizer, Together, of_pyro
 from pyrovae.randomness import state_of
 from pyrovae.recording import PyroObjective, record
-from pyrovae.signatures import Arguments, NotRecordable, is_autocasting, settings
+from pyrovae.signatures import Arguments, NotRecordable, is_autocasting, settings, under_modes
 from pyrovae.step_graphs import (
     Place,
     Sight,
     Slot,
     StepGraph,
     differences,
+    has_hooks,
     slot_tensors,
     sole_places,
     standing,
@@ -156,7 +158,9 @@ class SVI(pyro.infer.SVI):
         graph = None if arguments is None else self._graph(arguments)
         if arguments is None or graph is None or graph.due() or graph.runs < WARM_UP:
             return None
-        if not (on_gpu(graph.parameters) and self._gradients.are_free(graph.trained)):
+        if graph.strays or not (
+            on_gpu(graph.parameters) and self._gradients.are_free(graph.trained)
+        ):
             return None
         loss = self._replay(graph)(graph.inputs(arguments))
         graph.runs += loss is not None
@@ -213,7 +217,7 @@ class SVI(pyro.infer.SVI):
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Return the arguments as a graph takes them; None where a step has to be Pyro's."""
-        if am_i_wrapped():
+        if am_i_wrapped() or under_modes():
             return None
         if is_autocasting():
             self._say("pyrovae.SVI runs steps under autocast uncompiled")
@@ -298,8 +302,9 @@ class SVI(pyro.infer.SVI):
         roots = [self.model, self.guide, self.loss_and_grads, self.loss, *arguments.objects()]
         key, draws = self._key(arguments), _pythons_draws()
         before, sight = Reach(roots), self._sight(key)
-        loss, announced = self._in_pyros_way(*arguments.given)
-        disturbed = before.disturbed()
+        with heard() as said:
+            loss, announced = self._in_pyros_way(*arguments.given)
+        disturbed = before.disturbed() + said
         if _pythons_draws() != draws:
             disturbed.append("Python's or numpy's random generator")
         after = Reach(roots) if before.changed() or disturbed else before
@@ -365,9 +370,10 @@ class SVI(pyro.infer.SVI):
 
     def _graph_of(self, sight: Sight, arguments: Arguments, slots: list[Slot]) -> StepGraph:
         parameters = list(dict.fromkeys(sight.announced.values()))
-        if any(parameter._backward_hooks for parameter in parameters):
+        known = (*parameters, *sight.reach.parameters, *pyro.get_param_store()._params.values())
+        trained = [p for p in dict.fromkeys(known) if p.requires_grad and p.is_leaf]
+        if any(map(has_hooks, trained)):
             raise NotRecordable("a parameter has hooks on its gradient")
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
         varying = set(sight.varying)
         given = arguments.inputs(varying)
         validated = bool(torch.distributions.Distribution._validate_args)
@@ -383,6 +389,8 @@ class SVI(pyro.infer.SVI):
             return pytree.tree_map(torch.as_tensor, loss), tuple(recording.grads)
 
         run = record(loss_and_grads, [*given, *slot_tensors(slots, given)], sight.reach)
+        if any(t.requires_grad and t.is_leaf for t in {*run.closed_over} - {*trained}):
+            raise NotRecordable("a tensor asks for a gradient that no walk over the programs met")
         kept = [*parameters, *(run.closed_over[i] for i in run.written)]
         free = {(id(holder.at), key) for holder, key in slots}
         return StepGraph(
@@ -395,7 +403,7 @@ class SVI(pyro.infer.SVI):
             trained=trained,
             watch=sight.reach.watch([*run.closed_over, *parameters], free),
             sole=sole_places(sight.reach, run.closed_over, kept),
-            flags=sight.flags,
+            flags={**sight.flags, **{p: p.requires_grad for p in trained}},
             supports=supports,
         )
 
@@ -404,7 +412,7 @@ class SVI(pyro.infer.SVI):
         inputs = graph.inputs(arguments)
         if not graph.accepts(inputs):
             return self._eager(*arguments.given)
-        before = Before(graph)
+        before = Before(graph, inputs)
         loss, grads = graph.run.on(graph.run.placed(inputs))
         value = pytree.tree_map(torch_item, loss)
         graph.runs += 1
@@ -416,25 +424,28 @@ class SVI(pyro.infer.SVI):
 
     def _beside(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
         """Take Pyro's step, and hold the graph's against it."""
-        before = Before(graph)
-        found, grads = graph.run.on(graph.run.placed(graph.inputs(arguments)))
-        after = Before(graph)
+        inputs = graph.inputs(arguments)
+        before = Before(graph, inputs)
+        found, grads = graph.run.on(graph.run.placed(inputs))
+        after = Before(graph, inputs)
         before.restore()
         waiting = [parameter.grad for parameter in graph.trained]
         for parameter in graph.trained:
             parameter.grad = None
-        loss, announced = self._in_pyros_way(*arguments.given)
-        wanted = [parameter.grad for parameter in graph.trained]
+        try:
+            loss, announced = self._in_pyros_way(*arguments.given)
+            wanted = [parameter.grad for parameter in graph.trained]
+        finally:
+            for parameter, grad in zip(graph.trained, waiting, strict=True):
+                if grad is not None:
+                    parameter.grad = grad if parameter.grad is None else grad + parameter.grad
         names = {parameter: name for name, parameter in graph.announced.items()}
-        pairs = zip(
-            map(names.__getitem__, graph.trained), zip(grads, wanted, strict=True), strict=True
-        )
-        different = differences((found, loss), dict(pairs)) or after.differs(Before(graph))
+        named = [names.get(p, f"tensor {i}") for i, p in enumerate(graph.trained)]
+        pairs = zip(named, zip(grads, wanted, strict=True), strict=True)
+        left = after.differs(Before(graph, inputs))
+        different = differences((found, loss), dict(pairs)) or left
         if set(announced.values()) != set(graph.parameters):
             different = "other parameters are announced"
-        for parameter, grad in zip(graph.trained, waiting, strict=True):
-            if grad is not None:
-                parameter.grad = grad if parameter.grad is None else grad + parameter.grad
         graph.runs += 1
         if different:
             self._drop(graph, different)

@@ -6,6 +6,7 @@ a gradient of rounding alone moves a parameter: 1e-4 of a step of 0.01 is allowe
 """
 
 import copy
+import ctypes
 import dataclasses
 import itertools
 import random
@@ -710,27 +711,17 @@ def test_a_program_that_changes_what_python_holds_stays_pyros(way):
 
 
 def test_what_no_guard_sees_is_found_beside_pyros_step():
-    """A file is out of every guard's sight: the second, fourth or eighth run tells."""
-    seen = []
-
-    class Hidden:
-        """Keeps its number where no attribute leads."""
-
-        __slots__ = ("of",)
-
-    hidden = Hidden()
-    values = {id(hidden): 0.5}
+    """Memory of C's is out of every guard's sight: the second, fourth or eighth run tells."""
+    hidden = ctypes.c_double(0.5)
 
     def training(kind):
         made = Local()
-        lookup = values.__getitem__
 
         def program(x):
-            made(x, weight=lookup(id(hidden)))
+            made(x, weight=hidden.value)
 
         def step(svi, i):
-            values[id(hidden)] = 0.5 if i < 4 else 5.0
-            seen.append(i)
+            hidden.value = 0.5 if i < 4 else 5.0
             return svi.step(X)
 
         return kind(local, program, adam(), Trace_ELBO()), step
