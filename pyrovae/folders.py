@@ -48,6 +48,7 @@ def held(folder: Path) -> Iterator[None]:
         ValueError: if another process holds it.
         OSError: if the folder cannot be made or written.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:
         _lock(file, folder)
@@ -57,6 +58,8 @@ def held(folder: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()
+                if made:
+                    folder.rmdir()  # which fails, rightly, where something was written
 
 
 def _lock(file: IO[Any], folder: Path) -> None:

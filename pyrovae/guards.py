@@ -34,6 +34,7 @@ from pyrovae.contents import (
     restore,
     slots_of,
 )
+from pyrovae.randomness import STEPS
 
 MOST: Final = 5000
 """How many objects are walked over; beyond it, only a step held beside Pyro's tells."""
@@ -278,7 +279,7 @@ class Reach:
         >>> reach = Reach([program])
         >>> program.__defaults__[0][0] = 3.0
         >>> [holder.name(key) for holder, key, *_ in reach.changed()]
-        ['program.defaults[0]']
+        ['program.defaults[0][0]']
     """
 
     def __init__(self, roots: Sequence[Any]) -> None:
@@ -415,6 +416,7 @@ class Reach:
         self, at: Any, keys: Sequence[Any], where: str, *, own: bool, sized: bool = True
     ) -> None:
         """Keep the values of a holder, and go on to them."""
+        keys = [key for key in keys if key != STEPS]
         holder = Holder(at, tuple(keys), where, own)
         if not keys and not isinstance(at, _SIZED):
             return

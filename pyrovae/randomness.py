@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ def state_of(source: Any) -> Any:
         state: Any = source.get_state(legacy=False)
         return {**state["state"], "key": state["state"]["key"].tobytes()}, state["gauss"]
     return hash(source.getstate())
+
+
+STEPS: Final = "_pyrovae_steps"
+"""The attribute of a target that has its `Steps`."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import pyro
@@ -40,6 +41,7 @@ _LIBRARIES: Final = tuple(
 _PYRO_INFER: Final = str(Path(pyro.__file__).parent / "infer")
 _PYRO_UTILS: Final = (str(Path(pyro.__file__).parent / "util.py"), f"{_PYRO_INFER}/util.py")
 _RECORDERS: Final = tuple(str(Path(__file__).with_name(f"{n}.py")) for n in ("recording", "svi"))
+_MODES: Final = (__file__, str(Path(__file__).with_name("estimators.py")))
 _VALIDATION: Final = torch.distributions.distribution.__file__
 
 
@@ -277,7 +279,7 @@ class PyroObjective(TorchFunctionMode):
         if func is Tensor.register_hook and _caller() in _PYRO_UTILS:
             return None  # it would look for a NaN as gradients arrive
         if func is Tensor.__bool__ and _caller() == _VALIDATION:
-            met = sys._getframe(1).f_locals
+            met = _calling().f_locals
             if "value" in met and isinstance(met.get("support"), Constraint):
                 self.checked.append((met["value"], met["support"]))
             return True
@@ -308,7 +310,15 @@ def _validation_kept() -> Iterator[None]:
 
 def _caller() -> str:
     """Return the file of the Python code that called the intercepted tensor method."""
-    return sys._getframe(2).f_code.co_filename
+    return _calling().f_code.co_filename
+
+
+def _calling() -> FrameType:
+    """Return the frame that called the intercepted method, behind other modes of the library."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename in _MODES:
+        frame = frame.f_back
+    return frame or sys._getframe(1)
 
 
 def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: _Reads) -> GraphModule:

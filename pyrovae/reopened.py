@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch.distributions import constraints
 
-from pyrovae import runs
+from pyrovae import runs, schemas
 from pyrovae.data import DataSet, Split
 from pyrovae.data import load as load_data
 from pyrovae.mosaics import Shape
@@ -37,6 +37,10 @@ def load_run(arguments: argparse.Namespace) -> tuple[VAE, dict[str, Any]]:
     """
     folder, recipe = arguments.folder, arguments.recipe
     config = Run(folder).config
+    try:
+        config["data"] = schemas.data(config.get("data"))
+    except ValueError as error:
+        raise ValueError(f"the run in {folder} records its data otherwise: {error}") from error
     if recipe:
         shape = image_shape(config.get("data") or {}, None)
         with running(recipe):

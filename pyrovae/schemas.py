@@ -30,7 +30,7 @@ class _Config(msgspec.Struct):
     created: str | None = None
     command: list[str] | None = None
     versions: dict[str, str] | None = None
-    data: _Data | None = None
+    data: Any = None
     training: dict[str, Any] | None = None
     recipe: str | None = None
     seed: int | None = None
@@ -84,6 +84,11 @@ def config(read: dict[str, Any]) -> dict[str, Any]:
         ValueError: naming the place that does not fit.
     """
     return _fitting(read, _Config)
+
+
+def data(read: Any) -> dict[str, Any]:
+    """Return what a run's configuration records of its data, for the command line."""
+    return {} if read is None else _fitting(read, _Data)
 
 
 def epoch(read: Any) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def fit(
         raise ValueError(f"training takes at least one epoch; got epochs={epochs}")
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
     steps = steps_of(target) if seed == "next" else Steps(seed)
+    keep_steps(target, steps)  # from the first step on, for graphs of the step to stand
     with seeded(steps.next_seed), without_cuda_notice():
         device = device_of(target)
         batches = Batches(data, batch_size, shuffle=True, device=device)

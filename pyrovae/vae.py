@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -25,13 +25,11 @@ from torch import Tensor, nn
 
 from pyrovae.data import check_context, check_domain, check_finite, named
 from pyrovae.parts import Part, describe_together, is_known
-from pyrovae.randomness import Steps
+from pyrovae.randomness import STEPS, Steps
 from pyrovae.sites import mean_of
 from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
 
 Program = Callable[..., Any]
-
-_STEPS: Final = "_pyrovae_steps"
 
 
 class VAE(nn.Module):
@@ -215,14 +213,14 @@ def programs(target: Any) -> tuple[Program, Program]:
 
 def steps_of(target: Any) -> Steps:
     """Return the steps that a VAE, or the model of a pair, was trained for so far."""
-    steps: Steps = getattr(_trained(target), _STEPS, Steps())
+    steps: Steps = getattr(_trained(target), STEPS, Steps())
     return steps
 
 
 def keep_steps(target: Any, steps: Steps) -> None:
     """Remember the steps of a target's training with it; what takes no attribute begins anew."""
     with contextlib.suppress(AttributeError):
-        setattr(_trained(target), _STEPS, steps)
+        setattr(_trained(target), STEPS, steps)
 
 
 def _trained(target: Any) -> Any:

@@ -349,8 +349,8 @@ class TestFiles:
         good, beside = path.read_text(), path.with_suffix(".safetensors")
         for text, message in (
             ("{", "half-written or damaged"),
-            ("[]", "not of one report"),
-            ("{}", "not of one report"),
+            ("[]", "damaged: Expected `object`, got `array`"),
+            ("{}", "damaged: Object missing required field `title`"),
             (json.dumps(json.loads(good) | {"data": 7}), r"tells of 7 data, .* of \[6\]"),
         ):
             path.write_text(text)

@@ -6,10 +6,10 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
-from pyrovae.kl import _same_mask
 from pyrovae.planes import _Components
 from pyrovae.recording import _check_written, _cpu_work, _gpu_among
 from pyrovae.signatures import NotRecordable
+from pyrovae.sites import same_mask
 
 
 class Lying:
@@ -71,7 +71,7 @@ def test_masks_are_compared_where_one_of_them_is(monkeypatch, masks):
     met = []
     monkeypatch.setattr(torch, "equal", lambda *pair: met.append([t.device.type for t in pair]))
     gpu = torch.ones(3, dtype=torch.bool, device="meta")
-    _same_mask(*(gpu if mask == "gpu" else mask for mask in masks))
+    same_mask(*(gpu if mask == "gpu" else mask for mask in masks))
     assert met == [["meta", "meta"]]
 
 
