@@ -922,3 +922,20 @@ def test_shapes_that_never_come_back_are_said():
     with pytest.warns(UserWarning, match="the shape of an argument was another") as met:
         trained(SVI, training, steps=70)
     assert len(met) == 1
+
+
+@pytest.mark.parametrize("stray", [0.3, -1.0, 2.0, 1e-30, 1 - 2**-24, np.inf, np.nan])
+def test_a_pixel_that_is_neither_zero_nor_one_is_refused(stray):
+    def pixels(x):
+        logit = pyro.param("logit", torch.tensor(0.2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=logit.expand(3)).to_event(1), obs=x)
+
+    x = torch.tensor([[0.0, 1.0, -0.0], [1.0, 1.0, 0.0]])
+    svi = SVI(pixels, lambda x: None, adam(), Trace_ELBO())
+    for _ in range(6):
+        svi.step(x)
+    assert svi._graphs[0].accepts([x])
+    x[1, 2] = stray
+    with pytest.raises(ValueError, match="within the support"):
+        svi.step(x)
