@@ -111,6 +111,7 @@ class Together:
         self.optim = optim
         self.whole: torch.optim.Optimizer | None = None
         self._parameters: list[Tensor] = []
+        self._clips: list[tuple[Tensor, Callable[[Tensor], None]]] = []
         self._singles: list[tuple[Any, torch.optim.Optimizer, Any, dict[str, Any]]] = []
         self._rates: dict[int, tuple[float, Tensor]] = {}
         self._separable = type(optim).__call__ in (PyroOptim.__call__, PyroLRScheduler.__call__)
@@ -121,6 +122,9 @@ class Together:
         """Let the optimiser use the gradients."""
         if isinstance(self.optim, OneOptimizer):
             self.optim(parameters)
+            return
+        if self._separable and self.whole is not None and self._up_to_date(parameters):
+            self._step()
             return
         if any(parameter not in self.optim.optim_objs for parameter in parameters):
             with _known_by_name(names) as local:
@@ -134,10 +138,11 @@ class Together:
         if not self._separable or not self.settled(parameters):
             self.optim(parameters)
             return
-        for parameter in parameters:
-            clip = self.optim.grad_clip[parameter]
-            if clip is not None:
-                clip(parameter)
+        self._step()
+
+    def _step(self) -> None:
+        for parameter, clip in self._clips:
+            clip(parameter)
         if self.whole is not None:
             self.whole.step()
 
@@ -152,6 +157,8 @@ class Together:
             (made, single, single.state, dict(single.param_groups[0]))
             for made, single in zip(objects, steppers, strict=True)
         ]
+        clips = [(parameter, self.optim.grad_clip[parameter]) for parameter in parameters]
+        self._clips = [(parameter, clip) for parameter, clip in clips if clip is not None]
         if parameters and _separable(steppers, parameters):
             self.whole = self._joined(steppers)
         return self.whole is not None or not parameters
