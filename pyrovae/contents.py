@@ -65,6 +65,19 @@ class Attributes:
             raise KeyError(name) from None
 
 
+class Present:
+    """What a dict has under its keys, without the default that it would make for others."""
+
+    def __init__(self, of: dict[Any, Any]) -> None:
+        self._of = of
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return what stands there."""
+        if key not in self._of:
+            raise KeyError(key)
+        return self._of[key]
+
+
 def slots_of(value: Any) -> list[str]:
     """Return the names of an object's slots that are filled."""
     named = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]

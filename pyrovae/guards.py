@@ -29,6 +29,7 @@ from pyrovae.contents import (
     RECORDS,
     WHOLES,
     Attributes,
+    Present,
     contents_of,
     leads_to,
     restore,
@@ -84,6 +85,7 @@ class Holder:
         own: whether it is the user's, and no library's.
         values: what stood under the keys.
         size: how many values a dict or list has; None for other holders.
+        slots: whether the keys are slots of an object, which may be a dict or list too.
     """
 
     at: Any
@@ -92,6 +94,7 @@ class Holder:
     own: bool
     values: tuple[Any, ...] = ()
     size: int | None = None
+    slots: bool = False
 
     def holds(self) -> bool:
         """Tell whether the very values stand here still."""
@@ -109,9 +112,11 @@ class Holder:
     @property
     def source(self) -> Any:
         """Return what gives the values by their keys."""
-        if isinstance(self.at, _SIZED):
-            return self.at
-        return self.at.__dict__ if isinstance(self.at, type) else Attributes(self.at)
+        if isinstance(self.at, type):
+            return self.at.__dict__
+        if self.slots or not isinstance(self.at, _SIZED):
+            return Attributes(self.at)
+        return Present(self.at) if isinstance(self.at, dict) and _makes(self.at) else self.at
 
     def write(self, key: Any, value: Any) -> None:
         """Put a value under a key."""
@@ -119,7 +124,7 @@ class Holder:
             self.at.cell_contents = value
         elif isinstance(self.at, type):
             setattr(self.at, key, value)
-        elif isinstance(self.at, _SIZED):
+        elif isinstance(self.at, _SIZED) and not self.slots:
             self.at[key] = value
         else:
             object.__setattr__(self.at, key, value)
@@ -141,6 +146,11 @@ class Holder:
             return self.where
         numbered = isinstance(self.at, list | collections.deque)
         return f"{self.where}[{key!r}]" if numbered else f"{self.where}.{key}"
+
+
+def _makes(held: dict[Any, Any]) -> bool:
+    """Tell whether a dict makes what it is asked for and has not, as a defaultdict does."""
+    return hasattr(type(held), "__missing__")
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -413,15 +423,22 @@ class Reach:
         self._waiting.extend((value, where, own) for value, where in found)
 
     def _hold(
-        self, at: Any, keys: Sequence[Any], where: str, *, own: bool, sized: bool = True
+        self,
+        at: Any,
+        keys: Sequence[Any],
+        where: str,
+        *,
+        own: bool,
+        sized: bool = True,
+        slots: bool = False,
     ) -> None:
         """Keep the values of a holder, and go on to them."""
         keys = [key for key in keys if key != STEPS]
-        holder = Holder(at, tuple(keys), where, own)
-        if not keys and not isinstance(at, _SIZED):
+        holder = Holder(at, tuple(keys), where, own, slots=slots)
+        if not keys and (slots or not isinstance(at, _SIZED)):
             return
         holder.values = tuple(map(holder.read, keys))
-        if sized and isinstance(at, _SIZED):
+        if sized and not slots and isinstance(at, _SIZED):
             holder.size = len(at)
         self.holders.append(holder)
         self._follow(
@@ -510,7 +527,7 @@ class Reach:
             self._hold(held, keys, title, own=own)
         slots = slots_of(value) if own else []
         if slots:
-            self._hold(value, slots, kind.__name__, own=own)
+            self._hold(value, slots, kind.__name__, own=own, slots=True)
         if own:
             self._class(kind)
 

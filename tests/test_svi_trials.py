@@ -767,3 +767,37 @@ def test_a_program_trains_as_with_pyro(name):
     said = [str(warning.message) for warning in met if "pyrovae" in str(warning.message)]
     assert bool(svi._graphs) is (name not in UNCOMPILED)
     assert len(said) == (name in UNCOMPILED)
+
+
+class Cache(dict):
+    """A dict with a slot, which makes what it is asked for, and takes numbers alone."""
+
+    __slots__ = ("weight",)
+
+    def __missing__(self, key):
+        assert isinstance(key, int)
+        self[key] = key
+        return key
+
+
+def test_a_dict_that_makes_its_values_is_looked_at_and_left_alone():
+    cache = Cache({1: 0.5, 2: 0.7})
+    cache.weight = 0.5
+
+    def training(kind):
+        made = Local()
+
+        def step(svi, i):
+            cache.weight = 0.5 if i < 4 else 2.0
+            return svi.step(X)
+
+        def program(x):
+            made(x, weight=cache.weight * cache[1])
+
+        return kind(local, program, adam(), Trace_ELBO()), step
+
+    _, wanted, _ = trained(pyro.infer.SVI, training)
+    svi, losses, _ = trained(SVI, training)
+    torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-4)
+    assert svi._graphs
+    assert cache == {1: 0.5, 2: 0.7}
