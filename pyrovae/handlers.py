@@ -15,6 +15,7 @@ Each handler has `wrap(model, guide)`, which returns the pair to train, so that 
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,10 +145,12 @@ class _KLTerm(abc.ABC):
     def wrap(self, model: Program, guide: Program) -> tuple[Program, Program]:
         """Return the pair to train: the model must be replayed on this guide's draws."""
 
+        @functools.wraps(model)
         def replaced(*args: Any, **kwargs: Any) -> Any:
             with _AddFactors(self):
                 return model(*args, **kwargs)
 
+        @functools.wraps(guide)
         def watched(*args: Any, **kwargs: Any) -> Any:
             with _SendPosteriors(self):
                 return guide(*args, **kwargs)

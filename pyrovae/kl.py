@@ -18,6 +18,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from pyrovae.bounds import Estimate, mean_estimate
+from pyrovae.particles import Folded
 from pyrovae.sites import enumeration_dim, same_mask, sample_sites
 from pyrovae.weights import log_weight_terms, trace_pair
 
@@ -138,6 +139,9 @@ def closed_form_rates(
 ) -> Tensor:
     """Return the sums of closed-form KLs at each particle, [K, N]: the rows of `analytic_kl`."""
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
+    if particles > 1 and _on_rows(model_trace, guide_trace):
+        one = [closed_form_rates(model, guide, x, *context, particles=1) for _ in range(particles)]
+        return torch.cat(one)
     names = latent_order(guide_trace)
     if names != latent_order(model_trace):
         raise ValueError(
@@ -173,6 +177,9 @@ def dimension_rates(
         torch.Size([5, 2])
     """
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
+    if particles > 1 and _on_rows(model_trace, guide_trace):
+        one = [dimension_rates(model, guide, x, *context, particles=1) for _ in range(particles)]
+        return {name: torch.stack([rates[name] for rates in one]).mean(0) for name in one[0]}
     names = latent_order(guide_trace)
     summed_out = any(enumeration_dim(guide_trace.nodes[name]) is not None for name in names)
     if names != latent_order(model_trace) or summed_out:
@@ -210,6 +217,13 @@ def monte_carlo_kl(
 def latent_order(trace: Any) -> list[str]:
     """Return the names of a trace's latent sites in the order they were sampled."""
     return [name for name, site in sample_sites(trace) if not site["is_observed"]]
+
+
+def _on_rows(*traces: Any) -> bool:
+    """Tell whether a program of several particles was shown rows, whose families are hidden."""
+    sites = [site for trace in traces for _, site in sample_sites(trace)]
+    shown = any(isinstance(site["fn"], Folded) for site in sites)
+    return shown and all(enumeration_dim(site) is None for site in sites)
 
 
 def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:

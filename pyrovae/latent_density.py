@@ -19,12 +19,15 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyrovae.guards import Reach
+from pyrovae.particles import over_particles
 from pyrovae.recording import record
 from pyrovae.signatures import Arguments, NotRecordable
 from pyrovae.sites import (
@@ -36,7 +39,7 @@ from pyrovae.sites import (
     log_prob,
     sample_sites,
 )
-from pyrovae.weights import Program, over_particles, trace_guide
+from pyrovae.weights import Program
 
 Start = Literal["prior", "guide"]
 
@@ -162,10 +165,10 @@ class LatentDensity:
 
     def draw(self) -> Tensor:
         """Draw u from f_0, [K, N, D]."""
-        model = self.model
+        given = None
         if self.start == "guide":
-            model = poutine.replay(model, trace=self._latents_of(self._drawn(self.guide)))
-        u = self.unconstrained(self._drawn(model))
+            given = self._latents_of(self._drawn(self.guide))
+        u = self.unconstrained(self._drawn(self.model, given))
         if not u.isfinite().all():
             raise ValueError(
                 f"the {self.start} draws values of {list(self._sizes)} outside the support that "
@@ -185,13 +188,13 @@ class LatentDensity:
 
     def _point(self, u: Tensor) -> Point:
         constrain = Constrain(self._by_site(u))
-        trace = self._enumerated(constrain(config_enumerate(self.model)))
+        trace = self._enumerated(self.model, constrain)
         log_joint = self._summed(sample_sites(trace)) + constrain.log_det
         if self.start == "prior":
             start = [(name, site) for name, site in sample_sites(trace) if not site["is_observed"]]
         else:
-            guide = poutine.replay(config_enumerate(self.guide), trace=self._latents_of(trace))
-            start = list(sample_sites(self._enumerated(guide)))
+            held = ReplayMessenger(trace=self._latents_of(trace))
+            start = list(sample_sites(self._enumerated(self.guide, held)))
         return Point(u, self._summed(start) + constrain.log_det, log_joint)
 
     def slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
@@ -237,13 +240,22 @@ class LatentDensity:
         value = bijection(site).inv(site["value"])
         return value.reshape(*value.shape[:2], -1)
 
-    def _enumerated(self, program: Program) -> Any:
-        """Trace a program by itself, its discrete sites in dimensions left of the chains'."""
-        return trace_guide(program, *self.data, particles=self.chains)
+    def _enumerated(self, program: Program, given: Messenger) -> Any:
+        """Trace a program at given latents, its discrete sites in dimensions left of the chains'.
 
-    def _drawn(self, program: Program) -> Any:
+        The handler stands outside of the plate of chains, and meets values [K, N, ...].
+        """
+        chains = given(over_particles(config_enumerate(program), self.chains))
+        with advice_on_shapes():
+            chains = EnumMessenger(first_available_dim=-3)(chains)
+            return poutine.trace(chains).get_trace(*self.data)
+
+    def _drawn(self, program: Program, given: poutine.Trace | None = None) -> Any:
+        chains = poutine.replay(
+            over_particles(program, self.chains), trace=given or poutine.Trace()
+        )
         with torch.no_grad(), advice_on_shapes():
-            return poutine.trace(over_particles(program, self.chains)).get_trace(*self.data)
+            return poutine.trace(chains).get_trace(*self.data)
 
 
 class Constrain(Messenger):

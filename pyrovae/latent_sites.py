@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 from torch import distributions as td
 
+from pyrovae.particles import over_particles
 from pyrovae.sites import (
     advice_on_shapes,
     check_plates,
@@ -23,7 +24,7 @@ from pyrovae.sites import (
     log_prob,
     sample_sites,
 )
-from pyrovae.weights import NUMBERS_PER_PASS, Program, over_particles, trace_model
+from pyrovae.weights import NUMBERS_PER_PASS, Program, trace_model
 
 Values = dict[str, Tensor]
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, final
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -29,11 +28,12 @@ from pyrovae.contexts import Context
 from pyrovae.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.observed import observed_at
+from pyrovae.particles import over_particles
 from pyrovae.randomness import generators_kept
 from pyrovae.simulation import simulate
 from pyrovae.sites import advice_on_shapes, log_prob, sample_sites
 from pyrovae.vae import check_data, evaluation_mode, programs
-from pyrovae.weights import NUMBERS_PER_PASS, PARTICLES, Program, check_pair, cut_data
+from pyrovae.weights import NUMBERS_PER_PASS, Program, check_pair, cut_data
 
 Latents = dict[str, Tensor]
 Realized = Callable[[Tensor, Latents], Tensor]
@@ -367,13 +367,16 @@ Compared = tuple[dict[str, float], dict[str, float]]
 
 
 def _draw(
-    drawing: Program, latents: Latents, draws: int, data: tuple[Tensor, tuple[Any, ...]]
+    drawing: functools.partial[Any],
+    latents: Latents,
+    draws: int,
+    data: tuple[Tensor, tuple[Any, ...]],
 ) -> Drawn:
     """Draw data sets of the size of x, at given latents or at new ones."""
     x, context = data
-    held = poutine.trace(poutine.condition(drawing, data=latents))
-    with advice_on_shapes(), pyro.plate(PARTICLES, draws, dim=-2):
-        trace = held.get_trace(*context)
+    held = poutine.condition(over_particles(drawing.func, draws), data=latents)
+    with advice_on_shapes():
+        trace = poutine.trace(held).get_trace(*drawing.args, *context, **drawing.keywords)
     # A site with an obs_mask is split in two; the one observed is masked as any other.
     site = trace.nodes.get("x_observed", trace.nodes.get("x"))
     if site is None:
@@ -400,8 +403,8 @@ def _resampled(
     pair: tuple[Program, Program], data: list[Any], particles: int, draws: int
 ) -> tuple[Latents, Tensor]:
     """Draw latents of some data: K from the guide, of which `draws` by their weights."""
-    model, guide = pair
-    with advice_on_shapes(), pyro.plate(PARTICLES, particles, dim=-2):
+    model, guide = (over_particles(program, particles) for program in pair)
+    with advice_on_shapes():
         guide_trace = poutine.trace(guide).get_trace(*data)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data)
     check_pair(model_trace, guide_trace)

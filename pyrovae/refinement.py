@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pyro
 import torch
@@ -147,7 +147,10 @@ class Refined:
         posterior: makes a distribution of parameters.
         parameters: what stands in place of the network's output, [N, P].
         site: the name of the latent site.
+        broadcasts: the parameters have no axis of particles, which alone are drawn.
     """
+
+    broadcasts: ClassVar[bool] = True
 
     def __init__(
         self, posterior: Family, parameters: Tensor, x: Tensor, *context: Any, site: str = "z"

@@ -9,9 +9,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.particles import over_particles
 from pyrovae.sites import log_prob, sample_sites
 from pyrovae.vae import VAE, programs
-from pyrovae.weights import over_particles
 
 
 def simulate(target: Any, x: Tensor, *context: Any) -> tuple[Any, Tensor]:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from pyrovae.auxiliary import check_guide, check_transform
 from pyrovae.data import check_finite
+from pyrovae.particles import over_particles
 from pyrovae.sites import (
     advice_on_shapes,
     check_latents,
@@ -43,7 +43,6 @@ Runner = Callable[..., "Terms"]
 Sites = dict[str, Tensor]
 Place = tuple[slice, slice]
 
-PARTICLES: Final = "particles"
 NUMBERS_PER_PASS: Final = 2**22
 """How many numbers of x (or of a layer as wide) one pass holds when no chunk is given: 16 MiB."""
 
@@ -247,16 +246,6 @@ def trace_model(model: Program, *args: Any, particles: int, given: Any) -> Any:
 def _traced(program: Program, args: tuple[Any, ...]) -> Any:
     with advice_on_shapes():
         return poutine.trace(program).get_trace(*args)
-
-
-def over_particles(program: Program, particles: int) -> Program:
-    """Return the program under a plate of K particles at dim -2."""
-
-    def vectorized(*args: Any) -> Any:
-        with pyro.plate(PARTICLES, particles, dim=-2):
-            return program(*args)
-
-    return vectorized
 
 
 def _passes(

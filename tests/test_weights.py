@@ -186,6 +186,7 @@ def test_latents_come_as_particles_by_data_by_dimensions(particles, size):
         return world.likelihood(z, x)
 
     vae = pv.VAE(world.prior, likelihood, world.off_posterior)
+    vae.broadcasts = True
     log_w = log_weights(vae.model, vae.guide, world.sample(size), particles=particles)
     assert shapes == [(particles, size, 2)]
     assert log_w.shape == (particles, size)
@@ -259,7 +260,9 @@ class Recorder:
         return self.world.off_posterior(x)
 
     def vae(self):
-        return pv.VAE(self.world.prior, self.likelihood, self.posterior)
+        vae = pv.VAE(self.world.prior, self.likelihood, self.posterior)
+        vae.broadcasts = True
+        return vae
 
 
 @pytest.mark.parametrize(
@@ -306,6 +309,7 @@ def test_context_with_a_row_per_datum_is_cut_with_the_data_and_the_rest_is_not()
     def model(x, label, shared):
         return world.model(x)
 
+    guide.broadcasts = model.broadcasts = True
     x, label, shared = world.sample(5), random(0, 5), random(1, 2)
     whole = log_weights(model, guide, x, label, shared, particles=2)
     found = log_weights(model, guide, x, label, shared, particles=2, chunk=4)
