@@ -106,8 +106,8 @@ def _is_empty(value: Any) -> bool:
 @contextlib.contextmanager
 def _nothing_changed(program: Program) -> Iterator[None]:
     """Leave generators, running statistics and the handlers around as they are."""
-    modules = modules_of(_unwrapped(program))
-    buffers = [b for module in modules for b in module.buffers(recurse=False)]
+    owner = getattr(_unwrapped(program), "__self__", _unwrapped(program))
+    buffers = list(owner.buffers()) if isinstance(owner, nn.Module) else []
     before = [buffer.clone() for buffer in buffers]
     with generators_kept(), torch.no_grad(), poutine.block():
         yield
