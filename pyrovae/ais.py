@@ -156,7 +156,7 @@ class AIS:
             ValueError: naming the site, if a latent can neither be moved nor summed out.
         """
         rows = max(1, NUMBERS // max(64, x[0].numel()) // self.chains)
-        batches = list(cut_data(x, context, rows, first=self.data))
+        batches = list(cut_data(x, context, rows, first=self.data, pair=programs(target)))
         with evaluation_mode(target):
             gradients = 5 * len(batches) * self.temperatures * (self.leapfrogs + 1)
             compiled = gradients >= COMPILED_FROM and safe_to_compile(target)

@@ -80,9 +80,10 @@ def evaluate(
             two reports are of the same pixels.
         particles: K, the particles for each datum.
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
-        batch_size: the data in memory at once; it does not change what is estimated. By default
-            100, and of tensors as many more as one pass holds: of small data at few particles a
-            pass costs what Pyro's handlers cost, whatever is in it.
+        batch_size: the data in memory at once; it does not change what is estimated, though
+            the draws at a seed depend on it. By default 100, and of tensors as many more as one
+            pass holds: of small data at few particles a pass costs what Pyro's handlers cost,
+            whatever is in it.
         compile: whether the passes are compiled (see `CompiledRun`); by default where
             there are 2,000,000 pairs of particle and datum or more, and the VAE is made of the
             library's parts.

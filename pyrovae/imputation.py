@@ -59,7 +59,7 @@ def impute(
             `likelihoods.Masked` and `nets.HideMissing`).
         x: data [N, D]. What stands at a missing entry is not read; the programs meet a 0.
         mask: boolean [N, D], True where x is observed.
-        *context: what the programs take between x and the mask, one row per datum.
+        *context: what the programs take between x and the mask: a row per datum, or shared by all.
         particles: K. The means at all K particles of a datum are held at once.
         draws: M.
 
@@ -93,7 +93,7 @@ def impute(
     with torch.no_grad(), evaluation_mode(target):
         pieces = [
             _impute(programs(target), part, particles, draws)
-            for part in cut_data(x, (*context, mask), size)
+            for part in cut_data(x, (*context, mask), size, pair=programs(target))
         ]
     return Imputation(
         x=torch.cat([piece.x for piece in pieces]),

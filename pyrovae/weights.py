@@ -14,8 +14,10 @@ whether the model or the guide samples it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +29,7 @@ from torch import Tensor
 from pyrovae.auxiliary import check_guide, check_transform
 from pyrovae.data import check_finite
 from pyrovae.particles import over_particles
+from pyrovae.randomness import seeded
 from pyrovae.sites import (
     advice_on_shapes,
     check_latents,
@@ -93,11 +96,13 @@ def log_weights(
         model: a Pyro program of (x, *context) that scores x in a plate over data at dim -1.
         guide: a Pyro program of the same arguments that samples every latent of the model.
         x: data [N, ...].
-        *context: further arguments. A tensor with N rows is cut along with x.
+        *context: further arguments. A tensor with N rows is cut along with x, unless the programs
+            show that all data share it.
         particles: K.
-        chunk: the most (particle, datum) pairs in one pass; it bounds the memory, not the
-            result. Data are cut first, so the guide's network runs once for each datum unless
-            K itself is above the chunk. By default it adapts to the size of x.
+        chunk: the most (particle, datum) pairs in one pass; it bounds the memory. The draws at a
+            seed depend on it, what they estimate does not. Data are cut first, so the guide's
+            network runs once for each datum unless K itself is above the chunk. By default it
+            adapts to the size of x.
         runner: what runs a pass: `run`, or a `CompiledRun` that is kept from call to call.
 
     Raises:
@@ -258,7 +263,7 @@ def _passes(
     """Cut the data first, then the particles; yield each pass with its place in [K, N]."""
     chunk = _check_request(data[0], particles, chunk)
     size = max(1, chunk // particles)
-    parts = cut_data(*data, size)
+    parts = cut_data(*data, size, pair=programs)
     for columns, part in zip(_cut(len(data[0]), size), parts, strict=True):
         for rows in _cut(particles, max(1, chunk // len(columns))):
             place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
@@ -283,12 +288,54 @@ def _fill(whole: Sites, part: Sites, place: Place, shape: tuple[int, int]) -> No
 
 
 def cut_data(
-    x: Tensor, context: tuple[Any, ...], size: int, *, first: int | None = None
+    x: Tensor,
+    context: tuple[Any, ...],
+    size: int,
+    *,
+    first: int | None = None,
+    pair: tuple[Program, Program] | None = None,
 ) -> Iterator[list[Any]]:
-    """Yield x and its context in pieces of at most `size` rows; all of them, or the first."""
-    for columns in _cut(len(x) if first is None else min(first, len(x)), size):
+    """Yield x and its context in pieces of at most `size` rows; all of them, or the first.
+
+    A tensor with N rows has one for each datum, unless the two programs, if they are given, show
+    that all data share it.
+    """
+    end = len(x) if first is None else min(first, len(x))
+    own = [isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] for value in context]
+    if pair is not None and any(own) and (end < len(x) or size < len(x)):
+        own = _rows_of_their_own(pair, x, context, own)
+    for columns in _cut(end, size):
         here = slice(columns.start, columns.stop)
-        yield [_rows_of(value, here, len(x)) for value in (x, *context)]
+        yield _part(x, context, own, here)
+
+
+def _part(x: Tensor, context: tuple[Any, ...], own: Sequence[bool], rows: slice) -> list[Any]:
+    both = zip(context, own, strict=True)
+    return [x[rows], *(value[rows] if mine else value for value, mine in both)]
+
+
+def _rows_of_their_own(
+    pair: tuple[Program, Program], x: Tensor, context: tuple[Any, ...], own: list[bool]
+) -> list[bool]:
+    """Tell which tensors of N rows have one for each datum, by two data with them cut or whole.
+
+    What has a row for each datum does not fit two data if it is left whole, and what all data
+    share does not if it is cut, or makes something else of them.
+    """
+    few = slice(0, min(2, len(x) - 1))
+    ways = [
+        [mine and not whole for mine, whole in zip(own, choice, strict=True)]
+        for choice in itertools.product(*[(False, True) if mine else (False,) for mine in own])
+    ]
+    found: list[tuple[list[bool], Tensor]] = []
+    for way in ways:
+        with contextlib.suppress(Exception), seeded(0), torch.no_grad(), poutine.block():
+            found.append((way, run(*pair, *_part(x, context, way, few), particles=1).log_w))
+    if not found:
+        return own
+    _, shared = min(found, key=lambda pair: sum(pair[0]))
+    same = [way for way, log_w in found if torch.allclose(log_w, shared, equal_nan=True)]
+    return max(same, key=sum)
 
 
 def _check_request(x: Tensor, particles: int, chunk: int | None) -> int:
@@ -302,11 +349,6 @@ def _check_request(x: Tensor, particles: int, chunk: int | None) -> int:
 
 def _cut(length: int, size: int) -> list[range]:
     return [range(i, min(i + size, length)) for i in range(0, length, size)]
-
-
-def _rows_of(value: Any, rows: slice, length: int) -> Any:
-    per_datum = isinstance(value, Tensor) and value.ndim > 0 and len(value) == length
-    return value[rows] if per_datum else value
 
 
 def _sum_out(terms: Terms, enumerated: list[str], shape: tuple[int, int]) -> Terms:
