@@ -170,6 +170,12 @@ class Interrupted(LinearGaussian):
         super().__init__()
         self.calls, self.call = 0, call
 
+    def vae(self, posterior=None):
+        """Return the VAE, which is not run beforehand to learn how it treats particles."""
+        vae = super().vae(posterior)
+        vae.broadcasts = True
+        return vae
+
     def likelihood(self, z, x=None):
         self.calls += 1
         if self.calls == self.call:
@@ -266,7 +272,9 @@ class Waits(torch.nn.Module):
 
 def vae(shape):
     guide = pv.guides.MeanFieldNormal(pv.nets.MLP(64, 4))
-    return pv.VAE(pv.priors.StandardNormal(2), Waits(), guide)
+    found = pv.VAE(pv.priors.StandardNormal(2), Waits(), guide)
+    found.broadcasts = True  # It is run for its weights alone, so that the calls can be counted.
+    return found
 """
 
 COMMAND = """
