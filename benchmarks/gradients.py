@@ -24,8 +24,8 @@ from rich.progress import track
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.estimators import GRADIENTS
 from pyrovae.objectives import IWAE
+from pyrovae.objectives.gradients import GRADIENTS
 
 COLOURS = {"plain": "#c44e52", "stl": "#8172b3", "dreg": "#4c72b0"}
 

@@ -25,9 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.activity import active_units
-from pyrovae.bounds import Estimate
+from pyrovae.measure.latents.active_units import active_units
 from pyrovae.objectives import IWAE
+from pyrovae.weights.bounds import Estimate
 
 LATENTS, HIDDEN, PIXELS = 50, (200, 200), 784
 

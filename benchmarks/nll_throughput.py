@@ -74,7 +74,7 @@ def pyrovae_bound(particles: int, rows: int, *, compiled: bool):
         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, HIDDEN, PIXELS)),
         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(PIXELS, HIDDEN, 2 * LATENTS)),
     )
-    runner = pv.CompiledRun() if compiled else pv.weights.run
+    runner = pv.CompiledRun() if compiled else pv.weights.log_weights.run
 
     @torch.no_grad()
     def bound() -> float:
@@ -104,7 +104,7 @@ def products() -> dict[str, Callable[[], None]]:
     """Return the machine's own products, on matrices as tall as a chunk."""
     import torch
 
-    from pyrovae import onednn
+    from pyrovae.graphs import onednn
 
     x, weight = torch.randn(CHUNK, HIDDEN), torch.randn(PIXELS, HIDDEN)
     kinds = {

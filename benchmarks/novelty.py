@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.novelty import Novelty, likelihood_regret, rotated, surprise, typicality, waic
+from pyrovae.data.images import rotated
+from pyrovae.measure.novelty import Novelty, likelihood_regret, surprise, typicality, waic
 
 LATENTS, HIDDEN, PIXELS = 20, (200, 200), 784
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyrovae import schedules
+from pyrovae.train import schedules
 
 
 class Parser(argparse.ArgumentParser):

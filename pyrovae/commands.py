@@ -13,19 +13,22 @@ from typing import Any, Final
 import pyro.optim
 import torch
 
-from pyrovae import catalogue, folders, html_report, plots, schedules
-from pyrovae.ais import AIS
-from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
-from pyrovae.comparison import compare as compare_reports
-from pyrovae.data import DataSet, Split, seeded
-from pyrovae.data import load as load_data
-from pyrovae.evaluation import evaluate as measure
-from pyrovae.findings import Diagnostic
-from pyrovae.fingerprints import fingerprints
-from pyrovae.gaps import Gaps
-from pyrovae.handlers import free_bits
-from pyrovae.latents import Latents
+from pyrovae import catalogue, html_report, plots
+from pyrovae.data.datasets import DataSet, Split
+from pyrovae.data.datasets import load as load_data
+from pyrovae.files import write_atomically
+from pyrovae.measure.annealing.ais import AIS
+from pyrovae.measure.compare import compare as compare_reports
+from pyrovae.measure.evaluate import evaluate as measure
+from pyrovae.measure.findings import Diagnostic
+from pyrovae.measure.fingerprints import fingerprints
+from pyrovae.measure.latents.latents import Latents
+from pyrovae.measure.refinement.gaps import Gaps
+from pyrovae.measure.report import Report
+from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
+from pyrovae.randomness import seeded
 from pyrovae.recipes import run as run_recipe
 from pyrovae.recipes import running
 from pyrovae.reopened import (
@@ -41,7 +44,6 @@ from pyrovae.reopened import (
     record,
     remove_partial,
 )
-from pyrovae.report import Report
 from pyrovae.run_figures import (
     MEASURED,
     history_figure,
@@ -49,11 +51,13 @@ from pyrovae.run_figures import (
     save_figures,
     vae_figures,
 )
-from pyrovae.runs import NEVER_TRAINED, Run, provenance, write_atomically
-from pyrovae.saved_findings import SavedFinding
-from pyrovae.sites import one_line
-from pyrovae.training import Step, fit
+from pyrovae.runs import folder as folders
+from pyrovae.runs.run import NEVER_TRAINED, Run, provenance
+from pyrovae.train import schedules
+from pyrovae.train.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
+from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
+from pyrovae.weights.sites import one_line
 
 INTERRUPTED: Final = 130
 DEMO_LATENTS: Final = 8

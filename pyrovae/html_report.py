@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from pyrovae import pareto
-from pyrovae.mosaics import png
+from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.page_style import STYLE
-from pyrovae.runs import NEVER_TRAINED, Run
-from pyrovae.saved_findings import SavedFinding
+from pyrovae.plots.image_grid import png
+from pyrovae.runs.run import NEVER_TRAINED, Run
+from pyrovae.weights import psis as pareto
 
 CSS_PIXELS_PER_INCH: Final = 96
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pyrovae.data import seeded
-from pyrovae.sites import one_line
-from pyrovae.training import NonFiniteLoss
+from pyrovae.randomness import seeded
+from pyrovae.train.fit import NonFiniteLoss
 from pyrovae.vae import VAE
+from pyrovae.weights.sites import one_line
 
 
 def run(path: Path, shape: tuple[int, int, int], *, seed: int) -> VAE:

@@ -11,16 +11,16 @@ from typing import Any, Final
 
 from torch.distributions import constraints
 
-from pyrovae import runs, schemas
-from pyrovae.data import DataSet, Split
-from pyrovae.data import load as load_data
-from pyrovae.mosaics import Shape
+from pyrovae import runs
+from pyrovae.data.datasets import DataSet, Split
+from pyrovae.data.datasets import load as load_data
+from pyrovae.data.images import Shape
+from pyrovae.measure.report import Report
+from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.parts import is_known
 from pyrovae.recipes import run as run_recipe
 from pyrovae.recipes import running
-from pyrovae.report import Report
-from pyrovae.runs import Run
-from pyrovae.saved_findings import SavedFinding, read_report
+from pyrovae.runs import Run, schemas
 from pyrovae.vae import VAE
 
 EVALUATION: Final = "evaluation.json"

@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.callbacks import Epoch, History
-from pyrovae.data import Split, seeded
-from pyrovae.mosaics import Shape
-from pyrovae.planes import latent_plane
-from pyrovae.report import Report
+from pyrovae.data.datasets import Split
+from pyrovae.data.images import Shape
+from pyrovae.measure.latents.plane import latent_plane
+from pyrovae.measure.latents.traverse import traverse
+from pyrovae.measure.report import Report
+from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.randomness import seeded
 from pyrovae.runs import Run
-from pyrovae.saved_findings import SavedFinding
-from pyrovae.sites import UndefinedMean
-from pyrovae.traversals import traverse
+from pyrovae.train.callbacks import Epoch, History
 from pyrovae.vae import VAE
+from pyrovae.weights.sites import UndefinedMean
 
 Figures = dict[str, Figure]
 

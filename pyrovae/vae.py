@@ -23,11 +23,11 @@ from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.data import check_context, check_domain, check_finite, named
+from pyrovae.data.domains import check_context, check_domain, check_finite, named
 from pyrovae.parts import Part, describe_together, is_known
 from pyrovae.randomness import STEPS, Steps
-from pyrovae.sites import mean_of
 from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
+from pyrovae.weights.sites import mean_of
 
 Program = Callable[..., Any]
 

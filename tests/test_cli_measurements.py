@@ -11,8 +11,8 @@ import pytest
 
 import pyrovae as pv
 from pyrovae.cli import main
-from pyrovae.findings import Finding, Number
-from pyrovae.fingerprints import fingerprints
+from pyrovae.measure.findings import Finding, Number
+from pyrovae.measure.fingerprints import fingerprints
 
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "1", "--batch-size", "400"]
 SHORT = ["--particles", "30", "--limit", "20"]

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 import pyrovae as pv
 from pyrovae import html_report
 from pyrovae.cli import main
+from pyrovae.files import tensors_as_bytes
+from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.reopened import evaluation_of
 from pyrovae.runs import Run
-from pyrovae.saved_findings import SavedFinding
 
 VOID = {"meta", "link", "img", "br"}
 EVALUATED = (
@@ -83,7 +84,7 @@ def run(tmp_path_factory) -> Path:
     assert main(["train", "--out", str(folder), *small]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyrovae.commands.Gaps", functools.partial(pv.Gaps, steps=4))
-        patch.setattr("pyrovae.ais.safe_to_compile", lambda _: False)
+        patch.setattr("pyrovae.measure.annealing.ais.safe_to_compile", lambda _: False)
         assert main(["evaluate", str(folder), *EVALUATED]) == 0
     return folder
 
@@ -251,7 +252,7 @@ class TestWhatIsMissing:
     def test_few_particles_leave_trust_open(self, run, tmp_path):
         tensors = load_file(run / "evaluation.safetensors")
         tensors["Pareto k-hat"] = torch.full((20,), torch.nan)
-        content = pv.runs.tensors_as_bytes(tensors)
+        content = tensors_as_bytes(tensors)
         digest = hashlib.sha256(content).hexdigest()
         folder = rewritten(run, tmp_path / "run", "evaluation.json", tensors=digest)
         (folder / "evaluation.safetensors").write_bytes(content)

@@ -4,22 +4,21 @@ A part is tested for its own truth in a file of its own; here are the promises t
 """
 
 import copy
-import importlib
 import pickle
-from pathlib import Path
 
 import pyro
 import pytest
 import torch
+from all_cases import CASES, doubled, in_double
 from cases import Case
 from pyro import poutine
 
 import pyrovae as pv
-from pyrovae.sites import enumeration_dim, sample_sites
-from pyrovae.svi import SVI
-from pyrovae.training import _default_loss
+from pyrovae.train.fit import _default_loss
+from pyrovae.train.svi import SVI
 from pyrovae.vae import check_data
-from pyrovae.weights import run, trace_pair
+from pyrovae.weights.log_weights import run, trace_pair
+from pyrovae.weights.sites import enumeration_dim, sample_sites
 
 PARTICLES = 3
 
@@ -27,28 +26,17 @@ FALLBACKS: dict[str, str] = {}
 """The cases that have no static graph, and what the warning says of each."""
 
 
-def _gathered():
-    """Return the constructors of every `tests/cases_<family>.py`, by "family: name"."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("cases_*.py")):
-        family = path.stem.removeprefix("cases_")
-        for name, make in importlib.import_module(path.stem).CASES.items():
-            found[f"{family}: {name}"] = make
-    return found
-
-
-CASES = _gathered()
 every_case = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 
 
 def weights(vae, x, *context):
-    with pv.data.seeded(3), torch.no_grad():
+    with pv.seeded(3), torch.no_grad():
         return pv.log_weights(vae.model, vae.guide, x, *context, particles=PARTICLES)
 
 
 def draws(case):
     """Return the trace of the guide's draws [K, N, ...]."""
-    with pv.data.seeded(3), torch.no_grad():
+    with pv.seeded(3), torch.no_grad():
         pair = trace_pair(
             case.vae.model, case.vae.guide, case.x, *case.context, particles=PARTICLES
         )
@@ -67,22 +55,13 @@ def replayed(case, trace, change):
         return run(case.vae.model, guide, case.x, *case.context, particles=PARTICLES).log_w
 
 
-def doubled(value):
-    return value.double() if value.is_floating_point() else value
-
-
-def in_double(case):
-    context = tuple(map(doubled, case.context))
-    return Case(copy.deepcopy(case.vae).double(), case.x.double(), context)
-
-
 def gradients(case, *, compile):
     """Return the loss that `fit` takes by default, and the gradients, at one seed."""
     programs = case.vae.model, case.vae.guide
-    with pv.data.seeded(2):
+    with pv.seeded(2):
         loss = _default_loss(*programs, case.x, *case.context)
     svi = SVI(*programs, torch.optim.SGD(case.vae.parameters(), 0.1), loss, compile=compile)
-    with pv.data.seeded(3):
+    with pv.seeded(3):
         value, _ = svi.gradients(case.x, *case.context)
     found = {name: p.grad for name, p in case.vae.named_parameters()}
     case.vae.zero_grad()

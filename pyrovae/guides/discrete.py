@@ -6,14 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.guides.base import Guide, Posterior
-from pyrovae.priors.discrete import (
-    LogConcrete,
-    sample_index,
-    sample_one_hot,
-    sample_relaxed,
-    set_temperature,
-)
+from pyrovae.priors.discrete import sample_index, sample_one_hot, sample_relaxed, set_temperature
 
 
 def _check_classes(logits: Tensor, owner: Posterior) -> Tensor:

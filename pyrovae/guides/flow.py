@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.flows import AutoregressiveFlow, Kind
+from pyrovae.distributions.flows import AutoregressiveFlow, Kind
 from pyrovae.guides.base import Guide
 
 

@@ -12,11 +12,11 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.normals import diagonal_normal
+from pyrovae.composition import chain, modules
+from pyrovae.nets.heads import diagonal_normal
 from pyrovae.parts import Part
-from pyrovae.priors.hierarchical import ConditionalNormal, chain
+from pyrovae.priors.hierarchical import ConditionalNormal
 from pyrovae.priors.hierarchical import Hierarchical as Prior
-from pyrovae.priors.joint import modules
 
 
 class Hierarchical(Part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyrovae.priors.joint import Together
+from pyrovae.composition import Together
 
 
 class Joint(Together):

@@ -8,10 +8,10 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.auxiliary import REVERSE_DENSITY
+from pyrovae.distributions.mixtures import NormalMixture, check_component, check_components
 from pyrovae.guides.base import Posterior
-from pyrovae.mixtures import NormalMixture, check_component, check_components
 from pyrovae.nets import positive
+from pyrovae.weights.auxiliary import REVERSE_DENSITY
 
 
 class MixtureOfNormals(Posterior):

@@ -9,7 +9,7 @@ from torch.distributions.utils import vec_to_tril_matrix
 
 from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
-from pyrovae.normals import diagonal_normal
+from pyrovae.nets.heads import diagonal_normal
 
 
 class MeanFieldNormal(Guide):

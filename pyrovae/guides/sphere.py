@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pyrovae import spheres
+from pyrovae.distributions import spheres
 from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
 

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.data import check_domain, check_finite
+from pyrovae.data.domains import check_domain, check_finite
 from pyrovae.nets import set_last_bias
 from pyrovae.parts import Part
 

@@ -11,29 +11,20 @@ as 1e-8. In the guide, `nets.LogCounts` shows log(1 + x) to a network.
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final, final
+from typing import Final
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid
 
+from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, TotalsMultinomial
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets.inputs import split_library
 
 SMALLEST_LIBRARY: Final = 1e-8
-HIGHEST_LOG_MEAN: Final = 30.0
-"""The log-mean above which a Poisson mean, 1e13, grows no more: its slopes, squared, overflow."""
-LARGEST_LOG: Final = 80.0
-"""The logarithm of the largest mean, 5e34, that is drawn or shown: float32 ends at 88."""
-LOG_CONCENTRATIONS: Final = (-30.0, 30.0)
-"""Where a concentration is finite in float32, and the log-gamma of it."""
 RAREST_GATE: Final = 0.01
 """The share of extra zeros at which a zero-inflated likelihood starts."""
-STIRLING_FROM: Final = 30.0
-"""Where three terms of Stirling's series leave an error below 1e-13."""
 
 
 class _AppendLibrary(nn.Module):
@@ -65,11 +56,6 @@ class _Counts(NetworkLikelihood):
         if self.library:
             return parameters[..., :-1], parameters[..., -1:]
         return parameters, None
-
-
-def within(h: Tensor, low: float, high: float) -> Tensor:
-    """Cut numbers to a range; gradients pass, so that training leads back from beyond it."""
-    return h.clamp(low, high).detach() + (h - h.detach())
 
 
 def log_mean(output: Tensor, size: Tensor | None) -> Tensor:
@@ -231,212 +217,3 @@ class Multinomial(_Counts):
     def parameters_at(self, x: Tensor) -> Tensor:
         """Return the log-means, or logits of proportions."""
         return _log_means(x)
-
-
-@final
-class LogPoisson(dist.TorchDistribution):
-    r"""The Poisson distribution by its log-mean, $\log p(x) = x h - e^h - \log x!$.
-
-    torch's own takes the logarithm of a mean, which is NaN, or its slope infinite, once the mean
-    underflows or overflows. Log-means above 30, a mean of 1e13, count as 30.
-
-    Args:
-        log_mean: h, of any shape.
-
-    Example:
-        >>> LogPoisson(torch.tensor([-100.0, 0.0])).log_prob(torch.tensor([1.0, 1.0]))
-        tensor([-100.,   -1.])
-    """
-
-    arg_constraints = {"log_mean": constraints.real}
-    support = constraints.nonnegative_integer
-
-    def __init__(self, log_mean: Tensor, *, validate_args: bool | None = None) -> None:
-        self.log_mean = within(log_mean, -math.inf, HIGHEST_LOG_MEAN)
-        super().__init__(log_mean.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> LogPoisson:
-        """Return the distribution with a larger batch shape."""
-        return LogPoisson(self.log_mean.expand(batch_shape), validate_args=self._validate_args)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of whole numbers."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return value * self.log_mean - self.log_mean.exp() - torch.lgamma(value + 1)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw counts."""
-        with torch.no_grad():
-            return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean, which is the variance too."""
-        return self.log_mean.exp()
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance, which is the mean."""
-        return self.mean
-
-
-@final
-class OverdispersedPoisson(dist.TorchDistribution):
-    r"""The negative binomial by its mean, $x \sim \mathrm{Poisson}(\mu g)$, $g \sim Gamma(r, r)$.
-
-    $$ \log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r)\, x!\, r^x} + x \log \mu
-       - (x + r) \log(1 + \mu / r) $$
-
-    torch's own subtracts log-gammas of r, which float32 cannot hold apart beyond r = 1e5.
-
-    Args:
-        log_mean: $\log \mu$, of any shape.
-        log_concentration: $\log r$, of the same shape.
-
-    Example:
-        >>> x = torch.tensor(3.0)
-        >>> nearly_poisson = OverdispersedPoisson(torch.tensor(0.0), torch.tensor(20.0))
-        >>> nearly_poisson.log_prob(x), dist.Poisson(1.0).log_prob(x)
-        (tensor(-2.7918), tensor(-2.7918))
-    """
-
-    arg_constraints = {"log_mean": constraints.real, "log_concentration": constraints.real}
-    support = constraints.nonnegative_integer
-
-    def __init__(
-        self, log_mean: Tensor, log_concentration: Tensor, *, validate_args: bool | None = None
-    ) -> None:
-        self.log_mean = log_mean
-        self.log_concentration = within(log_concentration, *LOG_CONCENTRATIONS)
-        super().__init__(log_mean.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> OverdispersedPoisson:
-        """Return the distribution with a larger batch shape."""
-        log_mean = self.log_mean.expand(batch_shape)
-        log_concentration = self.log_concentration.expand(batch_shape)
-        return OverdispersedPoisson(log_mean, log_concentration, validate_args=self._validate_args)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of whole numbers."""
-        if self._validate_args:
-            self._validate_sample(value)
-        r = self.log_concentration.exp()
-        log_share = logsigmoid(self.log_concentration - self.log_mean)  # of r in r + mu
-        ways = _log_rising(r, value) - torch.lgamma(value + 1)
-        return ways + value * self.log_mean + (value + r) * log_share
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw the rate, then the count."""
-        with torch.no_grad():
-            r = self.log_concentration.exp()
-            gamma = dist.Gamma(r, r).sample(torch.Size(sample_shape))
-            return torch.poisson(gamma * self.mean)
-
-    @property
-    def mean(self) -> Tensor:
-        r"""The mean, $\mu$."""
-        return self.log_mean.clamp(max=LARGEST_LOG).exp()
-
-    @property
-    def variance(self) -> Tensor:
-        r"""The variance, $\mu + \mu^2 / r$."""
-        return self.mean + (2 * self.log_mean - self.log_concentration).exp()
-
-
-def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    r"""Return $\log \frac{\Gamma(r + x)}{\Gamma(r)\, r^x}$, which falls to 0 as r grows."""
-    small = r.clamp(max=STIRLING_FROM)
-    direct = torch.lgamma(small + x) - torch.lgamma(small) - x * small.log()
-    large = r.clamp(min=STIRLING_FROM)
-    series = _stirling(large + x) - _stirling(large)
-    asymptotic = (large + x - 0.5) * torch.log1p(x / large) - x + series
-    return torch.where(r < STIRLING_FROM, direct, asymptotic)
-
-
-def _stirling(y: Tensor) -> Tensor:
-    """Return what Stirling's formula leaves of the log-gamma function."""
-    inverse = 1 / y
-    square = inverse.square()
-    return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
-
-
-@final
-class TotalsMultinomial(dist.TorchDistribution):
-    """A multinomial whose total differs from row to row; torch's has one for all.
-
-    Args:
-        logits: [..., D], not normalised.
-        total: whole numbers [...], or None where only scores are asked for: they are taken at
-            the total of what is scored.
-
-    Example:
-        >>> TotalsMultinomial(torch.zeros(2, 4), torch.tensor([3.0, 10.0])).sample().sum(-1)
-        tensor([ 3., 10.])
-    """
-
-    arg_constraints = {"logits": constraints.real_vector}
-    support = constraints.independent(constraints.nonnegative_integer, 1)
-
-    def __init__(
-        self, logits: Tensor, total: Tensor | None, *, validate_args: bool | None = None
-    ) -> None:
-        self.logits, self.total = logits, total
-        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> TotalsMultinomial:
-        """Return the distribution with a larger batch shape."""
-        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        total = None if self.total is None else self.total.expand(batch_shape)
-        return TotalsMultinomial(logits, total, validate_args=self._validate_args)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of counts [..., D] given their total.
-
-        Raises:
-            ValueError: if the counts do not sum to the total that is given.
-        """
-        own = value.sum(-1)
-        if self._validate_args:
-            self._validate_sample(value)
-            self._check_total(own)
-        ways = torch.lgamma(own + 1) - torch.lgamma(value + 1).sum(-1)
-        return ways + (value * self.logits.log_softmax(-1)).sum(-1)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw one kind after another, each a binomial of the items left."""
-        with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
-            probs = self.logits.softmax(-1).expand(shape)
-            left = self._known_total().expand(shape[:-1]).to(probs.dtype)
-            rest = probs.flip(-1).cumsum(-1).flip(-1)
-            share = torch.where(rest > 0, probs / rest, 1.0).clamp(max=1.0)
-            counts = []
-            for p in share.unbind(-1):
-                counts.append(torch.binomial(left, p))
-                left = left - counts[-1]
-            return torch.stack(counts, -1)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean, the total times the probabilities."""
-        return self._known_total().unsqueeze(-1) * self.logits.softmax(-1)
-
-    def _known_total(self) -> Tensor:
-        if self.total is None:
-            raise ValueError(
-                "a multinomial draw, or mean, needs the total of each datum: make the likelihood "
-                "with library=True and give the totals, such as x.sum(1), as the last context"
-            )
-        return self.total
-
-    def _check_total(self, own: Tensor) -> None:
-        if self.total is None:
-            return
-        off = (own != self.total).broadcast_to(torch.broadcast_shapes(own.shape, self.batch_shape))
-        if off.any():
-            met, wanted = (t.expand(off.shape)[off][0].item() for t in (own, self.total))
-            raise ValueError(
-                f"the counts of a datum sum to {met:g}, but its total is {wanted:g}: give "
-                "x.sum(1) as the last context"
-            )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from pyrovae.distributions.columns import JointColumns
 from pyrovae.likelihoods.base import Likelihood
-from pyrovae.likelihoods.tables import JointColumns
 from pyrovae.nets.inputs import rows_of, split_mask
 
 

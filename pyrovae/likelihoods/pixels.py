@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.data import check_domain
-from pyrovae.likelihoods import distributions
+from pyrovae.data.domains import check_domain
+from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import positive, unconstrained
 
@@ -59,7 +59,7 @@ class Categorical(NetworkLikelihood):
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the distribution over levels of the given logits."""
         logits = blocks(parameters, self.classes, self)
-        return distributions.Levels(logits.transpose(-1, -2))
+        return Levels(logits.transpose(-1, -2))
 
     def parameters_at(self, x: Tensor) -> Tensor:
         """Return the log-frequencies; a datum spread over all classes keeps them finite.
@@ -118,9 +118,7 @@ class DiscretizedLogisticMixture(NetworkLikelihood):
         numbers = blocks(parameters, 3 * self.components, self)
         logits, loc, raw = numbers.transpose(-1, -2).chunk(3, dim=-1)
         half = (self.levels - 1) / 2
-        rounded = distributions.DiscretizedLogistic(
-            half * (1 + loc), half * positive(raw), self.levels
-        )
+        rounded = DiscretizedLogistic(half * (1 + loc), half * positive(raw), self.levels)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), rounded)
 
     def parameters_at(self, x: Tensor) -> Tensor:

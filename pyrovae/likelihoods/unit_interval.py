@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.data import open_unit_interval
-from pyrovae.likelihoods import distributions
+from pyrovae.data.domains import open_unit_interval
+from pyrovae.distributions import continuous_bernoulli
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import SMALLEST_SCALE, positive
 
@@ -43,7 +43,7 @@ class ContinuousBernoulli(NetworkLikelihood):
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the continuous Bernoulli of the given logits."""
-        return distributions.ContinuousBernoulli(parameters)
+        return continuous_bernoulli.ContinuousBernoulli(parameters)
 
     def parameters_at(self, x: Tensor) -> Tensor:
         """Return the logits of the mean, found by bisection; it is kept within [0.01, 0.99]."""
@@ -52,7 +52,7 @@ class ContinuousBernoulli(NetworkLikelihood):
         low = -high
         for _ in range(60):
             middle = (low + high) / 2
-            above = distributions.ContinuousBernoulli(middle).mean > mean
+            above = continuous_bernoulli.ContinuousBernoulli(middle).mean > mean
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return low.to(x.dtype)
 

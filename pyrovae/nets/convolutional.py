@@ -15,14 +15,13 @@ from typing import Final, final
 
 from torch import Tensor, nn
 
+from pyrovae.data.images import Shape
 from pyrovae.nets.blocks import Offset, Residual, group_norm, on_images
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
 SMALLEST_SIDE: Final = 4
 WIDEST: Final = 8
-
-Shape = tuple[int, int, int]
 
 
 class _ImageEncoder(Part):

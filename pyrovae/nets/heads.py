@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.data import flat_line
+from pyrovae.data.domains import flat_line
 
 SMALLEST_SCALE: Final = 1e-5
 
@@ -91,3 +92,19 @@ def set_last_bias(net: nn.Module, output: Tensor) -> None:
         )
     with torch.no_grad():
         bias.copy_(output.reshape(bias.numel(), -1).mean(1))
+
+
+def diagonal_normal(parameters: Tensor, owner: nn.Module) -> dist.Distribution:
+    """Return the normal of D means and D unconstrained scales, [..., 2 D], for a part.
+
+    Raises:
+        ValueError: naming the part, if the width is odd or 0.
+    """
+    width = parameters.shape[-1]
+    if width % 2 or width == 0:
+        raise ValueError(
+            f"{type(owner).__name__} expected a network with an even number of outputs, 2 D for "
+            f"D latent dimensions; got {width}"
+        )
+    loc, scale = parameters.chunk(2, dim=-1)
+    return dist.Normal(loc, positive(scale)).to_event(1)

@@ -18,6 +18,7 @@ Every site lies in the plate over data, as for `log_weights`. A latent that is s
 to the model alone: the bound does not contain its posterior, so a guide that has one is refused.
 """
 
+from pyrovae.objectives import aggregate, handlers, regularized
 from pyrovae.objectives.apart import CUBO, PIWAE, ReweightedWakeSleep
 from pyrovae.objectives.base import LowerBound, Objective
 from pyrovae.objectives.lower_bounds import CIWAE, IWAE, MIWAE, Renyi
@@ -32,4 +33,7 @@ __all__ = [
     "Objective",
     "Renyi",
     "ReweightedWakeSleep",
+    "aggregate",
+    "handlers",
+    "regularized",
 ]

@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pyrovae import bounds
-from pyrovae.estimators import (
+from pyrovae.objectives.base import Objective, product_of
+from pyrovae.objectives.gradients import (
     Bound,
     Draw,
     Gradient,
@@ -19,10 +19,10 @@ from pyrovae.estimators import (
     draw,
     surrogate,
 )
-from pyrovae.layouts import guide_sites, log_density
-from pyrovae.objectives.base import Objective, product_of
 from pyrovae.objectives.lower_bounds import MIWAE
-from pyrovae.sites import log_prob, objective_sites
+from pyrovae.weights import bounds
+from pyrovae.weights.log_joint import guide_sites, log_density
+from pyrovae.weights.sites import log_prob, objective_sites
 
 
 @final

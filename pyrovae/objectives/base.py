@@ -11,7 +11,7 @@ from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from torch import Tensor
 
-from pyrovae.estimators import (
+from pyrovae.objectives.gradients import (
     GRADIENTS,
     Bound,
     Draw,
@@ -20,7 +20,7 @@ from pyrovae.estimators import (
     draw,
     surrogate,
 )
-from pyrovae.weights import trace_pair
+from pyrovae.weights.log_weights import trace_pair
 
 
 class Objective(ELBO, abc.ABC):

@@ -6,11 +6,11 @@ from typing import final
 
 from torch import Tensor
 
-from pyrovae import bounds
-from pyrovae.estimators import (
+from pyrovae.objectives.base import LowerBound, product_of
+from pyrovae.objectives.gradients import (
     Gradient,
 )
-from pyrovae.objectives.base import LowerBound, product_of
+from pyrovae.weights import bounds
 
 
 @final

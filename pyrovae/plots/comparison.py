@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae.comparison import APART, Comparison
-from pyrovae.mosaics import WIDTH
+from pyrovae.measure.compare import APART, Comparison
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 
 
@@ -25,7 +25,7 @@ def comparison(comparison: Comparison) -> Figure:
 
     Example:
         >>> import pyrovae as pv
-        >>> from pyrovae.comparison import compare
+        >>> from pyrovae.measure.compare import compare
         >>> def vae(hidden):
         ...     return pv.VAE(
         ...         prior=pv.priors.StandardNormal(2),

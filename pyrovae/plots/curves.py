@@ -10,14 +10,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from pyrovae import pareto
-from pyrovae.bounds import Estimate
-from pyrovae.findings import estimate_of
-from pyrovae.mosaics import WIDTH
+from pyrovae.measure.findings import estimate_of
+from pyrovae.measure.rate_distortion import RateDistortion
+from pyrovae.measure.report import Report
+from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
-from pyrovae.rate_distortion_curve import RateDistortion
-from pyrovae.report import Report
-from pyrovae.saved_findings import SavedFinding
+from pyrovae.weights import psis as pareto
+from pyrovae.weights.bounds import Estimate
 
 
 def bounds(report: Report | SavedFinding) -> Figure:

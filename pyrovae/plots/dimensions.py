@@ -6,11 +6,11 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from pyrovae.bounds import students_factor
-from pyrovae.findings import Finding
-from pyrovae.mosaics import WIDTH
+from pyrovae.measure.findings import Finding
+from pyrovae.measure.report import USED
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
-from pyrovae.report import USED
+from pyrovae.weights.bounds import students_factor
 
 PREFIX: Final = "KL per dimension, "
 NAMED: Final = 24

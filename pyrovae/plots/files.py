@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pyrovae.mosaics import png
-from pyrovae.runs import write_atomically
+from pyrovae.files import write_atomically
+from pyrovae.plots.image_grid import png
 
 
 def save(figure: Figure, path: str | Path) -> None:

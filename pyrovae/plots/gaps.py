@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from pyrovae import gaps as measured
-from pyrovae.bounds import Estimate
-from pyrovae.findings import Finding, estimate_of
-from pyrovae.mosaics import WIDTH
+from pyrovae.measure.findings import Finding, estimate_of
+from pyrovae.measure.refinement import gaps as measured
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+from pyrovae.weights.bounds import Estimate
 
 WITHOUT_FLOW: Final = (
     (measured.ELBO, "ELBO", None, ""),

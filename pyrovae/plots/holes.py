@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from pyrovae.mosaics import WIDTH
-from pyrovae.planes import LatentPlane
+from pyrovae.measure.latents.plane import LatentPlane
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import VALIDATION, blank, clean
 
 PRIOR: Final = "#1A1A1A"
@@ -32,7 +32,7 @@ def holes(plane: LatentPlane) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> from pyrovae.planes import latent_plane
+        >>> from pyrovae.measure.latents.plane import latent_plane
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),

@@ -8,10 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.mosaics import Shape, columns, fold, mosaic
-from pyrovae.sites import mean_of
-from pyrovae.traversals import Traversal
+from pyrovae.data.images import Shape, fold
+from pyrovae.measure.latents.traverse import Traversal
+from pyrovae.plots.image_grid import columns, mosaic
 from pyrovae.vae import VAE, evaluation_mode
+from pyrovae.weights.sites import mean_of
 
 
 @torch.no_grad()
@@ -63,7 +64,7 @@ def traversals(traversal: Traversal, shape: Shape) -> Figure:
 
     Example:
         >>> import pyrovae as pv
-        >>> from pyrovae.traversals import traverse
+        >>> from pyrovae.measure.latents.traverse import traverse
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),

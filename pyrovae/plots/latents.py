@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.mosaics import WIDTH
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
-from pyrovae.sites import mean_of
 from pyrovae.vae import VAE, evaluation_mode
+from pyrovae.weights.sites import mean_of
 
 MOMENT_DRAWS: Final = 100
 """Draws for the mean of a posterior that has none in closed form."""

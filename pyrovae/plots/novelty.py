@@ -7,8 +7,8 @@ import math
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae.mosaics import WIDTH
-from pyrovae.novelty import Detection
+from pyrovae.measure.novelty import Detection
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import TRAIN, VALIDATION, blank, clean
 
 BINS = 40
@@ -25,7 +25,7 @@ def novelty(detection: Detection) -> Figure:
 
     Example:
         >>> import pyrovae as pv
-        >>> from pyrovae.novelty import Novelty, surprise
+        >>> from pyrovae.measure.novelty import Novelty, surprise
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),

@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.mosaics import WIDTH
+from pyrovae.measure.predictive_checks import PredictiveChecks
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
-from pyrovae.predictive_checks import PredictiveChecks
 
 COLUMNS = 3
 
@@ -25,7 +25,7 @@ def predictive_checks(checks: PredictiveChecks) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> from pyrovae.predictive_checks import PredictiveCheck
+        >>> from pyrovae.measure.predictive_checks import PredictiveCheck
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyrovae.findings import Finding, estimate_of
-from pyrovae.mosaics import WIDTH
+from pyrovae.measure.findings import Finding, estimate_of
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
 

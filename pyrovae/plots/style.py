@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from pyrovae.mosaics import PIXELS_PER_INCH, PortableFigure
+from pyrovae.plots.image_grid import PIXELS_PER_INCH, PortableFigure
 
 TRAIN: Final = "#0072B2"
 VALIDATION: Final = "#D55E00"

@@ -7,9 +7,9 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyrovae.callbacks import History
-from pyrovae.mosaics import WIDTH
+from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
+from pyrovae.train.callbacks import History
 
 
 def history(history: History) -> Figure:
@@ -26,8 +26,8 @@ def history(history: History) -> Figure:
 
     Example:
         >>> import pyrovae as pv
-        >>> values = dict.fromkeys(pv.callbacks.Epoch.__annotations__, 1.0)
-        >>> trained = pv.History([pv.callbacks.Epoch(**values)])
+        >>> values = dict.fromkeys(pv.train.callbacks.Epoch.__annotations__, 1.0)
+        >>> trained = pv.History([pv.train.callbacks.Epoch(**values)])
         >>> [axes.get_title(loc="left") for axes in pv.plots.history(trained).axes]
         ['ELBO', 'rate', 'distortion']
     """

@@ -13,32 +13,13 @@ from typing import Final
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior, check_latents
 
 ENUMERATE: Final = {"enumerate": "parallel"}
-
-
-class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
-    r"""The logarithm of a relaxed one-hot vector, $\log y$ with y in the simplex.
-
-    With Gumbel noise g and temperature T, $\log y = \mathrm{log\,softmax}((h + g) / T)$. Its
-    density stays finite where y itself rounds to zero, and a ratio of densities is the same for
-    y and for log y.
-
-    References:
-        Maddison, Mnih, Teh, 2017. The Concrete Distribution, appendix C.3.
-
-    Example:
-        >>> import torch
-        >>> log_y = LogConcrete(torch.tensor(0.1), logits=torch.zeros(5, 3)).rsample()
-        >>> torch.allclose(log_y.exp().sum(-1), torch.ones(5))
-        True
-    """
 
 
 def sample_index(fn: dist.Distribution) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.flows import AutoregressiveFlow, Kind
+from pyrovae.distributions.flows import AutoregressiveFlow, Kind
 from pyrovae.priors.base import Prior
 
 

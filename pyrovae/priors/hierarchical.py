@@ -5,15 +5,13 @@ p(z_1, ..., z_L) = p(z_L) \prod_{l < L} p(z_l | z_{l+1})
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.normals import diagonal_normal
+from pyrovae.composition import chain, modules
+from pyrovae.nets.heads import diagonal_normal
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior
-from pyrovae.priors.joint import Named, modules
 
 
 class ConditionalNormal(Prior):
@@ -50,21 +48,6 @@ class ConditionalNormal(Prior):
     def distribution(self, *context: Tensor) -> dist.Distribution:
         """Return p(z | h) with the leading axes of h, other latents and the context, as batch."""
         return diagonal_normal(self.net(*context), self)
-
-
-def chain(
-    levels: Iterable[nn.Module],
-    numbers: range,
-    given: tuple[Tensor, ...],
-    context: tuple[Tensor, ...],
-) -> list[Tensor]:
-    """Sample sites "z_i" for the numbers i, each level given the latent before it."""
-    latents: list[Tensor] = []
-    for number, level in zip(numbers, levels, strict=True):
-        with Named(f"z_{number}"):
-            given = (level(*given, *context),)
-        latents += given
-    return latents
 
 
 class Hierarchical(Part):

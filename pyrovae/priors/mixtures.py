@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.mixtures import NormalMixture, check_component, check_components
+from pyrovae.distributions.mixtures import NormalMixture, check_component, check_components
 from pyrovae.nets import positive, unconstrained
 from pyrovae.priors.base import Prior, check_latents
 

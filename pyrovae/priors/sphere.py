@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.distributions.spheres import SphericalUniform
 from pyrovae.priors.base import Prior
-from pyrovae.spheres import SphericalUniform
 
 
 class UniformSphere(Prior):

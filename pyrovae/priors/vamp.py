@@ -8,10 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.data import check_finite
-from pyrovae.guides.base import Guide
-from pyrovae.guides.mixtures import MixtureOfNormals
-from pyrovae.mixtures import check_components, mixture
+from pyrovae.data.domains import check_finite
+from pyrovae.distributions.mixtures import check_components, mixture
 from pyrovae.priors.base import Prior
 
 MARGIN = 0.01
@@ -55,13 +53,15 @@ class VampPrior(Prior):
         (torch.Size([500, 64]), torch.Size([3, 64]))
     """
 
+    guide: Any
     low: Tensor
     high: Tensor
     logits: Tensor
 
-    def __init__(self, guide: Guide | MixtureOfNormals, components: int) -> None:
+    def __init__(self, guide: Any, components: int) -> None:
         super().__init__()
-        if not isinstance(guide, Guide | MixtureOfNormals):
+        amortized = callable(getattr(guide, "posterior", None)) and hasattr(guide, "net")
+        if not (isinstance(guide, nn.Module) and amortized):
             raise ValueError(
                 "VampPrior takes the guide of the VAE, to share its encoder: one that makes its "
                 "posterior of a network's output, such as pyrovae.guides.MeanFieldNormal or a "

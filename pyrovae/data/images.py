@@ -1,0 +1,52 @@
+"""Images as flat vectors [N, C * H * W], and the shape (C, H, W) that folds them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int, int]
+
+
+def fold(x: Tensor, shape: Shape) -> Tensor:
+    """Fold flat vectors [N, C * H * W] to images [N, H, W, C] on the CPU.
+
+    Raises:
+        ValueError: if the shape is none of an image, or x has no such rows.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+        raise ValueError(
+            f"an image has the shape (channels, height, width), channels 1 or 3; got {shape}"
+        )
+    if x.ndim != 2 or len(x) < 1 or x.shape[1] != math.prod(shape):
+        raise ValueError(
+            f"images of shape {tuple(shape)} are flat vectors [N, {math.prod(shape)}], N >= 1; "
+            f"got {tuple(x.shape)}"
+        )
+    return x.detach().cpu().float().reshape(-1, *shape).permute(0, 2, 3, 1)
+
+
+def rotated(x: Tensor, shape: Shape, *, turns: int = 1) -> Tensor:
+    """Turn flat images [N, C * H * W] counterclockwise: novel data of the same pixels.
+
+    Args:
+        x: images as flat vectors.
+        shape: (channels, height, width), height and width equal for an odd number of turns.
+        turns: how many times by 90 degrees.
+
+    Raises:
+        ValueError: if x is not of this shape, or turning changes it.
+
+    Example:
+        >>> rotated(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (1, 2, 2))
+        tensor([[2., 4., 1., 3.]])
+    """
+    fold(x, shape)
+    if turns % 2 and shape[1] != shape[2]:
+        raise ValueError(
+            f"images of {shape[1]} x {shape[2]} pixels keep their shape only when turned by 180 "
+            f"degrees; got turns={turns}"
+        )
+    return torch.rot90(x.reshape(-1, *shape), turns, (-2, -1)).flatten(1)

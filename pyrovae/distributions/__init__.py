@@ -1,0 +1,23 @@
+"""Distributions that torch and Pyro lack, with exact densities."""
+
+from pyrovae.distributions.columns import JointColumns
+from pyrovae.distributions.concrete import LogConcrete
+from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, TotalsMultinomial
+from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
+from pyrovae.distributions.mixtures import NormalMixture
+from pyrovae.distributions.spheres import PowerSpherical, SphericalUniform
+
+__all__ = [
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "JointColumns",
+    "Levels",
+    "LogConcrete",
+    "LogPoisson",
+    "NormalMixture",
+    "OverdispersedPoisson",
+    "PowerSpherical",
+    "SphericalUniform",
+    "TotalsMultinomial",
+]

@@ -1,0 +1,3 @@
+"""Record a Pyro program as a compiled graph, and know for what the graph holds."""
+
+__all__: list[str] = []

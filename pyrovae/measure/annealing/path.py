@@ -1,0 +1,333 @@
+r"""The densities of a program as functions of its latents, moved to where all are real numbers.
+
+    log f_1(u) = log p(x, z) + log |dz/du|,   log f_0(u) = log p(z) + log |dz/du|,   z = t(u)
+
+Each continuous latent site is the image of unconstrained numbers under the bijection to its
+support; the sites of a datum stand side by side, so u has shape [K chains, N data, D]. Discrete
+latents are summed out of both densities. In place of the prior, f_0 may be the guide, q(z | x).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
+
+from pyrovae.graphs.capture import record
+from pyrovae.graphs.guards import Reach
+from pyrovae.graphs.signatures import Arguments, NotRecordable
+from pyrovae.weights.log_weights import Program
+from pyrovae.weights.particles import over_particles
+from pyrovae.weights.sites import (
+    advice_on_shapes,
+    check_plates,
+    check_shape,
+    enumeration_dim,
+    is_point_mass,
+    log_prob,
+    sample_sites,
+)
+
+Start = Literal["prior", "guide"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A state of the chains, and the two log-densities there.
+
+    Attributes:
+        u: unconstrained latents, [K, N, D].
+        log_start: log f_0(u), [K, N].
+        log_joint: log f_1(u), [K, N].
+    """
+
+    u: Tensor
+    log_start: Tensor
+    log_joint: Tensor
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """The log-ratio log f_1(u) - log f_0(u), in which the Jacobian cancels."""
+        return self.log_joint - self.log_start
+
+    def tempered(self, beta: Tensor) -> Tensor:
+        """Return the geometric path's log-density, (1 - beta) log f_0 + beta log f_1."""
+        return self.log_start + beta * self.log_ratio
+
+    def where(self, here: Tensor, other: Point) -> Point:
+        """Return this point for the chains in `here`, [K, N], and the other for the rest."""
+        return Point(
+            torch.where(here.unsqueeze(-1), self.u, other.u),
+            torch.where(here, self.log_start, other.log_start),
+            torch.where(here, self.log_joint, other.log_joint),
+        )
+
+
+class LatentDensity:
+    """The two ends of a path, from a density that can be drawn to the posterior.
+
+    Args:
+        programs: the model and the guide.
+        chains: K.
+        start: what f_0 is.
+        x: data [N, ...].
+        *context: as for the programs.
+
+    Raises:
+        ValueError: naming the site, if a latent is neither continuous with a bijection to real
+            numbers nor discrete with a finite support, or the guide does not sample it.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> path = LatentDensity((vae.model, vae.guide), 4, "prior", torch.zeros(5, 64))
+        >>> path.point(path.draw()).log_ratio.shape
+        torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        programs: tuple[Program, Program],
+        chains: int,
+        start: Start,
+        x: Tensor,
+        *context: Any,
+    ) -> None:
+        self.model, self.guide = programs
+        self.chains, self.start, self.data = chains, start, (x, *context)
+        self._graphs: dict[Any, Any] = {}
+        trace = self._drawn(self.model)
+        for name, site in sample_sites(trace):
+            check_plates(name, site, len(x))
+        self._sizes = {name: self._rows(site).shape[-1] for name, site in _continuous(trace)}
+        self._events = {
+            name: bijection(site).inv(site["value"]).shape[2:] for name, site in _continuous(trace)
+        }
+        if not self._sizes:
+            raise ValueError(
+                "annealing moves continuous latents, and the model samples none: its evidence is "
+                "an exact sum, which log_weights gives with every site enumerated"
+            )
+        if start == "guide":
+            _check_guide(self._drawn(self.guide), set(self._sizes))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of chains and of data, (K, N)."""
+        return self.chains, len(self.data[0])
+
+    def given(self, x: Tensor, *context: Any) -> LatentDensity:
+        """Return the densities given other data, with the same compiled graphs."""
+        other = copy.copy(self)
+        other.data = (x, *context)
+        return other
+
+    def compile(self) -> None:
+        """Compile the slope for data of these shapes; where that cannot be had, say so.
+
+        Densities that came from one another by `given` share what is compiled.
+        """
+        given = Arguments(self.data)
+        if given.shape in self._graphs:
+            return
+
+        def slope(u: Tensor, beta: Tensor, *tensors: Tensor) -> list[Tensor]:
+            data = given.refilled(iter(tensors), given.floats)
+            point, gradient = self.given(*data)._slope(u, beta)
+            return [point.log_start, point.log_joint, gradient]
+
+        u = self.draw()
+        beta = torch.ones((), dtype=u.dtype, device=u.device)
+        reach = Reach([self.model, self.guide])
+        try:
+            graph = record(slope, [u, beta, *given.inputs(given.floats)], reach)
+        except NotRecordable as reason:
+            warnings.warn(f"annealing runs uncompiled: {reason}", stacklevel=2)
+            return
+        self._graphs[given.shape] = graph
+
+    def draw(self) -> Tensor:
+        """Draw u from f_0, [K, N, D]."""
+        given = None
+        if self.start == "guide":
+            given = self._latents_of(self._drawn(self.guide))
+        u = self.unconstrained(self._drawn(self.model, given))
+        if not u.isfinite().all():
+            raise ValueError(
+                f"the {self.start} draws values of {list(self._sizes)} outside the support that "
+                "they have in the model: give both programs one support"
+            )
+        return u
+
+    def unconstrained(self, trace: Any) -> Tensor:
+        """Return the latents in a trace of the model under a plate of particles, [K, N, D]."""
+        rows = [self._rows(trace.nodes[name]) for name in self._sizes]
+        return torch.cat(rows, dim=-1).expand(*self.shape, -1).contiguous()
+
+    def point(self, u: Tensor) -> Point:
+        """Score both ends at u; NaN where a network's output is no parameter, far out."""
+        with pyro.validation_enabled(is_validate=False):
+            return self._point(u)
+
+    def _point(self, u: Tensor) -> Point:
+        constrain = Constrain(self._by_site(u))
+        trace = self._enumerated(self.model, constrain)
+        log_joint = self._summed(sample_sites(trace)) + constrain.log_det
+        if self.start == "prior":
+            start = [(name, site) for name, site in sample_sites(trace) if not site["is_observed"]]
+        else:
+            held = ReplayMessenger(trace=self._latents_of(trace))
+            start = list(sample_sites(self._enumerated(self.guide, held)))
+        return Point(u, self._summed(start) + constrain.log_det, log_joint)
+
+    def slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
+        """Return the point at u, and the gradient there of the path's log-density."""
+        given = Arguments(self.data)
+        graph = self._graphs.get(given.shape)
+        if graph is None:
+            return self._slope(u, beta)
+        log_start, log_joint, gradient = graph(u, beta, *given.inputs(given.floats))
+        return Point(u, log_start, log_joint), gradient
+
+    def _slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
+        u = u.detach().requires_grad_()
+        with torch.enable_grad():
+            point = self.point(u)
+            (gradient,) = torch.autograd.grad(point.tempered(beta).sum(), u)
+        return Point(u.detach(), point.log_start.detach(), point.log_joint.detach()), gradient
+
+    def _summed(self, sites: Iterable[tuple[str, Any]]) -> Tensor:
+        """Add log-probabilities up and sum what is enumerated out, [K, N]."""
+        sites = list(sites)
+        dims = {enumeration_dim(site) for _, site in sites} - {None}
+        terms = [log_prob(site) for _, site in sites]
+        for (name, _), term in zip(sites, terms, strict=True):
+            check_shape(name, term.shape, self.shape, dims)
+        total: Tensor = sum(terms[1:], start=terms[0])
+        return total.reshape(-1, *self.shape).logsumexp(0) if dims else total
+
+    def _by_site(self, u: Tensor) -> dict[str, Tensor]:
+        pieces = u.split(list(self._sizes.values()), dim=-1)
+        return {
+            name: piece.reshape(*self.shape, *self._events[name])
+            for name, piece in zip(self._sizes, pieces, strict=True)
+        }
+
+    def _latents_of(self, trace: Any) -> Any:
+        latents = poutine.Trace()
+        for name in self._sizes:
+            latents.add_node(name, **trace.nodes[name])
+        return latents
+
+    def _rows(self, site: Any) -> Tensor:
+        value = bijection(site).inv(site["value"])
+        return value.reshape(*value.shape[:2], -1)
+
+    def _enumerated(self, program: Program, given: Messenger) -> Any:
+        """Trace a program at given latents, its discrete sites in dimensions left of the chains'.
+
+        The handler stands outside of the plate of chains, and meets values [K, N, ...].
+        """
+        chains = given(over_particles(config_enumerate(program), self.chains))
+        with advice_on_shapes():
+            chains = EnumMessenger(first_available_dim=-3)(chains)
+            return poutine.trace(chains).get_trace(*self.data)
+
+    def _drawn(self, program: Program, given: poutine.Trace | None = None) -> Any:
+        chains = poutine.replay(
+            over_particles(program, self.chains), trace=given or poutine.Trace()
+        )
+        with torch.no_grad(), advice_on_shapes():
+            return poutine.trace(chains).get_trace(*self.data)
+
+
+class Constrain(Messenger):
+    """Set latent sites to the images of unconstrained values, and add up log |dz/du|."""
+
+    def __init__(self, unconstrained: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._unconstrained = unconstrained
+        self.log_det: Any = 0.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._unconstrained and not msg["is_observed"]:
+            u = self._unconstrained[msg["name"]]
+            transform = bijection(msg)
+            msg["value"], msg["done"] = transform(u), True
+            if msg["value"].shape[:2] != u.shape[:2]:
+                raise ValueError(
+                    f"site '{msg['name']}' has a support that depends on a class which is summed "
+                    "out, so no one bijection leads there: use log_weights"
+                )
+            log_det = transform.log_abs_det_jacobian(u, msg["value"])
+            self.log_det = self.log_det + log_det.reshape(*u.shape[:2], -1).sum(-1)
+
+
+def bijection(site: Any) -> Any:
+    """Return the map from real numbers to the support of a latent site.
+
+    Raises:
+        ValueError: naming the site, if its support has none.
+    """
+    support = site["fn"].support
+    if isinstance(support, MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"site '{site['name']}' has the support {site['fn'].support}, to which no bijection "
+            "from real numbers is known: annealing cannot move it; use log_weights"
+        ) from error
+
+
+def _continuous(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the latent sites that chains move; what is discrete is summed out."""
+    for name, site in sample_sites(trace):
+        if site["is_observed"] or site["infer"].get("is_auxiliary"):
+            continue
+        if not site["fn"].support.is_discrete:
+            yield name, site
+        elif site["infer"].get("enumerate") == "sequential":
+            raise ValueError(
+                f"site '{name}' is enumerated one value after the other, and chains take all at "
+                'once: mark it infer={"enumerate": "parallel"}'
+            )
+        elif not site["fn"].has_enumerate_support:
+            raise ValueError(
+                f"site '{name}' is discrete with no finite support to sum over, and chains move "
+                "continuous latents alone: use log_weights"
+            )
+
+
+def _check_guide(trace: Any, wanted: set[str]) -> None:
+    auxiliary = [n for n, site in sample_sites(trace) if site["infer"].get("is_auxiliary")]
+    for name, site in sample_sites(trace):
+        if is_point_mass(site):
+            raise ValueError(
+                f"site '{name}' is a Delta in the guide, from which no path leads: start at the "
+                "prior"
+            )
+    sampled = {name for name, _ in _continuous(trace)}
+    if auxiliary or sampled != wanted:
+        raise ValueError(
+            f"a path that starts at the guide needs its density over {sorted(wanted)} alone; the "
+            f"guide samples {sorted(sampled | set(auxiliary))}: start at the prior"
+        )

@@ -1,0 +1,190 @@
+r"""Fill in missing entries by importance sampling from the posterior of the latents.
+
+The particles that bound log p(x_obs) also average over p(x_mis | x_obs): with the weights
+$\bar w_k = w_k / \sum_j w_j$, $w_k = p(x_{obs}, z_k) / q(z_k | x_{obs})$,
+
+    E[x_mis | x_obs] = sum_k wbar_k E[x_mis | z_k],
+
+and a draw is x_mis ~ p(. | z_k) at a particle k chosen with probability wbar_k.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.data.domains import check_finite
+from pyrovae.nets.inputs import check_mask
+from pyrovae.vae import evaluation_mode, programs
+from pyrovae.weights.bounds import effective_sample_size
+from pyrovae.weights.log_weights import NUMBERS_PER_PASS, cut_data, trace_pair
+from pyrovae.weights.sites import enumeration_dim, log_prob, sample_sites
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """Data with their missing entries filled in, and how far the filling is to be trusted.
+
+    Attributes:
+        x: [N, D], the posterior mean of each missing entry (NaN where the likelihood has none);
+            observed entries as they were.
+        standard_error: [N, D], what the K particles leave on x; 0 where it was observed. It is
+            itself an estimate, honest while the effective sample size is large.
+        effective_sample_size: [N], of the K weights of each datum: near 1, one particle decides.
+        draws: [M, N, D], the missing entries drawn together from p(x_mis | x_obs).
+    """
+
+    x: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    draws: Tensor
+
+
+def impute(
+    target: Any, x: Tensor, mask: Tensor, *context: Any, particles: int, draws: int = 0
+) -> Imputation:
+    r"""Fill in the missing entries of x by self-normalised importance sampling.
+
+    The mean minimises the squared error but understates the spread: for what a later analysis
+    infers from the data, take `draws` (multiple imputation). They also serve columns of classes,
+    whose mean means little: `draws.mode(0).values` is the most frequent class. Draws are exact as
+    K grows; K well above M keeps particles from serving twice.
+
+    Args:
+        target: a VAE, or a pair (model, guide), that takes the mask as its last context (see
+            `likelihoods.Masked` and `nets.HideMissing`).
+        x: data [N, D]. What stands at a missing entry is not read; the programs meet a 0.
+        mask: boolean [N, D], True where x is observed.
+        *context: what the programs take between x and the mask: a row per datum, or shared by all.
+        particles: K. The means at all K particles of a datum are held at once.
+        draws: M.
+
+    Raises:
+        ValueError: if the mask is not boolean or not of the shape of x, the observed entries of a
+            datum are not finite or impossible under every particle, there is less than one
+            particle, or the model has no site "x".
+
+    References:
+        Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete
+        Data Sets.
+        Rubin, 1987. Multiple Imputation for Nonresponse in Surveys.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae.nets import MLP, HideMissing
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Masked(pv.likelihoods.Normal(MLP(2, 16, 3))),
+        ...     guide=pv.guides.MeanFieldNormal(HideMissing(MLP(3, 16, 2 * 2))),
+        ... )
+        >>> x = torch.tensor([[1.0, float("nan"), 0.5]])
+        >>> filled = impute(vae, x, ~x.isnan(), particles=1000, draws=5)
+        >>> filled.x[0, [0, 2]], filled.draws.shape
+        (tensor([1.0000, 0.5000]), torch.Size([5, 1, 3]))
+    """
+    _check_request(x, mask, particles, draws)
+    x = torch.where(mask, x, 0.0)
+    check_finite(x)
+    size = max(1, NUMBERS_PER_PASS // (particles * max(256, x[0].numel())))
+    with torch.no_grad(), evaluation_mode(target):
+        pieces = [
+            _impute(programs(target), part, particles, draws)
+            for part in cut_data(x, (*context, mask), size, pair=programs(target))
+        ]
+    return Imputation(
+        x=torch.cat([piece.x for piece in pieces]),
+        standard_error=torch.cat([piece.standard_error for piece in pieces]),
+        effective_sample_size=torch.cat([piece.effective_sample_size for piece in pieces]),
+        draws=torch.cat([piece.draws for piece in pieces], dim=1),
+    )
+
+
+def _check_request(x: Tensor, mask: Tensor, particles: int, draws: int) -> None:
+    check_mask(mask, tuple(x.shape), "impute")
+    if particles < 1 or draws < 0:
+        raise ValueError(
+            "impute takes one particle or more, and no less than 0 draws; got "
+            f"particles={particles} and draws={draws}"
+        )
+
+
+def _impute(pair: tuple[Any, Any], data: list[Any], particles: int, draws: int) -> Imputation:
+    x, mask = data[0], data[-1]
+    model_trace, guide_trace = trace_pair(*pair, *data, particles=particles)
+    log_w = _log_weights(model_trace, guide_trace)
+    fn = _observation(model_trace).expand(log_w.shape)
+    # A class that is summed out puts an axis of alternatives in front of the particles.
+    log_w = log_w.reshape(-1, particles, len(x))
+    weights = log_w.flatten(0, 1).softmax(0).view_as(log_w)
+    mean, error = _average(fn.mean.reshape(*weights.shape, *x.shape[1:]), weights)
+    return Imputation(
+        x=torch.where(mask, x, mean),
+        standard_error=torch.where(mask, 0.0, error),
+        effective_sample_size=effective_sample_size(log_w.logsumexp(0)),
+        draws=torch.where(mask, x, _draws(fn, weights.flatten(0, 1), (draws, *x.shape))),
+    )
+
+
+def _log_weights(model_trace: Any, guide_trace: Any) -> Tensor:
+    """Return log p(x_obs, z) - log q(z), [..., K, N] with an axis for each class summed out."""
+    log_w = torch.as_tensor(sum(log_prob(site) for _, site in sample_sites(model_trace)))
+    for _, site in sample_sites(guide_trace):
+        if enumeration_dim(site) is None:
+            log_w = log_w - log_prob(site)
+    impossible = (log_w.flatten(0, -2).amax(0) == -torch.inf).nonzero().flatten()
+    if len(impossible):
+        raise ValueError(
+            f"every weight of {len(impossible)} data is zero, the first that of row "
+            f"{int(impossible[0])}: their observed entries are impossible under the model"
+        )
+    return log_w
+
+
+def _observation(model_trace: Any) -> Any:
+    if "x" not in model_trace.nodes:
+        raise ValueError(
+            f"the model has the sites {[name for name, _ in sample_sites(model_trace)]} but none "
+            "named 'x', whose missing entries are to be filled in"
+        )
+    return model_trace.nodes["x"]["fn"]
+
+
+def _average(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Average values [C, K, N, ...], and return the delta method's error of the average.
+
+    $$ \sqrt{\tfrac{K}{K-1} \sum_k \left[\sum_c \bar w_{ck} (v_{ck} - \bar v)\right]^2} $$
+    """
+    weights = weights.reshape(*weights.shape, *[1] * (values.ndim - weights.ndim))
+    mean = (weights * values).sum((0, 1))
+    spread = (weights * (values - mean)).sum(0).square().sum(0)
+    particles = values.shape[1]
+    bias = particles / (particles - 1) if particles > 1 else math.nan
+    return mean, (bias * spread).sqrt()
+
+
+def _draws(fn: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draw x, [M, N, D], at particles resampled by their weights [P, N]."""
+    drawn = torch.empty(shape, dtype=weights.dtype, device=weights.device)
+    if len(drawn) == 0:
+        return drawn
+    chosen = torch.multinomial(weights.T, len(drawn), replacement=True).T
+    turn = _turns(chosen)
+    # x is drawn afresh each time that a particle serves again.
+    for now in range(int(turn.max()) + 1):
+        values = fn.sample().reshape(*weights.shape, *shape[2:])
+        draw, row = (turn == now).nonzero(as_tuple=True)
+        drawn[draw, row] = values[chosen[draw, row], row]
+    return drawn
+
+
+def _turns(chosen: Tensor) -> Tensor:
+    """Count how often each entry of [M, N] stood further up in its column."""
+    ordered, order = chosen.sort(dim=0, stable=True)
+    columns = ordered.T.contiguous()
+    first = torch.searchsorted(columns, columns).T
+    turn = torch.arange(len(chosen), device=chosen.device)[:, None] - first
+    return torch.empty_like(turn).scatter_(0, order, turn)

@@ -1,0 +1,177 @@
+"""Draws of a guide and of the prior for some data, and what the model makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.measure.findings import Number
+from pyrovae.measure.latents.aggregate_posterior import Posterior
+from pyrovae.measure.latents.sites import (
+    Values,
+    alike,
+    data_per_pass,
+    drawn,
+    latent_values,
+    score_model,
+)
+from pyrovae.weights.bounds import students_factor
+from pyrovae.weights.log_weights import Program, cut_data
+
+
+@dataclass(frozen=True)
+class Codes:
+    """K draws of the latents for each of M data, from the guide and from the prior; in nats.
+
+    Attributes:
+        values: of the guide's draws, by site, [K, M, ...].
+        own: log q(z_m | x_m), all sites and then each dimension, [K, M, 1 + D].
+        log_prior: log p(z_m), [K, M].
+        log_likelihood: log p(x_m | z_m), [K, M].
+        swapped: log p(x_m | z) at the draws of the datum that m is paired with, [K, M].
+        prior_values: draws of the prior, by site.
+        prior_density: log p at the prior's draws, [K, M].
+        prior_likelihood: log p(x_m | z) at the prior's draws, [K, M].
+    """
+
+    values: Values
+    own: Tensor
+    log_prior: Tensor
+    log_likelihood: Tensor
+    swapped: Tensor
+    prior_values: Values
+    prior_density: Tensor
+    prior_likelihood: Tensor
+
+    def first(self, data: int) -> Codes:
+        """Return the codes of the first so many data."""
+        return self._mapped(lambda value: value[:, :data])
+
+    def cost_of_swapping(self) -> Number:
+        """Return what log p(x | z) loses where z is another datum's, with its error over data.
+
+        What a pair of data loses depends on both, so the error is that of the pairs.
+        """
+        lost = (self.log_likelihood - self.swapped).double().mean(0)
+        pairs = lost[: len(lost) // 2 * 2].reshape(-1, 2).mean(1)
+        error = pairs.std().item() / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+        return Number(pairs.mean().item(), error)
+
+    def spread(self, population: int) -> Number:
+        """Return how far log p(x | z) is apart at two draws of the prior, a mean over N data."""
+        two = self.prior_likelihood[: len(self.prior_likelihood) // 2 * 2]
+        return two_stage((two[::2] - two[1::2]).abs(), population)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Codes:
+        def changed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            return {site: change(v) for site, v in value.items()}
+
+        return Codes(**{name: changed(value) for name, value in vars(self).items()})
+
+
+def draw_codes(
+    model: Program, posterior: Posterior, particles: int, x: Tensor, *context: Any
+) -> Codes:
+    """Draw K codes for each datum; data 0 and 1 are a pair, 2 and 3, and so on."""
+    size = max(2, data_per_pass(x, particles) // 2 * 2)
+    return _join(
+        [_draw(model, posterior, particles, *part) for part in cut_data(x, context, size)]
+    )
+
+
+def two_stage(values: Tensor, population: float) -> Number:
+    r"""Return the mean of values [K, M] of M data chosen at random from N, with its errors.
+
+    The error over data is that of M independent data, wider where they are few (see
+    `bounds.students_factor`). Given the N data, what is left is the choice of M of them and the
+    draws,
+
+    $$ (1 - f) \frac{s_b^2}{M} + f \frac{s_w^2}{M K}, \qquad f = M / N, $$
+
+    with the variances $s_b^2$ of the means of the data and $s_w^2$ within a datum.
+
+    Args:
+        values: one row for each draw.
+        population: N.
+
+    References:
+        Cochran, 1977. Sampling Techniques, section 10.4.
+
+    Example:
+        >>> number = two_stage(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), population=2)
+        >>> number.mean, round(number.error_over_data, 1), number.error_over_particles
+        (1.5, 9.7, 0.5)
+    """
+    values = values.double()
+    draws, data = values.shape
+    between = values.mean(0).var().item() / data
+    within = values.var(0).mean().item() / (data * draws) if draws > 1 else math.nan
+    share = data / population
+    left = share * within + ((1 - share) * between if share < 1 else 0.0)
+    over_data = students_factor(data) * math.sqrt(between)
+    return Number(values.mean().item(), over_data, math.sqrt(left))
+
+
+def _draw(model: Program, posterior: Posterior, particles: int, x: Tensor, *context: Any) -> Codes:
+    trace = drawn(posterior.guide, particles, x, *context)
+    values = latent_values(trace)
+    from_prior = drawn(model, particles, x, *context)
+    prior_values = {name: from_prior.nodes[name]["value"] for name in values}
+    log_prior, log_likelihood = score_model(model, values, x, *context)
+    _check_prior(model, values, log_prior, x, *context)
+    _, swapped = score_model(model, _swapped(values), x, *context)
+    prior_density, prior_likelihood = score_model(model, prior_values, x, *context)
+    return Codes(
+        values=values,
+        own=posterior.log_q(trace, values),
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        swapped=swapped,
+        prior_values=prior_values,
+        prior_density=prior_density,
+        prior_likelihood=prior_likelihood,
+    )
+
+
+def _check_prior(
+    model: Program, values: Values, log_prior: Tensor, x: Tensor, *context: Any
+) -> None:
+    """Hold the prior of each datum against that of its neighbour.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    neighbours = [
+        value.roll(1, 0) if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] else value
+        for value in context
+    ]
+    if context and not alike(log_prior, score_model(model, values, x, *neighbours)[0]):
+        raise ValueError(
+            f"the prior of {list(values)} depends on the context, so that the aggregate posterior "
+            "has no one prior to be held against: measure the data of one context at a time"
+        )
+
+
+def _swapped(values: Values) -> Values:
+    """Exchange the values of neighbours; a last one without a partner keeps its own."""
+    size = next(iter(values.values())).shape[1]
+    partner = torch.arange(size) ^ 1
+    partner[partner == size] = size - 1
+    return {name: value[:, partner] for name, value in values.items()}
+
+
+def _join(pieces: list[Codes]) -> Codes:
+    def joined(name: str) -> Any:
+        parts = [getattr(piece, name) for piece in pieces]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts, 1)
+        return {site: torch.cat([part[site] for part in parts], 1) for site in parts[0]}
+
+    return Codes(**{field.name: joined(field.name) for field in fields(Codes)})

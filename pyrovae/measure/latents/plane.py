@@ -1,0 +1,249 @@
+r"""The aggregate posterior and the prior over two dimensions of a latent site, on a grid.
+
+    q(z_a, z_b) = 1/N sum_n q(z_a | x_n) q(z_b | x_n)
+
+A site that depends on others is averaged over draws of them. Where a distribution does not factor,
+as that of a flow, its draws stand for it, each smoothed by a normal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from pyrovae.measure.latents.active_units import PROBED, active_units, check_several, first
+from pyrovae.measure.latents.sites import (
+    LatentSite,
+    data_per_pass,
+    drawn,
+    flat,
+    is_factorised,
+    latent_sites,
+)
+from pyrovae.vae import evaluation_mode, programs
+from pyrovae.weights.log_weights import Program, cut_data
+
+POINTS: Final = 121
+"""Grid points in either direction."""
+
+LEAST_DRAWS: Final = 2000
+"""The draws, at least, over which a density is averaged."""
+
+DRAWS_EACH: Final = 10
+"""The draws for each datum of a site that depends on others, or does not factor."""
+
+TAIL: Final = 0.001
+"""The share of draws that may lie beyond either edge of the grid."""
+
+
+@dataclass(frozen=True)
+class LatentPlane:
+    """Two densities on a grid.
+
+    Attributes:
+        names: of the two dimensions.
+        grid: where they are known, [2, G]: equal steps in each dimension.
+        aggregate: q(z), [G, G]; the first index runs along the first dimension.
+        prior: p(z), [G, G].
+        hole: the ratio of densities below which one misses the other.
+        size: N, the data.
+        smoothed: which of the two densities is of smoothed draws.
+    """
+
+    names: tuple[str, str]
+    grid: Tensor
+    aggregate: Tensor
+    prior: Tensor
+    hole: float
+    size: int
+    smoothed: tuple[str, ...]
+
+    @property
+    def in_holes(self) -> Tensor:
+        """Where q(z) < hole p(z), [G, G]."""
+        return self.aggregate < self.hole * self.prior
+
+    @property
+    def outside(self) -> Tensor:
+        """Where p(z) < hole q(z), [G, G]."""
+        return self.prior < self.hole * self.aggregate
+
+    @property
+    def prior_mass_in_holes(self) -> float:
+        """The share of the prior's mass in holes, of that on the grid."""
+        return (self.prior * self.in_holes).sum().item() / self.prior.sum().item()
+
+    @property
+    def aggregate_mass_outside(self) -> float:
+        """The share of the aggregate's mass that the prior hardly draws, of that on the grid."""
+        return (self.aggregate * self.outside).sum().item() / self.aggregate.sum().item()
+
+
+@torch.no_grad()
+def latent_plane(
+    target: Any,
+    x: Tensor,
+    *context: Any,
+    dimensions: tuple[str, str] | None = None,
+    hole: float = 0.05,
+) -> LatentPlane:
+    """Return the aggregate posterior and the prior over two dimensions of one latent site.
+
+    Args:
+        target: a `VAE`, or a pair (model, guide) with a plate over data.
+        x: data [N, ...], two at least.
+        *context: what the programs take beside x.
+        dimensions: such as ("z[0]", "z[3]"); by default the most active one and the next of the
+            same site.
+        hole: the ratio of densities below which one misses the other.
+
+    Raises:
+        ValueError: if the site has a single dimension, or the dimensions are not two of one
+            continuous site; and as `active_units`.
+
+    References:
+        Rosca, Lakshminarayanan, Mohamed, 2018. Distribution Matching in Variational Inference.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(3),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 3)),
+        ... )
+        >>> plane = latent_plane(vae, torch.rand(20, 64).round(), dimensions=("z[0]", "z[2]"))
+        >>> plane.aggregate.shape
+        torch.Size([121, 121])
+    """
+    check_several(x)
+    model, guide = programs(target)
+    with evaluation_mode(target):
+        probe = first(PROBED, x, context)
+        names = dimensions or _most_active(target, x, *context)
+        at = [_located(latent_sites(guide, *probe), name) for name in names]
+        if len(at) != 2 or at[0][0] != at[1][0] or at[0][1] == at[1][1]:
+            raise ValueError(
+                f"a plane is of two dimensions of one latent site; got {list(names)}: name two "
+                "such as ('z[0]', 'z[1]')"
+            )
+        columns = [column for _, column in at]
+        site = at[0][0]
+        posteriors = _components(guide, site, columns, x, context)
+        prior, _ = _located(latent_sites(model, *probe), names[0])
+        priors = _components(model, prior, columns, x, context)
+    grid = _grid(posteriors.draws, priors.draws)
+    return LatentPlane(
+        names=(names[0], names[1]),
+        grid=grid,
+        aggregate=posteriors.density(grid),
+        prior=priors.density(grid),
+        hole=hole,
+        size=len(x),
+        smoothed=tuple(
+            name
+            for name, found in (("aggregate", posteriors), ("prior", priors))
+            if found.smoothed
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Components:
+    """What a density over two dimensions is the mean of.
+
+    Attributes:
+        draws: [L, 2].
+        factors: distributions of batch shape [K, N, ...], one event axis left; none where the
+            draws are smoothed.
+        columns: of the two dimensions.
+    """
+
+    draws: Tensor
+    factors: list[Any]
+    columns: list[int]
+
+    @property
+    def smoothed(self) -> bool:
+        return not self.factors
+
+    def density(self, grid: Tensor) -> Tensor:
+        """Return the density on a grid [2, G], [G, G]."""
+        total = torch.zeros(grid.shape[1], grid.shape[1], dtype=torch.float64)
+        for across, up in self._densities(grid):
+            total += (across.double() @ up.double().T).cpu()
+        return total / len(self.draws)
+
+    def _densities(self, grid: Tensor) -> Iterator[list[Tensor]]:
+        """Yield the densities of some components in either dimension, [G, L] each."""
+        if self.smoothed:
+            width = self.draws.std(0) * len(self.draws) ** (-1 / 6)  # Silverman's, in the plane
+            points = grid.to(self.draws.device).unsqueeze(-1)
+            yield [
+                td.Normal(self.draws[:, c], width[c]).log_prob(points[c]).exp() for c in range(2)
+            ]
+        for factor in self.factors:
+            axes = [1] * len(factor.batch_shape)
+            densities = [
+                factor.log_prob(points.to(self.draws).reshape(-1, *axes)).exp() for points in grid
+            ]
+            yield [
+                density.flatten(3)[..., column].flatten(1)
+                for density, column in zip(densities, self.columns, strict=True)
+            ]
+
+
+def _components(
+    program: Program, site: LatentSite, columns: list[int], x: Tensor, context: tuple[Any, ...]
+) -> _Components:
+    """Run a program on all data and keep its distributions at the site, and its draws."""
+    fn = drawn(program, 1, *first(1, x, context)).nodes[site.name]["fn"]
+    each = 1 if is_factorised(fn) and not site.dependent else DRAWS_EACH
+    particles = max(each, math.ceil(LEAST_DRAWS / len(x)))
+    draws, factors = [], []
+    for part in cut_data(x, context, data_per_pass(x, particles)):
+        found = drawn(program, particles, *part).nodes[site.name]
+        draws.append(flat(found["value"])[..., columns].flatten(0, 1))
+        factors += [found["fn"].base_dist] if is_factorised(fn) else []
+    return _Components(torch.cat(draws), factors, columns)
+
+
+def _grid(*draws: Tensor) -> Tensor:
+    """Return equal steps over all draws but those far out, [2, G]."""
+    edges = torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)
+    spans = torch.stack([d.double().quantile(edges.to(d.device), 0) for d in draws]).cpu()
+    low, high = spans[:, 0].amin(0), spans[:, 1].amax(0)
+    margin = 0.1 * (high - low)
+    return torch.stack(
+        [
+            torch.linspace(a, b, POINTS, dtype=torch.float64)
+            for a, b in zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
+        ]
+    )
+
+
+def _most_active(target: Any, x: Tensor, *context: Any) -> tuple[str, ...]:
+    """Return the most active dimension and the next most active one of the same site."""
+    activity = active_units(target, x, *context)
+    names = [activity.names[j] for j in activity.order]
+    same = [name for name in names if _site_of(name) == _site_of(names[0])]
+    return tuple(sorted(same[:2], key=activity.names.index))
+
+
+def _located(sites: list[LatentSite], name: str) -> tuple[LatentSite, int]:
+    for site in sites:
+        if not site.discrete and name in site.names:
+            return site, site.names.index(name)
+    raise ValueError(
+        f"there is no dimension '{name}' of a continuous latent site; the sites are "
+        f"{[site.name for site in sites]}: name one such as 'z[0]'"
+    )
+
+
+def _site_of(name: str) -> str:
+    return name.rpartition("[")[0]

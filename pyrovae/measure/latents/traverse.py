@@ -1,0 +1,165 @@
+"""What the decoder makes of one latent dimension at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyrovae.measure.latents.active_units import PROBED, active_units, check_several, first
+from pyrovae.measure.latents.sites import (
+    Values,
+    data_per_pass,
+    drawn,
+    flat,
+    latent_sites,
+    latent_values,
+)
+from pyrovae.vae import VAE, evaluation_mode
+from pyrovae.weights.log_weights import cut_data
+from pyrovae.weights.sites import mean_of
+
+QUANTILES: Final = (0.01, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.99)
+MOST: Final = 10
+"""The dimensions that are walked through when none are named."""
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """The means of p(x | z) along some latent dimensions.
+
+    Attributes:
+        names: of the R dimensions.
+        quantiles: the S shares of the aggregate posterior below each step.
+        values: of the dimension at each step, [R, S].
+        means: [R, S, width of x].
+    """
+
+    names: tuple[str, ...]
+    quantiles: tuple[float, ...]
+    values: Tensor
+    means: Tensor
+
+
+@torch.no_grad()
+def traverse(
+    vae: VAE,
+    x: Tensor,
+    *context: Any,
+    datum: int = 0,
+    dimensions: Sequence[str] | None = None,
+    quantiles: Sequence[float] = QUANTILES,
+) -> Traversal:
+    """Walk one latent dimension at a time through the quantiles of the aggregate posterior.
+
+    The other dimensions, and the other sites, stay at the code of one datum: the posterior mean,
+    site by site, or a draw where there is none in closed form.
+
+    Args:
+        vae: the VAE.
+        x: the data of the aggregate posterior, [N, ...].
+        *context: what the programs take beside x.
+        datum: the row of x whose code is held.
+        dimensions: such as ["z[0]", "z[3]"]; by default the ten most active ones.
+        quantiles: shares between 0 and 1.
+
+    Raises:
+        ValueError: for a datum, a dimension or a quantile that there is not, and as
+            `active_units`.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(3),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 3)),
+        ... )
+        >>> found = traverse(vae, torch.rand(20, 64).round(), dimensions=["z[1]"])
+        >>> found.means.shape
+        torch.Size([1, 9, 64])
+    """
+    check_several(x)
+    if not 0 <= datum < len(x) or not all(0 <= share <= 1 for share in quantiles):
+        raise ValueError(
+            f"a traversal holds the code of one of the {len(x)} data and walks through quantiles "
+            f"between 0 and 1; got datum={datum}, quantiles={list(quantiles)}"
+        )
+    with evaluation_mode(vae):
+        places = {
+            name: (site.name, j)
+            for site in latent_sites(vae.guide, *first(PROBED, x, context))
+            if not site.discrete
+            for j, name in enumerate(site.names)
+        }
+        names = tuple(dimensions or _most_active(vae, x, *context))
+        unknown = [name for name in names if name not in places]
+        if unknown:
+            raise ValueError(f"there are no dimensions {unknown}; there are {list(places)}")
+        steps = _steps(vae, quantiles, x, *context)
+        row = next(itertools.islice(cut_data(x, context, 1), datum, None))
+        with Means():
+            code = latent_values(drawn(vae.guide, 1, *row))
+        values = torch.stack([steps[places[name][0]][:, places[name][1]] for name in names])
+        walks = [
+            _walk(code, *places[name], along) for name, along in zip(names, values, strict=True)
+        ]
+        means = torch.stack([_decoded(vae, walk, *row[1:]) for walk in walks])
+    return Traversal(names, tuple(quantiles), values, means)
+
+
+class Means(Messenger):
+    """Give each latent its mean in place of a draw, where it has one in closed form."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or msg["fn"].support.is_discrete:
+            return
+        try:
+            mean = msg["fn"].mean
+        except NotImplementedError:
+            return
+        if mean.isfinite().all():
+            msg["value"], msg["done"] = mean, True
+
+
+def _most_active(vae: VAE, x: Tensor, *context: Any) -> list[str]:
+    activity = active_units(vae, x, *context)
+    return [activity.names[j] for j in activity.order[:MOST]]
+
+
+def _steps(vae: VAE, quantiles: Sequence[float], x: Tensor, *context: Any) -> dict[str, Tensor]:
+    """Return the quantiles of the aggregate posterior by site, [S, D], from a draw a datum."""
+    pieces = [
+        latent_values(drawn(vae.guide, 1, *part))
+        for part in cut_data(x, context, data_per_pass(x, 1))
+    ]
+    shares = torch.as_tensor(list(quantiles), device=x.device)
+    found = {}
+    for name in pieces[0]:
+        draws = torch.cat([flat(piece[name])[0] for piece in pieces])
+        found[name] = draws.double().quantile(shares.double(), 0).to(draws)
+    return found
+
+
+def _walk(code: Values, site: str, column: int, along: Tensor) -> Values:
+    """Repeat a datum's code once for each step, one dimension set to the values along."""
+    walk = {
+        name: value.expand(len(along), *value.shape[1:]).clone() for name, value in code.items()
+    }
+    flat(walk[site])[:, 0, column] = along
+    return walk
+
+
+def _decoded(vae: VAE, walk: Values, *context: Any) -> Tensor:
+    """Return the mean of p(x | z) at each step, [S, width of x]."""
+    steps = len(next(iter(walk.values())))
+
+    def generate(*context: Any) -> Any:
+        return vae.model(None, *context, size=1)
+
+    return mean_of(drawn(generate, steps, *context, given=walk).nodes["x"]["fn"])[:, 0]

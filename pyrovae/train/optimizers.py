@@ -1,0 +1,314 @@
+"""The user's optimiser stays in charge; its steps are taken together.
+
+Pyro makes one torch optimiser for each parameter. `Together` steps them at once, by the fastest
+kernel that their class has: it reads their settings before each step and moves their own states,
+so that `optim_objs`, `get_state`, `set_state` and schedulers mean what they mean in Pyro.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from pyrovae.graphs.cuda import on_gpu
+
+_SEPARABLE: Final = frozenset(
+    {
+        torch.optim.Adadelta,
+        torch.optim.Adagrad,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.Adamax,
+        torch.optim.ASGD,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        torch.optim.RMSprop,
+        torch.optim.Rprop,
+        torch.optim.SGD,
+    }
+)
+"""Optimisers whose step treats each number by itself, and changes no setting of a group."""
+
+_FUSED: Final = frozenset(
+    {torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
+)
+
+
+class OneOptimizer(PyroOptim):
+    """A torch optimiser over all parameters together, in the form that Pyro's SVI takes.
+
+    Args:
+        make: called with the list of parameters; returns a torch optimiser. A torch optimiser
+            that is made already trains the parameters that it holds, and leaves others alone.
+
+    Raises:
+        ValueError: at the first step, if a torch optimiser holds none of the parameters.
+
+    Example:
+        >>> import functools, torch
+        >>> optim = OneOptimizer(functools.partial(torch.optim.AdamW, lr=1e-3))
+    """
+
+    def __init__(
+        self, make: Callable[[list[Tensor]], torch.optim.Optimizer] | torch.optim.Optimizer
+    ) -> None:
+        given = make if isinstance(make, torch.optim.Optimizer) else None
+        super().__init__(make if given is None else type(given), {})
+        self.optimizer = given
+        self._adopts, self._checked = given is None, given is None
+        self._waiting: dict[str, Any] | None = None
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Take a step for the parameters that have a gradient, and adopt those that are new."""
+        parameters = list(params)
+        if self.optimizer is None:
+            if not parameters:
+                return
+            self.optimizer = self.pt_optim_constructor(parameters)
+            if self._waiting is not None:
+                self.optimizer.load_state_dict(self._waiting)
+        known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        new = [parameter for parameter in parameters if id(parameter) not in known]
+        if new and self._adopts:
+            self.optimizer.add_param_group({"params": new})
+        elif not self._checked and parameters and len(new) == len(parameters):
+            raise ValueError(
+                f"the optimiser, {type(self.optimizer).__name__}, holds none of the "
+                f"{len(new)} parameters that the programs announce: make it over these, or give "
+                "one of pyro.optim, which finds them"
+            )
+        self._checked = True
+        self.optimizer.step()
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state of the torch optimiser, to give to `set_state` later."""
+        return {} if self.optimizer is None else self.optimizer.state_dict()
+
+    def set_state(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state, now or once the parameters are met."""
+        self._waiting = state_dict or None
+        if self.optimizer is not None and state_dict:
+            self.optimizer.load_state_dict(state_dict)
+
+
+class Together:
+    """Take the steps of a Pyro optimiser, all parameters at once where that is the same.
+
+    Args:
+        optim: an optimiser of Pyro's, whose states and settings stay its own.
+    """
+
+    def __init__(self, optim: PyroOptim) -> None:
+        self.optim = optim
+        self.whole: torch.optim.Optimizer | None = None
+        self._parameters: list[Tensor] = []
+        self._clips: list[tuple[Tensor, Callable[[Tensor], None]]] = []
+        self._singles: list[tuple[Any, torch.optim.Optimizer, Any, dict[str, Any]]] = []
+        self._rates: dict[int, tuple[float, Tensor]] = {}
+        self._separable = type(optim).__call__ in (PyroOptim.__call__, PyroLRScheduler.__call__)
+        if not isinstance(optim, OneOptimizer):
+            optim.get_state = functools.partial(_state_by_name, optim, _names_kept(optim))
+
+    def __call__(self, parameters: list[Tensor], names: Mapping[Tensor, str]) -> None:
+        """Let the optimiser use the gradients."""
+        if isinstance(self.optim, OneOptimizer):
+            self.optim(parameters)
+            return
+        if self._separable and self.whole is not None and self._up_to_date(parameters):
+            self._step()
+            return
+        if any(parameter not in self.optim.optim_objs for parameter in parameters):
+            with _known_by_name(names) as local:
+                _names_kept(self.optim).update(local)
+                if not self._separable:
+                    self.optim(parameters)
+                    return
+                for parameter in parameters:
+                    if parameter not in self.optim.optim_objs:
+                        _adopt(self.optim, parameter)
+        if not self._separable or not self.settled(parameters):
+            self.optim(parameters)
+            return
+        self._step()
+
+    def _step(self) -> None:
+        for parameter, clip in self._clips:
+            clip(parameter)
+        if self.whole is not None:
+            self.whole.step()
+
+    def settled(self, parameters: list[Tensor]) -> bool:
+        """Bring what steps all parameters up to date; False where each has to step by itself."""
+        if self._up_to_date(parameters):
+            return self.whole is not None or not parameters
+        self._parameters, self.whole = list(parameters), None
+        objects = [self.optim.optim_objs[parameter] for parameter in parameters]
+        steppers = [getattr(made, "optimizer", made) for made in objects]
+        self._singles = [
+            (made, single, single.state, dict(single.param_groups[0]))
+            for made, single in zip(objects, steppers, strict=True)
+        ]
+        clips = [(parameter, self.optim.grad_clip[parameter]) for parameter in parameters]
+        self._clips = [(parameter, clip) for parameter, clip in clips if clip is not None]
+        if parameters and _separable(steppers, parameters):
+            self.whole = self._joined(steppers)
+        return self.whole is not None or not parameters
+
+    def _up_to_date(self, parameters: list[Tensor]) -> bool:
+        if len(parameters) != len(self._parameters):
+            return False
+        made = self.optim.optim_objs
+        return not _hooked_everywhere() and all(
+            parameter is known
+            and made.get(parameter) is obj
+            and single.state is state
+            and single.param_groups[0] == group
+            and not (single._optimizer_step_pre_hooks or single._optimizer_step_post_hooks)
+            for parameter, known, (obj, single, state, group) in zip(
+                parameters, self._parameters, self._singles, strict=True
+            )
+        )
+
+    def _joined(self, singles: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        """Make one optimiser over the states that the single ones own."""
+        kind: Any = type(singles[0])
+        joined: torch.optim.Optimizer = kind(self._parameters)
+        form = _fastest(singles, self._parameters)
+        groups: list[dict[str, Any]] = []
+        for parameter, single in zip(self._parameters, singles, strict=True):
+            single._opt_called = True  # type: ignore[attr-defined]  # schedulers ask for it
+            joined.state[parameter] = _placed(single.state[parameter], parameter, form)
+            settings = {k: v for k, v in single.param_groups[0].items() if k != "params"}
+            settings.update({k: v for k, v in form.items() if settings.get(k, v) in (None, False)})
+            group = next((g for g in groups if _same_settings(g, settings)), None)
+            if group is None:
+                groups.append(group := {**settings, "params": []})
+            group["params"].append(parameter)
+        for i, group in enumerate(groups):
+            group["lr"] = self._rate(i, group)
+        joined.param_groups = groups
+        return joined
+
+    def _rate(self, i: int, group: dict[str, Any]) -> Any:
+        """Keep a rate that a CUDA graph reads in one place on the GPU."""
+        rate, device = group["lr"], group["params"][0].device
+        if not group.get("capturable") or isinstance(rate, Tensor):
+            return rate
+        then, standing = self._rates.get(i, (None, None))
+        if standing is None or standing.device != device:
+            standing = torch.tensor(float(rate), device=device)
+        elif then != rate:
+            standing.fill_(rate)
+        self._rates[i] = (rate, standing)
+        return standing
+
+
+def of_pyro(optim: Any) -> PyroOptim:
+    """Return an optimiser as Pyro's SVI takes it: itself, or a torch optimiser in a wrapper."""
+    return OneOptimizer(optim) if isinstance(optim, torch.optim.Optimizer) else optim
+
+
+def _separable(singles: Sequence[Any], parameters: Sequence[Tensor]) -> bool:
+    """Tell whether one step over all parameters is what the single steps are."""
+    kind, first = type(singles[0]), parameters[0]
+    return (
+        kind in _SEPARABLE
+        and all(
+            type(single) is kind
+            and len(single.param_groups) == 1
+            and not single.param_groups[0].get("differentiable")
+            and not (single._optimizer_step_pre_hooks or single._optimizer_step_post_hooks)
+            for single in singles
+        )
+        and not _hooked_everywhere()
+        and all(p.device == first.device and p.dtype == first.dtype for p in parameters)
+        and all(p.grad is None or p.grad.layout == torch.strided for p in parameters)
+    )
+
+
+def _hooked_everywhere() -> bool:
+    return bool(
+        torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
+    )
+
+
+def _fastest(
+    singles: Sequence[torch.optim.Optimizer], parameters: Sequence[Tensor]
+) -> dict[str, Any]:
+    """Return the settings by which a class steps fastest, where it has them."""
+    kind, form = type(singles[0]), {}
+    # Fused, momenta of which some are to be started are refused.
+    starts = any(single.param_groups[0].get("momentum") for single in singles)
+    if kind in _FUSED and all(p.is_floating_point() for p in parameters) and not starts:
+        form["fused"] = True
+    if on_gpu(parameters) and "capturable" in singles[0].defaults:
+        form["capturable"] = True
+    return form
+
+
+def _same_settings(group: dict[str, Any], settings: dict[str, Any]) -> bool:
+    return all(group[name] is value or group[name] == value for name, value in settings.items())
+
+
+def _placed(state: dict[str, Any], parameter: Tensor, form: dict[str, Any]) -> dict[str, Any]:
+    """Keep the count of a parameter's steps in the form that the fast kernels read."""
+    count = state.get("step")
+    if isinstance(count, Tensor) and form:
+        device = parameter.device if on_gpu([parameter]) else count.device
+        state["step"] = count.to(device, torch.float32)
+    return state
+
+
+def _adopt(optim: PyroOptim, parameter: Tensor) -> None:
+    """Make the optimiser of a parameter as Pyro does when it first meets it."""
+    made = optim.optim_objs[parameter] = optim._get_optim(parameter)
+    optim.grad_clip[parameter] = optim._get_grad_clip(parameter)
+    name = pyro.get_param_store().param_name(parameter)
+    state = optim._state_waiting_to_be_consumed.pop(name, None)
+    if state is not None:
+        pyro.optim.optim._load_state_dict(made, state)
+
+
+@contextlib.contextmanager
+def _known_by_name(names: Mapping[Tensor, str]) -> Iterator[dict[Tensor, str]]:
+    """Let Pyro's store name the parameters that modules hold, for the block; yield these."""
+    known = pyro.get_param_store()._param_to_name
+    local = {parameter: name for parameter, name in names.items() if parameter not in known}
+    known.update(local)
+    try:
+        yield local
+    finally:
+        for parameter in local:
+            known.pop(parameter, None)
+
+
+def _names_kept(optim: PyroOptim) -> dict[Tensor, str]:
+    """Return the names by which an optimiser's parameters were announced, kept on it."""
+    kept: dict[Tensor, str] = optim.__dict__.setdefault("announced_names", {})
+    return kept
+
+
+def _state_by_name(optim: PyroOptim, names: dict[Tensor, str]) -> dict[str, Any]:
+    """Return the states of an optimiser by the names under which parameters were announced.
+
+    A parameter whose name Pyro's store gives to another by now has none, as with Pyro.
+    """
+    stored = pyro.get_param_store()._params
+    names = {p: name for p, name in names.items() if stored.get(name, p) is p}
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            "two parameters of one optimiser have one name, so that its state cannot be kept by "
+            "name: give each program an optimiser of its own"
+        )
+    with _known_by_name(names):
+        state: dict[str, Any] = type(optim).get_state(optim)
+    return state

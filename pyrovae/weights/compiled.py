@@ -1,0 +1,102 @@
+"""Passes of the two programs as compiled graphs, one for each shape of the arguments.
+
+What `weights.run` does to tensors is recorded once (see `recording`) and compiled; for large K all
+passes but the last have one shape.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyrovae.graphs.capture import Recorded, record
+from pyrovae.graphs.guards import Reach, Watch
+from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
+from pyrovae.weights.log_weights import Program, Terms, run
+
+MAX_GRAPHS: Final = 2
+"""How many shapes are compiled before the rest runs as it is."""
+
+
+class CompiledRun:
+    """Run passes of one model and guide as compiled graphs, one for each shape.
+
+    A shape is recorded and compiled when it is first met (seconds), for at most `MAX_GRAPHS`
+    shapes; the others, and programs that have no static graph, run as `run` runs them.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> runner = CompiledRun()
+        >>> x = torch.zeros(5, 64)
+        >>> pv.log_weights(vae.model, vae.guide, x, particles=100, runner=runner).shape
+        torch.Size([100, 5])
+    """
+
+    def __init__(self) -> None:
+        self._graphs: list[tuple[Any, Watch, Recorded, Any]] = []
+        self._static = True
+
+    def __call__(
+        self, model: Program, guide: Program, x: Tensor, *context: Any, particles: int
+    ) -> Terms:
+        """Run both programs once on all of x and return the terms by site, without gradients."""
+        recorded = self._recorded((model, guide), (x, context), particles)
+        if recorded is None:
+            return run(model, guide, x, *context, particles=particles)
+        graph, structure, inputs = recorded
+        return Terms(*pytree.tree_unflatten(graph(*inputs), structure))
+
+    def _recorded(
+        self, programs: tuple[Program, Program], data: tuple[Tensor, Any], particles: int
+    ) -> tuple[Recorded, Any, list[Tensor]] | None:
+        """Return the graph for data of this shape, how its outputs are named, and its inputs."""
+        if ambient():
+            return None
+        try:
+            given = Arguments(data)
+            key = (programs, particles, settings(), given.shape)
+            found = self._standing(key)
+            if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
+                reach = Reach([*programs, *given.objects()])
+                graph, structure = _record(programs, reach, given, particles)
+                self._graphs.append((key, reach.watch(graph.closed_over), graph, structure))
+                found = graph, structure
+        except NotRecordable as reason:
+            if self._static:
+                warnings.warn(f"log-weights run uncompiled: {reason}", stacklevel=6)
+            self._static = False
+            return None
+        return None if found is None else (*found, given.inputs(given.floats))
+
+    def _standing(self, key: Any) -> tuple[Recorded, Any] | None:
+        """Return the graph of a key whose Python values stand where they stood."""
+        for then, watch, graph, structure in self._graphs:
+            if then == key and (watch.holds() or watch.changed() == []):
+                return graph, structure
+        return None
+
+
+def _record(
+    programs: tuple[Program, Program], reach: Reach, given: Arguments, particles: int
+) -> tuple[Recorded, Any]:
+    structure = None
+
+    def terms(*tensors: Tensor) -> list[Tensor]:
+        nonlocal structure
+        x, context = given.refilled(iter(tensors), given.floats)
+        found = run(*programs, x, *context, particles=particles)
+        flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
+        return flat
+
+    with torch.no_grad():
+        graph = record(terms, given.inputs(given.floats), reach)
+    return graph, structure

@@ -1,0 +1,309 @@
+r"""The Kullback-Leibler divergence KL(q || p), in closed form and by particles.
+
+    KL(q || p) = E_q [log q(z) - log p(z)]
+
+For a VAE it is the rate: the nats that the posterior q(z | x) spends to depart from the prior.
+Everything is per datum and in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch import distributions as td
+
+from pyrovae.weights.bounds import Estimate, mean_estimate
+from pyrovae.weights.log_weights import log_weight_terms, trace_pair
+from pyrovae.weights.particles import Folded
+from pyrovae.weights.sites import enumeration_dim, same_mask, sample_sites
+
+Program = Callable[..., Any]
+
+
+def multivariate_normal_kl(
+    loc_q: Tensor, scale_tril_q: Tensor, loc_p: Tensor, scale_tril_p: Tensor
+) -> Tensor:
+    r"""Return the KL divergence of two normals given by their Cholesky factors.
+
+    $$ \tfrac12 \left[ \log \frac{|S_p|}{|S_q|} - D + \mathrm{tr}(S_p^{-1} S_q)
+       + (m_p - m_q)^\top S_p^{-1} (m_p - m_q) \right],\qquad S = L L^\top $$
+
+    Args:
+        loc_q: mean of q, [..., D].
+        scale_tril_q: lower Cholesky factor of q's covariance, [..., D, D].
+        loc_p: mean of p, [..., D].
+        scale_tril_p: lower Cholesky factor of p's covariance, [..., D, D].
+
+    Returns:
+        The divergences [...], leading axes broadcast.
+
+    Example:
+        >>> eye = torch.eye(2)
+        >>> multivariate_normal_kl(torch.zeros(2), eye, torch.ones(2), eye)
+        tensor(1.)
+    """
+    batch = torch.broadcast_shapes(
+        loc_q.shape[:-1], loc_p.shape[:-1], scale_tril_q.shape[:-2], scale_tril_p.shape[:-2]
+    )
+    size = loc_q.shape[-1]
+    factor = scale_tril_p.expand(*batch, size, size)
+    columns = torch.cat([scale_tril_q.expand_as(factor), _column(loc_p - loc_q, batch)], dim=-1)
+    whitened = torch.linalg.solve_triangular(factor, columns, upper=False)
+    quadratic = whitened.square().sum((-1, -2))
+    return 0.5 * (quadratic - size) + _log_det(scale_tril_p) - _log_det(scale_tril_q)
+
+
+def diagonal_normal_kl(loc_q: Tensor, scale_q: Tensor, loc_p: Tensor, scale_p: Tensor) -> Tensor:
+    r"""Return the KL divergence of two diagonal normals, summed over the last axis.
+
+    $$ \tfrac12 \sum_i \left[ \frac{s_{q,i}^2 + (m_{q,i} - m_{p,i})^2}{s_{p,i}^2} - 1
+       - \log \frac{s_{q,i}^2}{s_{p,i}^2} \right] $$
+
+    Example:
+        >>> one = torch.ones(2)
+        >>> diagonal_normal_kl(0 * one, one, one, one)
+        tensor(1.)
+    """
+    return standard_normal_kl((loc_q - loc_p) / scale_p, scale_q / scale_p)
+
+
+def standard_normal_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    r"""Return KL(N(m, diag s^2) || N(0, I)) = $\tfrac12 \sum_i [s_i^2 + m_i^2 - 1 - \log s_i^2]$.
+
+    References:
+        Kingma, Welling, 2014. Auto-Encoding Variational Bayes, appendix B.
+
+    Example:
+        >>> standard_normal_kl(torch.ones(2), torch.ones(2))
+        tensor(1.)
+    """
+    return (0.5 * (scale.square() + loc.square() - 1) - scale.log()).sum(-1)
+
+
+def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
+    """Return KL(q || p) where a closed form is known: torch's and Pyro's, and any two normals.
+
+    Raises:
+        NotImplementedError: if none is known for the two families.
+
+    Example:
+        >>> q = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
+        >>> closed_form_kl(q, td.Independent(td.Normal(torch.ones(2), 1.0), 1))
+        tensor(1.)
+    """
+    if type(q) is type(p):
+        return td.kl_divergence(q, p)
+    end = _cholesky_normal(p)
+    if end is not None and isinstance(q, td.LowRankMultivariateNormal):
+        return _low_rank_kl(q, *end)
+    start = None if end is None else _cholesky_normal(q)
+    if start is None or end is None:
+        return td.kl_divergence(q, p)
+    return multivariate_normal_kl(*start, *end)
+
+
+def analytic_kl(
+    model: Program, guide: Program, x: Tensor, *context: Any, particles: int = 1
+) -> Tensor:
+    r"""Return the rate of each datum, [N], the sum over latent sites of closed-form KLs.
+
+    Where a site depends on the one before it, its KL is taken at the guide's draws and averaged
+    over `particles`, which estimates $E_q KL(q(z_2 | z_1, x) \| p(z_2 | z_1))$; with one latent
+    site the answer is exact whatever the number of particles.
+
+    Raises:
+        ValueError: naming the site, if it has no closed form, is summed out, is auxiliary, or if
+            model and guide sample their sites in a different order, where a sum of closed forms
+            is not the divergence.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> analytic_kl(vae.model, vae.guide, torch.zeros(5, 64)).shape
+        torch.Size([5])
+    """
+    return closed_form_rates(model, guide, x, *context, particles=particles).mean(0)
+
+
+def closed_form_rates(
+    model: Program, guide: Program, x: Tensor, *context: Any, particles: int
+) -> Tensor:
+    """Return the sums of closed-form KLs at each particle, [K, N]: the rows of `analytic_kl`."""
+    model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
+    if particles > 1 and _on_rows(model_trace, guide_trace):
+        one = [closed_form_rates(model, guide, x, *context, particles=1) for _ in range(particles)]
+        return torch.cat(one)
+    names = latent_order(guide_trace)
+    if names != latent_order(model_trace):
+        raise ValueError(
+            f"the guide samples {names} and the model {latent_order(model_trace)}: closed forms "
+            "add up only where both sample the same sites in the same order; use monte_carlo_kl"
+        )
+    total = torch.zeros((), device=x.device)
+    for name in names:
+        total = total + _site_kl(name, guide_trace.nodes[name], model_trace.nodes[name])
+    return total.expand(particles, len(x))
+
+
+def dimension_rates(
+    model: Program, guide: Program, x: Tensor, *context: Any, particles: int
+) -> dict[str, Tensor]:
+    """Return each site's KL by dimension, [N, D], where both of its densities factorise.
+
+    It is averaged over particles, as `analytic_kl`, and sums over D to the site's share of it.
+    Sites that do not factorise, or whose KL has no closed form, are left out; all are where the
+    two programs sample their sites in a different order, or one is summed out.
+
+    Raises:
+        ValueError: as `analytic_kl` for programs that do not fit together.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
+        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
+        ... )
+        >>> dimension_rates(vae.model, vae.guide, torch.zeros(5, 64), particles=1)["z"].shape
+        torch.Size([5, 2])
+    """
+    model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
+    if particles > 1 and _on_rows(model_trace, guide_trace):
+        one = [dimension_rates(model, guide, x, *context, particles=1) for _ in range(particles)]
+        return {name: torch.stack([rates[name] for rates in one]).mean(0) for name in one[0]}
+    names = latent_order(guide_trace)
+    summed_out = any(enumeration_dim(guide_trace.nodes[name]) is not None for name in names)
+    if names != latent_order(model_trace) or summed_out:
+        return {}
+    found = {}
+    for name in names:
+        divergence = _kl_by_dimension(guide_trace.nodes[name], model_trace.nodes[name])
+        if divergence is not None:
+            found[name] = divergence.expand(particles, len(x), -1).mean(0)
+    return found
+
+
+def monte_carlo_kl(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *context: Any,
+    particles: int,
+    chunk: int | None = None,
+) -> Estimate:
+    r"""Estimate the rate, $\frac1K \sum_k \log q(z_{kn} | x_n) - \log p(z_{kn})$, for any pair.
+
+    The particles are those of `log_weights` at the same seed.
+
+    Returns:
+        The estimate [N] with its standard error over particles.
+
+    Raises:
+        ValueError: as `log_weights`.
+    """
+    terms = log_weight_terms(model, guide, x, *context, particles=particles, chunk=chunk)
+    return mean_estimate(terms.rate)
+
+
+def latent_order(trace: Any) -> list[str]:
+    """Return the names of a trace's latent sites in the order they were sampled."""
+    return [name for name, site in sample_sites(trace) if not site["is_observed"]]
+
+
+def _on_rows(*traces: Any) -> bool:
+    """Tell whether a program of several particles was shown rows, whose families are hidden."""
+    sites = [site for trace in traces for _, site in sample_sites(trace)]
+    shown = any(isinstance(site["fn"], Folded) for site in sites)
+    return shown and all(enumeration_dim(site) is None for site in sites)
+
+
+def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
+    q, p = guide_site["fn"], model_site["fn"]
+    if guide_site["infer"].get("_enumerate_dim") is not None:
+        raise ValueError(f"site '{name}' is summed out, so it has no KL: use monte_carlo_kl")
+    try:
+        divergence = closed_form_kl(q, p)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"site '{name}' has no closed form for KL({_family(q)} || {_family(p)}): use "
+            "monte_carlo_kl, or register one with torch.distributions.register_kl"
+        ) from error
+    if not same_mask(guide_site["mask"], model_site["mask"]):
+        raise ValueError(
+            f"site '{name}' is masked otherwise in the model than in the guide, so its terms have "
+            "no common KL: use monte_carlo_kl, or mask both programs"
+        )
+    return torch.as_tensor(scale_and_mask(divergence, mask=guide_site["mask"]))
+
+
+def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
+    q, p = _factors(guide_site["fn"]), _factors(model_site["fn"])
+    masks = guide_site["mask"], model_site["mask"]
+    if q is None or p is None or not same_mask(*masks):
+        return None
+    try:
+        divergence = td.kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+    mask = masks[0].unsqueeze(-1) if isinstance(masks[0], Tensor) else masks[0]
+    return torch.as_tensor(scale_and_mask(divergence, mask=mask))
+
+
+def _factors(distribution: Any) -> Any:
+    """Return the distributions of the entries of a vector, where they are independent."""
+    if isinstance(distribution, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
+        scalar = not distribution.base_dist.event_shape
+        return distribution.base_dist if scalar else None
+    return None
+
+
+def _family(distribution: Any) -> str:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+def _cholesky_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
+    if isinstance(distribution, td.MultivariateNormal | td.LowRankMultivariateNormal):
+        return distribution.loc, distribution.scale_tril
+    independent = isinstance(distribution, td.Independent)
+    if independent and distribution.reinterpreted_batch_ndims == 1:
+        base = distribution.base_dist
+        if isinstance(base, td.Normal):
+            return base.loc, torch.diag_embed(base.scale)
+    return None
+
+
+def _low_rank_kl(q: td.LowRankMultivariateNormal, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """Return the KL of a normal of covariance W W' + D without the Cholesky factor of that.
+
+    Where W is long it has none in single precision; the factor [W, D^(1/2)] has no condition.
+    """
+    batch = torch.broadcast_shapes(q.batch_shape, loc.shape[:-1], scale_tril.shape[:-2])
+    size = loc.shape[-1]
+    factor = torch.cat([q.cov_factor, torch.diag_embed(q.cov_diag.sqrt())], dim=-1)
+    columns = torch.cat(
+        [factor.expand(*batch, size, factor.shape[-1]), _column(loc - q.loc, batch)], dim=-1
+    )
+    whitened = torch.linalg.solve_triangular(
+        scale_tril.expand(*batch, size, size), columns, upper=False
+    )
+    log_det = 2 * q.entropy() - size * (1 + math.log(2 * math.pi))
+    return 0.5 * (whitened.square().sum((-1, -2)) - size - log_det) + _log_det(scale_tril)
+
+
+def _column(vector: Tensor, batch: torch.Size) -> Tensor:
+    return vector.expand(*batch, vector.shape[-1]).unsqueeze(-1)
+
+
+def _log_det(scale_tril: Tensor) -> Tensor:
+    return scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)

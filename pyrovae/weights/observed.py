@@ -1,0 +1,69 @@
+"""Which entries of the data a model scores: all of them, or those that no mask takes out.
+
+A mask may be written in many ways: on the entries, `dist.Normal(...).mask(m).to_event(1)`, on the
+data, `....to_event(1).mask(m)`, around the site, `pyro.poutine.mask(mask=m)`, as `obs_mask=m`, by
+`likelihoods.Masked`, or in a table's columns. All leave their trace in the site's distribution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyrovae.weights.sites import sample_sites
+
+
+def observed(fn: Any) -> Tensor | None:
+    """Tell which entries a distribution scores, of its batch and event shape; None for all.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> mask = torch.tensor([True, False])
+        >>> observed(dist.Normal(torch.zeros(2), 1.0).mask(mask).to_event(1))
+        tensor([ True, False])
+    """
+    own = getattr(fn, "observed", None)
+    if own is not None:
+        seen: Tensor | None = own()
+        return seen
+    if not isinstance(fn, MaskedDistribution | Independent | ExpandedDistribution):
+        return None
+    seen = observed(fn.base_dist)
+    if isinstance(fn, MaskedDistribution):
+        return _together(seen, fn._mask, fn)
+    return seen if seen is None else seen.expand(fn.batch_shape + fn.event_shape)
+
+
+def observed_at(site: Any) -> Tensor | None:
+    """Tell which entries of a site are scored; None for all."""
+    return _together(observed(site["fn"]), site["mask"], site["fn"])
+
+
+def entries(trace: Any, data: int) -> tuple[Tensor, int | None]:
+    """Count the entries of each datum that a trace scores, [N]; and of one, where no mask is."""
+    whole, missing, masked = 0, torch.zeros(data, dtype=torch.int64), False
+    for _, site in sample_sites(trace):
+        if not site["is_observed"]:
+            continue
+        whole += site["fn"].event_shape.numel()
+        seen = observed_at(site)
+        if seen is not None:
+            masked = True
+            event = seen.ndim - site["fn"].event_dim
+            by_datum = (~seen).reshape(*seen.shape[:event], -1).sum(-1).reshape(-1, data)[0]
+            missing += by_datum.cpu()
+    return whole - missing, None if masked else whole
+
+
+def _together(seen: Tensor | None, mask: Any, fn: Any) -> Tensor | None:
+    """Take out of the entries seen those that a mask over the batch leaves out."""
+    if mask is None or mask is True:
+        return None if seen is None else seen.expand(fn.shape())
+    over_entries = torch.as_tensor(mask)
+    over_entries = over_entries.bool().reshape(*over_entries.shape, *[1] * fn.event_dim)
+    own = over_entries.expand(fn.shape())
+    return own if seen is None else seen & own

@@ -1,0 +1,103 @@
+"""What a finding of gaps says in words, and draws."""
+
+import pytest
+import torch
+from gap_worlds import WORLD, full_rank, mean_field, small
+
+from pyrovae import plots
+from pyrovae.measure.refinement import gaps as g
+from pyrovae.measure.refinement.gaps import GapFinding, Gaps
+from pyrovae.weights.bounds import Estimate
+
+
+def finding(amortisation, approximation, *, error=0.01, size=500.0, **others):
+    def estimate(value):
+        return Estimate(torch.full((4,), value), torch.full((4,), error * 2))
+
+    named = {
+        g.ELBO: -10.0,
+        g.AMORTISATION: amortisation,
+        g.APPROXIMATION: approximation,
+        g.TOTAL: amortisation + approximation,
+    }
+    estimates = {name: estimate(value) for name, value in (named | others).items()}
+    return GapFinding(estimates, torch.full((4,), size), wanted=4, source="the bound")
+
+
+class TestVerdict:
+    """The mean of four data, each with an error of 0.02, has one of 0.01."""
+
+    @pytest.mark.parametrize(
+        ("gaps", "begins"),
+        [
+            ((1.0, 0.3), "Amortisation limits the bound: it costs 1.000 ± 0.010 nats, the"),
+            ((0.3, 1.0), "The family of q limits the bound: it costs 1.000 ± 0.010 nats"),
+            ((0.50, 0.53), "The network and the family cost alike, within errors"),
+            ((0.015, 0.019), "Neither gap is told from zero"),
+        ],
+    )
+    def test_it_names_what_limits_the_bound(self, gaps, begins):
+        assert finding(*gaps).verdict[0].startswith(begins)
+
+    def test_a_gap_below_a_hundredth_of_a_nat_limits_nothing_however_sure(self):
+        sure = finding(0.009, 0.001, error=1e-6).verdict
+        assert sure[0].startswith("Neither")
+
+    def test_unfinished_refinement_is_told(self):
+        slow = {g.RISE: 0.09, g.OF_FLOW: 0.5, g.RISE_OF_FLOW: 0.04}
+        assert not any("not come to its end" in s for s in finding(1.0, 1.0, **slow).verdict)
+        slow = {g.RISE: 0.11, g.OF_FLOW: 0.5, g.RISE_OF_FLOW: 0.06}
+        said = [s for s in finding(1.0, 1.0, **slow).verdict if "not come to its end" in s]
+        assert "gained 0.110 ± 0.010 nats. The approximation gap is smaller" in said[0]
+        assert "gained 0.060 ± 0.010 nats. The approximation gap of the flow is" in said[1]
+        none = {g.RISE: 0.009}
+        assert not any("come to its end" in s for s in finding(1.0, 0.01, **none).verdict)
+
+    def test_a_slow_refinement_is_called_unfinished(self):
+        settings = Gaps(steps=10, particles=200, lr=0.1, flow=None)
+        said = str(settings(full_rank(shift=2.0), WORLD.sample(10)))
+        assert "has not come to its end" in " ".join(said.split())
+
+    def test_few_effective_particles_are_told(self):
+        few = finding(1.0, 0.1, size=3.0).verdict
+        assert any(line.startswith("For 4 data it rests on fewer than 20") for line in few)
+        assert not any("rests on" in line for line in finding(1.0, 0.1).verdict)
+
+    def test_what_a_flow_gains_is_told(self):
+        assert any(
+            line.startswith("A flow for each datum gains 0.500 ± 0.010 nats")
+            for line in finding(1.0, 0.8, **{g.GAINED: 0.5}).verdict
+        )
+
+    def test_one_datum_is_judged_by_its_particles(self):
+        settings, vae, x = small(data=1, particles=100)
+        assert settings(vae, x).verdict
+
+
+class TestFigure:
+    def test_its_bars_reach_from_level_to_level(self):
+        found = Gaps(data=5, steps=5, particles=50)(mean_field(shift=0.3), WORLD.sample(5))
+        axes = plots.gaps(found).axes[0]
+        names = [(g.ELBO, g.REFINED), (g.REFINED, g.FLOW), (g.FLOW, g.LOG_EVIDENCE)]
+        for bar, (low, high) in zip(axes.patches, names, strict=True):
+            below, above = (found.estimates[name].mean for name in (low, high))
+            assert bar.get_y() == pytest.approx(below)
+            assert bar.get_height() == pytest.approx(above - below)
+        error = found.estimates[g.AMORTISATION].error_over_particles
+        (segment,) = axes.containers[1].lines[2][0].get_segments()
+        assert segment[1][1] - segment[0][1] == pytest.approx(4 * error)
+
+    @pytest.mark.parametrize("data", [1, 2])
+    def test_it_tells_of_errors_over_data_where_there_are_any(self, data):
+        settings, vae, x = small(data=data)
+        axes = plots.gaps(settings(vae, x)).axes[0]
+        assert ("± 1 over data" in axes.texts[-1].get_text()) == (data > 1)
+
+    def test_without_a_flow_it_has_three_levels(self):
+        settings, vae, x = small()
+        axes = plots.gaps(settings(vae, x)).axes[0]
+        assert [label.get_text() for label in axes.get_xticklabels()] == [
+            "ELBO",
+            "refined",
+            "log p(x)",
+        ]

@@ -1,0 +1,93 @@
+"""A context that all data share stays whole, also where it has as many rows as there are data."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from worlds import data_plate, random
+
+import pyrovae as pv
+from pyrovae.weights.log_weights import cut_data
+
+SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+LABEL = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+X = random(0, 3, 3)
+
+
+def model(x, scale, label):
+    """z ~ N(label of the datum, scale of the dimension), x ~ N(z, 1)."""
+    with data_plate(x):
+        z = pyro.sample("z", dist.Normal(label[:, None] + 0 * scale, scale).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def guide(x, scale, label):
+    precision = 1 + scale**-2
+    with data_plate(x):
+        loc = (x + label[:, None] / scale**2) / precision
+        pyro.sample("z", dist.Normal(loc, precision**-0.5).to_event(1))
+
+
+def log_evidence(x, label):
+    return dist.Normal(label[:, None], (1 + SCALE**2).sqrt()).log_prob(x).sum(-1)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("chunk", [None, 8, 4, 3])
+def test_a_chunk_leaves_what_is_shared_whole(rows, chunk):
+    """With as many data as dimensions, three, the scale could be taken for a row for each."""
+    x, label = X[:rows], LABEL[:rows]
+    log_w = pv.log_weights(model, guide, x, SCALE, label, particles=4, chunk=chunk)
+    torch.testing.assert_close(log_w, log_evidence(x, label).expand(4, -1))
+
+
+@pytest.mark.parametrize("data", [1, 2])
+def test_annealing_of_the_first_data_does(data):
+    """By the guide, which is exact, every chain has the weight p(x)."""
+    ais = pv.AIS(4, chains=3, data=data, start="guide")
+    found = ais((model, guide), X, SCALE, LABEL)
+    wanted = log_evidence(X[:data], LABEL[:data])
+    torch.testing.assert_close(found.log_w, wanted.expand(3, -1))
+
+
+def test_imputation_does(monkeypatch):
+    """Two data at a time; the observed entries are put back, and z is independent by entry."""
+    monkeypatch.setattr(pv.imputation, "NUMBERS_PER_PASS", 2 * 256 * 20_000)
+    mask = torch.tensor([[True, True, False], [True, False, True], [False, True, True]])
+
+    def observed(x, scale, label, mask):
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(label[:, None] + 0 * scale, scale).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).mask(mask).to_event(1), obs=x)
+
+    def given(x, scale, label, mask):
+        precision = mask + scale**-2
+        with data_plate(x):
+            loc = (mask * x + label[:, None] / scale**2) / precision
+            pyro.sample("z", dist.Normal(loc, precision**-0.5).to_event(1))
+
+    filled = pv.measure.impute.impute((observed, given), X, mask, SCALE, LABEL, particles=20_000)
+    wanted = LABEL[:, None].expand(3, 3)
+    error = SCALE.expand(3, 3)[~mask] / 20_000**0.5
+    assert ((filled.x - wanted)[~mask].abs() < 5 * error).all()
+
+
+def test_a_tensor_that_no_program_reads_is_cut_with_the_data():
+    def indifferent(x, scale, label, unread):
+        model(x, scale, label)
+
+    def guided(x, scale, label, unread):
+        guide(x, scale, label)
+
+    parts = list(cut_data(X, (SCALE, LABEL, LABEL), 2, pair=(indifferent, guided)))
+    assert [[len(value) for value in part] for part in parts] == [[2, 3, 2, 2], [1, 3, 1, 1]]
+    first = cut_data(X, (SCALE, LABEL, LABEL), 3, first=1, pair=(indifferent, guided))
+    assert [[len(value) for value in part] for part in first] == [[1, 3, 1, 1]]
+
+
+def test_looking_draws_nothing():
+    torch.manual_seed(0)
+    list(cut_data(X, (SCALE, LABEL), 2, pair=(model, guide)))
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(1))
