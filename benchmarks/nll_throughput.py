@@ -79,7 +79,7 @@ def pyrovae_bound(particles: int, rows: int, *, compiled: bool):
     @torch.no_grad()
     def bound() -> float:
         given = {"particles": particles, "chunk": CHUNK, "runner": runner}
-        return pv.bounds.iwae(pv.log_weights(vae.model, vae.guide, x, **given)).mean().item()
+        return pv.bounds.iwae(pv.log_weights(vae, x, **given)).mean().item()
 
     return bound
 

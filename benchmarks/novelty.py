@@ -69,7 +69,7 @@ def main() -> None:
     }
     found = {}
     for kind, novel in kinds(x).items():
-        detection = Novelty(novel, scores, data=args.limit)(vae, x)
+        detection = Novelty(novel, scores, limit=args.limit)(vae, x)
         print(f"\n{kind}\n{detection}", flush=True)
         found[kind] = detection.to_json()
         pv.plots.save(pv.plots.novelty(detection), args.out / f"{kind.split()[0]}.png")

@@ -48,7 +48,7 @@ def ladder() -> tuple[pv.priors.Hierarchical, torch.nn.Module]:
 def rates(vae: pv.VAE, x: torch.Tensor) -> dict[str, float]:
     """Return the mean of log q - log p of each level."""
     with torch.no_grad():
-        terms = pv.log_weight_terms(vae.model, vae.guide, x, particles=50)
+        terms = pv.log_weight_terms(vae, x, particles=50)
     return {name: (terms.guide[name] - terms.prior[name]).mean().item() for name in terms.prior}
 
 

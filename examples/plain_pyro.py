@@ -59,7 +59,7 @@ def walk(vae: pv.VAE, x: torch.Tensor) -> None:
 def tempered(vae: pv.VAE, x: torch.Tensor) -> None:
     model, guide = poutine.scale(vae.model, 0.1), poutine.scale(vae.guide, 0.1)
     loss = Trace_ELBO(num_particles=20).loss(model, guide, x) / len(x)
-    bound = pv.log_weights(model, guide, x, particles=20).mean()
+    bound = pv.log_weights((model, guide), x, particles=20).mean()
     print(f"poutine.scale by 0.1: Pyro's loss {loss:.2f}, the ELBO reported {bound:.2f}")
 
 

@@ -254,7 +254,7 @@ def reconstruct(arguments: argparse.Namespace) -> int:
 
 def _diagnostics(arguments: argparse.Namespace) -> list[Diagnostic]:
     """Return what is measured besides, with the settings that were given."""
-    first = {} if arguments.diagnose is None else {"data": arguments.diagnose}
+    first = {} if arguments.diagnose is None else {"limit": arguments.diagnose}
     start = {} if arguments.ais_start is None else {"start": arguments.ais_start}
     if start and not arguments.ais:
         raise ValueError("--ais-start says where the chains of --ais start: give --ais T")

@@ -39,6 +39,19 @@ def generators_kept() -> Iterator[None]:
         yield
 
 
+def random_state() -> list[torch.Tensor]:
+    """Return the states of torch's generators: that of the CPU, then of every GPU in use."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *gpus]
+
+
+def restore_random_state(state: list[torch.Tensor]) -> None:
+    """Put torch's generators back to a state."""
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
 def state_of(source: Any) -> Any:
     """Return the state of a generator of torch, numpy or Python, in a form that `==` compares."""
     if isinstance(source, torch.Generator):

@@ -23,11 +23,11 @@ from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.data.domains import check_context, check_domain, check_finite, named
-from pyrovae.parts import Part, describe_together, is_known
-from pyrovae.randomness import STEPS, Steps
+from pyrovae.data.domains import named
+from pyrovae.parts import Part, describe_together
 from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.sites import mean_of
+from pyrovae.weights.target import modules_of
 
 Program = Callable[..., Any]
 
@@ -194,150 +194,6 @@ class VAE(nn.Module):
 
     def _met(self, parts: tuple[Program, ...]) -> Announced:
         return Announced(_parameters_of(parts), self.stored)
-
-
-def programs(target: Any) -> tuple[Program, Program]:
-    """Return the model and the guide of a VAE, or of a pair (model, guide).
-
-    Raises:
-        ValueError: if the target is neither.
-    """
-    if isinstance(target, tuple) and len(target) == 2 and all(callable(part) for part in target):
-        return target
-    if callable(getattr(target, "model", None)) and callable(getattr(target, "guide", None)):
-        return target.model, target.guide
-    raise ValueError(
-        f"expected a VAE or a pair (model, guide) of Pyro programs; got {type(target).__name__}"
-    )
-
-
-def steps_of(target: Any) -> Steps:
-    """Return the steps that a VAE, or the model of a pair, was trained for so far."""
-    steps: Steps = getattr(_trained(target), STEPS, Steps())
-    return steps
-
-
-def keep_steps(target: Any, steps: Steps) -> None:
-    """Remember the steps of a target's training with it; what takes no attribute begins anew."""
-    with contextlib.suppress(AttributeError):
-        setattr(_trained(target), STEPS, steps)
-
-
-def _trained(target: Any) -> Any:
-    """Return what a target's steps are kept with: the VAE, or the model's function or object."""
-    model = target[0] if isinstance(target, tuple) else target
-    return getattr(model, "__self__", model)
-
-
-def check_data(target: Any, x: Tensor, *context: Any) -> None:
-    """Hold data against what the programs can take, before the first step.
-
-    Raises:
-        ValueError: if x is empty, not finite, or outside the likelihood's `domain`; of what
-            stands at missing entries it is said that they are missing. If a context is not finite.
-    """
-    check_finite(x)
-    check_context(context)
-    likelihood = getattr(target, "likelihood", None)
-    domain = getattr(likelihood, "domain", None)
-    if domain is not None:
-        last = context[-1] if context else None
-        known = isinstance(last, Tensor) and last.dtype == torch.bool and last.shape == x.shape
-        check_domain(x, domain, type(likelihood).__name__, mask=last if known else None)
-
-
-def device_of(target: Any) -> torch.device | None:
-    """Return the device of a module's first parameter or buffer; None where there is none."""
-    if not isinstance(target, nn.Module):
-        return None
-    return next((t.device for t in (*target.parameters(), *target.buffers())), None)
-
-
-def placed(target: Any, *data: Any) -> list[Any]:
-    """Return the data with their tensors where the target's parameters are."""
-    device = device_of(target)
-    return [value.to(device) if isinstance(value, Tensor) else value for value in data]
-
-
-def safe_to_compile(target: Any) -> bool:
-    """Tell whether compiling goes by default: a VAE made of the library's parts alone.
-
-    A program of the user's own may keep state in Python that no graph follows, so it is compiled
-    when it is asked for.
-    """
-    device = device_of(target)
-    known = device is not None and device.type in ("cpu", "cuda")
-    return known and isinstance(target, VAE) and is_known(target.config)
-
-
-def modules_of(target: Any) -> list[nn.Module]:
-    """Return every module of a VAE or of a pair (model, guide), with those its functions hold."""
-    tops: list[Any] = [target] if isinstance(target, nn.Module) else []
-    if isinstance(target, VAE):
-        tops += target.held.values()
-    elif not tops:
-        model, guide = programs(target)
-        tops = [part for part in (model, guide) if isinstance(part, nn.Module)]
-        tops += held_modules(model=model, guide=guide).values()
-    return list({id(module): module for top in tops for module in top.modules()}.values())
-
-
-def buffers_of(target: Any) -> dict[str, Tensor]:
-    """Return the buffers of every module of a target, each once, by name."""
-    named = list(target.named_buffers()) if isinstance(target, nn.Module) else []
-    met = {id(buffer) for _, buffer in named}
-    for number, module in enumerate(modules_of(target)):
-        for name, buffer in module.named_buffers(recurse=False):
-            if id(buffer) not in met:
-                met.add(id(buffer))
-                named.append((f"{number}.{name}", buffer))
-    return dict(named)
-
-
-@contextlib.contextmanager
-def buffers_kept(target: Any) -> Iterator[None]:
-    """Put back, after the block, the buffers of the target's modules and of those it calls.
-
-    A check or a measurement in training mode moves the statistics of a batch normalisation, and a
-    program may keep buffers of its own in any mode.
-    """
-    before: dict[int, tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]] = {}
-
-    def remember(module: nn.Module, _: Any = None) -> None:
-        if id(module) not in before:
-            before[id(module)] = (
-                module,
-                {
-                    name: (buffer, buffer.clone())
-                    for name, buffer in module._buffers.items()
-                    if buffer is not None and not nn.parameter.is_lazy(buffer)
-                },
-            )
-
-    for module in modules_of(target):
-        remember(module)
-    try:
-        with nn.modules.module.register_module_forward_pre_hook(remember):
-            yield
-    finally:
-        with torch.no_grad():
-            for module, buffers in before.values():
-                for name, (buffer, value) in buffers.items():
-                    module._buffers[name] = buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def evaluation_mode(target: Any) -> Iterator[None]:
-    """Switch dropout and the like off for the block in every module of the target."""
-    modules = modules_of(target)
-    flags = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.training = flag
 
 
 def announce(name: str, parameter: Tensor) -> None:

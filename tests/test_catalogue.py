@@ -31,7 +31,7 @@ GUIDE_OF = {"sphere": "power-spherical"}
 @pytest.mark.parametrize("prior", catalogue.PRIORS)
 def test_every_prior_makes_a_vae_that_can_be_measured(prior):
     made = vae(prior=prior, guide=GUIDE_OF.get(prior, "mean-field"))
-    log_w = pv.log_weights(made.model, made.guide, X, particles=3)
+    log_w = pv.log_weights(made, X, particles=3)
     assert torch.isfinite(log_w).all()
     assert made.sample(2).shape == (2, 6)
 
@@ -39,13 +39,13 @@ def test_every_prior_makes_a_vae_that_can_be_measured(prior):
 @pytest.mark.parametrize("guide", [g for g in catalogue.GUIDES if g != "power-spherical"])
 def test_every_guide_makes_a_vae_that_can_be_measured(guide):
     made = vae(guide=guide)
-    assert torch.isfinite(pv.log_weights(made.model, made.guide, X, particles=3)).all()
+    assert torch.isfinite(pv.log_weights(made, X, particles=3)).all()
 
 
 @pytest.mark.parametrize("likelihood", catalogue.LIKELIHOODS)
 def test_every_likelihood_starts_at_the_mean_of_the_data(likelihood):
     made = vae(likelihood=likelihood)
-    assert torch.isfinite(pv.log_weights(made.model, made.guide, X, particles=3)).all()
+    assert torch.isfinite(pv.log_weights(made, X, particles=3)).all()
     bias = made.likelihood.net.layers[-1].bias
     assert torch.equal(bias.argsort(), X.mean(0).argsort()) or bias.std() > 0
 

@@ -64,8 +64,8 @@ def settings(monkeypatch, run, *options: str) -> list:
         ("--ais 50", [pv.AIS(50)]),
         ("--ais 50 --ais-start guide", [pv.AIS(50, start="guide")]),
         ("--gaps --ais 7", [pv.AIS(7), pv.Gaps()]),
-        ("--ais 7 --gaps --diagnose 5", [pv.AIS(7, data=5), pv.Gaps(data=5)]),
-        ("--gaps --latents --diagnose 9", [pv.Gaps(data=9), pv.Latents()]),
+        ("--ais 7 --gaps --diagnose 5", [pv.AIS(7, limit=5), pv.Gaps(limit=5)]),
+        ("--gaps --latents --diagnose 9", [pv.Gaps(limit=9), pv.Latents()]),
     ],
 )
 def test_options_are_the_settings_of_diagnostics(options, wanted, run, monkeypatch):

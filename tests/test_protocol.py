@@ -16,9 +16,10 @@ from pyro import poutine
 import pyrovae as pv
 from pyrovae.train.fit import _default_loss
 from pyrovae.train.svi import SVI
-from pyrovae.vae import check_data
-from pyrovae.weights.log_weights import run, trace_pair
+from pyrovae.weights.run import run
 from pyrovae.weights.sites import enumeration_dim, sample_sites
+from pyrovae.weights.target import check_data
+from pyrovae.weights.traces import trace_pair
 
 PARTICLES = 3
 
@@ -31,7 +32,7 @@ every_case = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 
 def weights(vae, x, *context):
     with pv.seeded(3), torch.no_grad():
-        return pv.log_weights(vae.model, vae.guide, x, *context, particles=PARTICLES)
+        return pv.log_weights(vae, x, *context, particles=PARTICLES)
 
 
 def draws(case):

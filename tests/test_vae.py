@@ -105,7 +105,7 @@ def trained_bound(objective, seed, x):
     trainer = svi(vae, objective)
     for _ in range(150):
         trainer.step(x)
-    return pv.log_weights(vae.model, vae.guide, x, particles=100).mean()
+    return pv.log_weights(vae, x, particles=100).mean()
 
 
 def test_both_objectives_of_pyro_train_to_the_same_bound():
@@ -117,7 +117,7 @@ def test_both_objectives_of_pyro_train_to_the_same_bound():
     # The same initial values seed by seed: 4 standard errors of the paired differences.
     difference = mean_field - plain
     assert difference.mean().abs() < 4 * difference.std() / len(seeds) ** 0.5
-    untrained = pv.log_weights(*programs(of_library_parts()), x, particles=100).mean()
+    untrained = pv.log_weights(programs(of_library_parts()), x, particles=100).mean()
     assert plain.min() - untrained > 4 * plain.std()
 
 
@@ -321,7 +321,7 @@ def test_context_reaches_prior_likelihood_and_guide():
         return pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
 
     vae, x, context = pv.VAE(prior, likelihood, guide), random(0, 5, 2), (random(1, 5), random(2))
-    pv.log_weights(vae.model, vae.guide, x, *context, particles=2)
+    pv.log_weights(vae, x, *context, particles=2)
     for label, weight in seen.values():
         torch.testing.assert_close((label, weight), context, rtol=0, atol=0)
     assert seen.keys() == {"prior", "likelihood", "guide"}

@@ -52,7 +52,7 @@ class Masked(Likelihood):
         ...     guide=pv.guides.MeanFieldNormal(HideMissing(MLP(3, 16, 2 * 2))),
         ... )
         >>> x, mask = fill_missing(torch.tensor([[1.0, float("nan"), 0.5]]))
-        >>> pv.log_weights(vae.model, vae.guide, x, mask, particles=4).shape
+        >>> pv.log_weights(vae, x, mask, particles=4).shape
         torch.Size([4, 1])
     """
 

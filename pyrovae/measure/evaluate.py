@@ -7,7 +7,7 @@ Every number comes from one set of log-weights [K, N]. A mean over data has an e
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -17,12 +17,12 @@ from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.graphs.quiet import without_cuda_notice
 from pyrovae.measure import unused_latents as unused
-from pyrovae.measure.findings import Diagnostic, Finding, collect, join
+from pyrovae.measure.findings import Diagnostic, Finding, collect, concatenated
 from pyrovae.measure.fingerprints import fingerprints
+from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
 from pyrovae.randomness import generators_kept, seeded
-from pyrovae.vae import check_data, device_of, evaluation_mode, programs, safe_to_compile
-from pyrovae.weights import psis as pareto
+from pyrovae.weights import psis
 from pyrovae.weights.bounds import (
     Estimate,
     effective_sample_size,
@@ -32,21 +32,12 @@ from pyrovae.weights.bounds import (
     mean_estimate,
 )
 from pyrovae.weights.compiled import CompiledRun
-from pyrovae.weights.kl import closed_form_rates, dimension_rates
-from pyrovae.weights.log_weights import (
-    NUMBERS_PER_PASS,
-    Runner,
-    Terms,
-    cut_data,
-    log_weight_terms,
-    run,
-    trace_guide,
-    trace_pair,
-)
-from pyrovae.weights.observed import entries
+from pyrovae.weights.given import Given
+from pyrovae.weights.pair import Terms, TracePair
+from pyrovae.weights.run import Runner, run
 from pyrovae.weights.sites import is_auxiliary_draw, is_point_mass, sample_sites
-
-KL_PARTICLES: Final = 10
+from pyrovae.weights.target import Resolved, device_of, evaluation_mode, safe_to_compile
+from pyrovae.weights.traces import trace_guide
 
 SMALLEST_BATCH: Final = 100
 
@@ -116,6 +107,7 @@ def evaluate(
     ks = _levels(particles) if ks is None else list(ks)
     _check_levels(ks, particles)
     names = _names(diagnostics)
+    resolved = Resolved.of(target)
     batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
     if batch_size is None and batches.tensors:
         batches = batches.in_order(_rows(batches.tensors[0], particles))
@@ -125,26 +117,24 @@ def evaluate(
     runner = CompiledRun() if compile else run
     width, kept = 0, []
     points: tuple[str, ...] = ()
-    probe = _Probe(target)
     left_out: dict[str, str] = {}
+    probe, read = _Probe(), ReadAll(left_out)
 
     def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
         nonlocal width, points
-        check_data(target, *batch)
+        given = resolved.given(*batch)
         # Copied once the large tensors are given back: what stays must not lie between them.
-        found = copy.deepcopy(
-            _measure(programs(target), batch, ks, drawing=(particles, runner), left_out=left_out)
-        )
-        points = points if width else _point_masses(target, batch)
-        found |= probe(batch)
+        found = copy.deepcopy(_measure(given, ks, particles=particles, runner=runner, read=read))
+        points = points if width else _point_masses(given)
+        found["cost_of_another"] = probe(given)
         width = batch[0][0].numel()
         if diagnostics:
             kept.append(batch)
         return found
 
-    with evaluation_mode(target), seeded(seed), without_cuda_notice():
+    with resolved.evaluating(), seeded(seed), without_cuda_notice():
         done = collect(measure, batches, f"evaluating with {particles:,} particles")
-    measured = _in_a_row(done.pieces)
+    measured = concatenated(done.pieces)
     found, refused = _diagnose(target, kept, () if done.partial else diagnostics, seed)
     return Report(
         particles=particles,
@@ -163,13 +153,14 @@ def evaluate(
 
 def _rows(x: Tensor, particles: int) -> int:
     """Return how many data a pass holds at all particles, and no fewer than `SMALLEST_BATCH`."""
-    return max(SMALLEST_BATCH, NUMBERS_PER_PASS // (particles * max(256, x[0].numel())))
+    return max(SMALLEST_BATCH, Given(x).per_pass(particles))
 
 
-def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:
+def _point_masses(given: Given) -> tuple[str, ...]:
     """Name the sites at which the guide is a Delta, and no transform of an auxiliary draw."""
+    assert given.programs is not None
     with generators_kept():
-        trace = trace_guide(programs(target)[1], *batch, particles=2)
+        trace = trace_guide(given.programs[1], *given, particles=2)
     sites = dict(sample_sites(trace))
     points = tuple(name for name, site in sites.items() if is_point_mass(site))
     if any(is_auxiliary_draw(site) for site in sites.values()):
@@ -178,26 +169,20 @@ def _point_masses(target: Any, batch: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 class _Probe:
-    """One more trace of a batch, at one draw: how much is scored, and what z tells of it."""
+    """How much log p(x | z) tells of z, from one more particle of the first data."""
 
-    def __init__(self, target: Any) -> None:
-        self.pair, self.asked = programs(target), 0
-        self.each: int | None = None
+    def __init__(self) -> None:
+        self.asked = 0
 
-    def __call__(self, batch: tuple[Any, ...]) -> dict[str, Tensor]:
-        """Return entries and cost of another's z, [N] each; the latter of the first data alone."""
-        asked, size = self.asked, len(batch[0])
-        unknown = torch.full((size,), torch.nan)
-        self.asked += size
-        # Where the first data bear no mask, only a context can bring one later.
-        if asked >= unused.ASKED and len(batch) == 1 and self.each is not None:
-            return {"entries": torch.full((size,), self.each), "cost_of_another": unknown}
+    def __call__(self, given: Given) -> Tensor:
+        """Return the cost of another's z, [N]; NaN of data that are not asked."""
+        unknown = torch.full((len(given),), torch.nan)
+        asked, self.asked = self.asked, self.asked + len(given)
+        if asked >= unused.ASKED or given.programs is None:
+            return unknown
         with generators_kept():
-            model_trace, guide_trace = trace_pair(*self.pair, *batch, particles=1)
-            counts, self.each = entries(model_trace, size)
-            if asked < unused.ASKED:
-                unknown = unused.cost_of_another(self.pair[0], model_trace, guide_trace, *batch)
-        return {"entries": counts.cpu(), "cost_of_another": unknown.cpu()}
+            pair = TracePair.run(*given.programs, *given, particles=1)
+            return unused.cost_of_another(given.programs[0], pair, given).cpu()
 
 
 def _varies(site: Any) -> bool:
@@ -207,43 +192,31 @@ def _varies(site: Any) -> bool:
 
 
 def _measure(
-    pair: tuple[Any, Any],
-    batch: tuple[Any, ...],
-    ks: Sequence[int],
-    *,
-    drawing: tuple[int, Runner],
-    left_out: dict[str, str],
+    given: Given, ks: Sequence[int], *, particles: int, runner: Runner, read: ReadAll
 ) -> dict[str, Any]:
-    """Measure a batch; of what stands beside the bounds, say in `left_out` why it is missing."""
-    particles, runner = drawing
-    terms = log_weight_terms(*pair, *batch, particles=particles, runner=runner)
-    log_w = terms.log_w
-
-    def beside(name: str, make: Callable[[], Any], missing: Any = None) -> Any:
-        try:
-            return make()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the bounds are there)
-            left_out.setdefault(name, _reason(error))
-            return missing
-
-    unknown = None, torch.full_like(log_w[0], torch.nan)
-    smoothed, shape = beside("Pareto smoothing", lambda: pareto.psis(log_w), unknown)
-    few = smoothed is None or particles < pareto.FEWEST
+    """Measure a batch; of what stands beside the bounds, `read` says why it is missing."""
+    reading = read_passes(given, particles, runner, read)
+    terms, log_w = reading.terms, reading.terms.log_w
+    smoothed, shape = read.beside("Pareto smoothing", lambda: psis.psis(log_w)) or (
+        None,
+        torch.full_like(log_w[0], torch.nan),
+    )
     return {
         "elbo": elbo_estimate(log_w),
         "iwae": {k: iwae_estimate(log_w, k) for k in ks},
-        "psis": None if few else iwae_estimate(smoothed),
-        "extrapolated": beside("extrapolated", lambda: extrapolated_estimate(log_w))
+        "psis": None if smoothed is None or particles < psis.FEWEST else iwae_estimate(smoothed),
+        "extrapolated": read.beside("extrapolated", lambda: extrapolated_estimate(log_w))
         if particles > 1
         else None,
         "reconstruction": mean_estimate(terms.log_likelihood),
         "monte_carlo_kl": mean_estimate(terms.rate),
-        "closed_form_kl": beside("KL, closed form", lambda: _closed_form(*pair, batch)),
+        "closed_form_kl": closed_form(given, reading, read),
         "site_rates": _site_rates(terms),
-        "kl_per_dimension": beside("KL per dimension", lambda: _per_dimension(*pair, batch), {}),
+        "kl_per_dimension": by_dimension(given, reading, read),
         "effective_sample_size": effective_sample_size(log_w),
         "pareto_k": shape,
-        "fingerprint": fingerprints(*batch),
+        "fingerprint": fingerprints(given.x, *given.own),
+        "entries": reading.entries["all"].round().long().cpu(),
     }
 
 
@@ -258,41 +231,6 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
     if guide or prior:
         rates["+".join(prior or guide)] = Terms(prior, {}, guide).rate
     return {name: mean_estimate(rate) for name, rate in rates.items()}
-
-
-def _closed_form(model: Any, guide: Any, batch: tuple[Any, ...]) -> Estimate | None:
-    """Return the closed-form KL, None where none is known for these sites."""
-    try:
-        rates = [
-            closed_form_rates(model, guide, *part, particles=KL_PARTICLES)
-            for part in _for_kl(batch)
-        ]
-    except ValueError:
-        return None
-    return mean_estimate(torch.cat(rates, dim=1))
-
-
-def _per_dimension(model: Any, guide: Any, batch: tuple[Any, ...]) -> dict[str, Tensor]:
-    return _in_a_row(
-        [dimension_rates(model, guide, *part, particles=KL_PARTICLES) for part in _for_kl(batch)]
-    )
-
-
-def _for_kl(batch: tuple[Any, ...]) -> Iterator[list[Any]]:
-    x, *context = batch
-    size = max(1, NUMBERS_PER_PASS // (KL_PARTICLES * max(256, x[0].numel())))
-    return cut_data(x, tuple(context), size)
-
-
-def _in_a_row(values: list[Any]) -> Any:
-    """Put what was found of successive data one after the other; None where any of it is."""
-    first = values[0]
-    if isinstance(first, dict):
-        common = [key for key in first if all(key in value for value in values)]
-        return {key: _in_a_row([value[key] for value in values]) for key in common}
-    if any(value is None for value in values):
-        return None
-    return torch.cat(values) if isinstance(first, Tensor) else join(values)
 
 
 def _diagnose(
@@ -317,19 +255,13 @@ def _diagnose(
                 with evaluation_mode(target), seeded(seed):
                     found[diagnostic.name] = diagnostic(target, x, *context)
             except (ValueError, RuntimeError) as error:
-                refused[diagnostic.name] = _reason(error)
+                refused[diagnostic.name] = reason(error)
                 continue
             if found[diagnostic.name].partial:
                 break
     except KeyboardInterrupt:
         pass
     return found, refused
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValueError):
-        return str(error)
-    return f"it failed ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
 
 
 def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:

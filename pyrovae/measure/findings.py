@@ -80,6 +80,16 @@ class Finding(abc.ABC):
     def verdict(self) -> Sequence[str]:
         """What follows, a sentence each."""
 
+    def beside(self, bound: Estimate, k: int, *, independent: bool) -> Sequence[str]:
+        """Compare what was found with IWAE-k of the same data, or more, a sentence each.
+
+        Args:
+            bound: the bound of each datum.
+            k: its particles.
+            independent: whether both have random numbers of their own.
+        """
+        return ()
+
     @property
     @abc.abstractmethod
     def per_datum(self) -> dict[str, Tensor]:
@@ -270,3 +280,14 @@ def known(value: float) -> float | None:
 
 def _shown(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def concatenated(values: list[Any]) -> Any:
+    """Concatenate per-batch results; None if any batch has none."""
+    first = values[0]
+    if isinstance(first, dict):
+        common = [key for key in first if all(key in value for value in values)]
+        return {key: concatenated([value[key] for value in values]) for key in common}
+    if any(value is None for value in values):
+        return None
+    return torch.cat(values) if isinstance(first, Tensor) else join(values)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.weights.given import Given
+
 
 def fingerprints(x: Tensor, *context: Any) -> Tensor:
     """Return a hash of each row of x, and one of what stands beside it, [N, 2] whole numbers.
@@ -17,7 +19,7 @@ def fingerprints(x: Tensor, *context: Any) -> Tensor:
 
     Args:
         x: data [N, ...].
-        *context: what the programs take beside x; tensors with N rows count.
+        *context: what the programs take beside x; what has a row for each datum counts.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -26,9 +28,10 @@ def fingerprints(x: Tensor, *context: Any) -> Tensor:
         tensor([[ True, False],
                 [ True, False]])
     """
-    beside = [v for v in context if isinstance(v, Tensor) and v.shape[:1] == x.shape[:1]]
-    given = torch.cat([_flat(v, len(x)) for v in beside], 1) if beside else x.new_zeros(len(x), 0)
-    return torch.stack([_hashes(_flat(x, len(x))), _hashes(_flat(given, len(x)))], 1)
+    size = len(x)
+    own = [_flat(value, size) for value in Given(x, context).own]
+    beside = torch.cat(own, 1) if own else x.new_zeros(size, 0)
+    return torch.stack([_hashes(_flat(x, size)), _hashes(_flat(beside, size))], 1)
 
 
 def _flat(values: Tensor, rows: int) -> Tensor:

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.data.domains import check_finite
 from pyrovae.nets.inputs import check_mask
-from pyrovae.vae import evaluation_mode, programs
 from pyrovae.weights.bounds import effective_sample_size
-from pyrovae.weights.log_weights import NUMBERS_PER_PASS, cut_data, trace_pair
-from pyrovae.weights.sites import enumeration_dim, log_prob, sample_sites
+from pyrovae.weights.given import Given
+from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.target import Resolved
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,7 @@ class Imputation:
     draws: Tensor
 
 
-def impute(
-    target: Any, x: Tensor, mask: Tensor, *context: Any, particles: int, draws: int = 0
-) -> Imputation:
+def impute(target: Any, x: Tensor, *context: Any, particles: int, draws: int = 0) -> Imputation:
     r"""Fill in the missing entries of x by self-normalised importance sampling.
 
     The mean minimises the squared error but understates the spread: for what a later analysis
@@ -58,8 +55,8 @@ def impute(
         target: a VAE, or a pair (model, guide), that takes the mask as its last context (see
             `likelihoods.Masked` and `nets.HideMissing`).
         x: data [N, D]. What stands at a missing entry is not read; the programs meet a 0.
-        mask: boolean [N, D], True where x is observed.
-        *context: what the programs take between x and the mask: a row per datum, or shared by all.
+        *context: what the programs take beside x; the last is the mask, boolean [N, D], True where
+            x is observed.
         particles: K. The means at all K particles of a datum are held at once.
         draws: M.
 
@@ -86,15 +83,12 @@ def impute(
         >>> filled.x[0, [0, 2]], filled.draws.shape
         (tensor([1.0000, 0.5000]), torch.Size([5, 1, 3]))
     """
+    mask: Any = context[-1] if context else None
     _check_request(x, mask, particles, draws)
-    x = torch.where(mask, x, 0.0)
-    check_finite(x)
-    size = max(1, NUMBERS_PER_PASS // (particles * max(256, x[0].numel())))
-    with torch.no_grad(), evaluation_mode(target):
-        pieces = [
-            _impute(programs(target), part, particles, draws)
-            for part in cut_data(x, (*context, mask), size, pair=programs(target))
-        ]
+    resolved = Resolved.of(target)
+    given = resolved.given(torch.where(mask, x, 0.0), *context)
+    with torch.no_grad(), resolved.evaluating():
+        pieces = [_impute(part, particles, draws) for part in given.passes(particles)]
     return Imputation(
         x=torch.cat([piece.x for piece in pieces]),
         standard_error=torch.cat([piece.standard_error for piece in pieces]),
@@ -103,7 +97,7 @@ def impute(
     )
 
 
-def _check_request(x: Tensor, mask: Tensor, particles: int, draws: int) -> None:
+def _check_request(x: Tensor, mask: Any, particles: int, draws: int) -> None:
     check_mask(mask, tuple(x.shape), "impute")
     if particles < 1 or draws < 0:
         raise ValueError(
@@ -112,13 +106,13 @@ def _check_request(x: Tensor, mask: Tensor, particles: int, draws: int) -> None:
         )
 
 
-def _impute(pair: tuple[Any, Any], data: list[Any], particles: int, draws: int) -> Imputation:
-    x, mask = data[0], data[-1]
-    model_trace, guide_trace = trace_pair(*pair, *data, particles=particles)
-    log_w = _log_weights(model_trace, guide_trace)
-    fn = _observation(model_trace).expand(log_w.shape)
-    # A class that is summed out puts an axis of alternatives in front of the particles.
-    log_w = log_w.reshape(-1, particles, len(x))
+def _impute(given: Given, particles: int, draws: int) -> Imputation:
+    x, mask = given.x, given.context[-1]
+    pair = given.trace(particles)
+    # Each value of a class that is summed out stands beside the particles.
+    log_w = pair.layout.alternatives(pair.log_joint)
+    _check_possible(log_w)
+    fn = _observation(pair.model).expand(pair.log_joint.shape)
     weights = log_w.flatten(0, 1).softmax(0).view_as(log_w)
     mean, error = _average(fn.mean.reshape(*weights.shape, *x.shape[1:]), weights)
     return Imputation(
@@ -129,19 +123,13 @@ def _impute(pair: tuple[Any, Any], data: list[Any], particles: int, draws: int) 
     )
 
 
-def _log_weights(model_trace: Any, guide_trace: Any) -> Tensor:
-    """Return log p(x_obs, z) - log q(z), [..., K, N] with an axis for each class summed out."""
-    log_w = torch.as_tensor(sum(log_prob(site) for _, site in sample_sites(model_trace)))
-    for _, site in sample_sites(guide_trace):
-        if enumeration_dim(site) is None:
-            log_w = log_w - log_prob(site)
+def _check_possible(log_w: Tensor) -> None:
     impossible = (log_w.flatten(0, -2).amax(0) == -torch.inf).nonzero().flatten()
     if len(impossible):
         raise ValueError(
             f"every weight of {len(impossible)} data is zero, the first that of row "
             f"{int(impossible[0])}: their observed entries are impossible under the model"
         )
-    return log_w
 
 
 def _observation(model_trace: Any) -> Any:

@@ -21,10 +21,10 @@ from torch import Tensor
 from pyrovae.measure.findings import Finding, Quantity, collect, counted
 from pyrovae.measure.refinement.refine import refine
 from pyrovae.measure.roc import auroc
-from pyrovae.vae import check_data, evaluation_mode, placed, programs
 from pyrovae.weights.bounds import elbo, iwae
-from pyrovae.weights.context import Context
-from pyrovae.weights.log_weights import cut_data, log_weights
+from pyrovae.weights.given import Given
+from pyrovae.weights.log_weights import log_weights
+from pyrovae.weights.target import Resolved, evaluation_mode, programs
 
 Score = Callable[..., Tensor]
 """A function of (target, x, *context) that returns [N], higher where x is more novel."""
@@ -59,7 +59,7 @@ def surprise(target: Any, x: Tensor, *context: Any, particles: int = 100) -> Ten
         torch.Size([5])
     """
     with evaluation_mode(target):
-        return -iwae(log_weights(*programs(target), x, *context, particles=particles))
+        return -iwae(log_weights(target, x, *context, particles=particles))
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def likelihood_regret(
     refined = refine(target, x, *context, steps=steps, lr=lr)
     with evaluation_mode(target):
         after, before = (
-            elbo(log_weights(model, program, x, *context, particles=particles))
+            elbo(log_weights((model, program), x, *context, particles=particles))
             for program in (refined, guide)
         )
     return after - before
@@ -268,7 +268,7 @@ class Novelty:
         scores: functions of (target, x, *context) by their names; by default `surprise` and
             `likelihood_regret`. Settings go in by `functools.partial(surprise, particles=500)`,
             an ensemble by `lambda vae, *data: waic([vae, *others], *data)`.
-        data: the data scored of either kind, the first so many; None for all.
+        limit: how many data of either kind to score, the first ones; None for all.
 
     Example:
         >>> import pyrovae as pv
@@ -289,7 +289,7 @@ class Novelty:
             {"-log p(x)": surprise, "likelihood regret": likelihood_regret}
         )
     )
-    data: int | None = 1000
+    limit: int | None = 1000
 
     name: ClassVar[str] = "novelty"
 
@@ -303,30 +303,25 @@ class Novelty:
         """
         if not self.scores:
             raise ValueError("novelty takes at least one score, such as novelty.surprise")
-        if self.data is not None and self.data < 1:
-            raise ValueError(f"novelty is of one datum of either kind at least; got {self.data}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"novelty is of one datum of either kind at least; got limit={self.limit}"
+            )
         novel = self.novel if isinstance(self.novel, tuple) else (self.novel,)
-        kinds = [self._first(target, *data) for data in ((x, *context), novel)]
-        pieces = math.ceil(max(len(own[0]) for own, _ in kinds) / BATCH)
-        batches = list(zip(*(_pieces(own, pieces) for own, _ in kinds), strict=True))
+        resolved = Resolved.of(target)
+        kinds = [resolved.given(*data).first(self.limit) for data in ((x, *context), novel)]
+        pieces = math.ceil(max(map(len, kinds)) / BATCH)
+        batches = list(zip(*(_pieces(given, pieces) for given in kinds), strict=True))
 
-        def score(pair: tuple[list[Tensor], list[Tensor]]) -> list[Scored]:
-            each = zip(pair, kinds, strict=True)
-            return [self._score(target, x, *beside.whole(own)) for (x, *own), (_, beside) in each]
+        def score(pair: tuple[Given, Given]) -> list[Scored]:
+            return [self._score(target, *given) for given in pair]
 
         done = collect(score, batches, "scoring novelty")
         inside, outside = (
             {name: torch.cat([piece[kind][name] for piece in done.pieces]) for name in self.scores}
             for kind in (0, 1)
         )
-        return Detection(inside, outside, wanted=sum(len(own[0]) for own, _ in kinds))
-
-    def _first(self, target: Any, x: Tensor, *context: Any) -> tuple[list[Tensor], Context]:
-        """Return x and what is each datum's own, of the data to be scored, and the context."""
-        check_data(target, x, *context)
-        there, *rest = placed(target, x, *context)
-        beside = Context.of(there, *rest)
-        return next(cut_data(there, beside.own, self.data or len(x))), beside
+        return Detection(inside, outside, wanted=sum(map(len, kinds)))
 
     def _score(self, target: Any, x: Tensor, *context: Any) -> Scored:
         found = {}
@@ -340,9 +335,9 @@ class Novelty:
         return found
 
 
-def _pieces(data: list[Tensor], number: int) -> list[list[Tensor]]:
-    """Cut x and what goes with it into so many pieces, of which some may be empty."""
-    return [list(part) for part in zip(*(v.tensor_split(number) for v in data), strict=True)]
+def _pieces(given: Given, number: int) -> list[Given]:
+    """Cut data into so many pieces, of which some may be empty."""
+    return [given.rows(rows) for rows in torch.arange(len(given)).tensor_split(number)]
 
 
 def _or_zero(error: float) -> float:

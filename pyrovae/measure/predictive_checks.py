@@ -27,13 +27,12 @@ from pyrovae.measure.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.measure.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.measure.simulate import simulate
 from pyrovae.randomness import generators_kept
-from pyrovae.vae import check_data, evaluation_mode, programs
 from pyrovae.weights.bounds import effective_sample_size
-from pyrovae.weights.context import Context
-from pyrovae.weights.log_weights import NUMBERS_PER_PASS, Program, check_pair, cut_data
+from pyrovae.weights.given import Given
 from pyrovae.weights.observed import observed_at
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import advice_on_shapes, log_prob, sample_sites
+from pyrovae.weights.target import Resolved
 
 Latents = dict[str, Tensor]
 Realized = Callable[[Tensor, Latents], Tensor]
@@ -200,7 +199,7 @@ class PredictiveCheck:
         replication: "prior" or "posterior".
         draws: R, at least 40 for each discrepancy, so that each can be found outside.
         particles: K, of posterior replication.
-        data: the data compared, the first so many; None for all.
+        limit: how many of the data to compare, the first ones; None for all.
 
     References:
         Gelman, Meng, Stern, 1996. Posterior Predictive Assessment of Model Fitness via Realized
@@ -226,7 +225,7 @@ class PredictiveCheck:
     replication: Literal["prior", "posterior"] = "prior"
     draws: int = 500
     particles: int = 100
-    data: int | None = 1000
+    limit: int | None = 1000
 
     name: ClassVar[str] = "predictive_check"
 
@@ -255,10 +254,10 @@ class PredictiveCheck:
                 f"{len(names)} discrepancies take at least {least} draws, fewer of which cannot "
                 f"find one outside; got draws={self.draws}"
             )
-        if self.particles < 1 or (self.data is not None and self.data < 2):
+        if self.particles < 1 or (self.limit is not None and self.limit < 2):
             raise ValueError(
                 "a predictive check takes at least one particle and two data; got "
-                f"particles={self.particles} and data={self.data}"
+                f"particles={self.particles} and limit={self.limit}"
             )
 
     @torch.no_grad()
@@ -270,32 +269,32 @@ class PredictiveCheck:
                 posterior replication, the guide leaves a latent to be summed out.
             KeyboardInterrupt: if the interrupt comes before the first draws are done.
         """
-        check_data(target, x, *context)
-        given = Context.of(x, *context)
-        model, guide = (given.bound(program) for program in programs(target))
-        x, *beside = next(cut_data(x, given.own, self.data or len(x)))
-        data = (x, tuple(beside))
+        resolved = Resolved.of(target)
+        whole = resolved.given(x, *context)
+        model, guide = (whole.bound(program) for program in resolved.pair)
+        given = whole.first(self.limit).unshared((model, guide))
+        x = given.x
         own = {name: _number(name, T(x.double())) for name, T in self.discrepancies.items()}
 
-        if "size" in inspect.signature(programs(target)[0]).parameters:
+        if "size" in inspect.signature(resolved.model).parameters:
             drawing = functools.partial(model, None, size=len(x))
         else:
             drawing = functools.partial(poutine.uncondition(model), x)
-            with evaluation_mode(target), generators_kept():
-                simulate((model, guide), x, *beside)
+            with resolved.evaluating(), generators_kept():
+                simulate((model, guide), *given)
 
         shares: list[float] = []
 
         def compare(rows: range) -> tuple[list[Compared], Tensor]:
             here = {name: z[rows.start : rows.stop] for name, z in latents.items()}
-            drawn = _draw(drawing, here, len(rows), data)
+            drawn = _draw(drawing, here, len(rows), given)
             shares.append(drawn.observed)
             compared = [self._compare(drawn, row, x, own) for row in range(len(rows))]
             return compared, (drawn.log_likelihood <= drawn.log_likelihood_of_real).sum(0)
 
-        with evaluation_mode(target):
-            latents, sizes = self._posterior((model, guide), data)
-            size = max(1, NUMBERS_PER_PASS // (len(x) * max(256, x[0].numel())))
+        with resolved.evaluating():
+            latents, sizes = self._posterior(given)
+            size = given.per_pass(len(x))
             batches = [range(i, min(i + size, self.draws)) for i in range(0, self.draws, size)]
             done = collect(compare, batches, f"drawing {self.draws:,} data sets")
         pairs = [pair for compared, _ in done.pieces for pair in compared]
@@ -325,18 +324,15 @@ class PredictiveCheck:
             replicated[LIKELIHOOD] = drawn.log_likelihood[row].double().mean().item()
         return real, replicated
 
-    def _posterior(
-        self, pair: tuple[Program, Program], data: tuple[Tensor, tuple[Any, ...]]
-    ) -> tuple[Latents, Tensor | None]:
+    def _posterior(self, given: Given) -> tuple[Latents, Tensor | None]:
         """Draw latents [draws, N, ...] by their weights; with the effective sample sizes, [N].
 
         Prior replication has none of its own.
         """
         if self.replication == "prior":
             return {}, None
-        size = max(1, NUMBERS_PER_PASS // (self.particles * max(256, data[0][0].numel())))
         pieces = [
-            _resampled(pair, part, self.particles, self.draws) for part in cut_data(*data, size)
+            _resampled(part, self.particles, self.draws) for part in given.passes(self.particles)
         ]
         latents = {
             name: torch.cat([found[name] for found, _ in pieces], 1) for name in pieces[0][0]
@@ -370,10 +366,10 @@ def _draw(
     drawing: functools.partial[Any],
     latents: Latents,
     draws: int,
-    data: tuple[Tensor, tuple[Any, ...]],
+    given: Given,
 ) -> Drawn:
     """Draw data sets of the size of x, at given latents or at new ones."""
-    x, context = data
+    x, context = given.x, given.context
     held = poutine.condition(over_particles(drawing.func, draws), data=latents)
     with advice_on_shapes():
         trace = poutine.trace(held).get_trace(*drawing.args, *context, **drawing.keywords)
@@ -399,28 +395,18 @@ def _draw(
     return Drawn(filled, latents, log_prob(site), real, seen.double().mean().item())
 
 
-def _resampled(
-    pair: tuple[Program, Program], data: list[Any], particles: int, draws: int
-) -> tuple[Latents, Tensor]:
+def _resampled(given: Given, particles: int, draws: int) -> tuple[Latents, Tensor]:
     """Draw latents of some data: K from the guide, of which `draws` by their weights."""
-    model, guide = (over_particles(program, particles) for program in pair)
-    with advice_on_shapes():
-        guide_trace = poutine.trace(guide).get_trace(*data)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data)
-    check_pair(model_trace, guide_trace)
-    log_w = _total(model_trace) - _total(guide_trace)
+    pair = given.trace(particles, enumerate=False)
+    log_w = pair.log_w
     chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
     columns = torch.arange(log_w.shape[1], device=log_w.device)
     latents = {
         name: site["value"].expand(*log_w.shape, *site["fn"].event_shape)[chosen, columns]
-        for name, site in sample_sites(guide_trace)
-        if name in model_trace.nodes
+        for name, site in sample_sites(pair.guide)
+        if name in pair.model.nodes
     }
     return latents, effective_sample_size(log_w)
-
-
-def _total(trace: Any) -> Tensor:
-    return torch.as_tensor(sum(log_prob(site) for _, site in sample_sites(trace)))
 
 
 def _number(name: str, value: Any) -> float:

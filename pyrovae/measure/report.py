@@ -14,7 +14,6 @@ from torch.distributions import constraints
 
 from pyrovae import files
 from pyrovae.measure import unused_latents as unused
-from pyrovae.measure.annealing.ais import Sandwich
 from pyrovae.measure.findings import (
     Finding,
     Number,
@@ -24,7 +23,7 @@ from pyrovae.measure.findings import (
     without_error_over_data,
 )
 from pyrovae.weights import psis as pareto
-from pyrovae.weights.bounds import Estimate, difference
+from pyrovae.weights.bounds import Estimate
 
 NAMED: Final = 10
 """How many data a sentence names before it counts the rest."""
@@ -316,16 +315,13 @@ class Report(Finding):
         return " ".join(said)
 
     def _annealed(self) -> Iterator[str]:
-        """Hold the tightest bound against annealed importance sampling on the same data."""
+        """Compare the tightest bound with what the diagnostics found on the same data."""
         if not self.iwae:
             return
         k = max(self.iwae)
         for found in self.findings.values():
-            if isinstance(found, Sandwich):
-                # A seed is set anew for each measurement: both may have drawn the same numbers.
-                independent = self.seed is None
-                gain = _gain(found.lower, self.iwae[k], independent=independent)
-                yield _beside(gain, k)
+            # A seed is set anew for each measurement: both may have drawn the same numbers.
+            yield from found.beside(self.iwae[k], k, independent=self.seed is None)
 
     def _dimensions_used(self) -> Iterator[str]:
         for site, divergence in self.kl_per_dimension.items():
@@ -353,29 +349,3 @@ class Report(Finding):
             return f"{self.dimensions:,}"
         mean = self.entries.double().mean().item()
         return f"of whose {self.dimensions:,} entries {mean:,.1f} are scored on average in"
-
-
-def _gain(annealed: Estimate, bound: Estimate, *, independent: bool) -> Estimate:
-    """Return what annealing found over a bound on the same data, the first of them."""
-    n = len(annealed.value)
-    first = Estimate(bound.value[:n], bound.standard_error[:n])
-    return difference(annealed, first, independent=independent)
-
-
-def _beside(gain: Estimate, k: int) -> str:
-    """Say what annealing found over the bound at k, and whether that is more than chance."""
-    mean, error, n = gain.mean, gain.error_over_particles, len(gain.value)
-    whose = f"the first {n:,} data" if n > 1 else "the first datum"
-    said = f"On {whose} annealed importance sampling finds {mean:+.2f}"
-    if math.isnan(error):
-        return f"{said} nats beside IWAE-{k}, with one chain and no error."
-    if mean > 2 * error:
-        what = "that bound is short of log p(x) there by so much at least."
-    elif mean < -2 * error:
-        what = (
-            "it is the looser bound there, and tells nothing of the other. Take more "
-            "temperatures, or start at the guide."
-        )
-    else:
-        what = "no more than that bound, within errors."
-    return f"{said} ± {error:.2f} nats beside IWAE-{k}: {what}"

@@ -9,9 +9,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.vae import VAE, programs
+from pyrovae.vae import VAE
+from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
-from pyrovae.weights.sites import log_prob, sample_sites
+from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.target import programs
 
 
 def simulate(target: Any, x: Tensor, *context: Any) -> tuple[Any, Tensor]:
@@ -66,7 +68,8 @@ def _drawn_data(trace: Any, *, own: bool) -> Tensor:
 
 
 def _log_joint(trace: Any) -> Tensor:
-    return sum((log_prob(site) for _, site in sample_sites(trace)), start=torch.zeros(()))
+    layout = Layout.measured(trace, particles=1)
+    return layout.log_density(sample_sites(trace))
 
 
 def _not_drawn(what: str) -> ValueError:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from pyrovae.weights.bounds import Estimate
-from pyrovae.weights.log_weights import Program, trace_model
-from pyrovae.weights.sites import enumeration_dim, log_prob, sample_sites
+from pyrovae.weights.given import Given
+from pyrovae.weights.pair import TracePair
+from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.traces import Program, trace_model
 
 NEGLIGIBLE: Final = 0.1
 """Nats of information below which latents are said to hold nothing. The mark is ours."""
@@ -29,9 +31,7 @@ ASKED: Final = 2_000
 
 
 @torch.no_grad()
-def cost_of_another(
-    model: Program, model_trace: Any, guide_trace: Any, x: Tensor, *context: Any
-) -> Tensor:
+def cost_of_another(model: Program, pair: TracePair, given: Given) -> Tensor:
     """Return what log p(x | z) of each datum loses by the z of the one before it, [N].
 
     NaN where it is not known: of a single datum, where a latent is summed out, or where the
@@ -39,31 +39,28 @@ def cost_of_another(
 
     Args:
         model: the model.
-        model_trace: of it, at one particle.
-        guide_trace: which drew that particle.
-        x: the data, [N, ...].
-        *context: what the model takes beside x.
+        pair: its trace and the guide's, at one particle.
+        given: the data.
 
     References:
         Palomar, Verdu, 2008. Lautum Information.
     """
-    sites = [site for trace in (guide_trace, model_trace) for _, site in sample_sites(trace)]
-    if len(x) < 2 or any(enumeration_dim(site) is not None for site in sites):
-        return torch.full((len(x),), math.nan)
-    others = guide_trace.copy()
-    for name, site in sample_sites(guide_trace):
+    if len(given) < 2 or pair.enumerated:
+        return torch.full((len(given),), math.nan)
+    others = pair.guide.copy()
+    for name, site in sample_sites(pair.guide):
         value = site["value"]
         others.nodes[name]["value"] = value.roll(1, value.ndim - site["fn"].event_dim - 1)
     try:
-        swapped = _log_likelihood(trace_model(model, x, *context, particles=1, given=others))
+        trace = trace_model(model, *given, particles=1, given=others)
+        swapped = _log_likelihood(TracePair(trace, pair.guide, pair.layout))
     except (ValueError, RuntimeError):  # such as x outside the support that another's z leaves it
-        return torch.full((len(x),), math.nan)
-    return _log_likelihood(model_trace) - swapped
+        return torch.full((len(given),), math.nan)
+    return _log_likelihood(pair) - swapped
 
 
-def _log_likelihood(trace: Any) -> Tensor:
-    terms = [log_prob(site) for _, site in sample_sites(trace) if site["is_observed"]]
-    return torch.as_tensor(sum(terms)).reshape(-1)
+def _log_likelihood(pair: TracePair) -> Tensor:
+    return pair.layout.log_density(pair.observed.items()).reshape(-1)
 
 
 def remarks(rate: Estimate, cost: Tensor) -> Sequence[str]:

@@ -21,7 +21,7 @@ from pyrovae.objectives.gradients import (
 )
 from pyrovae.objectives.lower_bounds import MIWAE
 from pyrovae.weights import bounds
-from pyrovae.weights.log_joint import guide_sites, log_density
+from pyrovae.weights.log_joint import guide_sites
 from pyrovae.weights.sites import log_prob, objective_sites
 
 
@@ -159,8 +159,8 @@ def _bound_of_model(programs: Programs, drawn: Draw) -> Tensor:
     fixed = detached(drawn.guide_trace)
     model_trace = programs.trace_model(fixed)
     check_no_factor(model_trace)
-    log_p = log_density(objective_sites(model_trace), drawn.layout)
-    log_q = log_density(guide_sites(fixed), drawn.layout).detach()
+    log_p = drawn.layout.log_density(objective_sites(model_trace))
+    log_q = drawn.layout.log_density(guide_sites(fixed)).detach()
     return bounds.iwae(drawn.layout.summed_out(log_p - log_q))
 
 

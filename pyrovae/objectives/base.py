@@ -20,7 +20,7 @@ from pyrovae.objectives.gradients import (
     draw,
     surrogate,
 )
-from pyrovae.weights.log_weights import trace_pair
+from pyrovae.weights.traces import trace_pair
 
 
 class Objective(ELBO, abc.ABC):

@@ -38,10 +38,7 @@ from pyrovae.weights.log_joint import (
     check_defined,
     exponent_of_latents,
     guide_sites,
-    layout_of,
-    log_density,
 )
-from pyrovae.weights.log_weights import Program, check_pair, trace_guide, trace_model
 from pyrovae.weights.sites import (
     enumeration_dim,
     is_point_mass,
@@ -50,6 +47,7 @@ from pyrovae.weights.sites import (
     objective_sites,
     sample_sites,
 )
+from pyrovae.weights.traces import Program, check_pair, trace_guide, trace_model
 
 Gradient = Literal["plain", "stl", "dreg"]
 GRADIENTS: Final = ("plain", "stl", "dreg")
@@ -124,9 +122,9 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
         check_pair(model_trace, guide_trace)
         if gradient == "dreg" and len(guide_sites(guide_trace)) > 1:
             check_no_factor(model_trace)
-        layout = layout_of(model_trace, guide_trace, programs.particles)
-        log_p = log_density(objective_sites(model_trace), layout)
-    log_q = log_density(guide_sites(guide_trace), layout)
+        layout = Layout.trained(model_trace, guide_trace, programs.particles)
+        log_p = layout.log_density(objective_sites(model_trace))
+    log_q = layout.log_density(guide_sites(guide_trace))
     if gradient != "plain":
         log_q = _density_of_draws(programs, given, (paths, layout), log_q)
     log_w = layout.summed_out(log_p - log_q)
@@ -273,7 +271,7 @@ def check_nothing_enumerated(guide_trace: Any) -> None:
 def _density_of_draws(programs: Programs, given: Any, draw_paths: Any, log_q: Tensor) -> Tensor:
     """Score the draws again, with the gradient that reaches log q through them alone."""
     paths, layout = draw_paths
-    again = log_density(guide_sites(programs.trace_guide(given)), layout)
+    again = layout.log_density(guide_sites(programs.trace_guide(given)))
     if not is_fake(again) and not torch.allclose(again, log_q, rtol=1e-3, atol=1e-2):
         raise ValueError(
             "the guide gave other densities when it was run again at its own draws: it draws "

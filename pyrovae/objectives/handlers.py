@@ -28,8 +28,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.weights.kl import Program, closed_form_kl
+from pyrovae.weights.kl import closed_form_kl
 from pyrovae.weights.sites import TRAINING_FACTOR, enumeration_dim, is_training_factor
+from pyrovae.weights.traces import Program
 
 _POSTERIOR: Final = "_posterior"
 """The key of `infer` under which a guide's site carries its distribution to the model."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.weights.log_weights import trace_pair
 from pyrovae.weights.sites import (
     check_shape,
     enumeration_dim,
@@ -22,6 +21,7 @@ from pyrovae.weights.sites import (
     log_prob,
     objective_sites,
 )
+from pyrovae.weights.traces import trace_pair
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 from pyrovae.data.images import Shape, fold
 from pyrovae.measure.latents.traverse import Traversal
 from pyrovae.plots.image_grid import columns, mosaic
-from pyrovae.vae import VAE, evaluation_mode
+from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
+from pyrovae.weights.target import evaluation_mode
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
-from pyrovae.vae import VAE, evaluation_mode
+from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
+from pyrovae.weights.target import evaluation_mode
 
 MOMENT_DRAWS: Final = 100
 """Draws for the mean of a posterior that has none in closed form."""

@@ -30,7 +30,7 @@ def sandwich(found: Finding) -> Figure:
         ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 8, 4)),
         ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(4, 8, 2 * 2)),
         ... )
-        >>> figure = pv.plots.sandwich(pv.AIS(20, chains=4)(vae, torch.randn(3, 4)))
+        >>> figure = pv.plots.sandwich(pv.AIS(20, particles=4)(vae, torch.randn(3, 4)))
         >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['bounds on log p(x), simulated data', 'gap between them']
     """

@@ -36,7 +36,8 @@ from pyrovae.files import json_as_bytes, tensors_as_bytes, write_atomically, wri
 from pyrovae.parts import build
 from pyrovae.randomness import Steps
 from pyrovae.runs import schemas
-from pyrovae.vae import VAE, keep_steps, steps_of
+from pyrovae.vae import VAE
+from pyrovae.weights.target import keep_steps, steps_of
 
 FORMAT: Final = 1
 

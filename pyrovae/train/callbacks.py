@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from pyrovae import runs
-from pyrovae.vae import VAE, buffers_of
+from pyrovae.vae import VAE
+from pyrovae.weights.target import buffers_of
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data.batches import Batch, Batches
-from pyrovae.vae import check_data, programs
-from pyrovae.weights.log_weights import run, trace_guide, trace_model
+from pyrovae.weights.run import run
 from pyrovae.weights.sites import check_supports, one_line
+from pyrovae.weights.target import check_data, programs
+from pyrovae.weights.traces import trace_guide, trace_model
 
 _FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
 """What programs raise that cannot take their data."""

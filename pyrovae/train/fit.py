@@ -32,7 +32,10 @@ from pyrovae.train.callbacks import Callback, Epoch, History, ProgressBar, StopT
 from pyrovae.train.dry_run import attempt, check, sentence
 from pyrovae.train.monitor import BATCH, DATA, Monitor
 from pyrovae.train.svi import SVI
-from pyrovae.vae import (
+from pyrovae.weights.kl import latent_order
+from pyrovae.weights.run import run
+from pyrovae.weights.sites import UndefinedWeight, check_supports, one_line, sample_sites
+from pyrovae.weights.target import (
     buffers_kept,
     check_data,
     device_of,
@@ -41,9 +44,7 @@ from pyrovae.vae import (
     safe_to_compile,
     steps_of,
 )
-from pyrovae.weights.kl import latent_order
-from pyrovae.weights.log_weights import run, trace_pair
-from pyrovae.weights.sites import UndefinedWeight, check_supports, one_line, sample_sites
+from pyrovae.weights.traces import trace_pair
 
 COMPILED_FROM: Final = 5000
 """The steps from which compiling is the default: ten seconds of it, at 2 ms or more a step."""

@@ -11,8 +11,8 @@ import torch
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.randomness import seeded
-from pyrovae.vae import buffers_kept, evaluation_mode, programs
 from pyrovae.weights.log_weights import log_weight_terms
+from pyrovae.weights.target import buffers_kept, evaluation_mode, programs
 
 DATA: Final = 2000
 """How many training data the ELBO at an epoch's end is measured on, or a few more in batches."""
@@ -65,7 +65,7 @@ def _elbo_rate_distortion(target: Any, batches: Any) -> list[float]:
     model, guide = programs(target)
     rates, log_likelihoods = [], []
     for x, *context in batches:
-        terms = log_weight_terms(model, guide, x, *context, particles=1)
+        terms = log_weight_terms((model, guide), x, *context, particles=1)
         rates.append(terms.rate)
         log_likelihoods.append(terms.log_likelihood)
     rate = torch.cat(rates, dim=1).cpu().double().mean().item()

@@ -1,6 +1,6 @@
 """Passes of the two programs as compiled graphs, one for each shape of the arguments.
 
-What `weights.run` does to tensors is recorded once (see `recording`) and compiled; for large K all
+What `run` does to tensors is recorded once (see `recording`) and compiled; for large K all
 passes but the last have one shape.
 """
 
@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 from pyrovae.graphs.capture import Recorded, record
 from pyrovae.graphs.guards import Reach, Watch
 from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
-from pyrovae.weights.log_weights import Program, Terms, run
+from pyrovae.weights.run import TERMS, Read, run
+from pyrovae.weights.traces import Program
 
 MAX_GRAPHS: Final = 2
 """How many shapes are compiled before the rest runs as it is."""
@@ -37,7 +38,7 @@ class CompiledRun:
         ... )
         >>> runner = CompiledRun()
         >>> x = torch.zeros(5, 64)
-        >>> pv.log_weights(vae.model, vae.guide, x, particles=100, runner=runner).shape
+        >>> pv.log_weights(vae, x, particles=100, runner=runner).shape
         torch.Size([100, 5])
     """
 
@@ -46,28 +47,37 @@ class CompiledRun:
         self._static = True
 
     def __call__(
-        self, model: Program, guide: Program, x: Tensor, *context: Any, particles: int
-    ) -> Terms:
-        """Run both programs once on all of x and return the terms by site, without gradients."""
-        recorded = self._recorded((model, guide), (x, context), particles)
+        self,
+        model: Program,
+        guide: Program,
+        x: Tensor,
+        *context: Any,
+        particles: int,
+        read: Read = TERMS,
+    ) -> Any:
+        """Run both programs once on all of x and return what is read, without gradients."""
+        recorded = self._recorded((model, guide), (x, context), (particles, read))
         if recorded is None:
-            return run(model, guide, x, *context, particles=particles)
+            return run(model, guide, x, *context, particles=particles, read=read)
         graph, structure, inputs = recorded
-        return Terms(*pytree.tree_unflatten(graph(*inputs), structure))
+        return pytree.tree_unflatten(graph(*inputs), structure)
 
     def _recorded(
-        self, programs: tuple[Program, Program], data: tuple[Tensor, Any], particles: int
+        self,
+        programs: tuple[Program, Program],
+        data: tuple[Tensor, Any],
+        wanted: tuple[int, Read],
     ) -> tuple[Recorded, Any, list[Tensor]] | None:
         """Return the graph for data of this shape, how its outputs are named, and its inputs."""
         if ambient():
             return None
         try:
             given = Arguments(data)
-            key = (programs, particles, settings(), given.shape)
+            key = (programs, wanted, settings(), given.shape)
             found = self._standing(key)
             if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
                 reach = Reach([*programs, *given.objects()])
-                graph, structure = _record(programs, reach, given, particles)
+                graph, structure = _record(programs, reach, given, wanted)
                 self._graphs.append((key, reach.watch(graph.closed_over), graph, structure))
                 found = graph, structure
         except NotRecordable as reason:
@@ -86,15 +96,16 @@ class CompiledRun:
 
 
 def _record(
-    programs: tuple[Program, Program], reach: Reach, given: Arguments, particles: int
+    programs: tuple[Program, Program], reach: Reach, given: Arguments, wanted: tuple[int, Read]
 ) -> tuple[Recorded, Any]:
     structure = None
+    particles, read = wanted
 
     def terms(*tensors: Tensor) -> list[Tensor]:
         nonlocal structure
         x, context = given.refilled(iter(tensors), given.floats)
-        found = run(*programs, x, *context, particles=particles)
-        flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
+        found = run(*programs, x, *context, particles=particles, read=read)
+        flat, structure = pytree.tree_flatten(found)
         return flat
 
     with torch.no_grad():

@@ -9,7 +9,6 @@ Everything is per datum and in nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,11 +17,11 @@ from torch import Tensor
 from torch import distributions as td
 
 from pyrovae.weights.bounds import Estimate, mean_estimate
-from pyrovae.weights.log_weights import log_weight_terms, trace_pair
+from pyrovae.weights.log_weights import log_weight_terms
+from pyrovae.weights.pair import TracePair
 from pyrovae.weights.particles import Folded
-from pyrovae.weights.sites import enumeration_dim, same_mask, sample_sites
-
-Program = Callable[..., Any]
+from pyrovae.weights.sites import same_mask, sample_sites
+from pyrovae.weights.target import programs
 
 
 def multivariate_normal_kl(
@@ -107,9 +106,7 @@ def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
     return multivariate_normal_kl(*start, *end)
 
 
-def analytic_kl(
-    model: Program, guide: Program, x: Tensor, *context: Any, particles: int = 1
-) -> Tensor:
+def analytic_kl(target: Any, x: Tensor, *context: Any, particles: int = 1) -> Tensor:
     r"""Return the rate of each datum, [N], the sum over latent sites of closed-form KLs.
 
     Where a site depends on the one before it, its KL is taken at the guide's draws and averaged
@@ -128,39 +125,45 @@ def analytic_kl(
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
         ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
         ... )
-        >>> analytic_kl(vae.model, vae.guide, torch.zeros(5, 64)).shape
+        >>> analytic_kl(vae, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
-    return closed_form_rates(model, guide, x, *context, particles=particles).mean(0)
+    return closed_form_rates(target, x, *context, particles=particles).mean(0)
 
 
-def closed_form_rates(
-    model: Program, guide: Program, x: Tensor, *context: Any, particles: int
-) -> Tensor:
+def closed_form_rates(target: Any, x: Tensor, *context: Any, particles: int) -> Tensor:
     """Return the sums of closed-form KLs at each particle, [K, N]: the rows of `analytic_kl`."""
-    model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
-    if particles > 1 and _on_rows(model_trace, guide_trace):
-        one = [closed_form_rates(model, guide, x, *context, particles=1) for _ in range(particles)]
+    model, guide = programs(target)
+    pair = TracePair.run(model, guide, x, *context, particles=particles)
+    if particles > 1 and on_rows(pair):
+        one = [closed_form_rates(target, x, *context, particles=1) for _ in range(particles)]
         return torch.cat(one)
-    names = latent_order(guide_trace)
-    if names != latent_order(model_trace):
+    return pair_kl(pair)
+
+
+def pair_kl(pair: TracePair) -> Tensor:
+    """Return the sum of the closed-form KLs of a pair of traces, [K, N].
+
+    Raises:
+        ValueError: as `analytic_kl`.
+    """
+    names, of_model = latent_order(pair.guide), latent_order(pair.model)
+    if names != of_model:
         raise ValueError(
-            f"the guide samples {names} and the model {latent_order(model_trace)}: closed forms "
-            "add up only where both sample the same sites in the same order; use monte_carlo_kl"
+            f"the guide samples {names} and the model {of_model}: closed forms add up only where "
+            "both sample the same sites in the same order; use monte_carlo_kl"
         )
-    total = torch.zeros((), device=x.device)
+    total: Any = torch.zeros(())
     for name in names:
-        total = total + _site_kl(name, guide_trace.nodes[name], model_trace.nodes[name])
-    return total.expand(particles, len(x))
+        total = total + _site_kl(name, pair.guide.nodes[name], pair.model.nodes[name])
+    return torch.as_tensor(total).expand(pair.layout.shape)
 
 
-def dimension_rates(
-    model: Program, guide: Program, x: Tensor, *context: Any, particles: int
-) -> dict[str, Tensor]:
-    """Return each site's KL by dimension, [N, D], where both of its densities factorise.
+def dimension_rates(target: Any, x: Tensor, *context: Any, particles: int) -> dict[str, Tensor]:
+    """Return each site's KL by dimension, [N, D], where both of its densities factorize.
 
     It is averaged over particles, as `analytic_kl`, and sums over D to the site's share of it.
-    Sites that do not factorise, or whose KL has no closed form, are left out; all are where the
+    Sites that do not factorize, or whose KL has no closed form, are left out; all are where the
     two programs sample their sites in a different order, or one is summed out.
 
     Raises:
@@ -173,32 +176,32 @@ def dimension_rates(
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
         ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
         ... )
-        >>> dimension_rates(vae.model, vae.guide, torch.zeros(5, 64), particles=1)["z"].shape
+        >>> dimension_rates(vae, torch.zeros(5, 64), particles=1)["z"].shape
         torch.Size([5, 2])
     """
-    model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)
-    if particles > 1 and _on_rows(model_trace, guide_trace):
-        one = [dimension_rates(model, guide, x, *context, particles=1) for _ in range(particles)]
+    model, guide = programs(target)
+    pair = TracePair.run(model, guide, x, *context, particles=particles)
+    if particles > 1 and on_rows(pair):
+        one = [dimension_rates(target, x, *context, particles=1) for _ in range(particles)]
         return {name: torch.stack([rates[name] for rates in one]).mean(0) for name in one[0]}
-    names = latent_order(guide_trace)
-    summed_out = any(enumeration_dim(guide_trace.nodes[name]) is not None for name in names)
-    if names != latent_order(model_trace) or summed_out:
+    return pair_kl_by_dimension(pair)
+
+
+def pair_kl_by_dimension(pair: TracePair) -> dict[str, Tensor]:
+    """Return each site's KL by dimension, [N, D], averaged over the particles of a pair."""
+    names = latent_order(pair.guide)
+    if names != latent_order(pair.model) or set(names) & set(pair.enumerated):
         return {}
     found = {}
     for name in names:
-        divergence = _kl_by_dimension(guide_trace.nodes[name], model_trace.nodes[name])
+        divergence = _kl_by_dimension(pair.guide.nodes[name], pair.model.nodes[name])
         if divergence is not None:
-            found[name] = divergence.expand(particles, len(x), -1).mean(0)
+            found[name] = divergence.expand(*pair.layout.shape, -1).mean(0)
     return found
 
 
 def monte_carlo_kl(
-    model: Program,
-    guide: Program,
-    x: Tensor,
-    *context: Any,
-    particles: int,
-    chunk: int | None = None,
+    target: Any, x: Tensor, *context: Any, particles: int, chunk: int | None = None
 ) -> Estimate:
     r"""Estimate the rate, $\frac1K \sum_k \log q(z_{kn} | x_n) - \log p(z_{kn})$, for any pair.
 
@@ -210,7 +213,7 @@ def monte_carlo_kl(
     Raises:
         ValueError: as `log_weights`.
     """
-    terms = log_weight_terms(model, guide, x, *context, particles=particles, chunk=chunk)
+    terms = log_weight_terms(target, x, *context, particles=particles, chunk=chunk)
     return mean_estimate(terms.rate)
 
 
@@ -219,15 +222,14 @@ def latent_order(trace: Any) -> list[str]:
     return [name for name, site in sample_sites(trace) if not site["is_observed"]]
 
 
-def _on_rows(*traces: Any) -> bool:
+def on_rows(pair: TracePair) -> bool:
     """Tell whether a program of several particles was shown rows, whose families are hidden."""
-    sites = [site for trace in traces for _, site in sample_sites(trace)]
-    shown = any(isinstance(site["fn"], Folded) for site in sites)
-    return shown and all(enumeration_dim(site) is None for site in sites)
+    sites = [site for trace in (pair.model, pair.guide) for _, site in sample_sites(trace)]
+    return any(isinstance(site["fn"], Folded) for site in sites) and not pair.enumerated
 
 
 def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
-    q, p = guide_site["fn"], model_site["fn"]
+    q, p = _one_particle(guide_site["fn"], model_site["fn"])
     if guide_site["infer"].get("_enumerate_dim") is not None:
         raise ValueError(f"site '{name}' is summed out, so it has no KL: use monte_carlo_kl")
     try:
@@ -246,7 +248,7 @@ def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
 
 
 def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
-    q, p = _factors(guide_site["fn"]), _factors(model_site["fn"])
+    q, p = map(_factors, _one_particle(guide_site["fn"], model_site["fn"]))
     masks = guide_site["mask"], model_site["mask"]
     if q is None or p is None or not same_mask(*masks):
         return None
@@ -256,6 +258,31 @@ def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
         return None
     mask = masks[0].unsqueeze(-1) if isinstance(masks[0], Tensor) else masks[0]
     return torch.as_tensor(scale_and_mask(divergence, mask=mask))
+
+
+def _one_particle(q: Any, p: Any) -> tuple[Any, Any]:
+    """Return two distributions of batch shape [K, N] as of [1, N], if all particles share them.
+
+    A plate over particles expands what does not depend on them, and torch would take the KL of
+    each particle for itself.
+    """
+    one = _narrowed(q, 0), _narrowed(p, 0)
+    return (q, p) if None in one else one
+
+
+def _narrowed(fn: Any, event_dims: int) -> Any:
+    """Return the first particle of a normal that all particles share, [1, N]; None of others."""
+    if isinstance(fn, td.Independent):
+        base = _narrowed(fn.base_dist, event_dims + fn.reinterpreted_batch_ndims)
+        return None if base is None else td.Independent(base, fn.reinterpreted_batch_ndims)
+    dim = -2 - event_dims
+    if not isinstance(fn, td.Normal) or len(fn.batch_shape) < -dim:
+        return None
+    parameters = (fn.loc, fn.scale)
+    if any(value.shape[dim] > 1 and value.stride(dim) != 0 for value in parameters):
+        return None
+    loc, scale = (value.narrow(dim, 0, 1) for value in parameters)
+    return td.Normal(loc, scale, validate_args=False)
 
 
 def _factors(distribution: Any) -> Any:

@@ -7,7 +7,7 @@ bound; what a latent has beyond it, such as a KL weight, is an exponent inside.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,55 +29,83 @@ Site = tuple[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """What the sites of two traces share.
+    """What the sites of one or more traces share.
 
     Attributes:
         shape: [K, N].
-        scale: what multiplies each datum's bound: a number, or a tensor that goes with [N].
         enumerated: the dimensions, left of K, along which sites are summed out.
+        scale: what multiplies each datum's bound: a number, or a tensor that broadcasts to [N].
+            None where log-probabilities are measured, and scales are ignored.
     """
 
     shape: tuple[int, int]
-    scale: Any
-    enumerated: set[int | None]
+    enumerated: frozenset[int]
+    scale: Any = None
+
+    @classmethod
+    def measured(cls, *traces: Any, particles: int) -> Layout:
+        """Return the layout of traces whose log-probabilities are read unscaled."""
+        sites = [site for trace in traces for site in sample_sites(trace)]
+        return cls.of_sites(sites, (particles, plate_size(*sites[0])))
+
+    @classmethod
+    def of_sites(cls, sites: Iterable[Site], shape: tuple[int, int]) -> Layout:
+        """Return the layout of sites of shape [K, N], read unscaled."""
+        dims = (enumeration_dim(site) for _, site in sites)
+        return cls(shape, frozenset(dim for dim in dims if dim is not None))
+
+    @classmethod
+    def trained(cls, model_trace: Any, guide_trace: Any, particles: int) -> Layout:
+        """Return the layout of two traces, whose scale stands outside the bound's logarithm.
+
+        Raises:
+            ValueError: if two observed sites, or the two programs, are scaled differently.
+        """
+        found = cls.measured(model_trace, guide_trace, particles=particles)
+        return replace(found, scale=_scale_of_data(model_trace, guide_trace))
+
+    def scores(self, sites: Iterable[Site]) -> dict[str, Tensor]:
+        """Return the log-probabilities of sites by name, each [..., K, N], unscaled.
+
+        Raises:
+            ValueError: naming the site, if its batch shape is another.
+        """
+        found = {}
+        for name, site in sites:
+            found[name] = log_prob(site)
+            check_shape(name, found[name].shape, self.shape, set(self.enumerated))
+        return found
+
+    def log_density(self, sites: Iterable[Site]) -> Tensor:
+        """Return the sum of log-probabilities, [..., K, N], each to its own power.
+
+        The power of a site is its scale over that of the data, such as a KL weight; 1 for all
+        where scales are ignored.
+        """
+        sites = list(sites)
+        total: Any = torch.zeros(())
+        for (name, site), term in zip(sites, self.scores(sites).values(), strict=True):
+            exponent = 1.0 if self.scale is None else _exponent(site["scale"], self.scale)
+            if enumeration_dim(site) is not None and _differ(exponent, 1.0):
+                raise ValueError(
+                    f"site '{name}' is summed out, where a KL weight makes no bound: leave it at 1"
+                )
+            total = total + (term if is_identically_one(exponent) else exponent * term)
+        return total
+
+    def alternatives(self, log_w: Tensor) -> Tensor:
+        """Return weights [..., K, N] as [C, K, N], C the joint values of enumerated sites."""
+        full = torch.broadcast_shapes(log_w.shape, self.shape)
+        return log_w.expand(full).reshape(-1, *self.shape)
 
     def summed_out(self, log_w: Tensor) -> Tensor:
-        """Sum weights over the dimensions of enumerated sites."""
-        return log_w.reshape(-1, *self.shape).logsumexp(0) if self.enumerated else log_w
-
-
-def log_density(sites: Iterable[Site], layout: Layout) -> Tensor:
-    """Return the sum of log-probabilities, [..., K, N], each times its own part of the scale."""
-    total: Any = torch.zeros(())
-    for name, site in sites:
-        exponent = _exponent(site["scale"], layout.scale)
-        if enumeration_dim(site) is not None and _differ(exponent, 1.0):
-            raise ValueError(
-                f"site '{name}' is summed out, where a KL weight makes no bound: leave it at 1"
-            )
-        term = log_prob(site)
-        check_shape(name, term.shape, layout.shape, layout.enumerated)
-        total = total + (term if is_identically_one(exponent) else exponent * term)
-    return total
+        """Sum weights [..., K, N] over the dimensions of enumerated sites."""
+        return self.alternatives(log_w).logsumexp(0) if self.enumerated else log_w
 
 
 def guide_sites(guide_trace: Any) -> list[Site]:
     """Return the sites that a guide draws: those it enumerates are summed out with the model."""
     return [site for site in sample_sites(guide_trace) if enumeration_dim(site[1]) is None]
-
-
-def layout_of(model_trace: Any, guide_trace: Any, particles: int) -> Layout:
-    """Return what two traces share.
-
-    Raises:
-        ValueError: if two observed sites, or the two programs, are scaled differently.
-    """
-    sites = [*sample_sites(model_trace), *sample_sites(guide_trace)]
-    return Layout(
-        shape=(particles, plate_size(*sites[0])),
-        scale=_scale_of_data(model_trace, guide_trace),
-        enumerated={enumeration_dim(site) for _, site in sites} - {None},
-    )
 
 
 def _scale_of_data(model_trace: Any, guide_trace: Any) -> Any:

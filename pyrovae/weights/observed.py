@@ -7,14 +7,13 @@ data, `....to_event(1).mask(m)`, around the site, `pyro.poutine.mask(mask=m)`, a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
-
-from pyrovae.weights.sites import sample_sites
 
 
 def observed(fn: Any) -> Tensor | None:
@@ -43,20 +42,17 @@ def observed_at(site: Any) -> Tensor | None:
     return _together(observed(site["fn"]), site["mask"], site["fn"])
 
 
-def entries(trace: Any, data: int) -> tuple[Tensor, int | None]:
-    """Count the entries of each datum that a trace scores, [N]; and of one, where no mask is."""
-    whole, missing, masked = 0, torch.zeros(data, dtype=torch.int64), False
-    for _, site in sample_sites(trace):
-        if not site["is_observed"]:
-            continue
-        whole += site["fn"].event_shape.numel()
+def entries(sites: Iterable[Any], data: int) -> Tensor:
+    """Count the entries of each datum that observed sites score, [N], as floats."""
+    found: Any = torch.zeros(())
+    for site in sites:
+        found = found + site["fn"].event_shape.numel()
         seen = observed_at(site)
         if seen is not None:
-            masked = True
             event = seen.ndim - site["fn"].event_dim
-            by_datum = (~seen).reshape(*seen.shape[:event], -1).sum(-1).reshape(-1, data)[0]
-            missing += by_datum.cpu()
-    return whole - missing, None if masked else whole
+            missing = (~seen).reshape(*seen.shape[:event], -1).sum(-1).reshape(-1, data)[0]
+            found = found - missing
+    return torch.as_tensor(found, dtype=torch.float64).expand(data)
 
 
 def _together(seen: Tensor | None, mask: Any, fn: Any) -> Tensor | None:

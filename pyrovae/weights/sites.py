@@ -293,10 +293,15 @@ def _check_masks(name: str, model_site: Any, guide_site: Any) -> None:
 
 
 def same_mask(first: Any, second: Any) -> bool:
-    """Tell whether the masks of two sites leave the same entries."""
+    """Tell whether the masks of two sites leave the same entries.
+
+    While a graph is recorded, masks have no values, and only one and the same mask is known to be.
+    """
+    first, second = (True if mask is None else mask for mask in (first, second))
+    if first is second or is_fake(first) or is_fake(second):
+        return first is second
     device = next((mask.device for mask in (first, second) if isinstance(mask, Tensor)), None)
-    whole = (True if mask is None else mask for mask in (first, second))
-    masks = [torch.as_tensor(mask, device=device) for mask in whole]
+    masks = [torch.as_tensor(mask, device=device) for mask in (first, second)]
     return torch.equal(*torch.broadcast_tensors(*masks))
 
 

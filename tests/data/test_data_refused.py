@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 import pyrovae as pv
 from pyrovae.data.batches import Batches
 from pyrovae.data.domains import check_context, check_domain, value_in
-from pyrovae.vae import check_data
+from pyrovae.weights.target import check_data
 
 WIDTH = 3
 X = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -108,7 +108,7 @@ def test_what_is_no_data_is_named_with_the_line_that_mends_it(given, message, us
     [
         lambda vae, x: vae.encode(x),
         lambda vae, x: vae.reconstruct(x),
-        lambda vae, x: pv.log_weights(vae.model, vae.guide, x, particles=2),
+        lambda vae, x: pv.log_weights(vae, x, particles=2),
     ],
 )
 def test_an_array_in_place_of_x_is_named_wherever_x_goes(use):
@@ -172,7 +172,7 @@ def test_a_site_that_observes_images_says_how_they_are_flattened(shape, line):
         ((9, 3, 8, 8), r"x\.flatten\(1\)"),
     ):
         with pytest.raises(ValueError, match=line):
-            pv.log_weights(model, guide, torch.rand(shape), particles=2)
+            pv.log_weights((model, guide), torch.rand(shape), particles=2)
 
 
 # Contexts and masks.
@@ -380,6 +380,6 @@ def test_measurements_keep_pyros_table_of_shapes_behind_the_sentence():
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
-        pv.log_weights(model, guide, X, particles=2)
+        pv.log_weights((model, guide), X, particles=2)
     assert "Trace Shapes" not in str(caught.value)
     assert "Trace Shapes" in str(caught.value.__cause__)

@@ -22,7 +22,7 @@ import pyrovae as pv
 from pyrovae import guides, priors
 from pyrovae.distributions.flows import AutoregressiveFlow
 from pyrovae.nets import MLP
-from pyrovae.weights.log_weights import trace_pair
+from pyrovae.weights.traces import trace_pair
 
 KINDS = ["spline", "affine"]
 FEATURES = 3
@@ -109,7 +109,7 @@ def test_the_log_weights_of_a_flow_prior_are_the_change_of_variables(kind):
     vae = gaussian_vae(made, guides.MeanFieldNormal(nn.Linear(FEATURES, 6).double()))
     x = random(2, 4, FEATURES)
     pyro.set_rng_seed(1)
-    terms = pv.log_weight_terms(vae.model, vae.guide, x, particles=5)
+    terms = pv.log_weight_terms(vae, x, particles=5)
     pyro.set_rng_seed(1)
     z = trace_pair(vae.model, vae.guide, x, particles=5)[1].nodes["z"]["value"].detach()
     to_noise = made.flow.transform(None)
@@ -123,7 +123,7 @@ def test_the_log_weights_of_a_flow_guide_are_the_change_of_variables(kind):
     vae = gaussian_vae(LinearGaussian(latents=3).prior, made)
     x = random(2, 1, FEATURES)
     pyro.set_rng_seed(1)
-    terms = pv.log_weight_terms(vae.model, vae.guide, x, particles=5)
+    terms = pv.log_weight_terms(vae, x, particles=5)
     pyro.set_rng_seed(1)
     noise = torch.randn(5, 1, 3, dtype=torch.float64)
     from_noise = made.flow.transform(x[0])
@@ -146,7 +146,7 @@ def test_a_flow_is_one_pass_in_the_direction_of_training(kind):
         passes = []
         part = next(part.flow for part in flow if hasattr(part, "flow"))
         part.transform.transforms[0].hyper.register_forward_hook(lambda *_, p=passes: p.append(1))
-        pv.log_weights(vae.model, vae.guide, random(2, 4, FEATURES), particles=5)
+        pv.log_weights(vae, random(2, 4, FEATURES), particles=5)
         assert len(passes) == 1
 
 
@@ -248,7 +248,7 @@ def train(vae, x, *, steps, lr):
 @torch.no_grad()
 def gap(vae, x, log_evidence, particles=4000):
     """Return the mean of log p(x) - ELBO over data, and its standard error over particles."""
-    found = (log_evidence - pv.log_weights(vae.model, vae.guide, x, particles=particles)).mean(1)
+    found = (log_evidence - pv.log_weights(vae, x, particles=particles)).mean(1)
     return float(found.mean()), float(found.std()) / math.sqrt(particles)
 
 

@@ -263,7 +263,7 @@ class Always(nn.Module):
 def test_the_exact_posterior_on_the_sphere_gives_the_evidence_as_every_weight(dimension):
     world = Compass(dimension, coins=4)
     vae = world.vae(4.0)
-    log_w = pv.log_weights(vae.model, vae.guide, world.x, particles=50)
+    log_w = pv.log_weights(vae, world.x, particles=50)
     wanted = torch.full((50, 6), world.log_evidence, dtype=torch.float64)
     torch.testing.assert_close(log_w, wanted, rtol=0, atol=1e-6)
 
@@ -271,7 +271,7 @@ def test_the_exact_posterior_on_the_sphere_gives_the_evidence_as_every_weight(di
 def test_another_concentration_loses_its_divergence_and_no_more():
     world = Compass(3, coins=4)
     vae = world.vae(1.5)
-    log_w = pv.log_weights(vae.model, vae.guide, world.x, particles=4000)
+    log_w = pv.log_weights(vae, world.x, particles=4000)
     # KL(q || posterior), the mean of log q - log p under q, with h ~ Beta(b + kappa, b), b = 1.
     log_height = scipy.special.digamma(2.5) - scipy.special.digamma(3.5)
     gap = (1.5 - 4) * log_height - math.log(1 / 2.5) + math.log(1 / 5)
@@ -284,10 +284,10 @@ def test_the_closed_form_reaches_the_objectives():
     vae = world.vae(2.0)
     q = PowerSpherical(world.pole, torch.tensor(2.0).double())
     kl = float(log_area(4) - q.entropy())
-    found = pv.analytic_kl(vae.model, vae.guide, world.x)
+    found = pv.analytic_kl(vae, world.x)
     torch.testing.assert_close(found, torch.full((6,), kl).double(), rtol=1e-6, atol=0)
     pyro.set_rng_seed(3)
-    terms = pv.log_weight_terms(vae.model, vae.guide, world.x, particles=1)
+    terms = pv.log_weight_terms(vae, world.x, particles=1)
     pyro.set_rng_seed(3)
     loss = TraceMeanField_ELBO(num_particles=1, vectorize_particles=True)
     loss.max_plate_nesting = 1

@@ -188,9 +188,9 @@ def test_log_weights_on_a_gpu_are_those_of_the_cpu_at_the_same_particles():
     """Without noise in the guide both devices score one particle for each datum."""
     torch.manual_seed(0)
     made, x = vae(guide=Point()), binary()
-    wanted = pv.log_weights(made.model, made.guide, x, particles=3)
+    wanted = pv.log_weights(made, x, particles=3)
     made = made.cuda()
-    found = pv.log_weights(made.model, made.guide, x.cuda(), particles=3, runner=CompiledRun())
+    found = pv.log_weights(made, x.cuda(), particles=3, runner=CompiledRun())
     torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -198,8 +198,8 @@ def test_every_measurement_runs_on_a_gpu():
     torch.manual_seed(0)
     made, x = vae().cuda(), binary()
     diagnostics = [
-        pv.AIS(5, chains=4),
-        pv.Gaps(steps=3, particles=30),
+        pv.AIS(5, particles=4),
+        pv.Gaps(steps=3, particles=30, flow=pv.PerDatumFlow()),
         pv.Latents(draws=50),
         pv.Novelty(1 - x),
         pv.PredictiveCheck(draws=240),

@@ -77,7 +77,7 @@ def test_full_rank_with_the_right_network_is_the_exact_posterior():
         net.bias[:2] = -projection @ world.mean
         net.bias[2:] = torch.where(on_diagonal, raw, triangle)
     vae = world.vae(guides.FullRankNormal(net))
-    log_w = pv.log_weights(vae.model, vae.guide, x, particles=4)
+    log_w = pv.log_weights(vae, x, particles=4)
     torch.testing.assert_close(log_w, world.log_evidence(x).expand(4, -1), rtol=0, atol=1e-9)
 
 
@@ -134,7 +134,7 @@ def test_low_rank_with_the_right_network_is_the_exact_posterior():
         net.bias[2:4] = (scale - SMALLEST_SCALE).expm1().log()
         net.bias[4:] = factor
     vae = world.vae(guides.LowRankNormal(net, rank=1))
-    log_w = pv.log_weights(vae.model, vae.guide, x, particles=4)
+    log_w = pv.log_weights(vae, x, particles=4)
     torch.testing.assert_close(log_w, world.log_evidence(x).expand(4, -1), rtol=0, atol=1e-9)
 
 
@@ -213,7 +213,7 @@ def test_a_mixture_trains_on_the_elbo_and_its_gradient(component, spread):
     # 4.5 standard errors: a false alarm in 1e-5 each.
     errors = 4.5 * rows.std(0) / math.sqrt(len(rows))
     assert ((rows.mean(0) - slope).abs() <= errors).all()
-    log_w = pv.log_weights(vae.model, vae.guide, x[:5000], many[:5000].detach(), particles=1)
+    log_w = pv.log_weights(vae, x[:5000], many[:5000].detach(), particles=1)
     # A draw from one component varies more than the average over components does.
     error = 4.5 * float(spread_of_draws(numbers.detach(), 3.0)) / math.sqrt(len(x))
     assert -value.item() / len(x) == pytest.approx(wanted.item(), abs=error)
@@ -233,7 +233,7 @@ def spread_of_draws(numbers, x):
 def test_a_mixture_s_weights_have_the_evidence_for_their_mean(component, spread):
     vae, x, _, many = mixture_world(component, spread)
     with torch.no_grad():
-        log_w = pv.log_weights(vae.model, vae.guide, x, many, particles=1)[0].double()
+        log_w = pv.log_weights(vae, x, many, particles=1)[0].double()
     wanted = integral(partial(log_square, x=3.0), 1)
     error = 4.5 * float(log_w.exp().std()) / math.sqrt(len(x))
     assert float(log_w.exp().mean()) == pytest.approx(wanted, abs=error)

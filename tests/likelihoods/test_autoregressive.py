@@ -189,7 +189,7 @@ def test_the_evidence_of_a_vae_of_one_latent_is_its_integral():
         log_joint = likelihood.observation(z[:, None, None].expand(-1, 2, 1)).log_prob(x)
         log_joint += torch.distributions.Normal(0.0, 1.0).log_prob(z)[:, None]
         log_p = log_joint.logsumexp(0) + math.log(z[1] - z[0])
-        log_w = pv.log_weights(vae.model, vae.guide, x, particles=4000)
+        log_w = pv.log_weights(vae, x, particles=4000)
     found = pv.bounds.iwae_estimate(log_w)
     # Two data at 1e-4 in all: 4.1 standard errors.
     assert ((found.value - log_p).abs() < 4.1 * found.standard_error).all()

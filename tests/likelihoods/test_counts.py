@@ -339,9 +339,9 @@ def test_a_multinomial_without_a_total_says_what_is_missing(ask):
 def test_counts_that_do_not_sum_to_the_total_are_refused():
     vae = counts_vae(likelihoods.Multinomial(MLP(2, 3), library=True), library=True)
     x = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 4.0]])
-    assert pv.log_weights(vae.model, vae.guide, x, x.sum(1), particles=2).isfinite().all()
+    assert pv.log_weights(vae, x, x.sum(1), particles=2).isfinite().all()
     with pytest.raises(ValueError, match="site 'x' .*datum sum to 4, but its total is 5"):
-        pv.log_weights(vae.model, vae.guide, x, torch.tensor([6.0, 5.0]), particles=2)
+        pv.log_weights(vae, x, torch.tensor([6.0, 5.0]), particles=2)
 
 
 # In a VAE.
@@ -415,7 +415,7 @@ def test_a_class_summed_out_meets_the_library_of_every_datum():
 
     vae = pv.VAE(prior, likelihood, lambda x, *context: None)
     x = X + 1
-    found = pv.log_weights(vae.model, vae.guide, x, x.sum(1), particles=1)
+    found = pv.log_weights(vae, x, x.sum(1), particles=1)
     mean = x.sum(1)[:, None, None] * table.softmax(-1)
     log_p = torch.tensor(scipy.stats.poisson.logpmf(x.numpy()[:, None], mean.numpy())).sum(-1)
     wanted = (log_p + weights.log()).logsumexp(-1)

@@ -37,9 +37,7 @@ ELEMENTWISE = {
 def test_the_exact_posterior_of_the_observed_part_leaves_nothing_to_chance(chunk):
     """A chunk of 8 cuts the data, and one of 3 the particles: the mask goes with its row."""
     gaps = Gaps()
-    log_w = pv.log_weights(
-        gaps.vae.model, gaps.vae.guide, gaps.x, gaps.mask, particles=4, chunk=chunk
-    )
+    log_w = pv.log_weights(gaps.vae, gaps.x, gaps.mask, particles=4, chunk=chunk)
     close(log_w, gaps.log_evidence.expand(4, -1))
 
 
@@ -85,9 +83,9 @@ def test_the_log_weights_are_those_of_the_smaller_model_at_the_same_draws():
     )
     mask = seen.expand(5, 3)
     with pv.seeded(1):
-        found = pv.log_weights(vae.model, vae.guide, x, mask, particles=7)
+        found = pv.log_weights(vae, x, mask, particles=7)
     with pv.seeded(1):
-        wanted = pv.log_weights(smaller.model, smaller.guide, x[:, seen], particles=7)
+        wanted = pv.log_weights(smaller, x[:, seen], particles=7)
     close(found, wanted, 1e-13)
     shared = encoder.layers[0].weight
     (of_vae,) = torch.autograd.grad(pv.bounds.iwae(found).sum(), shared)
@@ -107,7 +105,7 @@ class Padded(nn.Module):
 
 def weights(vae, x, *context):
     with pv.seeded(1), torch.no_grad():
-        return pv.log_weights(vae.model, vae.guide, x, *context, particles=3)
+        return pv.log_weights(vae, x, *context, particles=3)
 
 
 def test_what_stands_at_a_missing_entry_is_not_read():
@@ -136,7 +134,7 @@ def test_a_row_that_is_all_missing_has_the_prior_for_posterior_and_evidence_one(
     gaps = Gaps()
     mask = gaps.mask.clone()
     mask[1] = False
-    terms = pv.log_weight_terms(gaps.vae.model, gaps.vae.guide, gaps.x, mask, particles=5)
+    terms = pv.log_weight_terms(gaps.vae, gaps.x, mask, particles=5)
     assert (terms.likelihood["x"][:, 1] == 0).all()
     assert (terms.likelihood["x"][:, 0] != 0).all()
     close(terms.log_w[:, 1], torch.zeros(5).double(), 1e-12)

@@ -95,7 +95,7 @@ def test_a_vae_decodes_reconstructs_samples_and_bounds_a_table_through_one_site(
     assert vae.decode(torch.zeros(5, 2)).mean.shape == (5, 4)
     assert vae.reconstruct(TABLE).shape == (4, 4)
     pv.data.check_domain(vae.sample(50), vae.likelihood.domain, "Columns")
-    terms = pv.log_weight_terms(vae.model, vae.guide, TABLE, particles=3)
+    terms = pv.log_weight_terms(vae, TABLE, particles=3)
     assert list(terms.likelihood) == ["x"]
     svi = pyro.infer.SVI(
         vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO()
@@ -143,7 +143,7 @@ def test_data_of_another_width_are_refused(width):
     vae = table_vae(table(), MLP(width, 4))
     x = torch.zeros(4, width)
     with pytest.raises(ValueError, match=rf"event shape \(4,\).*\(4, {width}\)"):
-        pv.log_weights(vae.model, vae.guide, x, particles=2)
+        pv.log_weights(vae, x, particles=2)
     with pytest.raises(ValueError, match=rf"table has 4 columns; got .*\(4, {width}\)"):
         table().observation(torch.zeros(4, 2)).log_prob(x)
 

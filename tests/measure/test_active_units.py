@@ -84,7 +84,7 @@ class TestContext:
         found = []
         for model, rest in ((vae(torch.mean), [shared]), (vae(lambda: shared.mean()), [])):
             with pv.seeded(1):
-                found.append(Latents(data=30, draws=20)(model, x, label, *rest).to_json())
+                found.append(Latents(limit=30, draws=20)(model, x, label, *rest).to_json())
         assert found[0] == found[1]
 
 

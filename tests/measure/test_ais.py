@@ -33,11 +33,11 @@ def path_of(pair, x, *, chains, start="prior"):
 
 def chain_weights(settings, pair, x, *, exact=None):
     """Return the log-weights of forward chains, or of backward ones from exact draws [N, D]."""
-    path = path_of(pair, x, chains=settings.chains, start=settings.start)
+    path = path_of(pair, x, chains=settings.particles, start=settings.start)
     paces, _ = settings.adapted(path)
     if exact is None:
         return settings.forward(path, paces)
-    u = exact.expand(settings.chains, *exact.shape)
+    u = exact.expand(settings.particles, *exact.shape)
     return settings.backward(path, paces, u)
 
 
@@ -119,7 +119,7 @@ class TestTransition:
 @pytest.mark.parametrize("name", [name for name in EXACT if "class" not in name])
 def test_from_the_exact_posterior_every_chain_weighs_the_evidence(name):
     pair = EXACT[name]()
-    settings = AIS(3, chains=4, start="guide")
+    settings = AIS(3, particles=4, start="guide")
     log_w = chain_weights(settings, (pair.model, pair.guide), pair.x)
     assert torch.allclose(log_w, pair.log_evidence.expand_as(log_w), rtol=0, atol=1e-9)
 
@@ -183,7 +183,7 @@ CONJUGATE = {
 class TestConstrainedLatents:
     """The supports are left for the reals and the Jacobian is right, or the evidence is not."""
 
-    settings = AIS(4, chains=5_000, leapfrogs=2)
+    settings = AIS(4, particles=5_000, leapfrogs=2)
 
     @pytest.mark.parametrize("make", CONJUGATE.values(), ids=CONJUGATE.keys())
     def test_weights_are_unbiased_for_the_evidence(self, make):
@@ -194,10 +194,10 @@ class TestConstrainedLatents:
     @pytest.mark.parametrize("make", CONJUGATE.values(), ids=CONJUGATE.keys())
     def test_backward_weights_are_unbiased_for_its_inverse(self, make):
         world = make()
-        path = path_of((world.model, world.guide), world.x, chains=self.settings.chains)
+        path = path_of((world.model, world.guide), world.x, chains=self.settings.particles)
         paces, _ = self.settings.adapted(path)
         transform = torch.distributions.biject_to(world.prior.support)
-        z = world.posterior.sample((self.settings.chains,))
+        z = world.posterior.sample((self.settings.particles,))
         u = transform.inv(z).reshape(*path.shape, -1)
         log_w = self.settings.backward(path, paces, u)
         mean_is((world.log_evidence - log_w).exp(), 1.0)
@@ -216,7 +216,7 @@ class TestWorlds:
     def test_weights_are_unbiased_in_the_linear_world(self, start):
         world = LinearGaussian(shift=0.5)
         x = world.sample(3)
-        settings = AIS(5, chains=5_000, start=start, leapfrogs=2)
+        settings = AIS(5, particles=5_000, start=start, leapfrogs=2)
         log_w = chain_weights(settings, (world.model, world.off_guide), x)
         mean_is((log_w - world.log_evidence(x)).exp(), 1.0)
 
@@ -224,7 +224,7 @@ class TestWorlds:
         world = Mixture(continuous=True)
         x = world.sample(3)
         for start in ("prior", "guide"):
-            settings = AIS(5, chains=2_000, start=start, leapfrogs=1)
+            settings = AIS(5, particles=2_000, start=start, leapfrogs=1)
             log_w = chain_weights(settings, (world.model, world.guide), x)
             mean_is((log_w - world.log_evidence(x)).exp(), 1.0)
 
@@ -239,7 +239,7 @@ class TestWorlds:
         """The bound on x_n is short of log p by var / 2K = 0.004, a twentieth of its error."""
         world = LinearGaussian()
         x = world.sample(1).expand(400, -1)
-        settings = AIS(40, chains=64, leapfrogs=1)
+        settings = AIS(40, particles=64, leapfrogs=1)
         found = bounds.iwae_estimate(chain_weights(settings, (world.model, None), x))
         z_scores = (found.value - world.log_evidence(x)) / found.standard_error
         assert 0.92 <= float((z_scores.abs() < 1.96).double().mean()) <= 0.98
@@ -249,7 +249,7 @@ def test_intervals_over_data_cover_95_times_in_100():
     """Two hundred test sets of 40 data; the truth is the mean over all, known ten times better."""
     world = LinearGaussian()
     x = world.sample(8_000)
-    settings = AIS(5, chains=2, data=8_000, leapfrogs=1)
+    settings = AIS(5, particles=2, limit=8_000, leapfrogs=1)
     found = settings((world.model, world.off_guide), x)
     for name, quantity in found.quantities.items():
         sets = quantity.value.reshape(200, 40)
@@ -302,7 +302,7 @@ def test_below_and_above_bracket_the_evidence_within_a_twentieth_of_a_nat(latent
     upper = -bounds.log_mean_exp(-settings.backward(path, paces, exact))
     assert abs(float((upper - truth).mean())) < 0.05
     if latents == 50:
-        log_w = pv.log_weights(vae.model, vae.guide, x[:20], particles=5_000)
+        log_w = pv.log_weights(vae, x[:20], particles=5_000)
         assert bounds.log_mean_exp(log_w).mean() < truth[:20].mean() - 0.5
         assert (pareto_k(log_w) > 0.7).double().mean() > 0.9
 
@@ -342,9 +342,9 @@ class TestManyModes:
     def test_annealing_finds_the_modes_that_importance_sampling_misses(self):
         world = Squares()
         truth = world.log_evidence(self.x)
-        log_w = pv.log_weights(world.model, world.one_mode, self.x, particles=5_000)
+        log_w = pv.log_weights((world.model, world.one_mode), self.x, particles=5_000)
         assert (bounds.log_mean_exp(log_w) < truth - 1.0).all()
-        annealed = chain_weights(AIS(200, chains=256), (world.model, None), self.x)
+        annealed = chain_weights(AIS(200, particles=256), (world.model, None), self.x)
         found = bounds.iwae_estimate(annealed)
         assert ((found.value - truth).abs() < 4 * found.standard_error).all()
         assert (found.standard_error < 0.1).all()
@@ -353,7 +353,7 @@ class TestManyModes:
         """They never cross the axes: log p is short by log 4, and the backward chains know."""
         world = Squares()
         x = self.x.repeat(8, 1)
-        settings = AIS(30, chains=16, start="guide")
+        settings = AIS(30, particles=16, start="guide")
         found = settings((world.model, world.one_mode), x)
         assert found.lower.mean < world.log_evidence(x).mean() - 1.0
         assert found.gap.mean > 0.5
@@ -367,7 +367,7 @@ class TestSandwich:
 
     def test_bounds_are_reductions_of_the_log_weights(self):
         pair, x = self.pair()
-        found = AIS(10, chains=6)(pair, x)
+        found = AIS(10, particles=6)(pair, x)
         assert found.log_w.shape == found.below.shape == found.above.shape == (6, 5)
         assert torch.equal(found.lower.value, bounds.log_mean_exp(found.log_w))
         assert torch.allclose(found.simulated_upper.value, -bounds.log_mean_exp(-found.above))
@@ -378,7 +378,7 @@ class TestSandwich:
 
     def test_measures_the_first_data_alone_and_repeats_at_a_seed(self):
         pair, x = self.pair()
-        settings = AIS(5, chains=4, data=2)
+        settings = AIS(5, particles=4, limit=2)
         torch.manual_seed(3)
         first = settings(pair, x)
         torch.manual_seed(3)
@@ -399,13 +399,13 @@ class TestSandwich:
 
         measured = AIS._measured
         monkeypatch.setattr(AIS, "_measured", stopping)
-        found = AIS(5, chains=4)(pair, x)
+        found = AIS(5, particles=4)(pair, x)
         assert found.log_w.shape == (4, 4)
         assert "partial: 4 of 5 data" in str(found)
 
     def test_says_when_the_bounds_cross_or_few_chains_count(self):
         pair, x = self.pair()
-        found = AIS(5, chains=4)(pair, x)
+        found = AIS(5, particles=4)(pair, x)
         crossed = dataclasses.replace(found, above=found.below - 9.0)
         assert "Believe neither" in " ".join(crossed.verdict)
         lone = torch.zeros(4, 5)
@@ -413,7 +413,7 @@ class TestSandwich:
         unlike = dataclasses.replace(found, log_w=lone)
         assert "0.9 of 4 chains" not in " ".join(unlike.verdict)
         chains = dataclasses.replace(
-            unlike, settings=AIS(5, chains=8), log_w=torch.cat([lone, torch.zeros(4, 5)])
+            unlike, settings=AIS(5, particles=8), log_w=torch.cat([lone, torch.zeros(4, 5)])
         )
         assert "1.0 of 8 chains carry the weight" in " ".join(chains.verdict)
         nowhere = dataclasses.replace(found, above=torch.full((4, 5), torch.inf))
@@ -421,7 +421,7 @@ class TestSandwich:
 
     def test_one_datum_has_a_gap_without_an_error(self):
         pair, x = self.pair()
-        assert "nan" not in " ".join(AIS(5, chains=4)(pair, x[:1]).verdict)
+        assert "nan" not in " ".join(AIS(5, particles=4)(pair, x[:1]).verdict)
 
     def test_a_context_of_as_many_rows_as_are_measured_is_not_cut(self):
         prior = pv.priors.StandardNormal(1)
@@ -432,13 +432,13 @@ class TestSandwich:
 
         vae = pv.VAE(lambda _: prior(), likelihood, lambda x, _: prior())
         shared = torch.tensor([[5.0], [-5.0], [3.0]])
-        found = AIS(20, data=3)(vae, torch.ones(7, 1), shared)
+        found = AIS(20, limit=3)(vae, torch.ones(7, 1), shared)
         truth = dist.Normal(1.0, 2**0.5).log_prob(torch.ones(3))
         assert found.lower.value.tolist() == pytest.approx(truth.tolist(), abs=0.2)
 
     def test_says_when_chains_hardly_move(self):
         pair, x = self.pair()
-        found = AIS(5, chains=4)(pair, x)
+        found = AIS(5, particles=4)(pair, x)
         stuck = ais.Sandwich(
             settings=found.settings,
             log_w=found.log_w,
@@ -492,7 +492,7 @@ class TestSimulation:
         _, drawn = simulate(vae, torch.zeros(4_000), y)
         mean_is((drawn - 6 * y).unsqueeze(-1), 0.0)
         x, y = drawn[:400], y[:400]
-        found = AIS(20, data=400)(vae, x, y)
+        found = AIS(20, limit=400)(vae, x, y)
         exact = dist.Normal(6 * y, 1.25**0.5).log_prob(x) + math.log(0.5)
         error = found.simulated_upper.error_over_data
         assert found.simulated_upper.mean > exact.mean() - 4 * error
@@ -663,14 +663,14 @@ PARTS = [
 def test_goes_with_the_librarys_parts(name, start):
     """The weights are finite, and those of a simulated datum are on both sides of each other."""
     case = CASES[name]()
-    found = AIS(15, chains=8, start=start, leapfrogs=1)(case.vae, case.x, *case.context)
+    found = AIS(15, particles=8, start=start, leapfrogs=1)(case.vae, case.x, *case.context)
     assert found.log_w.isfinite().all()
     assert found.above.isfinite().all()
     assert abs(found.gap.mean) < 4 * found.gap.error_over_data + 1.0
 
 
 def sandwich(settings, gap):
-    level = torch.zeros(settings.chains, 3)
+    level = torch.zeros(settings.particles, 3)
     return Sandwich(
         settings, log_w=level, below=level, above=level + gap, acceptance=level + 1, wanted=3
     )
@@ -678,13 +678,13 @@ def sandwich(settings, gap):
 
 def test_the_upper_bound_has_no_error_over_particles():
     """Its chains are started at one exact draw, and so are not independent."""
-    found = sandwich(pv.AIS(5, chains=4), torch.randn(4, 3))
+    found = sandwich(pv.AIS(5, particles=4), torch.randn(4, 3))
     assert found.simulated_upper.standard_error.isnan().all()
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_a_loose_gap_sends_to_the_guide_from_the_prior_alone(start):
-    said = " ".join(sandwich(pv.AIS(5, chains=4, start=start), 1.0).verdict)
+    said = " ".join(sandwich(pv.AIS(5, particles=4, start=start), 1.0).verdict)
     assert "take more temperatures" in said
     assert ("or start at the guide" in said) == (start == "prior")
 
@@ -698,5 +698,5 @@ def test_the_acceptance_is_that_of_the_test_data(monkeypatch):
 
     monkeypatch.setattr(pv.AIS, "adapted", told_apart)
     world = LinearGaussian()
-    found = pv.AIS(5, chains=4, data=3)(world.vae(), world.sample(3))
+    found = pv.AIS(5, particles=4, limit=3)(world.vae(), world.sample(3))
     assert (found.acceptance == 0.2).all()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import weakref
 
 import pyro
@@ -216,7 +217,7 @@ def test_a_mask_in_one_program_alone_leaves_no_weights():
     with pytest.raises(ValueError, match="site 'z' is masked otherwise in the model"):
         pv.evaluate((model, world.off_guide), x, particles=5)
     with pytest.raises(ValueError, match="site 'z' is masked otherwise in the model"):
-        pv.analytic_kl(model, world.off_guide, x)
+        pv.analytic_kl((model, world.off_guide), x)
     guide = pyro.poutine.mask(world.off_guide, mask=torch.arange(6) > 2)
     both = pv.evaluate((model, guide), x, particles=5).closed_form_kl
     assert (both.value[:3] == 0).all()
@@ -310,10 +311,10 @@ def test_what_is_kept_of_a_batch_is_copied_out_of_it(monkeypatch):
 
 
 BESIDE = {
-    "KL, closed form": "closed_form_rates",
-    "KL per dimension": "dimension_rates",
-    "extrapolated": "extrapolated_estimate",
-    "Pareto smoothing": "pareto.psis",
+    "KL, closed form": "reading.pair_kl",
+    "KL per dimension": "reading.pair_kl_by_dimension",
+    "extrapolated": "evaluate.extrapolated_estimate",
+    "Pareto smoothing": "evaluate.psis.psis",
 }
 
 
@@ -328,7 +329,7 @@ def test_what_fails_beside_the_bounds_is_left_out_with_a_sentence(
     world = LinearGaussian()
     x = world.sample(5)
     whole = pv.evaluate(world.vae(), x, particles=200)
-    monkeypatch.setattr(f"pyrovae.evaluation.{function}", failing)
+    monkeypatch.setattr(f"pyrovae.measure.{function}", failing)
     report = pv.evaluate(world.vae(), x, particles=200)
     torch.testing.assert_close(report.elbo.value, whole.elbo.value)
     torch.testing.assert_close(report.iwae[200].value, whole.iwae[200].value)
@@ -347,13 +348,13 @@ def test_the_default_batch_of_tensors_is_what_a_pass_holds(monkeypatch):
     x = world.sample(700)
     pair = world.model, world.exact_guide
 
-    def spy(target, batch, *rest, **options):
-        sizes.append(len(batch[0]))
-        return measure(target, batch, *rest, **options)
+    def spy(given, *rest, **options):
+        sizes.append(len(given))
+        return measure(given, *rest, **options)
 
-    measure = pv.measure.evaluate._measure
-    monkeypatch.setattr(pv.evaluation, "_measure", spy)
-    monkeypatch.setattr(pv.evaluation, "NUMBERS_PER_PASS", 256 * 10 * 300)
+    measure = sys.modules["pyrovae.measure.evaluate"]._measure
+    monkeypatch.setattr("pyrovae.measure.evaluate._measure", spy)
+    monkeypatch.setattr("pyrovae.weights.given.NUMBERS_PER_PASS", 256 * 10 * 300)
     found = pv.evaluate(pair, x, particles=10).elbo.value
     torch.testing.assert_close(found, world.log_evidence(x), rtol=0, atol=1e-9)
     pv.evaluate(pair, x, particles=100, ks=[])

@@ -39,7 +39,7 @@ def posterior_check(vae, x):
 
 
 MEASURED = {
-    "AIS": lambda vae, x: pv.AIS(3, chains=2, data=4)(vae, x).tensors(),
+    "AIS": lambda vae, x: pv.AIS(3, particles=2, limit=4)(vae, x).tensors(),
     "gaps": lambda vae, x: pv.Gaps(steps=2, particles=5, flow=None)(vae, x).tensors(),
     "latents": lambda vae, x: {
         name: torch.tensor(quantity.mean)

@@ -70,7 +70,7 @@ class TestClosedForms:
     """
 
     def found(self, vae, **options):
-        settings = Gaps(data=20, particles=1000, **{"steps": 200, "flow": None} | options)
+        settings = Gaps(limit=20, particles=1000, **{"steps": 200, "flow": None} | options)
         x = WORLD.sample(20)
         torch.manual_seed(1)
         finding = inference_gaps(vae, x, settings=settings)
@@ -130,7 +130,7 @@ class TestClosedForms:
     def test_evidence_that_is_given_is_taken_with_its_errors(self):
         x, vae = WORLD.sample(6), mean_field()
         truth = Estimate(WORLD.log_evidence(x), torch.full((6,), 0.2, dtype=torch.float64))
-        settings = Gaps(data=4, particles=100, steps=2, flow=None, batch_size=3)
+        settings = Gaps(limit=4, particles=100, steps=2, flow=None, batch_size=3)
         finding = inference_gaps(vae, x, settings=settings, log_evidence=truth)
         found = finding.estimates
         assert torch.equal(found[g.LOG_EVIDENCE].value, truth.value[:4])
@@ -264,12 +264,12 @@ class TestCoverage:
 
 
 def test_the_first_so_many_data_are_measured_in_batches():
-    settings, vae, x = small(data=3)
+    settings, vae, x = small(limit=3)
     finding = settings(vae, x)
     assert finding.title == "inference gaps of 3 data, nats per datum"
     assert all(len(estimate.value) == 3 for estimate in finding.estimates.values())
     assert finding.per_datum["effective sample size"].shape == (3,)
-    everything = small(data=None)[0](vae, x)
+    everything = small(limit=None)[0](vae, x)
     assert everything.title == "inference gaps of 5 data, nats per datum"
 
 
@@ -307,7 +307,7 @@ def test_a_context_goes_with_its_data():
         return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     vae = pv.VAE(prior, likelihood, guides.MeanFieldNormal(Net()))
-    settings, *_ = small(data=4)
+    settings, *_ = small(limit=4)
     finding = settings(vae, torch.randn(6, 3), torch.randn(6, 1), 2.0)
     assert finding.estimates[g.TOTAL].value.shape == (4,)
 
@@ -332,7 +332,7 @@ def test_a_context_of_as_many_rows_as_are_measured_is_not_cut(data, particles, b
     guide = guides.MeanFieldNormal(Net())
     x, label = random(1, 30, 1), random(2, 30, 1)
     shared = torch.arange(float(data)).double().unsqueeze(-1)
-    settings = Gaps(data=data, particles=particles, steps=2, flow=None, batch_size=batch_size)
+    settings = Gaps(limit=data, particles=particles, steps=2, flow=None, batch_size=batch_size)
     finding = settings(pv.VAE(prior, likelihood, guide), x, shared, label)
     truth = dist.Normal(shared.mean() + label, 2**0.5).log_prob(x).flatten()[:data]
     # The network gives the exact posterior, so that every weight is the evidence.
@@ -341,7 +341,7 @@ def test_a_context_of_as_many_rows_as_are_measured_is_not_cut(data, particles, b
     assert finding.title.startswith(f"inference gaps of {data} data")
 
 
-@pytest.mark.parametrize("options", [{"data": 0}, {"particles": 1}, {"steps": 1}])
+@pytest.mark.parametrize("options", [{"limit": 0}, {"particles": 1}, {"steps": 1}])
 def test_bad_settings_are_refused(options):
     name, value = next(iter(options.items()))
     with pytest.raises(ValueError, match=f"at least one datum, two particles.*got {name}={value}"):

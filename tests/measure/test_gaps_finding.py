@@ -70,13 +70,13 @@ class TestVerdict:
         )
 
     def test_one_datum_is_judged_by_its_particles(self):
-        settings, vae, x = small(data=1, particles=100)
+        settings, vae, x = small(limit=1, particles=100)
         assert settings(vae, x).verdict
 
 
 class TestFigure:
     def test_its_bars_reach_from_level_to_level(self):
-        found = Gaps(data=5, steps=5, particles=50)(mean_field(shift=0.3), WORLD.sample(5))
+        found = Gaps(limit=5, steps=5, particles=50)(mean_field(shift=0.3), WORLD.sample(5))
         axes = plots.gaps(found).axes[0]
         names = [(g.ELBO, g.REFINED), (g.REFINED, g.FLOW), (g.FLOW, g.LOG_EVIDENCE)]
         for bar, (low, high) in zip(axes.patches, names, strict=True):
@@ -89,7 +89,7 @@ class TestFigure:
 
     @pytest.mark.parametrize("data", [1, 2])
     def test_it_tells_of_errors_over_data_where_there_are_any(self, data):
-        settings, vae, x = small(data=data)
+        settings, vae, x = small(limit=data)
         axes = plots.gaps(settings(vae, x)).axes[0]
         assert ("± 1 over data" in axes.texts[-1].get_text()) == (data > 1)
 

@@ -238,7 +238,7 @@ def test_the_effective_sample_size_is_that_of_the_log_weights(name):
     mask = SEEN if name == "one latent" else torch.ones_like(x, dtype=torch.bool)
     with pv.seeded(1):
         wanted = pv.bounds.effective_sample_size(
-            pv.log_weights(model, guide, x, mask, particles=50)
+            pv.log_weights((model, guide), x, mask, particles=50)
         )
     with pv.seeded(1):
         found = impute((model, guide), x, mask, particles=50).effective_sample_size

@@ -378,7 +378,7 @@ class TestLongWork:
 
     def test_the_first_so_many_data_are_taken(self):
         world = LinearGaussian()
-        finding = Latents(data=7, draws=20)(world.vae(), world.sample(30))
+        finding = Latents(limit=7, draws=20)(world.vae(), world.sample(30))
         assert finding.data == 7
         assert finding.tensors()["squared deviations of the posterior means"].shape == (7, 2)
 

@@ -140,7 +140,7 @@ class TestNovelty:
             area = auroc(*pair)
             hits += abs(area.mean - truth) <= Z95 * area.error_over_data
         assert 0.92 <= hits / REPETITIONS <= 0.98
-        found = Novelty(WORLD.sample(2000) + shift, scores, data=None)(vae, WORLD.sample(3000))
+        found = Novelty(WORLD.sample(2000) + shift, scores, limit=None)(vae, WORLD.sample(3000))
         area = found.quantities["-log p"]
         assert abs(area.mean - truth) < 4 * area.error_over_data
         assert found.title == "5,000 data, 2,000 of them novel: area under the ROC curve"
@@ -190,7 +190,7 @@ class TestNovelty:
             return x[:, 0]
 
         x, novel = torch.rand(500, 2), torch.rand(30, 2)
-        Novelty((novel, novel), {"first": score}, data=400)(WORLD.vae(), x, x)
+        Novelty((novel, novel), {"first": score}, limit=400)(WORLD.vae(), x, x)
         assert max(seen) == 0
 
     def test_a_context_of_as_many_rows_as_are_scored_is_not_cut(self):
@@ -201,7 +201,7 @@ class TestNovelty:
             return label + shared.sum()
 
         x = torch.rand(700, 3)
-        novelty = Novelty((x, label, shared), {"score": score}, data=300)
+        novelty = Novelty((x, label, shared), {"score": score}, limit=300)
         found = novelty(WORLD.vae(), x, label, shared)
         for scores in (found.inside, found.outside):
             assert torch.equal(scores["score"], label[:300] + shared.sum())
@@ -224,7 +224,7 @@ class TestNovelty:
         with pytest.raises(ValueError, match="at least one score"):
             Novelty(x, {})(WORLD.vae(), x)
         with pytest.raises(ValueError, match="one datum of either kind at least; got 0"):
-            Novelty(x, data=0)(WORLD.vae(), x)
+            Novelty(x, limit=0)(WORLD.vae(), x)
         with pytest.raises(ValueError, match=r"'bad' returned shape \(5, 3\)"):
             Novelty(x, {"bad": lambda target, x: x})(WORLD.vae(), x)
         with pytest.raises(ValueError, match="refinement needs a guide with a network"):

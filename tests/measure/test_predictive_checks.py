@@ -146,7 +146,7 @@ class TestPosteriorReplication:
     def test_a_wrong_noise_is_found_and_a_right_one_is_not(self):
         world = LinearGaussian()
         vae, x = world.vae(world.exact_posterior), world.sample(200)
-        check = PredictiveCheck(replication="posterior", data=None)
+        check = PredictiveCheck(replication="posterior", limit=None)
         assert LIKELIHOOD not in check(vae, x).outside
         noisy = x + 1.2 * torch.randn_like(x)
         found = check(vae, noisy)
@@ -211,7 +211,7 @@ class TestUse:
         )
         labels = torch.arange(9.0)[:, None]
         for replication in ("prior", "posterior"):
-            check = PredictiveCheck({"mean": torch.mean}, replication=replication, data=5)
+            check = PredictiveCheck({"mean": torch.mean}, replication=replication, limit=5)
             found = check(vae, labels.expand(9, 2), labels)
             assert found.data == 5
             torch.testing.assert_close(
@@ -235,7 +235,7 @@ class TestUse:
             lambda x, shared: pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1)),
         )
         check = PredictiveCheck(
-            {"spread": torch.std}, replication="posterior", data=5, particles=200, draws=80
+            {"spread": torch.std}, replication="posterior", limit=5, particles=200, draws=80
         )
         found = check(vae, torch.full((9, 1), 2.5), torch.arange(5.0)[:, None])
         assert found.replicated["spread"].mean() < 0.3

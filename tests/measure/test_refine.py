@@ -16,8 +16,9 @@ from pyrovae.measure.refinement import refine as refinement
 from pyrovae.measure.refinement.flow import PerDatumFlow
 from pyrovae.measure.refinement.refine import PARTICLES, Refined, refine
 from pyrovae.nets import MLP, unconstrained
-from pyrovae.weights import bounds, log_weights
+from pyrovae.weights import bounds
 from pyrovae.weights.kl import closed_form_kl
+from pyrovae.weights.log_weights import log_weights
 
 WORLD, LR, STEPS = LinearGaussian(), 0.1, 200
 
@@ -53,7 +54,7 @@ def noise_of_steps(vae, x, best, excess):
     parameters = best.requires_grad_()
     guide, gradients = Refined(vae.posterior.posterior, parameters, x), []
     for _ in range(100):
-        log_w = log_weights(vae.model, guide, x, particles=PARTICLES)
+        log_w = log_weights((vae.model, guide), x, particles=PARTICLES)
         gradients.append(torch.autograd.grad(log_w.mean(0).sum(), parameters)[0])
     scale = torch.stack(gradients).std(0)
     curvature, variance = curvature_of(excess, parameters), torch.zeros_like(scale)
@@ -112,7 +113,7 @@ def test_the_bound_that_is_measured_rises_by_the_amortisation_gap():
     guide = refine(vae, x, steps=200, lr=0.1)
     gap = closed_form_kl(vae.posterior.posterior(guide.parameters), exact_posterior(x))
     with torch.no_grad():
-        estimate = bounds.elbo_estimate(log_weights(vae.model, guide, x, particles=4000))
+        estimate = bounds.elbo_estimate(log_weights((vae.model, guide), x, particles=4000))
     wanted = WORLD.log_evidence(x) - gap
     assert ((estimate.value - wanted).abs() < 4 * estimate.standard_error).all()
 
@@ -134,7 +135,7 @@ def test_other_families_gain_too(make):
     guide = refine(vae, x, steps=50, lr=0.1)
     with torch.no_grad():
         before, after = (
-            bounds.elbo_estimate(log_weights(vae.model, program, x, particles=2000))
+            bounds.elbo_estimate(log_weights((vae.model, program), x, particles=2000))
             for program in (vae.guide, guide)
         )
     noise = before.standard_error.hypot(after.standard_error)
@@ -190,7 +191,7 @@ def test_rows_are_found_in_any_order_and_in_pieces():
         guide(x[rows], label[rows])
     found = tape.trace.nodes["z"]["fn"]
     torch.testing.assert_close(found.mean, posterior(guide.parameters[rows]).mean)
-    pieces = log_weights(vae.model, guide, x, label, particles=4, chunk=8)
+    pieces = log_weights((vae.model, guide), x, label, particles=4, chunk=8)
     assert pieces.shape == (4, 5)
     report = pv.evaluate((vae.model, guide), (x, label), particles=10)
     assert report.elbo.value.isfinite().all()
@@ -228,7 +229,7 @@ def test_other_data_and_other_context_are_refused():
     with pytest.raises(ValueError, match=message):
         guide(torch.stack([x[0], x[1] + 1e-6]), label[:2])
     with pytest.raises(ValueError, match=message):
-        log_weights(vae.model, guide, x[:2], label[[0, 2]], particles=2)
+        log_weights((vae.model, guide), x[:2], label[[0, 2]], particles=2)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +408,7 @@ def test_the_site_has_the_name_that_the_model_gives_it():
     vae, x = pv.VAE(prior, likelihood, Guide()), torch.randn(3, 2)
     guide = refine(vae, x, steps=2)
     assert guide.site == "w"
-    assert log_weights(vae.model, guide, x, particles=4).shape == (4, 3)
+    assert log_weights((vae.model, guide), x, particles=4).shape == (4, 3)
 
 
 def test_a_class_that_is_summed_out_is_no_second_latent():

@@ -14,10 +14,10 @@ from worlds import Hierarchy, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
 from pyrovae.measure.report import _beside, _gain
-from pyrovae.vae import programs
 from pyrovae.weights import bounds
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
+from pyrovae.weights.target import programs
 
 NAN = math.nan
 
@@ -298,7 +298,7 @@ class TestAnnealing:
         about = torch.tensor([[0.0866, -0.0866, 0.0866, -0.0866]])
         level = torch.zeros(4, 4)
         found = pv.measure.annealing.ais.Sandwich(
-            pv.AIS(5, chains=4), level, level, level + above + about, level, wanted=4
+            pv.AIS(5, particles=4), level, level, level + above + about, level, wanted=4
         )
         student = bounds.students_factor(4)
         assert found.gap.error_over_data == pytest.approx(0.05 * student, rel=1e-3)
@@ -314,7 +314,7 @@ class TestAnnealing:
 def test_one_datum_has_no_error_over_data_and_every_table_says_so(data):
     world = LinearGaussian()
     guide = pv.guides.FullRankNormal(pv.nets.MLP(3, 5)).double()
-    settings = [pv.AIS(5, chains=4), pv.Gaps(steps=2, particles=30, flow=None)]
+    settings = [pv.AIS(5, particles=4), pv.Gaps(steps=2, particles=30, flow=None)]
     report = pv.evaluate(world.vae(guide), world.sample(data), particles=30, diagnostics=settings)
     for finding in (report, *report.findings.values()):
         assert ("One datum tells no error over data" in " ".join(finding.verdict)) == (data == 1)
@@ -409,7 +409,7 @@ def test_psis_is_of_the_smoothed_weights():
     x = world.sample(6)
     report = pv.evaluate(world.vae(world.off_posterior), x, particles=50, seed=3)
     with pv.seeded(3):
-        log_w = pv.log_weights(*programs(world.vae(world.off_posterior)), x, particles=50)
+        log_w = pv.log_weights(programs(world.vae(world.off_posterior)), x, particles=50)
     assert torch.equal(report.iwae[50].value, bounds.iwae(log_w))
     assert torch.equal(report.psis.value, bounds.iwae(pareto.smoothed(log_w)))
     assert not torch.equal(report.psis.value, report.iwae[50].value)

@@ -49,7 +49,7 @@ def test_the_loss_is_minus_the_bound_of_the_log_weights(name):
     torch.manual_seed(1)
     loss = objective.loss(world.model, world.guide, x)
     torch.manual_seed(1)
-    log_w = log_weights(world.model, world.guide, x, particles=objective.num_particles)
+    log_w = log_weights(world, x, particles=objective.num_particles)
     wanted = -sum(by_hand(column) for column in log_w.T.tolist())
     assert loss == pytest.approx(wanted, rel=1e-10)
     torch.manual_seed(1)
@@ -112,7 +112,7 @@ def test_a_scale_on_both_programs_weighs_each_datum(scale):
     world, x = Linear(), random(0, 4, 3)
     with_zeros = torch.as_tensor(scale).double().expand(4)
     torch.manual_seed(1)
-    log_w = log_weights(world.model, world.guide, x, particles=3)
+    log_w = log_weights(world, x, particles=3)
     for gradient in ("plain", "stl", "dreg"):
         programs = (scaled(program, scale) for program in (world.model, world.guide))
         torch.manual_seed(1)
@@ -137,7 +137,7 @@ def test_a_mask_takes_its_data_out_of_the_bound():
     torch.manual_seed(1)
     loss = IWAE(3, "dreg").loss(*programs, x)
     torch.manual_seed(1)
-    log_w = log_weights(world.model, world.guide, x, particles=3)
+    log_w = log_weights(world, x, particles=3)
     assert loss == pytest.approx(-bounds.iwae(log_w)[mask].sum().item(), rel=1e-10)
 
 
@@ -148,7 +148,7 @@ def test_a_kl_weight_tempers_the_latents_inside_the_bound(beta):
     torch.manual_seed(1)
     loss = IWAE(5).loss(weight(world.model), weight(world.guide), x, size=40)
     torch.manual_seed(1)
-    terms = log_weight_terms(world.model, world.guide, x, particles=5)
+    terms = log_weight_terms(world, x, particles=5)
     tempered = terms.log_likelihood - beta * terms.rate
     assert loss == pytest.approx(-10 * bounds.iwae(tempered).sum().item(), rel=1e-6)
 
@@ -224,7 +224,7 @@ def test_cubo_lies_above_the_evidence_and_its_estimate_rises_to_it():
     assert cubo > evidence + 0.01
     many, previous = x.repeat(4000, 1), -math.inf
     for k in (2, 8, 64):
-        log_w = log_weights(world.model, world.off_guide, many, particles=k)
+        log_w = log_weights((world.model, world.off_guide), many, particles=k)
         for found, above in ((bounds.cubo(log_w), cubo), (bounds.iwae(log_w), evidence)):
             error = found.std().item() / math.sqrt(len(found))
             assert found.mean().item() < above + 4 * error
@@ -323,7 +323,7 @@ def test_what_a_handler_adds_counts_in_the_bound():
     torch.manual_seed(1)
     loss = IWAE(5).loss(*weight.wrap(*free.wrap(world.model, world.guide)), x, size=40)
     torch.manual_seed(1)
-    terms = log_weight_terms(world.model, world.guide, x, particles=5)
+    terms = log_weight_terms(world, x, particles=5)
     prior = torch.distributions.Normal(torch.zeros(2).double(), 1.0)
     kl = torch.distributions.kl_divergence(world.posterior.at(x).base_dist, prior).mean(0)
     assert (kl < 3).any()

@@ -18,8 +18,8 @@ from worlds import ENUMERATE, Mixture, data_plate, random
 import pyrovae as pv
 from pyrovae import guides, priors
 from pyrovae.nets import MLP
-from pyrovae.weights import log_weights
 from pyrovae.weights.bounds import mean_estimate
+from pyrovae.weights.log_weights import log_weights
 
 
 def bits(count):
@@ -107,7 +107,7 @@ def nothing(x):
 def test_a_class_summed_out_leaves_the_evidence(kind, guide):
     world = Mixture()
     x, vae = world.sample(5), mixture_vae(world, kind, guide)
-    log_w = log_weights(vae.model, vae.guide, x, particles=4)
+    log_w = log_weights(vae, x, particles=4)
     torch.testing.assert_close(log_w, world.log_evidence(x).expand(4, -1), rtol=0, atol=1e-9)
 
 
@@ -144,7 +144,7 @@ def test_labels_given_at_the_site_measure_the_classified_model():
     x, labels = world.sample(5), torch.tensor([0, 2, 1, 1, 2])
     vae = mixture_vae(world, "Categorical", nothing)
     given = poutine.condition(vae.model, data={"z": labels})
-    log_w = log_weights(given, vae.guide, x, particles=2)
+    log_w = log_weights((given, vae.guide), x, particles=2)
     wanted = world.log_joint(x).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(log_w, wanted.expand(2, -1), rtol=0, atol=1e-9)
 
@@ -155,7 +155,7 @@ def test_a_label_out_of_range_is_refused(label):
     x, vae = world.sample(2), mixture_vae(world, "Categorical", nothing)
     given = poutine.condition(vae.model, data={"z": torch.tensor([0, label])})
     with pytest.raises(ValueError, match="site 'z' cannot score its value"):
-        log_weights(given, vae.guide, x, particles=2)
+        log_weights((given, vae.guide), x, particles=2)
     with pytest.raises(ValueError, match="support"):
         Trace_ELBO().loss(given, vae.guide, x)
 
@@ -171,7 +171,7 @@ def test_a_guide_with_another_number_of_classes_is_refused(kind, message):
     guide = getattr(guides, kind)(MLP(2, 4))
     vae = pv.VAE(getattr(priors, kind)(3), pv.likelihoods.Normal(MLP(3, 2)), guide)
     with pytest.raises(ValueError, match=message):
-        log_weights(vae.model, vae.guide, torch.zeros(5, 2), particles=2)
+        log_weights(vae, torch.zeros(5, 2), particles=2)
 
 
 class Bits:
@@ -197,7 +197,7 @@ def test_bits_are_drawn_and_the_mean_weight_is_the_sum_over_all_of_them():
     world, x = Bits(), random(5, 4, 2)
     log_evidence = world.log_joint(bits(3).unsqueeze(1), x).logsumexp(0)
     with torch.no_grad():
-        log_w = log_weights(world.vae.model, world.vae.guide, x, particles=4000)
+        log_w = log_weights(world.vae, x, particles=4000)
     ratio = mean_estimate((log_w - log_evidence).exp())
     assert ((ratio.value - 1).abs() < 4 * ratio.standard_error).all()
 
@@ -270,7 +270,7 @@ def test_sums_over_classes_that_cannot_be(factors, wanted):
         pass
 
     with pyro.validation_enabled(is_validate=False):
-        log_w = log_weights(model, guide, torch.zeros(2).double(), particles=1)
+        log_w = log_weights((model, guide), torch.zeros(2).double(), particles=1)
     torch.testing.assert_close(
         log_w, torch.full((1, 2), wanted, dtype=torch.float64), equal_nan=True
     )

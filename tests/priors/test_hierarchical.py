@@ -88,7 +88,7 @@ EXACT = {
 def test_with_the_exact_posterior_every_log_weight_is_the_evidence(make):
     world, vae_of = make()
     x, vae = world.sample(5), vae_of(world)
-    log_w = log_weights(vae.model, vae.guide, x, particles=4)
+    log_w = log_weights(vae, x, particles=4)
     torch.testing.assert_close(log_w, world.log_evidence(x).expand(4, -1), rtol=0, atol=1e-9)
 
 
@@ -96,19 +96,19 @@ def test_with_the_exact_posterior_every_log_weight_is_the_evidence(make):
 def test_the_rate_is_the_divergence_of_the_ladder_from_its_prior(make):
     world, vae_of = make()
     x, vae = world.sample(3), vae_of(world)
-    found = pv.monte_carlo_kl(vae.model, vae.guide, x, particles=4000)
+    found = pv.monte_carlo_kl(vae, x, particles=4000)
     assert ((found.value - world.posterior_kl(x)).abs() < 4 * found.standard_error).all()
 
 
 def test_closed_forms_add_up_from_the_top_down_and_are_refused_from_the_bottom_up():
     world = orthogonal_world()
     x, vae = world.sample(3), ladder_vae(world)
-    rates = pv.kl.closed_form_rates(vae.model, vae.guide, x, particles=4000)
+    rates = pv.kl.closed_form_rates(vae, x, particles=4000)
     found = mean_estimate(rates)
     assert ((found.value - world.posterior_kl(x)).abs() < 4 * found.standard_error).all()
     upwards = bottom_up_vae(world)
     with pytest.raises(ValueError, match="in the same order"):
-        pv.analytic_kl(upwards.model, upwards.guide, x)
+        pv.analytic_kl(upwards, x)
 
 
 def three_levels(ladder):
@@ -169,7 +169,7 @@ def test_the_log_weight_is_the_sum_of_the_densities_of_the_sites(ladder, by_hand
             vae.guide(x)
         drawn.update({f"z_{i}": tape.trace.nodes[f"z_{i}"]["value"] for i in (1, 2, 3)})
 
-    terms = log_weight_terms(vae.model, guide, x, particles=4)
+    terms = log_weight_terms((vae.model, guide), x, particles=4)
     assert [z.shape for _, z in sorted(drawn.items())] == [(4, 5, 3), (4, 5, 2), (4, 5, 1)]
     p = {
         "z_3": td.Normal(torch.zeros(1).double(), 1.0),
@@ -217,7 +217,7 @@ def test_context_reaches_every_level():
     )
     for guide in (ladder, upwards):
         vae = pv.VAE(prior, pv.likelihoods.Normal(MLP(2 + 2, 3)), guide)
-        log_w = log_weights(vae.model, vae.guide, torch.randn(5, 3), label, particles=2)
+        log_w = log_weights(vae, torch.randn(5, 3), label, particles=2)
         terms = torch.autograd.grad(log_w.sum(), list(vae.parameters()))
         assert all((term != 0).any() for term in terms)
     with poutine.trace() as tape, pyro.plate("data", 5):
@@ -251,14 +251,14 @@ def test_a_class_on_top_of_a_ladder_is_summed_out_around_the_draws():
     def guide(x):
         seen["z"] = vae.guide(x)
 
-    log_w = log_weights(vae.model, guide, x, particles=7)
+    log_w = log_weights((vae.model, guide), x, particles=7)
     log_q = td.Normal(0.8 * x, 1.1).log_prob(seen["z"]).sum(-1)
     torch.testing.assert_close(log_w, world.log_joint_with(x, seen["z"]) - log_q)
     # The objective of Pyro sums over the same classes.
     torch.manual_seed(1)
     loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, x)
     torch.manual_seed(1)
-    wanted = log_weights(vae.model, vae.guide, x, particles=1).detach()
+    wanted = log_weights(vae, x, particles=1).detach()
     assert loss == pytest.approx(-float(wanted.sum()), rel=1e-9)
 
 
@@ -277,7 +277,7 @@ def test_a_joint_of_class_and_position_is_summed_exactly(kind):
             z=guides.MeanFieldNormal(WithinClass(world)),
         ),
     )
-    log_w = log_weights(vae.model, vae.guide, x, particles=4)
+    log_w = log_weights(vae, x, particles=4)
     torch.testing.assert_close(log_w, world.log_evidence(x).expand(4, -1), rtol=0, atol=1e-9)
     # With z exact given the class, the ELBO is an explicit sum over classes, whatever is drawn.
     loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, x)

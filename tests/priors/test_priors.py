@@ -19,7 +19,7 @@ from pyrovae import guides, priors
 from pyrovae.nets import MLP
 from pyrovae.train.fit import _default_loss
 from pyrovae.weights.kl import latent_order
-from pyrovae.weights.log_weights import trace_pair
+from pyrovae.weights.traces import trace_pair
 
 
 def moved(prior):
@@ -173,7 +173,7 @@ def test_the_loss_that_fit_takes_and_the_log_weights_have_the_exact_elbo(name):
     wanted, many = exact_elbo(vae, x), x.expand(20_000, -1)
     loss = _default_loss(vae.model, vae.guide, x)
     assert type(loss) is LOSSES[name]
-    log_w = pv.log_weights(vae.model, vae.guide, many, particles=1)[0]
+    log_w = pv.log_weights(vae, many, particles=1)[0]
     error = float(log_w.std()) / math.sqrt(len(many))
     assert float(log_w.mean()) == pytest.approx(wanted, abs=4 * error)
     # A closed form has less noise than the log-weights, whose error bounds it.
@@ -196,7 +196,7 @@ def test_marginal_and_enumerated_mixtures_have_the_same_log_weights():
     found = []
     for vae in mixtures():
         pyro.set_rng_seed(0)
-        found.append(pv.log_weights(vae.model, vae.guide, x, particles=7))
+        found.append(pv.log_weights(vae, x, particles=7))
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 

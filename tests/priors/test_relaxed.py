@@ -121,7 +121,7 @@ X = torch.tensor([[-1.6], [0.0], [0.4], [2.0]]).double()
 def test_the_mean_weight_of_a_relaxed_model_is_the_integral_over_the_simplex():
     vae = relaxed_world()
     with torch.no_grad():
-        log_w = log_weights(vae.model, vae.guide, X, particles=20_000)
+        log_w = log_weights(vae, X, particles=20_000)
     ratio = mean_estimate((log_w - relaxed_log_evidence(X)).exp())
     assert ((ratio.value - 1).abs() < 4 * ratio.standard_error).all()
 
@@ -132,13 +132,13 @@ def test_the_relaxed_evidence_is_no_bound_on_the_discrete_one_which_is_measured_
     assert gap.min() < -0.1
     assert gap.max() > 0.1
     summed = pv.VAE(priors.OneHot(2).double(), vae.likelihood, guides.OneHot(vae.posterior.net))
-    log_w = log_weights(summed.model, summed.guide, X, particles=1)
+    log_w = log_weights(summed, X, particles=1)
     torch.testing.assert_close(log_w[0], discrete_log_evidence(X), rtol=0, atol=1e-9)
 
 
 def test_relaxed_draws_carry_the_gradient_of_the_bound():
     vae = relaxed_world()
-    terms = log_weight_terms(vae.model, vae.guide, X, particles=2)
+    terms = log_weight_terms(vae, X, particles=2)
     weight = vae.posterior.net.layers[0].weight
     parts = [terms.likelihood["x"], terms.prior["z"], terms.guide["z"]]
     assert all(
@@ -150,9 +150,9 @@ def test_relaxed_draws_carry_the_gradient_of_the_bound():
         moved = relaxed_world()
         moved.posterior.net.layers[0].weight.data[0, 0] += change
         torch.manual_seed(7)
-        values.append(log_weights(moved.model, moved.guide, X, particles=2).sum().detach())
+        values.append(log_weights(moved, X, particles=2).sum().detach())
     torch.manual_seed(7)
-    (found,) = torch.autograd.grad(log_weights(vae.model, vae.guide, X, particles=2).sum(), weight)
+    (found,) = torch.autograd.grad(log_weights(vae, X, particles=2).sum(), weight)
     torch.testing.assert_close((values[0] - values[1]) / 2e-5, found[0, 0], rtol=1e-5, atol=1e-7)
 
 

@@ -108,7 +108,7 @@ def assert_same(vae: pv.VAE, again: pv.VAE) -> None:
         weights = []
         for each in (vae, again):
             with pv.seeded(3):
-                weights.append(pv.log_weights(each.model, each.guide, x, particles=7))
+                weights.append(pv.log_weights(each, x, particles=7))
     assert torch.equal(*weights)
 
 

@@ -101,7 +101,7 @@ def test_a_step_is_compiled_once(compilations, name):
 
 def test_log_weights_are_compiled_once(compilations):
     made, x = vae(), binary()[:6]  # two passes of one shape
-    pv.log_weights(made.model, made.guide, x, particles=20, chunk=60, runner=pv.CompiledRun())
+    pv.log_weights(made, x, particles=20, chunk=60, runner=pv.CompiledRun())
     assert len(compilations) == 1
 
 

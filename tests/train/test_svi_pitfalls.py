@@ -196,6 +196,6 @@ def test_true_and_one_are_two_keys():
 
 def test_programs_of_the_users_own_are_compiled_only_when_asked():
     known, own = vae(), vae(prior=lambda: pv.priors.StandardNormal(3)())
-    assert pv.vae.safe_to_compile(known)
-    assert not pv.vae.safe_to_compile(own)
-    assert not pv.vae.safe_to_compile((known.model, known.guide))
+    assert pv.weights.target.safe_to_compile(known)
+    assert not pv.weights.target.safe_to_compile(own)
+    assert not pv.weights.target.safe_to_compile((known.model, known.guide))

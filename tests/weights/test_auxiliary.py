@@ -104,7 +104,7 @@ def test_a_transform_that_says_its_volume_is_the_density_that_it_makes(particles
         log_density = -volume.expand(z.shape[:-1])
         pyro.sample("z", dist.Delta(z, log_density=log_density, event_dim=1))
 
-    log_w = pv.log_weights(WORLD.model, program(stretched), X, particles=particles)
+    log_w = pv.log_weights((WORLD.model, program(stretched)), X, particles=particles)
     torch.testing.assert_close(log_w, WORLD.log_evidence(X).expand(particles, -1))
 
 
@@ -148,7 +148,7 @@ def test_the_autoguides_of_pyro_transform_a_draw(make):
         auto = make(world.prior)
         auto()
         guide = program(lambda x: auto())  # noqa: ARG005
-        log_w = exact(world.model, guide, x).detach()
+        log_w = exact((world.model, guide), x).detach()
     ratio = (log_w - world.log_evidence(x)).exp()
     assert ((ratio.mean(0) - 1).abs() < 5 * ratio.std(0) / 4000**0.5).all()
 
@@ -198,4 +198,4 @@ def test_a_guide_that_observes_its_latent_is_refused():
         pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1), obs=0 * x[:, :2])
 
     with pytest.raises(ValueError, match=r"guide observes \['z'\]"):
-        pv.log_weights(WORLD.model, program(observed), X, particles=3)
+        pv.log_weights((WORLD.model, program(observed)), X, particles=3)

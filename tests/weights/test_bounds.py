@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import LinearGaussian, random
 
-from pyrovae.weights import bounds, log_weights
+from pyrovae.weights import bounds
 from pyrovae.weights.bounds import Estimate
+from pyrovae.weights.log_weights import log_weights
 
 
 @st.composite
@@ -182,7 +183,7 @@ def test_gradients_flow_through_iwae_as_normalised_weights():
 def test_the_bound_rises_with_k_to_the_log_evidence():
     world = LinearGaussian(shift=0.4)
     x = world.sample(1)
-    log_w = log_weights(world.model, world.off_guide, x, particles=2**17)
+    log_w = log_weights((world.model, world.off_guide), x, particles=2**17)
     found = [bounds.iwae_estimate(log_w, k) for k in (1, 2, 4, 16, 128)]
     # Each rise is seen: above 4 standard errors of the difference (bounded by the errors' sum).
     for smaller, larger in zip(found[:-1], found[1:], strict=True):
@@ -304,7 +305,7 @@ def test_the_error_over_particles_is_honest(k):
     world = LinearGaussian()
     x = world.sample(10)
     columns = log_weights(
-        world.model, world.off_guide, x.repeat(REPETITIONS, 1), particles=32
+        (world.model, world.off_guide), x.repeat(REPETITIONS, 1), particles=32
     ).reshape(32, REPETITIONS, 10)
     gap = world.off_kl
     if k > 1:
@@ -319,7 +320,7 @@ def test_the_error_over_particles_is_honest(k):
 def test_the_error_over_data_is_honest(k):
     world = LinearGaussian()
     x = world.sample(50 * REPETITIONS)
-    columns = log_weights(world.model, world.off_guide, x, particles=4)
+    columns = log_weights((world.model, world.off_guide), x, particles=4)
     gap = world.off_kl if k == 1 else world.off_gap(k, groups=2**17)[0]
     truth = -float(world.marginal.entropy()) - gap
     estimates = [

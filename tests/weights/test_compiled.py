@@ -9,11 +9,7 @@ from worlds import EXACT, OFF, LinearGaussian
 
 import pyrovae as pv
 from pyrovae.weights.compiled import MAX_GRAPHS, CompiledRun
-from pyrovae.weights.log_weights import (
-    iterate_log_weights,
-    log_weight_terms,
-    log_weights,
-)
+from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
 
 
 def both(measure, pair, **arguments):
@@ -22,7 +18,7 @@ def both(measure, pair, **arguments):
     runner = CompiledRun()
     for given in ({"runner": runner}, {"runner": runner}, {}):
         with torch.no_grad(), pv.seeded(3):
-            found.append(measure(pair.model, pair.guide, pair.x, **arguments, **given))
+            found.append(measure((pair.model, pair.guide), pair.x, **arguments, **given))
     return found, runner
 
 
@@ -48,8 +44,8 @@ def test_recorded_terms_have_their_names():
 def test_rows_of_weights_stream_through_two_graphs():
     """Seven particles in rows of three, and a last row of one."""
 
-    def bound(*programs, **arguments):
-        return pv.bounds.streaming_log_mean_exp(iterate_log_weights(*programs, **arguments))
+    def bound(programs, x, **arguments):
+        return pv.bounds.streaming_log_mean_exp(iterate_log_weights(programs, x, **arguments))
 
     pair = OFF["linear as a VAE"]()
     chunk = 3 * len(pair.x)
@@ -79,7 +75,7 @@ def test_weights_follow_parameters_that_change_after_the_recording():
             for given in ({"runner": runner}, {}):
                 with pv.seeded(1):
                     arguments = {"particles": 6, **given}
-                    found.append(log_weights(vae.model, vae.guide, x, **arguments))
+                    found.append(log_weights(vae, x, **arguments))
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[2], found[3])
     assert not torch.allclose(found[0], found[2])
@@ -91,7 +87,7 @@ def test_few_shapes_are_recorded_and_the_others_run_all_the_same():
     for n in range(1, MAX_GRAPHS + 3):
         x = world.sample(n)
         given = {"particles": 3, "runner": runner}
-        found = log_weights(world.model, world.exact_guide, x, **given)
+        found = log_weights((world.model, world.exact_guide), x, **given)
         torch.testing.assert_close(found, world.log_evidence(x).expand(3, n), rtol=0, atol=1e-9)
     assert len(runner._graphs) == MAX_GRAPHS
 
@@ -109,9 +105,9 @@ def test_programs_without_a_static_graph_run_all_the_same_and_say_so():
 
     x, runner = torch.zeros(3), CompiledRun()
     with pytest.warns(UserWarning, match="log-weights run uncompiled: .*scale = 2.0 if z.mean"):
-        found = log_weights(model, guide, x, particles=2, runner=runner)
+        found = log_weights((model, guide), x, particles=2, runner=runner)
     assert torch.isfinite(found).all()
-    log_weights(model, guide, x, particles=2, runner=runner)
+    log_weights((model, guide), x, particles=2, runner=runner)
 
 
 def test_what_no_graph_is_kept_for_runs_all_the_same_and_says_so():
@@ -124,9 +120,9 @@ def test_what_no_graph_is_kept_for_runs_all_the_same_and_says_so():
 
     x, scales, runner = torch.zeros(3), np.array([2.0, 1.0]), CompiledRun()
     with pytest.warns(UserWarning, match="log-weights run uncompiled: an argument is ndarray"):
-        found = log_weights(model, guide, x, scales, particles=1, runner=runner)
+        found = log_weights((model, guide), x, scales, particles=1, runner=runner)
     assert torch.equal(found, dist.Normal(0.0, 2.0).log_prob(x).unsqueeze(0))
-    log_weights(model, guide, x, scales, particles=1, runner=runner)
+    log_weights((model, guide), x, scales, particles=1, runner=runner)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -157,6 +153,6 @@ def test_a_runner_tells_programs_apart():
         found = []
         for given in ({"runner": runner}, {}):
             with torch.no_grad(), pv.seeded(1):
-                found.append(log_weights(vae.model, vae.guide, x, particles=3, **given))
+                found.append(log_weights(vae, x, particles=3, **given))
         torch.testing.assert_close(*found)
     assert len(runner._graphs) == 2

@@ -19,7 +19,7 @@ from worlds import LinearGaussian
 
 import pyrovae as pv
 from pyrovae.nets import MLP
-from pyrovae.weights import log_weights
+from pyrovae.weights.log_weights import log_weights
 
 PRIOR_SCALE, LR, STEPS = 2.0, 0.02, 600
 
@@ -99,14 +99,14 @@ def test_an_autoguide_for_global_latents_trains_beside_the_amortised_guide():
 def test_given_the_global_latents_the_rest_is_a_vae_to_measure():
     problem = SharedMean(size=4)
     mean = torch.tensor([0.3, -0.2, 1.0]).double()
-    log_w = log_weights(problem.vae.model, problem.vae.guide, problem.x, mean, particles=4000)
+    log_w = log_weights(problem.vae, problem.x, mean, particles=4000)
     shifted = torch.distributions.MultivariateNormal(
         mean, problem.world.marginal.covariance_matrix
     )
     ratio = pv.bounds.mean_estimate((log_w.detach() - shifted.log_prob(problem.x)).exp())
     assert ((ratio.value - 1).abs() < 4 * ratio.standard_error).all()
     with pytest.raises(ValueError, match="site 'mean.*' is sampled outside the plate over data"):
-        log_weights(problem.model, problem.guide, problem.x, particles=2)
+        log_weights(problem, problem.x, particles=2)
 
 
 @pytest.mark.usefixtures("local_parameters")

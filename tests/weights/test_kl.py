@@ -135,9 +135,9 @@ def test_the_rate_of_a_vae_is_that_of_torch_and_of_its_particles(posterior):
     tril = world.scale_tril if posterior == "exact_posterior" else torch.diag(world.off_scale)
     prior = td.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
     wanted = td.kl_divergence(td.MultivariateNormal(loc, scale_tril=tril), prior)
-    found = pv.analytic_kl(vae.model, vae.guide, x)
+    found = pv.analytic_kl(vae, x)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
-    estimate = pv.monte_carlo_kl(vae.model, vae.guide, x, particles=2000)
+    estimate = pv.monte_carlo_kl(vae, x, particles=2000)
     assert ((estimate.value - found).abs() < 4 * estimate.standard_error).all()
     assert (estimate.standard_error < 0.2).all()
 
@@ -155,8 +155,8 @@ def test_particles_agree_with_the_closed_form_over_random_normals(seed, loc, log
 
     torch.manual_seed(seed)
     x = random(seed, 3, 2)
-    estimate = pv.monte_carlo_kl(model, guide, x, particles=1000)
-    exact = pv.analytic_kl(model, guide, x)
+    estimate = pv.monte_carlo_kl((model, guide), x, particles=1000)
+    exact = pv.analytic_kl((model, guide), x)
     # 4 standard errors, 4.5 for the maximum over the 150 numbers that this test compares.
     assert ((estimate.value - exact).abs() < 4.5 * estimate.standard_error).all()
 
@@ -165,9 +165,9 @@ def test_the_particles_are_those_of_log_weights():
     world = LinearGaussian()
     x = world.sample(4)
     torch.manual_seed(1)
-    estimate = pv.monte_carlo_kl(world.model, world.off_guide, x, particles=9)
+    estimate = pv.monte_carlo_kl((world.model, world.off_guide), x, particles=9)
     torch.manual_seed(1)
-    terms = pv.log_weight_terms(world.model, world.off_guide, x, particles=9)
+    terms = pv.log_weight_terms((world.model, world.off_guide), x, particles=9)
     torch.testing.assert_close(estimate.value, terms.rate.mean(0), rtol=0, atol=0)
     torch.testing.assert_close(estimate.standard_error, terms.rate.std(0) / 3)
 
@@ -176,21 +176,21 @@ def test_the_rate_of_a_hierarchy_is_estimated_site_by_site():
     world = Hierarchy()
     x = world.sample(3)
     torch.manual_seed(1)
-    draws = torch.stack([pv.analytic_kl(world.model, world.exact_guide, x) for _ in range(300)])
+    draws = torch.stack([pv.analytic_kl((world.model, world.exact_guide), x) for _ in range(300)])
     error = draws.std(0) / math.sqrt(300)
     assert ((draws.mean(0) - world.posterior_kl(x)).abs() < 4 * error).all()
-    found = pv.analytic_kl(world.model, world.exact_guide, x, particles=3000)
+    found = pv.analytic_kl((world.model, world.exact_guide), x, particles=3000)
     assert ((found - world.posterior_kl(x)).abs() < 4 * draws.std(0) / math.sqrt(3000)).all()
 
 
 def test_a_mask_takes_a_datum_out_and_a_scale_changes_nothing():
     world = LinearGaussian()
     x, kept = world.sample(4), torch.tensor([True, False, True, False])
-    whole = pv.analytic_kl(world.model, world.off_guide, x)
+    whole = pv.analytic_kl((world.model, world.off_guide), x)
     model, guide = (poutine.scale(p, 0.3) for p in (world.model, world.off_guide))
-    torch.testing.assert_close(pv.analytic_kl(model, guide, x), whole, rtol=0, atol=0)
+    torch.testing.assert_close(pv.analytic_kl((model, guide), x), whole, rtol=0, atol=0)
     model, guide = (poutine.mask(p, mask=kept) for p in (world.model, world.off_guide))
-    torch.testing.assert_close(pv.analytic_kl(model, guide, x), whole * kept)
+    torch.testing.assert_close(pv.analytic_kl((model, guide), x), whole * kept)
 
 
 def test_a_site_without_a_closed_form_is_named():
@@ -202,20 +202,20 @@ def test_a_site_without_a_closed_form_is_named():
     vae = pv.VAE(prior, world.likelihood, world.off_posterior)
     message = r"site 'z' has no closed form for KL\(Normal \|\| StudentT\): use monte_carlo_kl"
     with pytest.raises(ValueError, match=message):
-        pv.analytic_kl(vae.model, vae.guide, world.sample(3))
+        pv.analytic_kl(vae, world.sample(3))
 
 
 def test_a_site_that_is_summed_out_is_named():
     world = Mixture()
     with pytest.raises(ValueError, match="site 'c' is summed out.*use monte_carlo_kl"):
-        pv.analytic_kl(world.model, world.guide_enumerated, world.sample(3))
+        pv.analytic_kl((world.model, world.guide_enumerated), world.sample(3))
 
 
 def test_sites_in_another_order_are_refused():
     world = Hierarchy()
     message = r"guide samples \['low', 'top'\] and the model \['top', 'low'\].*monte_carlo_kl"
     with pytest.raises(ValueError, match=message):
-        pv.analytic_kl(world.model, world.exact_guide_upwards, world.sample(3))
+        pv.analytic_kl((world.model, world.exact_guide_upwards), world.sample(3))
 
 
 def test_an_auxiliary_site_is_refused():
@@ -228,7 +228,7 @@ def test_an_auxiliary_site_is_refused():
 
     vae = world.vae(posterior)
     with pytest.raises(ValueError, match=r"guide samples \['u', 'z'\].*monte_carlo_kl"):
-        pv.analytic_kl(vae.model, vae.guide, world.sample(3))
+        pv.analytic_kl(vae, world.sample(3))
 
 
 def test_sites_in_another_order_have_no_kl_by_dimension():
@@ -245,7 +245,7 @@ def test_sites_in_another_order_have_no_kl_by_dimension():
         with data_plate(x):
             sample("b", "a")
 
-    assert dimension_rates(model, guide, torch.zeros(3), particles=1) == {}
+    assert dimension_rates((model, guide), torch.zeros(3), particles=1) == {}
 
 
 @pytest.mark.parametrize("length", [1.0, 3000.0])

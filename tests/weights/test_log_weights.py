@@ -11,9 +11,10 @@ from pyro import poutine
 from worlds import ENUMERATE, EXACT, OFF, LinearGaussian, Mixture, data_plate, random
 
 import pyrovae as pv
-from pyrovae.weights import bounds
-from pyrovae.weights import log_weights as weights
-from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights, run
+from pyrovae.weights import bounds, given
+from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
+from pyrovae.weights.pair import Terms
+from pyrovae.weights.run import run
 
 ALL = {f"exact: {name}": make for name, make in EXACT.items()}
 ALL |= {f"off: {name}": make for name, make in OFF.items()}
@@ -36,19 +37,19 @@ def pair(request):
 
 @pytest.mark.parametrize("particles", [1, 3, 6])
 def test_an_exact_posterior_leaves_nothing_to_chance(exact, particles):
-    log_w = log_weights(exact.model, exact.guide, exact.x, particles=particles)
+    log_w = log_weights(exact, exact.x, particles=particles)
     wanted = exact.log_evidence.expand(particles, -1)
     torch.testing.assert_close(log_w, wanted, rtol=0, atol=1e-9)
 
 
 def test_the_elbo_of_another_guide_is_the_evidence_less_its_kl(off):
     assert (off.elbo < off.log_evidence - 1e-3).all(), "the guide is not off"
-    estimate = bounds.elbo_estimate(log_weights(off.model, off.guide, off.x, particles=4000))
+    estimate = bounds.elbo_estimate(log_weights(off, off.x, particles=4000))
     assert ((estimate.value - off.elbo).abs() < 4 * estimate.standard_error).all()
 
 
 def test_the_mean_weight_is_the_evidence(off):
-    log_w = log_weights(off.model, off.guide, off.x, particles=4000)
+    log_w = log_weights(off, off.x, particles=4000)
     ratio = bounds.mean_estimate((log_w - off.log_evidence).exp())
     assert ((ratio.value - 1).abs() < 4 * ratio.standard_error).all()
 
@@ -56,9 +57,9 @@ def test_the_mean_weight_is_the_evidence(off):
 @pytest.mark.parametrize("particles", [1, 4])
 def test_terms_add_up_and_each_has_a_row_per_particle_and_a_column_per_datum(pair, particles):
     torch.manual_seed(1)
-    terms = log_weight_terms(pair.model, pair.guide, pair.x, particles=particles)
+    terms = log_weight_terms(pair, pair.x, particles=particles)
     torch.manual_seed(1)
-    log_w = log_weights(pair.model, pair.guide, pair.x, particles=particles)
+    log_w = log_weights(pair, pair.x, particles=particles)
     sites = [*terms.prior.values(), *terms.likelihood.values(), *terms.guide.values()]
     assert {site.shape for site in sites} == {(particles, len(pair.x))}
     total = sum(terms.prior.values()) + sum(terms.likelihood.values()) - sum(terms.guide.values())
@@ -74,7 +75,7 @@ def test_a_class_summed_in_the_model_leaves_the_weight_of_z_alone():
         with data_plate(x):
             seen["z"] = pyro.sample("z", world.broad(x).to_event(1))
 
-    log_w = log_weights(world.model_enumerated, guide, x, particles=7)
+    log_w = log_weights((world.model_enumerated, guide), x, particles=7)
     log_q = world.broad(x).log_prob(seen["z"]).sum(-1)
     wanted = world.log_joint_with(x, seen["z"]) - log_q
     torch.testing.assert_close(log_w, wanted, rtol=0, atol=1e-9)
@@ -88,7 +89,7 @@ def test_the_entry_of_a_summed_site_is_its_exact_posterior(side):
         "model": (world.model_enumerated, world.guide_without_class),
         "guide": (world.model, world.guide_enumerated),
     }[side]
-    terms = log_weight_terms(*programs, x, particles=2)
+    terms = log_weight_terms(programs, x, particles=2)
     log_posterior = world.log_joint(x).log_softmax(-1)
     entropy = -(log_posterior.exp() * log_posterior).sum(-1)
     torch.testing.assert_close(terms.guide["c"], -entropy.expand(2, -1), rtol=0, atol=1e-9)
@@ -101,7 +102,7 @@ def test_gradients_through_a_summed_site_are_those_of_the_exact_sum():
     x = world.sample(5)
     world.centres.requires_grad_()
     (wanted,) = torch.autograd.grad(world.log_evidence(x).sum(), world.centres)
-    log_w = log_weights(world.model_enumerated, world.guide_without_class, x, particles=1)
+    log_w = log_weights((world.model_enumerated, world.guide_without_class), x, particles=1)
     (found,) = torch.autograd.grad(log_w.sum(), world.centres)
     torch.testing.assert_close(found, wanted)
 
@@ -109,7 +110,7 @@ def test_gradients_through_a_summed_site_are_those_of_the_exact_sum():
 def test_gradients_reach_every_parameter_of_model_and_guide():
     vae = small_vae()
     x = random(0, 4, 3)
-    bounds.iwae(log_weights(vae.model, vae.guide, x, particles=5)).sum().backward()
+    bounds.iwae(log_weights(vae, x, particles=5)).sum().backward()
     for name, parameter in vae.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -135,9 +136,9 @@ HANDLERS = {
 def test_what_a_program_is_trained_on_does_not_move_the_weights(handler):
     vae, x = small_vae(), random(0, 4, 3)
     torch.manual_seed(1)
-    plain = log_weights(vae.model, vae.guide, x, particles=5)
+    plain = log_weights(vae, x, particles=5)
     torch.manual_seed(1)
-    handled = log_weights(handler(vae.model), handler(vae.guide), x, particles=5)
+    handled = log_weights((handler(vae.model), handler(vae.guide)), x, particles=5)
     torch.testing.assert_close(handled, plain, rtol=0, atol=0)
     # The handler is not idle: Pyro's own objective does see it.
     trace = poutine.trace(handler(vae.guide)).get_trace(x)
@@ -150,9 +151,9 @@ def test_a_mask_on_the_likelihood_leaves_the_prior_and_the_guide():
     likelihood = poutine.mask(world.likelihood, mask=kept)
     vae = pv.VAE(world.prior, likelihood, world.off_posterior)
     torch.manual_seed(1)
-    terms = log_weight_terms(vae.model, vae.guide, x, particles=3)
+    terms = log_weight_terms(vae, x, particles=3)
     torch.manual_seed(1)
-    whole = log_weight_terms(world.model, world.off_guide, x, particles=3)
+    whole = log_weight_terms((world.model, world.off_guide), x, particles=3)
     assert (terms.likelihood["x"][:, ~kept] == 0).all()
     torch.testing.assert_close(terms.likelihood["x"][:, kept], whole.likelihood["x"][:, kept])
     torch.testing.assert_close(terms.rate, whole.rate)
@@ -168,7 +169,7 @@ def test_a_pixel_that_is_masked_counts_for_nothing():
         return pyro.sample("x", pixels, obs=x)
 
     vae = pv.VAE(world.prior, likelihood, world.off_posterior)
-    terms = log_weight_terms(vae.model, vae.guide, x, particles=1000)
+    terms = log_weight_terms(vae, x, particles=1000)
     assert (terms.likelihood["x"] != 0).all()
     evidence = torch.distributions.MultivariateNormal(
         world.mean[seen], world.marginal.covariance_matrix[seen][:, seen]
@@ -188,7 +189,7 @@ def test_latents_come_as_particles_by_data_by_dimensions(particles, size):
 
     vae = pv.VAE(world.prior, likelihood, world.off_posterior)
     vae.broadcasts = True
-    log_w = log_weights(vae.model, vae.guide, world.sample(size), particles=particles)
+    log_w = log_weights(vae, world.sample(size), particles=particles)
     assert shapes == [(particles, size, 2)]
     assert log_w.shape == (particles, size)
 
@@ -196,8 +197,8 @@ def test_latents_come_as_particles_by_data_by_dimensions(particles, size):
 def test_permuting_the_data_permutes_the_columns_exactly():
     world = LinearGaussian()
     x, order = world.sample(6), torch.tensor([3, 0, 5, 1, 4, 2])
-    log_w = log_weights(world.model, world.mode_guide, x, particles=2)
-    permuted = log_weights(world.model, world.mode_guide, x[order], particles=2)
+    log_w = log_weights((world.model, world.mode_guide), x, particles=2)
+    permuted = log_weights((world.model, world.mode_guide), x[order], particles=2)
     assert log_w[0].unique().numel() == 6
     torch.testing.assert_close(permuted, log_w[:, order], rtol=0, atol=0)
 
@@ -207,8 +208,8 @@ def test_a_last_batch_of_one_gives_the_column_it_would_have_had():
     x = world.sample(5)
     batches = list(pv.data.Batches(x, 2))
     assert [len(batch) for (batch,) in batches] == [2, 2, 1]
-    pieces = [log_weights(world.model, world.mode_guide, b, particles=3) for (b,) in batches]
-    whole = log_weights(world.model, world.mode_guide, x, particles=3)
+    pieces = [log_weights((world.model, world.mode_guide), b, particles=3) for (b,) in batches]
+    whole = log_weights((world.model, world.mode_guide), x, particles=3)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=0)
 
 
@@ -216,9 +217,9 @@ def test_chunks_over_data_are_the_columns_put_together():
     world = LinearGaussian()
     x = world.sample(5)
     torch.manual_seed(1)
-    found = log_weights(world.model, world.off_guide, x, particles=3, chunk=7)
+    found = log_weights((world.model, world.off_guide), x, particles=3, chunk=7)
     torch.manual_seed(1)
-    columns = [log_weights(world.model, world.off_guide, p, particles=3) for p in x.split(2)]
+    columns = [log_weights((world.model, world.off_guide), p, particles=3) for p in x.split(2)]
     torch.testing.assert_close(found, torch.cat(columns, 1), rtol=0, atol=0)
 
 
@@ -226,10 +227,10 @@ def test_chunks_over_particles_are_the_rows_put_together():
     world = LinearGaussian()
     x = world.sample(2)
     torch.manual_seed(1)
-    found = log_weights(world.model, world.off_guide, x, particles=7, chunk=3)
+    found = log_weights((world.model, world.off_guide), x, particles=7, chunk=3)
     torch.manual_seed(1)
     columns = [
-        torch.cat([log_weights(world.model, world.off_guide, p, particles=k) for k in (3, 3, 1)])
+        torch.cat([log_weights((world.model, world.off_guide), p, particles=k) for k in (3, 3, 1)])
         for p in x.split(1)
     ]
     torch.testing.assert_close(found, torch.cat(columns, 1), rtol=0, atol=0)
@@ -239,9 +240,9 @@ def test_rows_for_a_stream_are_the_rows_put_together():
     world = LinearGaussian()
     x = world.sample(2)
     torch.manual_seed(1)
-    rows = list(iterate_log_weights(world.model, world.off_guide, x, particles=7, chunk=7))
+    rows = list(iterate_log_weights((world.model, world.off_guide), x, particles=7, chunk=7))
     torch.manual_seed(1)
-    again = [log_weights(world.model, world.off_guide, x, particles=k) for k in (3, 3, 1)]
+    again = [log_weights((world.model, world.off_guide), x, particles=k) for k in (3, 3, 1)]
     assert [len(row) for row in rows] == [3, 3, 1]
     torch.testing.assert_close(torch.cat(rows), torch.cat(again), rtol=0, atol=0)
 
@@ -281,7 +282,7 @@ class Recorder:
 def test_no_pass_holds_more_pairs_than_the_chunk(particles, size, chunk, encoded):
     recorder = Recorder()
     vae, x = recorder.vae(), recorder.world.sample(size)
-    log_w = log_weights(vae.model, vae.guide, x, particles=particles, chunk=chunk)
+    log_w = log_weights(vae, x, particles=particles, chunk=chunk)
     assert log_w.shape == (particles, size)
     assert max(recorder.pairs) <= chunk
     assert sum(recorder.pairs) == particles * size
@@ -290,11 +291,11 @@ def test_no_pass_holds_more_pairs_than_the_chunk(particles, size, chunk, encoded
 
 @pytest.mark.parametrize(("width", "limit"), [(3, 40), (512, 20)])
 def test_the_default_chunk_adapts_to_the_width_of_the_data(monkeypatch, width, limit):
-    monkeypatch.setattr(weights, "NUMBERS_PER_PASS", 40 * 256)
+    monkeypatch.setattr(given, "NUMBERS_PER_PASS", 40 * 256)
     recorder = Recorder()
     recorder.world = LinearGaussian(width=width)
     vae, x = recorder.vae(), recorder.world.sample(9)
-    log_weights(vae.model, vae.guide, x, particles=10)
+    log_weights(vae, x, particles=10)
     assert max(recorder.pairs) == limit
 
 
@@ -312,8 +313,8 @@ def test_context_with_a_row_per_datum_is_cut_with_the_data_and_the_rest_is_not()
 
     guide.broadcasts = model.broadcasts = True
     x, label, shared = world.sample(5), random(0, 5), random(1, 2)
-    whole = log_weights(model, guide, x, label, shared, particles=2)
-    found = log_weights(model, guide, x, label, shared, particles=2, chunk=4)
+    whole = log_weights((model, guide), x, label, shared, particles=2)
+    found = log_weights((model, guide), x, label, shared, particles=2, chunk=4)
     # Before the first cut, two data tell whether the label fits whole or cut.
     assert shapes[:3] == [(5, 5, 2), (2, 2, 2), (2, 5, 2)]
     assert shapes[-3:] == [(2, 2, 2), (2, 2, 2), (1, 1, 2)]
@@ -328,7 +329,7 @@ def test_pyros_renyi_bound_of_order_zero_is_minus_the_sum_of_iwae():
     torch.manual_seed(1)
     loss = renyi.loss(vae.model, vae.guide, x)
     torch.manual_seed(1)
-    log_w = log_weights(vae.model, vae.guide, x, particles=6)
+    log_w = log_weights(vae, x, particles=6)
     # The same terms added in another order: rounding of float64 alone.
     assert loss == pytest.approx(-bounds.iwae(log_w).sum().item(), rel=1e-12)
 
@@ -344,11 +345,12 @@ def test_no_pass_outlives_the_next(measure, chunk):
     def watched(*args, **named):
         nonlocal most
         most = max(most, sum(reference() is not None for reference in alive))
-        terms = run(*args, **named)
-        alive.extend(weakref.ref(term) for term in terms.likelihood.values())
-        return terms
+        found = run(*args, **named)
+        tensors = found.likelihood.values() if isinstance(found, Terms) else [found]
+        alive.extend(map(weakref.ref, tensors))
+        return found
 
-    measure(world.model, world.off_guide, x, particles=8, chunk=chunk, runner=watched)
+    measure((world.model, world.off_guide), x, particles=8, chunk=chunk, runner=watched)
     assert len(alive) >= 4
     assert most <= 1
     assert not any(reference() is not None for reference in alive)
@@ -363,10 +365,10 @@ def test_a_class_of_no_probability_counts_for_nothing():
             low = torch.tensor([0.0, 1.0, 2.0])[c]
             pyro.sample("x", dist.Uniform(low, low + 1.0, validate_args=False), obs=x)
 
-    terms = log_weight_terms(model, lambda x: None, torch.tensor([0.5, 1.5]), particles=2)
+    terms = log_weight_terms((model, lambda x: None), torch.tensor([0.5, 1.5]), particles=2)
     torch.testing.assert_close(terms.log_w, torch.full((2, 2), math.log(0.5)))
 
 
 def test_a_model_without_a_site_is_refused():
     with pytest.raises(ValueError, match="the model samples nothing"):
-        log_weights(lambda x: None, lambda x: None, torch.zeros(3), particles=2)
+        log_weights((lambda x: None, lambda x: None), torch.zeros(3), particles=2)

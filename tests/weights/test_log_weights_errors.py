@@ -54,13 +54,13 @@ def vae(width=3, latents=2):
 def test_bad_data_are_refused(measure, x, message):
     programs = vae()
     with pytest.raises(ValueError, match=message):
-        measure(programs.model, programs.guide, x, particles=2)
+        measure(programs, x, particles=2)
 
 
 @pytest.mark.parametrize("particles", [0, -3])
 def test_fewer_than_one_particle_is_refused(particles):
     with pytest.raises(ValueError, match=f"at least one particle; got particles={particles}"):
-        log_weights(WORLD.model, WORLD.off_guide, WORLD.sample(2), particles=particles)
+        log_weights((WORLD.model, WORLD.off_guide), WORLD.sample(2), particles=particles)
 
 
 @pytest.mark.parametrize("chunk", [0, -3])
@@ -69,9 +69,9 @@ def test_a_chunk_below_one_is_refused(chunk):
     with pytest.raises(
         ValueError, match=f"at least one .particle, datum. pair; got chunk={chunk}"
     ):
-        log_weights(WORLD.model, WORLD.off_guide, x, particles=2, chunk=chunk)
+        log_weights((WORLD.model, WORLD.off_guide), x, particles=2, chunk=chunk)
     with pytest.raises(ValueError, match=f"got chunk={chunk}"):
-        next(iterate_log_weights(WORLD.model, WORLD.off_guide, x, particles=2, chunk=chunk))
+        next(iterate_log_weights((WORLD.model, WORLD.off_guide), x, particles=2, chunk=chunk))
 
 
 def test_grey_pixels_are_refused_by_a_bernoulli():
@@ -81,7 +81,7 @@ def test_grey_pixels_are_refused_by_a_bernoulli():
         pv.guides.MeanFieldNormal(pv.nets.MLP(3, 4)),
     )
     with pytest.raises(ValueError, match="site 'x' cannot score its value"):
-        log_weights(programs.model, programs.guide, torch.full((4, 3), 0.5), particles=2)
+        log_weights(programs, torch.full((4, 3), 0.5), particles=2)
 
 
 def test_a_latent_that_the_guide_does_not_sample_is_named():
@@ -91,7 +91,7 @@ def test_a_latent_that_the_guide_does_not_sample_is_named():
 
     message = r"model samples the sites \['z'\] but the guide does not sample \['z'\]: add pyro"
     with pytest.raises(ValueError, match=message):
-        log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
+        log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
 def test_a_latent_that_the_model_does_not_sample_is_named():
@@ -102,7 +102,7 @@ def test_a_latent_that_the_model_does_not_sample_is_named():
 
     message = r"guide samples \['y'\], which the model does not: .*\['z'\]\. Rename"
     with pytest.raises(ValueError, match=message):
-        log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
+        log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
 def test_a_guide_that_samples_the_observed_site_is_named():
@@ -112,7 +112,7 @@ def test_a_guide_that_samples_the_observed_site_is_named():
             pyro.sample("x", dist.Delta(x, event_dim=1))
 
     with pytest.raises(ValueError, match=r"guide samples \['x'\], which the model does not"):
-        log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
+        log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
 def test_a_model_that_samples_outside_the_plate_over_data_is_named():
@@ -127,7 +127,7 @@ def test_a_model_that_samples_outside_the_plate_over_data_is_named():
 
     message = r"site 'w' is sampled outside the plate over data: put it inside pyro\.plate"
     with pytest.raises(ValueError, match=message):
-        log_weights(model, guide, WORLD.sample(4), particles=2)
+        log_weights((model, guide), WORLD.sample(4), particles=2)
 
 
 def test_a_guide_that_samples_outside_the_plate_over_data_is_named():
@@ -136,7 +136,7 @@ def test_a_guide_that_samples_outside_the_plate_over_data_is_named():
 
     message = r"site 'z' is sampled outside the plate over data: put it inside pyro\.plate"
     with pytest.raises(ValueError, match=message):
-        log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
+        log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
 def test_a_plate_of_another_size_is_named():
@@ -145,7 +145,7 @@ def test_a_plate_of_another_size_is_named():
             pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
 
     with pytest.raises(ValueError, match=r"site 'z' is in plate 'data' of size 7.* 4 data: size"):
-        log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
+        log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
 def test_a_third_plate_is_named():
@@ -156,12 +156,12 @@ def test_a_third_plate_is_named():
     with pytest.raises(
         ValueError, match=r"site 'z' is in the plates \['pixels'\] beside.*to_event"
     ):
-        log_weights(WORLD.model, guide, WORLD.sample(4), particles=2)
+        log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
 def check_refused(programs, site, x, particles):
     with pytest.raises(ValueError, match=rf"site '?{site}'? .*\d") as caught:
-        log_weights(programs.model, programs.guide, x, particles=particles)
+        log_weights(programs, x, particles=particles)
     advice = "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert "to_event" in advice, f"the error tells no way to mend it: {advice}"
 
@@ -204,7 +204,7 @@ def test_a_value_of_another_event_shape_is_named():
     programs = pv.VAE(WORLD.prior, likelihood, WORLD.off_posterior)
     message = r"site 'x' has event shape \(1,\); got a value of shape \(4, 3\): reshape"
     with pytest.raises(ValueError, match=message):
-        log_weights(programs.model, programs.guide, WORLD.sample(4), particles=2)
+        log_weights(programs, WORLD.sample(4), particles=2)
 
 
 def test_sites_that_differ_from_pass_to_pass_are_named():
@@ -222,4 +222,4 @@ def test_sites_that_differ_from_pass_to_pass_are_named():
     with pytest.raises(
         ValueError, match=r"differ from pass to pass: \['bright'\], then \['dark'\]"
     ):
-        log_weight_terms(model, guide, x, particles=2, chunk=2)
+        log_weight_terms((model, guide), x, particles=2, chunk=2)

@@ -88,7 +88,7 @@ GUIDES = {
 @pytest.mark.parametrize("sampled", GUIDES)
 def test_log_weights_are_those_of_the_joint(way, sampled):
     programs = functools.partial(model, way=way), functools.partial(guide, **GUIDES[sampled])
-    terms = pv.log_weight_terms(*programs, X, LABELS, KNOWN, particles=2000)
+    terms = pv.log_weight_terms(programs, X, LABELS, KNOWN, particles=2000)
     # Known: the exact posterior, whose weights are constant. Not known: their mean is p(x).
     torch.testing.assert_close(terms.log_w[:, KNOWN], log_evidence()[KNOWN].expand(2000, -1))
     ratio = (terms.log_w - log_evidence()).exp()
@@ -98,7 +98,7 @@ def test_log_weights_are_those_of_the_joint(way, sampled):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_masked_class_costs_nothing_in_its_own_terms(way):
     programs = functools.partial(model, way=way), functools.partial(guide, **GUIDES[SUMMED])
-    terms = pv.log_weight_terms(*programs, X, LABELS, KNOWN, particles=3)
+    terms = pv.log_weight_terms(programs, X, LABELS, KNOWN, particles=3)
     spent = terms.guide["c_unobserved"] - terms.prior["c_unobserved"]
     assert spent[:, KNOWN].abs().max() < 1e-12
     assert (spent[:, ~KNOWN].abs() > 1e-3).all()
@@ -111,7 +111,7 @@ def test_objectives_are_of_the_same_weights(way, objective):
     torch.manual_seed(1)
     found = objective.loss(*programs, X, LABELS, KNOWN)
     torch.manual_seed(1)
-    log_w = pv.log_weights(*programs, X, LABELS, KNOWN, particles=objective.num_particles)
+    log_w = pv.log_weights(programs, X, LABELS, KNOWN, particles=objective.num_particles)
     assert found == pytest.approx(-float(pv.bounds.log_mean_exp(log_w).sum()), rel=1e-12)
 
 
@@ -122,7 +122,7 @@ def test_one_particle_is_the_loss_of_pyro(way):
     torch.manual_seed(2)
     wanted = TraceEnum_ELBO(max_plate_nesting=1).loss(*programs, X, LABELS, KNOWN)
     torch.manual_seed(2)
-    met = pv.log_weights(*programs, X, LABELS, KNOWN, particles=1)
+    met = pv.log_weights(programs, X, LABELS, KNOWN, particles=1)
     assert float(met.sum()) == pytest.approx(-wanted, rel=1e-12)
 
 
@@ -147,4 +147,4 @@ def test_a_class_that_is_drawn_needs_the_mask_in_both_programs():
 
     program = functools.partial(model, way="handler")
     with pytest.raises(ValueError, match="'c_unobserved' is masked otherwise in the model"):
-        pv.log_weights(program, drawn, X, LABELS, KNOWN, particles=3)
+        pv.log_weights((program, drawn), X, LABELS, KNOWN, particles=3)

@@ -13,8 +13,9 @@ from worlds import random
 import pyrovae as pv
 from pyrovae.measure.impute import impute
 from pyrovae.objectives import IWAE
-from pyrovae.weights.log_weights import run, trace_pair
+from pyrovae.weights.run import run
 from pyrovae.weights.sites import enumeration_dim, sample_sites
+from pyrovae.weights.traces import trace_pair
 
 ROWS = 5
 
@@ -149,7 +150,7 @@ def test_what_pyro_trains_is_measured_by_every_door(name):
     case = own(name)
     data = case.x, *case.context
     report = pv.evaluate(
-        case.vae, data, particles=200, diagnostics=[pv.AIS(40, chains=16, data=2)]
+        case.vae, data, particles=200, diagnostics=[pv.AIS(40, particles=16, limit=2)]
     )
     assert not report.refused
     q = case.vae.encode(*data)
@@ -202,7 +203,7 @@ def test_a_program_that_mixes_particles_and_takes_no_rows_is_refused():
             pyro.sample("z", dist.Normal(0.0 * table, 1.0).to_event(1))
 
     with pytest.raises(ValueError, match=r"\[K, N, \.\.\.\], otherwise together than each alone"):
-        pv.log_weights(model, guide, random(2, ROWS, 2), particles=4)
+        pv.log_weights((model, guide), random(2, ROWS, 2), particles=4)
 
 
 def test_imputation_sees_each_particle_alone():

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import LinearGaussian, random
 
-from pyrovae.weights import bounds, log_weights
+from pyrovae.weights import bounds
 from pyrovae.weights import psis as pareto
+from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.psis import pareto_k
 
 REPETITIONS = 1000
@@ -239,7 +240,7 @@ def off_weights(data, particles):
     """Return log-weights of the off guide and the log-evidence of each datum."""
     world = LinearGaussian()
     x = world.sample(data)
-    log_w = log_weights(world.model, world.off_guide, x, particles=particles)
+    log_w = log_weights((world.model, world.off_guide), x, particles=particles)
     return log_w, world.log_evidence(x)
 
 

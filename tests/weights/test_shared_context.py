@@ -7,7 +7,7 @@ import torch
 from worlds import data_plate, random
 
 import pyrovae as pv
-from pyrovae.weights.log_weights import cut_data
+from pyrovae.weights.given import Given
 
 SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 LABEL = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
@@ -37,14 +37,14 @@ def log_evidence(x, label):
 def test_a_chunk_leaves_what_is_shared_whole(rows, chunk):
     """With as many data as dimensions, three, the scale could be taken for a row for each."""
     x, label = X[:rows], LABEL[:rows]
-    log_w = pv.log_weights(model, guide, x, SCALE, label, particles=4, chunk=chunk)
+    log_w = pv.log_weights((model, guide), x, SCALE, label, particles=4, chunk=chunk)
     torch.testing.assert_close(log_w, log_evidence(x, label).expand(4, -1))
 
 
 @pytest.mark.parametrize("data", [1, 2])
 def test_annealing_of_the_first_data_does(data):
     """By the guide, which is exact, every chain has the weight p(x)."""
-    ais = pv.AIS(4, chains=3, data=data, start="guide")
+    ais = pv.AIS(4, particles=3, limit=data, start="guide")
     found = ais((model, guide), X, SCALE, LABEL)
     wanted = log_evidence(X[:data], LABEL[:data])
     torch.testing.assert_close(found.log_w, wanted.expand(3, -1))
@@ -52,7 +52,7 @@ def test_annealing_of_the_first_data_does(data):
 
 def test_imputation_does(monkeypatch):
     """Two data at a time; the observed entries are put back, and z is independent by entry."""
-    monkeypatch.setattr(pv.imputation, "NUMBERS_PER_PASS", 2 * 256 * 20_000)
+    monkeypatch.setattr("pyrovae.weights.given.NUMBERS_PER_PASS", 2 * 256 * 20_000)
     mask = torch.tensor([[True, True, False], [True, False, True], [False, True, True]])
 
     def observed(x, scale, label, mask):
@@ -66,7 +66,7 @@ def test_imputation_does(monkeypatch):
             loc = (mask * x + label[:, None] / scale**2) / precision
             pyro.sample("z", dist.Normal(loc, precision**-0.5).to_event(1))
 
-    filled = pv.measure.impute.impute((observed, given), X, mask, SCALE, LABEL, particles=20_000)
+    filled = pv.impute((observed, given), X, SCALE, LABEL, mask, particles=20_000)
     wanted = LABEL[:, None].expand(3, 3)
     error = SCALE.expand(3, 3)[~mask] / 20_000**0.5
     assert ((filled.x - wanted)[~mask].abs() < 5 * error).all()
@@ -79,15 +79,15 @@ def test_a_tensor_that_no_program_reads_is_cut_with_the_data():
     def guided(x, scale, label, unread):
         guide(x, scale, label)
 
-    parts = list(cut_data(X, (SCALE, LABEL, LABEL), 2, pair=(indifferent, guided)))
+    given = Given(X, (SCALE, LABEL, LABEL), (indifferent, guided))
+    parts = list(given.cut(2))
     assert [[len(value) for value in part] for part in parts] == [[2, 3, 2, 2], [1, 3, 1, 1]]
-    first = cut_data(X, (SCALE, LABEL, LABEL), 3, first=1, pair=(indifferent, guided))
-    assert [[len(value) for value in part] for part in first] == [[1, 3, 1, 1]]
+    assert [len(value) for value in given.first(1)] == [1, 3, 1, 1]
 
 
 def test_looking_draws_nothing():
     torch.manual_seed(0)
-    list(cut_data(X, (SCALE, LABEL), 2, pair=(model, guide)))
+    list(Given(X, (SCALE, LABEL), (model, guide)).cut(2))
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1))

@@ -25,9 +25,15 @@ from pyrovae.measure.annealing.hmc import Pace, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point, Start
 from pyrovae.measure.findings import Finding, Quantity, collect, counted, without_error_over_data
 from pyrovae.measure.simulate import simulate
-from pyrovae.vae import evaluation_mode, programs, safe_to_compile
-from pyrovae.weights.bounds import Estimate, effective_sample_size, iwae_estimate, log_mean_exp
-from pyrovae.weights.log_weights import cut_data
+from pyrovae.weights.bounds import (
+    Estimate,
+    difference,
+    effective_sample_size,
+    iwae_estimate,
+    log_mean_exp,
+)
+from pyrovae.weights.given import Given
+from pyrovae.weights.target import Resolved, safe_to_compile
 
 Schedule = Callable[[int], Tensor]
 """A function of the number of temperatures T that returns beta_0 = 0 < ... < beta_T = 1."""
@@ -95,8 +101,8 @@ class AIS:
 
     Args:
         temperatures: T.
-        chains: K, for each datum.
-        data: how many of the data, the first ones, to measure.
+        particles: K, the chains of each datum.
+        limit: how many of the data to measure, the first ones.
         start: where the chains start: at "prior" or "guide". A good guide is near the posterior,
             so fewer temperatures do; a bad one has thin tails, and the prior is safe.
         schedule: how the temperatures are spaced: `sigmoid`, `linear` or a function of your own.
@@ -119,7 +125,7 @@ class AIS:
         ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 8, 4)),
         ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(4, 8, 2 * 2)),
         ... )
-        >>> found = pv.AIS(50, chains=8)(vae, torch.randn(3, 4))
+        >>> found = pv.AIS(50, particles=8)(vae, torch.randn(3, 4))
         >>> list(found.quantities)  # doctest: +NORMALIZE_WHITESPACE
         ['AIS, from below', 'simulated data, from below', 'simulated data, from above',
          'simulated data, gap']
@@ -128,14 +134,14 @@ class AIS:
     name: ClassVar[str] = "ais"
 
     temperatures: int = 1000
-    chains: int = 16
-    data: int = 64
+    particles: int = 16
+    limit: int = 64
     start: Start = "prior"
     schedule: Schedule = sigmoid
     leapfrogs: int = 3
 
     def __post_init__(self) -> None:  # noqa: D105
-        for name in ("temperatures", "chains", "data", "leapfrogs"):
+        for name in ("temperatures", "particles", "limit", "leapfrogs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"AIS needs {name} of at least 1; got {getattr(self, name)}")
         if self.start not in ("prior", "guide"):
@@ -155,14 +161,15 @@ class AIS:
         Raises:
             ValueError: naming the site, if a latent can neither be moved nor summed out.
         """
-        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.chains)
-        batches = list(cut_data(x, context, rows, first=self.data, pair=programs(target)))
-        with evaluation_mode(target):
+        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.particles)
+        resolved = Resolved.of(target)
+        with resolved.evaluating():
+            batches = list(resolved.given(x, *context).first(self.limit).cut(rows))
             gradients = 5 * len(batches) * self.temperatures * (self.leapfrogs + 1)
             compiled = gradients >= COMPILED_FROM and safe_to_compile(target)
-            density = LatentDensity(programs(target), self.chains, self.start, *batches[0])
+            density = LatentDensity(resolved.pair, self.particles, self.start, *batches[0])
 
-            def measured(batch: list[Any]) -> dict[str, Tensor]:
+            def measured(batch: Given) -> dict[str, Tensor]:
                 path = density.given(*batch)
                 if compiled:
                     path.compile()
@@ -170,7 +177,7 @@ class AIS:
 
             annealing = f"annealing over {self.temperatures:,} temperatures"
             found = collect(measured, batches, annealing)
-        return Sandwich(settings=self, wanted=min(self.data, len(x)), **_joined(found.pieces))
+        return Sandwich(settings=self, wanted=min(self.limit, len(x)), **_joined(found.pieces))
 
     @torch.no_grad()
     def forward(self, path: LatentDensity, paces: Sequence[Pace]) -> Tensor:
@@ -291,7 +298,7 @@ class Sandwich(Finding):
     def title(self) -> str:
         """How many data, and the settings."""
         return (
-            f"{counted(self.log_w.shape[1], self.wanted)}, AIS with {self.settings.chains:,} "
+            f"{counted(self.log_w.shape[1], self.wanted)}, AIS with {self.settings.particles:,} "
             f"chains over {self.settings.temperatures:,} temperatures, nats per datum"
         )
 
@@ -350,13 +357,17 @@ class Sandwich(Finding):
                 "steps or more temperatures."
             )
         effective = effective_sample_size(self.log_w).mean().item()
-        if effective < FEW * self.settings.chains:
+        if effective < FEW * self.settings.particles:
             found.append(
-                f"On the test data {effective:.1f} of {self.settings.chains:,} chains carry the "
-                "weight: the bound there may be far too low, its error too small, and the data "
+                f"On the test data {effective:.1f} of {self.settings.particles:,} chains carry "
+                "the weight: the bound there may be far too low, its error too small, and the data "
                 "unlike the model's. Take more temperatures."
             )
         return found
+
+    def beside(self, bound: Estimate, k: int, *, independent: bool) -> Sequence[str]:
+        """Say what annealing found over IWAE-k on the same data."""
+        return [_beside(_gain(self.lower, bound, independent=independent), k)]
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
@@ -373,3 +384,29 @@ def _joined(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _over_data_alone(value: Tensor) -> Estimate:
     return Estimate(value, torch.full_like(value, math.nan))
+
+
+def _gain(annealed: Estimate, bound: Estimate, *, independent: bool) -> Estimate:
+    """Return what annealing found over a bound on the same data, the first of them."""
+    n = len(annealed.value)
+    first = Estimate(bound.value[:n], bound.standard_error[:n])
+    return difference(annealed, first, independent=independent)
+
+
+def _beside(gain: Estimate, k: int) -> str:
+    """Say what annealing found over the bound at k, and whether that is more than chance."""
+    mean, error, n = gain.mean, gain.error_over_particles, len(gain.value)
+    whose = f"the first {n:,} data" if n > 1 else "the first datum"
+    said = f"On {whose} annealed importance sampling finds {mean:+.2f}"
+    if math.isnan(error):
+        return f"{said} nats beside IWAE-{k}, with one chain and no error."
+    if mean > 2 * error:
+        what = "that bound is short of log p(x) there by so much at least."
+    elif mean < -2 * error:
+        what = (
+            "it is the looser bound there, and tells nothing of the other. Take more "
+            "temperatures, or start at the guide."
+        )
+    else:
+        what = "no more than that bound, within errors."
+    return f"{said} ± {error:.2f} nats beside IWAE-{k}: {what}"

@@ -29,17 +29,15 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from pyrovae.graphs.capture import record
 from pyrovae.graphs.guards import Reach
 from pyrovae.graphs.signatures import Arguments, NotRecordable
-from pyrovae.weights.log_weights import Program
+from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
     advice_on_shapes,
     check_plates,
-    check_shape,
-    enumeration_dim,
     is_point_mass,
-    log_prob,
     sample_sites,
 )
+from pyrovae.weights.traces import Program
 
 Start = Literal["prior", "guide"]
 
@@ -216,12 +214,8 @@ class LatentDensity:
     def _summed(self, sites: Iterable[tuple[str, Any]]) -> Tensor:
         """Add log-probabilities up and sum what is enumerated out, [K, N]."""
         sites = list(sites)
-        dims = {enumeration_dim(site) for _, site in sites} - {None}
-        terms = [log_prob(site) for _, site in sites]
-        for (name, _), term in zip(sites, terms, strict=True):
-            check_shape(name, term.shape, self.shape, dims)
-        total: Tensor = sum(terms[1:], start=terms[0])
-        return total.reshape(-1, *self.shape).logsumexp(0) if dims else total
+        layout = Layout.of_sites(sites, self.shape)
+        return layout.summed_out(layout.log_density(sites))
 
     def _by_site(self, u: Tensor) -> dict[str, Tensor]:
         pieces = u.split(list(self._sizes.values()), dim=-1)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from pyrovae.measure.latents.sites import (
     LatentSite,
-    data_per_pass,
     drawn,
     flat,
     latent_sites,
 )
-from pyrovae.vae import evaluation_mode, programs
-from pyrovae.weights.log_weights import cut_data
+from pyrovae.weights.given import Given
+from pyrovae.weights.target import Resolved
+from pyrovae.weights.traces import Program
 
 ACTIVE: Final = 0.01
 """The variance of the posterior mean above which a latent is active (Burda et al., 2016).
@@ -108,39 +108,40 @@ def active_units(target: Any, x: Tensor, *context: Any) -> Activity:
         >>> active_units(vae, torch.zeros(5, 64)).count  # all data are alike
         0
     """
-    check_several(x)
-    guide = programs(target)[1]
-    with evaluation_mode(target):
-        sites = [
-            site for site in latent_sites(guide, *first(PROBED, x, context)) if not site.discrete
-        ]
-        if not sites:
-            return Activity((), torch.zeros(len(x), 0))
-        probe = drawn(guide, 1, *first(PROBED, x, context))
-        closed = all(_has_mean(site, probe.nodes[site.name]["fn"]) for site in sites)
-        particles = 1 if closed else MEAN_DRAWS
-        pieces = [
-            _means(sites, drawn(guide, particles, *part), closed=closed)
-            for part in cut_data(x, context, data_per_pass(x, particles))
-        ]
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    check_several(given)
+    with resolved.evaluating():
+        return _activity(resolved.guide, given)
+
+
+def _activity(guide: Program, given: Given) -> Activity:
+    probed = given.first(PROBED)
+    sites = [site for site in latent_sites(guide, *probed) if not site.discrete]
+    if not sites:
+        return Activity((), torch.zeros(len(given), 0))
+    probe = drawn(guide, 1, *probed)
+    closed = all(_has_mean(site, probe.nodes[site.name]["fn"]) for site in sites)
+    particles = 1 if closed else MEAN_DRAWS
+    pieces = [
+        _means(sites, drawn(guide, particles, *part), closed=closed)
+        for part in given.passes(particles)
+    ]
     means, noise = (torch.cat(columns) for columns in zip(*pieces, strict=True))
-    spread = (means - means.mean(0)).square() * (len(x) / (len(x) - 1))
+    spread = (means - means.mean(0)).square() * (len(given) / (len(given) - 1))
     return Activity(tuple(name for site in sites for name in site.names), spread - noise)
 
 
-def first(n: int, x: Tensor, context: tuple[Any, ...]) -> list[Any]:
-    """Return the first n rows of x and its context."""
-    return next(iter(cut_data(x, context, n)))
-
-
-def check_several(x: Tensor) -> None:
-    """Hold the number of data against what a comparison of them needs.
+def check_several(given: Given) -> None:
+    """Check that there are data to compare.
 
     Raises:
         ValueError: for fewer than two.
     """
-    if len(x) < 2:
-        raise ValueError(f"latents of different data are compared; got {len(x)}: give two or more")
+    if len(given) < 2:
+        raise ValueError(
+            f"latents of different data are compared; got {len(given)}: give two or more"
+        )
 
 
 def _means(sites: list[LatentSite], trace: Any, *, closed: bool) -> tuple[Tensor, Tensor]:

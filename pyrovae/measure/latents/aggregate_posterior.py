@@ -24,8 +24,9 @@ from pyrovae.measure.latents.sites import (
     is_factorised,
     marginals,
 )
-from pyrovae.weights.log_weights import Program, cut_data
+from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.traces import Program
 
 NUMBERS: Final = 2**20
 """How many densities log q(z_j | x_n) a pass holds: few enough for a processor's cache."""
@@ -138,7 +139,7 @@ class Sum:
         return part if total is None else torch.logaddexp(total, part)
 
 
-def over_data(sums: list[Sum], x: Tensor, *context: Any) -> tuple[list[Tensor], int]:
+def over_data(sums: list[Sum], given: Given) -> tuple[list[Tensor], int]:
     """Return sums over all data, and over how many where an interrupt cut them short.
 
     Memory is bounded: a pass holds so many data that the densities at all values fit.
@@ -148,8 +149,8 @@ def over_data(sums: list[Sum], x: Tensor, *context: Any) -> tuple[list[Tensor], 
     """
     width = max(len(s.owners) * (1 + s.posterior.dimensions) for s in sums)
     size = max(1, NUMBERS // width)
-    starts = range(0, len(x), size)
-    parts = zip(starts, cut_data(x, context, size), strict=True)
+    starts = range(0, len(given), size)
+    parts = zip(starts, given.cut(size), strict=True)
     # One value, so that an interrupt never parts the totals from each other or from the count.
     found: tuple[list[Any], int] = ([None] * len(sums), 0)
 
@@ -157,7 +158,7 @@ def over_data(sums: list[Sum], x: Tensor, *context: Any) -> tuple[list[Tensor], 
         nonlocal found
         (start, part), (totals, met) = next(parts), found
         more = [each.added(total, start, *part) for each, total in zip(sums, totals, strict=True)]
-        found = more, met + len(part[0])
+        found = more, met + len(part)
 
     collect(add, starts, "aggregate posterior")
     if found[1] < 2:

@@ -15,13 +15,13 @@ from pyrovae.measure.latents.aggregate_posterior import Posterior
 from pyrovae.measure.latents.sites import (
     Values,
     alike,
-    data_per_pass,
     drawn,
     latent_values,
     score_model,
 )
 from pyrovae.weights.bounds import students_factor
-from pyrovae.weights.log_weights import Program, cut_data
+from pyrovae.weights.given import Given
+from pyrovae.weights.traces import Program
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,10 @@ class Codes:
         return Codes(**{name: changed(value) for name, value in vars(self).items()})
 
 
-def draw_codes(
-    model: Program, posterior: Posterior, particles: int, x: Tensor, *context: Any
-) -> Codes:
+def draw_codes(model: Program, posterior: Posterior, particles: int, given: Given) -> Codes:
     """Draw K codes for each datum; data 0 and 1 are a pair, 2 and 3, and so on."""
-    size = max(2, data_per_pass(x, particles) // 2 * 2)
-    return _join(
-        [_draw(model, posterior, particles, *part) for part in cut_data(x, context, size)]
-    )
+    size = max(2, given.per_pass(particles) // 2 * 2)
+    return _join([_draw(model, posterior, particles, part) for part in given.cut(size)])
 
 
 def two_stage(values: Tensor, population: float) -> Number:
@@ -119,15 +115,15 @@ def two_stage(values: Tensor, population: float) -> Number:
     return Number(values.mean().item(), over_data, math.sqrt(left))
 
 
-def _draw(model: Program, posterior: Posterior, particles: int, x: Tensor, *context: Any) -> Codes:
-    trace = drawn(posterior.guide, particles, x, *context)
+def _draw(model: Program, posterior: Posterior, particles: int, given: Given) -> Codes:
+    trace = drawn(posterior.guide, particles, *given)
     values = latent_values(trace)
-    from_prior = drawn(model, particles, x, *context)
+    from_prior = drawn(model, particles, *given)
     prior_values = {name: from_prior.nodes[name]["value"] for name in values}
-    log_prior, log_likelihood = score_model(model, values, x, *context)
-    _check_prior(model, values, log_prior, x, *context)
-    _, swapped = score_model(model, _swapped(values), x, *context)
-    prior_density, prior_likelihood = score_model(model, prior_values, x, *context)
+    log_prior, log_likelihood = score_model(model, values, *given)
+    _check_prior(model, values, log_prior, given)
+    _, swapped = score_model(model, _swapped(values), *given)
+    prior_density, prior_likelihood = score_model(model, prior_values, *given)
     return Codes(
         values=values,
         own=posterior.log_q(trace, values),
@@ -140,19 +136,14 @@ def _draw(model: Program, posterior: Posterior, particles: int, x: Tensor, *cont
     )
 
 
-def _check_prior(
-    model: Program, values: Values, log_prior: Tensor, x: Tensor, *context: Any
-) -> None:
+def _check_prior(model: Program, values: Values, log_prior: Tensor, given: Given) -> None:
     """Hold the prior of each datum against that of its neighbour.
 
     Raises:
         ValueError: if they differ.
     """
-    neighbours = [
-        value.roll(1, 0) if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] else value
-        for value in context
-    ]
-    if context and not alike(log_prior, score_model(model, values, x, *neighbours)[0]):
+    neighbors = given.mapped(lambda value: value.roll(1, 0), context_alone=True)
+    if given.context and not alike(log_prior, score_model(model, values, *neighbors)[0]):
         raise ValueError(
             f"the prior of {list(values)} depends on the context, so that the aggregate posterior "
             "has no one prior to be held against: measure the data of one context at a time"

@@ -27,15 +27,14 @@ from pyrovae.measure.latents.active_units import (
     Activity,
     active_units,
     check_several,
-    first,
 )
 from pyrovae.measure.latents.aggregate_posterior import Mixture, Posterior, Sum, over_data
 from pyrovae.measure.latents.draws import Codes, draw_codes, two_stage
 from pyrovae.measure.latents.sites import LatentSite, Values, latent_sites
 from pyrovae.measure.unused_latents import MUCH, NEGLIGIBLE
-from pyrovae.vae import check_data, evaluation_mode, programs
-from pyrovae.weights.context import Context
-from pyrovae.weights.log_weights import Program, check_pair, trace_pair
+from pyrovae.weights.given import Given
+from pyrovae.weights.target import Resolved
+from pyrovae.weights.traces import Program
 
 UNSETTLED: Final = 0.5
 """Nats between the bounds on the population's information above which a finding says so."""
@@ -84,7 +83,7 @@ class Latents:
     of the total correlation is of the next, and the two values tell more than their errors.
 
     Args:
-        data: the first so many data only.
+        limit: how many of the data to measure, the first ones; None for all.
         draws: of the aggregate posterior: two or more for each of so many data as that allows,
             chosen at random. Each is scored under all the data.
         hole: the ratio of densities below which one misses the other.
@@ -115,15 +114,15 @@ class Latents:
 
     name: ClassVar[str] = "latents"
 
-    data: int | None = None
+    limit: int | None = None
     draws: int = 2000
     hole: float = 0.05
 
     def __post_init__(self) -> None:  # noqa: D105
-        if self.draws < 4 or (self.data is not None and self.data < 2):
+        if self.draws < 4 or (self.limit is not None and self.limit < 2):
             raise ValueError(
                 "latents of two data or more are compared by two draws of each; got "
-                f"data={self.data}, draws={self.draws}"
+                f"limit={self.limit}, draws={self.draws}"
             )
         if not 0 < self.hole < 1:
             raise ValueError(f"a hole is a ratio of densities below 1; got hole={self.hole}")
@@ -131,26 +130,23 @@ class Latents:
     @torch.no_grad()
     def __call__(self, target: Any, x: Tensor, *context: Any) -> LatentFinding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
-        check_data(target, x, *context)
-        beside = Context.of(x, *context)
-        data = first(self.data or len(x), x, beside.own)
-        check_several(data[0])
-        model, guide = (beside.bound(program) for program in programs(target))
-        with evaluation_mode(target):
-            return self._measure(model, guide, *data)
+        resolved = Resolved.of(target)
+        whole = resolved.given(x, *context)
+        model, guide = (whole.bound(program) for program in resolved.pair)
+        given = whole.first(self.limit).unshared((model, guide))
+        check_several(given)
+        with resolved.evaluating():
+            return self._measure(model, guide, given)
 
-    def _measure(
-        self, model: Program, guide: Program, x: Tensor, *context: Tensor
-    ) -> LatentFinding:
-        probe = first(PROBED, x, context)
-        check_pair(*trace_pair(model, guide, *probe, particles=1))
+    def _measure(self, model: Program, guide: Program, given: Given) -> LatentFinding:
+        probe = given.first(PROBED)
+        probe.trace(1)  # Checks that the programs fit together.
         posterior = Posterior(guide, latent_sites(guide, *probe))
-        shuffled, *beside = _shuffled(x, context)
-        sources = min(len(x), self.draws // 2)
-        codes = draw_codes(
-            model, posterior, self.draws // sources, *first(sources, shuffled, tuple(beside))
-        )
-        mixture, of_prior = _aggregate(posterior, codes, shuffled, *beside)
+        # The first of shuffled data are a random choice.
+        shuffled = given.rows(torch.randperm(len(given), device=given.x.device))
+        sources = min(len(given), self.draws // 2)
+        codes = draw_codes(model, posterior, self.draws // sources, shuffled.first(sources))
+        mixture, of_prior = _aggregate(posterior, codes, shuffled)
         codes = codes.first(mixture.size)
         numbers = _surgery(codes, mixture)
         if posterior.complete:
@@ -162,9 +158,9 @@ class Latents:
         } | self._masses(codes, mixture, of_prior)
         return LatentFinding(
             data=mixture.size,
-            wanted=len(x),
+            wanted=len(given),
             draws=mixture.own[..., 0].numel(),
-            activity=active_units((model, guide), x, *context),
+            activity=active_units((model, guide), *given),
             numbers=numbers,
             sites=posterior.sites,
             hole=self.hole,
@@ -355,22 +351,14 @@ class LatentFinding(Finding):
         )
 
 
-def _shuffled(x: Tensor, context: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return x and its context in random order, so that the first so many are a random choice."""
-    order = torch.randperm(len(x), device=x.device)
-    return [value[order] for value in (x, *context)]
-
-
-def _aggregate(
-    posterior: Posterior, codes: Codes, x: Tensor, *context: Any
-) -> tuple[Mixture, Tensor]:
+def _aggregate(posterior: Posterior, codes: Codes, given: Given) -> tuple[Mixture, Tensor]:
     """Return the mixture over the data at the codes, and log q(z) at the prior's draws, [L]."""
     draws, sources = codes.log_prior.shape
-    owners = torch.arange(sources, device=x.device).repeat(draws)
+    owners = torch.arange(sources, device=given.x.device).repeat(draws)
     at_codes = Sum(posterior, _rows(codes.values), owners)
     joint = replace(posterior, by_dimension=False)
     at_prior = Sum(joint, _rows(codes.prior_values), torch.full_like(owners, -1))
-    (others, of_prior), size = over_data([at_codes, at_prior], x, *context)
+    (others, of_prior), size = over_data([at_codes, at_prior], given)
     others = others.reshape(draws, sources, -1)[:, :size]
     of_prior = of_prior.reshape(draws, sources)[:, :size] - math.log(size)
     return Mixture(codes.own[:, :size].double(), others, size), of_prior

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from pyrovae.measure.latents.active_units import PROBED, active_units, check_several, first
+from pyrovae.measure.latents.active_units import PROBED, active_units, check_several
 from pyrovae.measure.latents.sites import (
     LatentSite,
-    data_per_pass,
     drawn,
     flat,
     is_factorised,
     latent_sites,
 )
-from pyrovae.vae import evaluation_mode, programs
-from pyrovae.weights.log_weights import Program, cut_data
+from pyrovae.weights.given import Given
+from pyrovae.weights.target import Resolved
+from pyrovae.weights.traces import Program
 
 POINTS: Final = 121
 """Grid points in either direction."""
@@ -121,10 +121,11 @@ def latent_plane(
         >>> plane.aggregate.shape
         torch.Size([121, 121])
     """
-    check_several(x)
-    model, guide = programs(target)
-    with evaluation_mode(target):
-        probe = first(PROBED, x, context)
+    resolved = Resolved.of(target)
+    given, model, guide = resolved.given(x, *context), resolved.model, resolved.guide
+    check_several(given)
+    with resolved.evaluating():
+        probe = given.first(PROBED)
         names = dimensions or _most_active(target, x, *context)
         at = [_located(latent_sites(guide, *probe), name) for name in names]
         if len(at) != 2 or at[0][0] != at[1][0] or at[0][1] == at[1][1]:
@@ -134,9 +135,9 @@ def latent_plane(
             )
         columns = [column for _, column in at]
         site = at[0][0]
-        posteriors = _components(guide, site, columns, x, context)
+        posteriors = _components(guide, site, columns, given)
         prior, _ = _located(latent_sites(model, *probe), names[0])
-        priors = _components(model, prior, columns, x, context)
+        priors = _components(model, prior, columns, given)
     grid = _grid(posteriors.draws, priors.draws)
     return LatentPlane(
         names=(names[0], names[1]),
@@ -199,14 +200,14 @@ class _Components:
 
 
 def _components(
-    program: Program, site: LatentSite, columns: list[int], x: Tensor, context: tuple[Any, ...]
+    program: Program, site: LatentSite, columns: list[int], given: Given
 ) -> _Components:
     """Run a program on all data and keep its distributions at the site, and its draws."""
-    fn = drawn(program, 1, *first(1, x, context)).nodes[site.name]["fn"]
+    fn = drawn(program, 1, *given.first(1)).nodes[site.name]["fn"]
     each = 1 if is_factorised(fn) and not site.dependent else DRAWS_EACH
-    particles = max(each, math.ceil(LEAST_DRAWS / len(x)))
+    particles = max(each, math.ceil(LEAST_DRAWS / len(given)))
     draws, factors = [], []
-    for part in cut_data(x, context, data_per_pass(x, particles)):
+    for part in given.passes(particles):
         found = drawn(program, particles, *part).nodes[site.name]
         draws.append(flat(found["value"])[..., columns].flatten(0, 1))
         factors += [found["fn"].base_dist] if is_factorised(fn) else []

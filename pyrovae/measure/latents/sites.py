@@ -14,17 +14,17 @@ from pyro import poutine
 from torch import Tensor
 from torch import distributions as td
 
-from pyrovae.weights.log_weights import NUMBERS_PER_PASS, Program, trace_model
+from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
     advice_on_shapes,
     check_plates,
-    check_shape,
     enumeration_dim,
     is_point_mass,
     log_prob,
     sample_sites,
 )
+from pyrovae.weights.traces import Program, held, trace_model
 
 Values = dict[str, Tensor]
 
@@ -103,7 +103,7 @@ def latent_sites(program: Program, x: Tensor, *context: Any) -> list[LatentSite]
 
 def drawn(program: Program, particles: int, *data: Any, given: Values | None = None) -> Any:
     """Trace a program under a plate of K particles, the sites in `given` at these values."""
-    program = poutine.replay(over_particles(program, particles), trace=_held(given or {}))
+    program = poutine.replay(over_particles(program, particles), trace=held(given or {}))
     with advice_on_shapes():
         return poutine.trace(program).get_trace(*data)
 
@@ -143,50 +143,24 @@ def score_model(model: Program, values: Values, x: Tensor, *context: Any) -> tup
     Raises:
         ValueError: if the model samples a latent that is neither given nor summed out.
     """
-    particles, size = next(iter(values.values())).shape[:2]
-    trace = trace_model(model, x, *context, particles=particles, given=_held(values))
+    particles = len(next(iter(values.values())))
+    trace = trace_model(model, x, *context, particles=particles, given=held(values))
+    layout = Layout.measured(trace, particles=particles)
     sites = dict(sample_sites(trace))
-    dims = {enumeration_dim(site) for site in sites.values()} - {None}
-    latent: list[Tensor] = []
-    observed: list[Tensor] = []
-    for name, site in sites.items():
-        term = log_prob(site)
-        check_shape(name, term.shape, (particles, size), dims)
-        (observed if site["is_observed"] else latent).append(term)
-        if not site["is_observed"] and name not in values and enumeration_dim(site) is None:
+    latent = {name: site for name, site in sites.items() if not site["is_observed"]}
+    for name, site in latent.items():
+        if name not in values and enumeration_dim(site) is None:
             raise ValueError(
                 f"the model samples the site '{name}' and the guide does not: add it to the "
                 'guide, or sum it out with infer={"enumerate": "parallel"}'
             )
-    log_prior = _total(latent, particles, size)
-    return log_prior, _total(latent + observed, particles, size) - log_prior
+    log_prior = layout.summed_out(layout.log_density(latent.items()))
+    return log_prior, layout.summed_out(layout.log_density(sites.items())) - log_prior
 
 
 def alike(first: Tensor, second: Tensor) -> bool:
     """Tell whether log-probabilities are the same but for rounding."""
     return torch.allclose(first, second, rtol=1e-4, atol=1e-4)
-
-
-def data_per_pass(x: Tensor, particles: int) -> int:
-    """Return how many data a pass of K particles holds in bounded memory."""
-    return max(1, NUMBERS_PER_PASS // max(256, x[0].numel()) // particles)
-
-
-def _held(values: Values) -> Any:
-    trace = poutine.Trace()
-    for name, value in values.items():
-        trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
-    return trace
-
-
-def _total(terms: list[Tensor], particles: int, size: int) -> Tensor:
-    """Add log-probabilities up and sum what is enumerated out, [K, N]."""
-    total = sum(terms[1:], start=terms[0])
-    return (
-        total.expand(torch.broadcast_shapes(total.shape, (particles, size)))
-        .reshape(-1, particles, size)
-        .logsumexp(0)
-    )
 
 
 def _rolled(values: Values, keep: str) -> Values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,18 +11,18 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.measure.latents.active_units import PROBED, active_units, check_several, first
+from pyrovae.measure.latents.active_units import PROBED, active_units, check_several
 from pyrovae.measure.latents.sites import (
     Values,
-    data_per_pass,
     drawn,
     flat,
     latent_sites,
     latent_values,
 )
-from pyrovae.vae import VAE, evaluation_mode
-from pyrovae.weights.log_weights import cut_data
+from pyrovae.vae import VAE
+from pyrovae.weights.given import Given
 from pyrovae.weights.sites import mean_of
+from pyrovae.weights.target import Resolved
 
 QUANTILES: Final = (0.01, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.99)
 MOST: Final = 10
@@ -84,16 +83,18 @@ def traverse(
         >>> found.means.shape
         torch.Size([1, 9, 64])
     """
-    check_several(x)
+    resolved = Resolved.of(vae)
+    given = resolved.given(x, *context)
+    check_several(given)
     if not 0 <= datum < len(x) or not all(0 <= share <= 1 for share in quantiles):
         raise ValueError(
             f"a traversal holds the code of one of the {len(x)} data and walks through quantiles "
             f"between 0 and 1; got datum={datum}, quantiles={list(quantiles)}"
         )
-    with evaluation_mode(vae):
+    with resolved.evaluating():
         places = {
             name: (site.name, j)
-            for site in latent_sites(vae.guide, *first(PROBED, x, context))
+            for site in latent_sites(vae.guide, *given.first(PROBED))
             if not site.discrete
             for j, name in enumerate(site.names)
         }
@@ -101,15 +102,15 @@ def traverse(
         unknown = [name for name in names if name not in places]
         if unknown:
             raise ValueError(f"there are no dimensions {unknown}; there are {list(places)}")
-        steps = _steps(vae, quantiles, x, *context)
-        row = next(itertools.islice(cut_data(x, context, 1), datum, None))
+        steps = _steps(vae, quantiles, given)
+        row = given.rows(slice(datum, datum + 1))
         with Means():
             code = latent_values(drawn(vae.guide, 1, *row))
         values = torch.stack([steps[places[name][0]][:, places[name][1]] for name in names])
         walks = [
             _walk(code, *places[name], along) for name, along in zip(names, values, strict=True)
         ]
-        means = torch.stack([_decoded(vae, walk, *row[1:]) for walk in walks])
+        means = torch.stack([_decoded(vae, walk, *row.context) for walk in walks])
     return Traversal(names, tuple(quantiles), values, means)
 
 
@@ -132,13 +133,10 @@ def _most_active(vae: VAE, x: Tensor, *context: Any) -> list[str]:
     return [activity.names[j] for j in activity.order[:MOST]]
 
 
-def _steps(vae: VAE, quantiles: Sequence[float], x: Tensor, *context: Any) -> dict[str, Tensor]:
+def _steps(vae: VAE, quantiles: Sequence[float], given: Given) -> dict[str, Tensor]:
     """Return the quantiles of the aggregate posterior by site, [S, D], from a draw a datum."""
-    pieces = [
-        latent_values(drawn(vae.guide, 1, *part))
-        for part in cut_data(x, context, data_per_pass(x, 1))
-    ]
-    shares = torch.as_tensor(list(quantiles), device=x.device)
+    pieces = [latent_values(drawn(vae.guide, 1, *part)) for part in given.passes(1)]
+    shares = torch.as_tensor(list(quantiles), device=given.x.device)
     found = {}
     for name in pieces[0]:
         draws = torch.cat([flat(piece[name])[0] for piece in pieces])

@@ -21,7 +21,6 @@ from torch import Tensor
 from pyrovae.measure.findings import Finding, collect, join, without_error_over_data
 from pyrovae.measure.refinement.flow import PerDatumFlow
 from pyrovae.measure.refinement.refine import Program, Refined, common_weights, refine, unrefined
-from pyrovae.vae import check_data, evaluation_mode, placed, programs
 from pyrovae.weights.bounds import (
     Estimate,
     difference,
@@ -29,8 +28,9 @@ from pyrovae.weights.bounds import (
     iwae_estimate,
     mean_estimate,
 )
-from pyrovae.weights.context import Context
-from pyrovae.weights.log_weights import cut_data, log_weights
+from pyrovae.weights.given import Given
+from pyrovae.weights.log_weights import log_weights
+from pyrovae.weights.target import Resolved
 
 ELBO: Final = "ELBO"
 REFINED: Final = "ELBO, refined"
@@ -66,20 +66,23 @@ NEGLIGIBLE: Final = 0.01
 FEW: Final = 20
 """The effective sample size below which a datum's log p(x) rests on few particles."""
 
+Batch = tuple[Given, Estimate | None]
+
 
 @dataclass(frozen=True)
 class Gaps:
     """Split what the ELBO loses into the amortisation gap and the approximation gap.
 
-    As a diagnostic of `evaluate`, or by itself: `Gaps(data=50)(vae, x)`. What it measures, and
+    As a diagnostic of `evaluate`, or by itself: `Gaps(limit=50)(vae, x)`. What it measures, and
     the errors, are told at `inference_gaps`.
 
     Args:
-        data: the first so many data; None takes all.
+        limit: how many of the data to measure, the first ones; None for all.
         particles: K, for each datum and each level.
         steps: of refinement within the guide's family, and as many again for the flow.
         lr: the size of refinement's first step, in the units of the network's output.
-        flow: the richer family; None leaves it out.
+        flow: a richer family, such as `PerDatumFlow()`, which doubles the cost; None leaves it
+            out.
         batch_size: the data that are refined together; an interrupt keeps finished batches.
 
     Raises:
@@ -95,23 +98,23 @@ class Gaps:
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
         ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
         ... )
-        >>> finding = Gaps(data=5, steps=20)(vae, torch.bernoulli(torch.full((8, 64), 0.5)))
+        >>> finding = Gaps(limit=5, steps=20)(vae, torch.bernoulli(torch.full((8, 64), 0.5)))
         >>> finding.title
         'inference gaps of 5 data, nats per datum'
     """
 
-    data: int | None = 100
+    limit: int | None = 100
     particles: int = 1000
     steps: int = 300
     lr: float = 0.05
-    flow: PerDatumFlow | None = PerDatumFlow()
+    flow: PerDatumFlow | None = None
     batch_size: int = 50
 
     name: ClassVar[str] = "gaps"
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        least = {"data": 1, "particles": 2, "steps": 2}
+        least = {"limit": 1, "particles": 2, "steps": 2}
         met = {name: getattr(self, name) for name in least if getattr(self, name) is not None}
         low = {name: value for name, value in met.items() if value < least[name]}
         if low:
@@ -277,36 +280,44 @@ def inference_gaps(
         True
     """
     settings = settings or Gaps()
-    check_data(target, x, *context)
-    x, *rest = placed(target, x, *context)
-    beside = Context.of(x, *rest)
-    x, *own = next(cut_data(x, beside.own, settings.data or len(x)))
-    known = None if log_evidence is None else _known(log_evidence, x)
-    model = beside.bound(programs(target)[0])
+    resolved = Resolved.of(target)
+    whole = resolved.given(x, *context)
+    model = whole.bound(resolved.model)
+    given = whole.first(settings.limit).unshared()
+    known = None if log_evidence is None else _known(log_evidence, given.x)
 
-    def work(batch: list[Any]) -> tuple[dict[str, Estimate], Tensor]:
-        batch, given = batch[: 1 + len(own)], batch[1 + len(own) :]
+    def work(batch: Batch) -> tuple[dict[str, Estimate], Tensor]:
+        data, evidence = batch
         return levels_and_gaps(
             model,
-            refined_guides(model, _start(target, beside, *batch), settings, batch),
-            *batch,
+            refined_guides(model, _start(target, whole, *data), settings, list(data)),
+            *data,
             particles=settings.particles,
-            log_evidence=Estimate(*given) if given else None,
+            log_evidence=evidence,
         )
 
-    batches = list(cut_data(x, (*own, *(known or ())), settings.batch_size))
-    with evaluation_mode(target), torch.no_grad():
+    with resolved.evaluating(), torch.no_grad():
+        batches = _batches(given, known, settings.batch_size)
         done = collect(work, batches, "refining each datum's posterior")
     estimates, sizes = zip(*done.pieces, strict=True)
     return GapFinding(
         {name: join([found[name] for found in estimates]) for name in estimates[0]},
         torch.cat(sizes) if known is None else None,
-        wanted=len(x),
+        wanted=len(given),
         source=_source(settings, log_evidence),
     )
 
 
-def _start(target: Any, beside: Context, x: Tensor, *own: Tensor) -> Refined:
+def _batches(given: Given, known: tuple[Tensor, Tensor] | None, size: int) -> list[Batch]:
+    """Cut the data, and what is known of log p(x) beside them."""
+    parts = list(given.cut(size))
+    if known is None:
+        return [(part, None) for part in parts]
+    columns = zip(*(value.split(size) for value in known), strict=True)
+    return [(part, Estimate(*pair)) for part, pair in zip(parts, columns, strict=True)]
+
+
+def _start(target: Any, beside: Given, x: Tensor, *own: Tensor) -> Refined:
     """Return the guide of these data as the network has it, a program of what is their own."""
     start = unrefined(target, x, *beside.whole(own))
     return Refined(start.posterior, start.parameters, x, *own, site=start.site)
@@ -348,7 +359,7 @@ def levels_and_gaps(
     rows = dict(zip(guides, log_w, strict=True))
     with torch.no_grad():
         last = list(guides.values())[-1]
-        fresh = log_weights(model, last, x, *context, particles=particles)
+        fresh = log_weights((model, last), x, *context, particles=particles)
     elbos = {name: mean_estimate(rows[name]) for name in rows}
     levels = elbos | {LOG_EVIDENCE: log_evidence or iwae_estimate(fresh)}
     gaps = {

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from pyrovae.measure.refinement.flow import Family, PerDatumFlow
 from pyrovae.randomness import seeded
-from pyrovae.vae import VAE, evaluation_mode, programs
+from pyrovae.vae import VAE
 from pyrovae.weights.bounds import mean_estimate
-from pyrovae.weights.log_weights import cut_data, log_weights
+from pyrovae.weights.given import Given
+from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.target import evaluation_mode, programs
 
 Program = Callable[..., Any]
 
@@ -83,7 +85,7 @@ def refine(
         ... )
         >>> x = torch.randn(5, 64)
         >>> guide = refine(vae, x, steps=10)
-        >>> log_weights(vae.model, guide, x, particles=100).shape
+        >>> log_weights((vae.model, guide), x, particles=100).shape
         torch.Size([100, 5])
     """
     if steps < 1 or not 0 < lr < math.inf:
@@ -156,9 +158,7 @@ class Refined:
         self, posterior: Family, parameters: Tensor, x: Tensor, *context: Any, site: str = "z"
     ) -> None:
         self.posterior, self.parameters, self.site = posterior, parameters, site
-        self._per_datum = [
-            isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] for value in context
-        ]
+        self._per_datum = Given(x, context).per_datum
         self._rows = {key: row for row, key in enumerate(self._keys(x, *context))}
 
     def __call__(self, x: Tensor, *context: Any) -> Tensor:
@@ -211,7 +211,7 @@ def common_weights(
     found = []
     for guide in guides:
         with seeded(seed), torch.no_grad():
-            found.append(log_weights(model, guide, x, *context, particles=particles))
+            found.append(log_weights((model, guide), x, *context, particles=particles))
     return found
 
 
@@ -227,7 +227,7 @@ def _ascend(
     moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with torch.enable_grad():
         for _ in range(steps):
-            log_w = log_weights(model, guide, x, *context, particles=PARTICLES)
+            log_w = log_weights((model, guide), x, *context, particles=PARTICLES)
             (gradient,) = torch.autograd.grad(-log_w.mean(0).sum(), parameters)
             # Far out, one draw may have no finite gradient: that datum rests for a step.
             finite = gradient.isfinite().all(-1)
@@ -267,7 +267,7 @@ def _network_and_family(guide: Any) -> tuple[Program, Family]:
 
 def _latent_site(model: Program, x: Tensor, context: tuple[Any, ...]) -> str:
     """Return the model's one latent that is drawn; discrete ones may be summed out beside it."""
-    trace = poutine.trace(model).get_trace(*next(cut_data(x, context, 1)))
+    trace = poutine.trace(model).get_trace(*Given(x, context).first(1))
     latents = [
         name
         for name, site in sample_sites(trace)

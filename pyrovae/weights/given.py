@@ -1,0 +1,170 @@
+"""The data that programs are given: x, and a context of which each datum has its own or all share.
+
+Which it is, is decided once, for all the data; every piece that is cut from them keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.randomness import seeded
+from pyrovae.weights.pair import TracePair
+from pyrovae.weights.run import LOG_W, run
+from pyrovae.weights.traces import Program
+
+__all__ = ["NUMBERS_PER_PASS", "Given"]
+
+NUMBERS_PER_PASS: Final = 2**22
+"""How many numbers of x, or of a layer as wide, one pass holds by default: 16 MiB."""
+
+LEAST_WIDTH: Final = 256
+"""A row of x counts as so many numbers at least: a network's layers are rarely narrower."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Data x and what the programs take beside them.
+
+    A tensor in the context with N rows has one for each datum, unless the two programs show that
+    all data share it.
+
+    Attributes:
+        x: data [N, ...].
+        context: further arguments of the programs.
+        programs: the model and the guide that tell what is shared; None to go by rows alone.
+
+    Example:
+        >>> label, scale = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0])
+        >>> given = Given(torch.zeros(3, 1), (scale, label))
+        >>> [tuple(map(len, part)) for part in given.cut(2)]
+        [(2, 2, 2), (1, 2, 1)]
+        >>> given.bound(lambda x, scale, label: scale * label)(torch.zeros(2, 1), label[1:])
+        tensor([20., 60.])
+    """
+
+    x: Tensor
+    context: tuple[Any, ...] = ()
+    programs: tuple[Program, Program] | None = None
+    settled: tuple[bool, ...] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield x, then the context: the arguments of a program."""
+        return iter((self.x, *self.context))
+
+    def __len__(self) -> int:
+        """Return the number of data N."""
+        return len(self.x)
+
+    @cached_property
+    def per_datum(self) -> tuple[bool, ...]:
+        """For each argument of the context, whether it has a row for each datum."""
+        if self.settled is not None:
+            return self.settled
+        rows = self.x.shape[:1]
+        own = [isinstance(value, Tensor) and value.shape[:1] == rows for value in self.context]
+        if self.programs is not None and any(own) and len(self) > 1:
+            own = _rows_of_their_own(self.programs, self.x, self.context, own)
+        return tuple(own)
+
+    @property
+    def own(self) -> tuple[Tensor, ...]:
+        """The arguments of the context that have a row for each datum."""
+        both = zip(self.context, self.per_datum, strict=True)
+        return tuple(value for value, own in both if own)
+
+    def mapped(self, change: Callable[[Tensor], Tensor], *, context_alone: bool = False) -> Given:
+        """Apply a function to x and to what has a row for each datum."""
+        both = zip(self.context, self.per_datum, strict=True)
+        context = tuple(change(value) if own else value for value, own in both)
+        x = self.x if context_alone else change(self.x)
+        return replace(self, x=x, context=context, settled=self.per_datum)
+
+    def rows(self, rows: slice | Tensor) -> Given:
+        """Return some of the data."""
+        return self.mapped(lambda value: value[rows])
+
+    def first(self, number: int | None) -> Given:
+        """Return the first data; all of them for None."""
+        return self if number is None or number >= len(self) else self.rows(slice(number))
+
+    def cut(self, size: int) -> Iterator[Given]:
+        """Yield the data in pieces of at most `size` rows."""
+        if size >= len(self):
+            yield self
+            return
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
+
+    @property
+    def pairs_per_pass(self) -> int:
+        """The pairs of particle and datum that one pass holds by default."""
+        return max(1, NUMBERS_PER_PASS // max(LEAST_WIDTH, self.x[:1].numel()))
+
+    def per_pass(self, particles: int) -> int:
+        """Return the number of data that one pass at K particles holds."""
+        return max(1, self.pairs_per_pass // particles)
+
+    def passes(self, particles: int) -> Iterator[Given]:
+        """Yield the data in pieces that one pass at K particles holds."""
+        return self.cut(self.per_pass(particles))
+
+    def trace(self, particles: int, *, enumerate: bool = True) -> TracePair:
+        """Run the programs once on all of the data.
+
+        Raises:
+            ValueError: as `trace_pair`.
+        """
+        if self.programs is None:
+            raise ValueError("these data were given without programs to run")
+        return TracePair.run(*self.programs, *self, particles=particles, enumerate=enumerate)
+
+    def whole(self, own: Sequence[Tensor]) -> list[Any]:
+        """Return a context for other data, given what these have a row of."""
+        rest = iter(own)
+        both = zip(self.context, self.per_datum, strict=True)
+        return [next(rest) if mine else value for value, mine in both]
+
+    def bound(self, program: Program) -> Program:
+        """Bind what all data share: return a program of x and what has a row for each datum."""
+        if all(self.per_datum):
+            return program
+        return lambda x, *own, **named: program(x, *self.whole(own), **named)
+
+    def unshared(self, programs: tuple[Program, Program] | None = None) -> Given:
+        """Return x with what has a row for each datum alone: what bound programs take."""
+        return Given(self.x, self.own, programs, settled=(True,) * len(self.own))
+
+
+def _rows_of_their_own(
+    pair: tuple[Program, Program], x: Tensor, context: tuple[Any, ...], own: list[bool]
+) -> list[bool]:
+    """Tell which tensors of N rows have one for each datum, by two data with them cut or whole.
+
+    What has a row for each datum does not fit two data if it is left whole, and what all data
+    share does not if it is cut, or makes something else of them.
+    """
+    few = slice(0, min(2, len(x) - 1))
+    ways = [
+        [mine and not whole for mine, whole in zip(own, choice, strict=True)]
+        for choice in itertools.product(*[(False, True) if mine else (False,) for mine in own])
+    ]
+    found: list[tuple[list[bool], Tensor]] = []
+    for way in ways:
+        both = zip(context, way, strict=True)
+        beside = [value[few] if mine else value for value, mine in both]
+        with contextlib.suppress(Exception), seeded(0), torch.no_grad(), poutine.block():
+            found.append((way, run(*pair, x[few], *beside, particles=1, read=LOG_W)))
+    if not found:
+        return own
+    _, shared = min(found, key=lambda pair: sum(pair[0]))
+    same = [way for way, log_w in found if torch.allclose(log_w, shared, equal_nan=True)]
+    return max(same, key=sum)
