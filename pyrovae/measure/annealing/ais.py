@@ -360,8 +360,8 @@ class Sandwich(Finding):
         if effective < FEW * self.settings.particles:
             found.append(
                 f"On the test data {effective:.1f} of {self.settings.particles:,} chains carry "
-                "the weight: the bound there may be far too low, its error too small, and the data "
-                "unlike the model's. Take more temperatures."
+                "the weight: the bound there may be far too low, its error too small, and the "
+                "data unlike the model's. Take more temperatures."
             )
         return found
 
