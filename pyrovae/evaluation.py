@@ -101,12 +101,8 @@ def evaluate(
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.VAE.mlp(64, latents=2, hidden=16)
         >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=100)
         >>> report.elbo.mean < report.iwae[10].mean < report.iwae[100].mean
         True

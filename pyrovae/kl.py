@@ -122,13 +122,9 @@ def analytic_kl(
             is not the divergence.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> analytic_kl(vae.model, vae.guide, torch.zeros(5, 64)).shape
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.VAE.mlp(64, latents=2, hidden=16)
+        >>> pv.analytic_kl(vae.model, vae.guide, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
     return closed_form_rates(model, guide, x, *context, particles=particles).mean(0)
@@ -167,13 +163,7 @@ def dimension_rates(
         ValueError: as `analytic_kl` for programs that do not fit together.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> dimension_rates(vae.model, vae.guide, torch.zeros(5, 64), particles=1)["z"].shape
+        >>> dimension_rates(vae.model, vae.guide, x, particles=1)["z"].shape
         torch.Size([5, 2])
     """
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=particles)

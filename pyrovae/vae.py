@@ -11,7 +11,7 @@ announce by `pyro.param` or `pyro.module` stays in Pyro's store, and is saved wi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyro
@@ -24,7 +24,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import check_context, check_domain, check_finite, named
+from pyrovae.guides.normal import MeanFieldNormal
+from pyrovae.likelihoods.binary import Bernoulli
+from pyrovae.nets.perceptrons import MLP
 from pyrovae.parts import Part, describe_together, is_known
+from pyrovae.priors.standard import StandardNormal
 from pyrovae.randomness import STEPS, Steps
 from pyrovae.sites import mean_of
 from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
@@ -53,7 +57,7 @@ class VAE(nn.Module):
         Rezende, Mohamed, Wierstra, 2014. Stochastic Backpropagation.
 
     Example:
-        >>> import pyro, pyrovae as pv
+        >>> import pyro, torch, pyrovae as pv
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
@@ -79,6 +83,44 @@ class VAE(nn.Module):
         self.posterior = guide
         self.stored = StoredParameters()
         _keep_parameters_local(self)
+
+    @classmethod
+    def mlp(
+        cls,
+        features: int,
+        latents: int,
+        *,
+        hidden: int | Sequence[int] = 200,
+        likelihood: Callable[[nn.Module], Program] = Bernoulli,
+    ) -> VAE:
+        """Return a VAE of perceptrons: standard normal prior, mean-field normal guide.
+
+        Args:
+            features: D, where x is [N, D].
+            latents: the number of latent dimensions.
+            hidden: the width of the hidden layer, or of several, from x to z; the likelihood's
+                network has the same in reverse.
+            likelihood: called with a network from z to D numbers for each datum, as a class of
+                `pyrovae.likelihoods` is.
+
+        Raises:
+            ValueError: for a width below 1, and as the likelihood.
+
+        Example:
+            >>> import torch, pyrovae as pv
+            >>> vae = pv.VAE.mlp(64, latents=2, hidden=16)
+            >>> vae.sample(5).shape
+            torch.Size([5, 64])
+            >>> vae = pv.VAE.mlp(64, 2, hidden=(32, 16), likelihood=pv.likelihoods.Normal)
+            >>> vae.likelihood.net.sizes
+            (2, 16, 32, 64)
+        """
+        widths = [hidden] if isinstance(hidden, int) else list(hidden)
+        return cls(
+            prior=StandardNormal(latents),
+            likelihood=likelihood(MLP(latents, *reversed(widths), features)),
+            guide=MeanFieldNormal(MLP(features, *widths, 2 * latents)),
+        )
 
     def model(self, x: Tensor | None, *context: Any, size: int | None = None) -> Any:
         """Run the joint p(x, z): sample the latents, score x.
