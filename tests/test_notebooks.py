@@ -32,8 +32,10 @@ SMALLER = {
         ".iwae[1000]": ".iwae[20]",
     },
     "04_objectives": {
-        "EPOCHS = 16, 50": "EPOCHS = 16, 10",
-        "epochs=30": "epochs=5",
+        "EPOCHS = 16, 50": "EPOCHS = 16, 2",
+        "(10, EPOCHS)": "(1, EPOCHS)",
+        "epochs=30": "epochs=2",
+        "epoch % 5": "epoch % 2",
         "particles=1000": "particles=50",
         ".iwae[1000]": ".iwae[50]",
         "ROWS = 200_000": "ROWS = 1000",
