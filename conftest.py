@@ -1,4 +1,8 @@
-"""Every test and every doctest starts from one seed and leaves no global state behind."""
+"""Every test and every doctest starts from one seed and leaves no global state behind.
+
+Examples of internal functions find a small VAE, `vae`, and data for it, `x`; what users call is
+shown in full, so that its example runs as it is copied.
+"""
 
 import os
 
@@ -7,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only wai
 import pyro  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+import pyrovae as pv  # noqa: E402
 
 
 def _global_state() -> dict[str, object]:
@@ -29,3 +35,11 @@ def _fresh_and_left_clean():
     assert not leaked, f"parameters leaked into Pyro's store: {leaked}"
     for name, value in _global_state().items():
         assert value == before[name], f"the test changed {name}"
+
+
+@pytest.fixture(autouse=True)
+def _examples(request, doctest_namespace, _fresh_and_left_clean):
+    if isinstance(request.node, pytest.DoctestItem):
+        with torch.random.fork_rng(devices=[]):
+            doctest_namespace["vae"] = pv.mlp_vae(64, latents=2, hidden=16)
+        doctest_namespace["x"] = torch.zeros(5, 64)

@@ -74,7 +74,7 @@ def pyrovae_bound(particles: int, rows: int, *, compiled: bool):
         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, HIDDEN, PIXELS)),
         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(PIXELS, HIDDEN, 2 * LATENTS)),
     )
-    runner = pv.CompiledRun() if compiled else pv.weights.log_weights.run
+    runner = pv.CompiledRun() if compiled else pv.weights.run.run
 
     @torch.no_grad()
     def bound() -> float:

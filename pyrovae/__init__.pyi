@@ -42,6 +42,7 @@ from .objectives.regularized import DIP as DIP
 from .objectives.regularized import MMD as MMD
 from .objectives.regularized import FactorVAE as FactorVAE
 from .objectives.regularized import TotalCorrelation as TotalCorrelation
+from .presets import mlp_vae as mlp_vae
 from .randomness import seeded as seeded
 from .runs.run import load as load
 from .runs.run import save as save

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from pyrovae.data.domains import named
 from pyrovae.parts import Part, describe_together
-from pyrovae.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.sites import mean_of
+from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.target import modules_of
 
 Program = Callable[..., Any]
@@ -53,7 +53,7 @@ class VAE(nn.Module):
         Rezende, Mohamed, Wierstra, 2014. Stochastic Backpropagation.
 
     Example:
-        >>> import pyro, pyrovae as pv
+        >>> import pyro, torch, pyrovae as pv
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),

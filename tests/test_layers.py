@@ -12,12 +12,14 @@ import pyrovae
 ROOT = Path(pyrovae.__file__).parent
 
 ORDER = (
-    ("randomness", "parts", "stored", "files"),
+    ("randomness", "parts", "files"),
     ("data", "graphs", "composition"),
     ("weights", "nets"),
     ("vae", "distributions"),
-    ("runs", "objectives", "priors", "likelihoods"),
-    ("train", "measure", "guides"),
+    ("objectives", "priors", "likelihoods"),
+    ("guides",),
+    ("runs", "presets"),
+    ("train", "measure"),
     ("plots",),
     ("cli",),
     ("__main__",),

@@ -400,3 +400,37 @@ def test_pyros_mcmc_samples_the_posterior_of_the_model():
     size = pyro.ops.stats.effective_sample_size(drawn.unsqueeze(0), chain_dim=0, sample_dim=1)
     error = world.covariance.diagonal().sqrt() / size.sqrt()
     assert ((drawn.mean(0) - world.posterior_mean(x)).abs() < 5 * error).all()
+
+
+class TestOfPerceptrons:
+    def test_is_the_composition_that_its_docstring_names(self):
+        torch.manual_seed(0)
+        made = pv.mlp_vae(5, latents=2, hidden=3)
+        torch.manual_seed(0)
+        composed = pv.VAE(
+            prior=pv.priors.StandardNormal(2),
+            likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 3, 5)),
+            guide=pv.guides.MeanFieldNormal(pv.nets.MLP(5, 3, 2 * 2)),
+        )
+        assert made.config == composed.config
+        assert same(state(made), state(composed))
+
+    def test_mirrors_several_hidden_layers(self):
+        vae = pv.mlp_vae(5, latents=2, hidden=(4, 3))
+        assert vae.posterior.net.sizes == (5, 4, 3, 4)
+        assert vae.likelihood.net.sizes == (2, 3, 4, 5)
+
+    def test_takes_what_makes_a_likelihood_of_a_network(self):
+        class Loud(pv.VAE):
+            pass
+
+        vae = Loud.mlp(5, 2, likelihood=lambda net: pv.likelihoods.Normal(net, scale=0.5))
+        assert isinstance(vae, Loud)
+        x = torch.randn(4, 5)
+        assert svi(vae).step(x) > 0
+        assert torch.equal(vae.decode(torch.zeros(1, 2)).stddev, torch.full((1, 5), 0.5))
+
+    @pytest.mark.parametrize("wrong", [{"latents": 0}, {"features": 0}, {"hidden": 0}])
+    def test_refuses_widths_below_one(self, wrong):
+        with pytest.raises(ValueError, match="at least one|1 or more"):
+            pv.mlp_vae(**{"features": 5, "latents": 2, **wrong})

@@ -86,12 +86,8 @@ class _ClosedFormScale(_LocationScale):
             Decoders (sigma-VAE).
 
         Example:
-            >>> import pyrovae as pv
-            >>> vae = pv.VAE(
-            ...     prior=pv.priors.StandardNormal(2),
-            ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 16, 64)),
-            ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-            ... )
+            >>> import torch, pyrovae as pv
+            >>> vae = pv.mlp_vae(64, latents=2, hidden=16, likelihood=pv.likelihoods.Normal)
             >>> x = 0.1 * torch.randn(500, 64)
             >>> likelihood = vae.likelihood.fit_scale(vae.encode(x).sample((10,)), x)
             >>> 0.1 < vae.decode(torch.zeros(1, 2)).stddev.mean() < 0.5

@@ -44,14 +44,14 @@ class Masked(Likelihood):
         VAEs.
 
     Example:
-        >>> import pyrovae as pv
+        >>> import torch, pyrovae as pv
         >>> from pyrovae.nets import MLP, HideMissing
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=Masked(pv.likelihoods.Normal(MLP(2, 16, 3))),
+        ...     likelihood=pv.likelihoods.Masked(pv.likelihoods.Normal(MLP(2, 16, 3))),
         ...     guide=pv.guides.MeanFieldNormal(HideMissing(MLP(3, 16, 2 * 2))),
         ... )
-        >>> x, mask = fill_missing(torch.tensor([[1.0, float("nan"), 0.5]]))
+        >>> x, mask = pv.likelihoods.fill_missing(torch.tensor([[1.0, float("nan"), 0.5]]))
         >>> pv.log_weights(vae, x, mask, particles=4).shape
         torch.Size([4, 1])
     """

@@ -182,15 +182,10 @@ def compare(
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> def vae(hidden):
-        ...     return pv.VAE(
-        ...         prior=pv.priors.StandardNormal(2),
-        ...         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, hidden, 64)),
-        ...         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, hidden, 2 * 2)),
-        ...     )
         >>> x = torch.rand(50, 64).round()
-        >>> wide, narrow = (pv.evaluate(vae(h), x, particles=20, seed=h) for h in (32, 4))
-        >>> found = compare(wide, narrow, names=("wide", "narrow"))
+        >>> vaes = [pv.mlp_vae(64, latents=2, hidden=width) for width in (32, 4)]
+        >>> wide, narrow = (pv.evaluate(vae, x, particles=20) for vae in vaes)
+        >>> found = pv.compare(wide, narrow, names=("wide", "narrow"))
         >>> found.bound, list(found.differences)[:3]
         ('IWAE-20', ['ELBO', 'IWAE-10', 'IWAE-20'])
     """

@@ -36,7 +36,12 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.pair import Terms, TracePair
 from pyrovae.weights.run import Runner, run
 from pyrovae.weights.sites import is_auxiliary_draw, is_point_mass, sample_sites
-from pyrovae.weights.target import Resolved, device_of, evaluation_mode, safe_to_compile
+from pyrovae.weights.target import (
+    Resolved,
+    device_of,
+    evaluation_mode,
+    safe_to_compile,
+)
 from pyrovae.weights.traces import trace_guide
 
 SMALLEST_BATCH: Final = 100
@@ -94,12 +99,8 @@ def evaluate(
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=100)
         >>> report.elbo.mean < report.iwae[10].mean < report.iwae[100].mean
         True

@@ -71,7 +71,7 @@ def impute(target: Any, x: Tensor, *context: Any, particles: int, draws: int = 0
         Rubin, 1987. Multiple Imputation for Nonresponse in Surveys.
 
     Example:
-        >>> import pyrovae as pv
+        >>> import torch, pyrovae as pv
         >>> from pyrovae.nets import MLP, HideMissing
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
@@ -79,7 +79,7 @@ def impute(target: Any, x: Tensor, *context: Any, particles: int, draws: int = 0
         ...     guide=pv.guides.MeanFieldNormal(HideMissing(MLP(3, 16, 2 * 2))),
         ... )
         >>> x = torch.tensor([[1.0, float("nan"), 0.5]])
-        >>> filled = impute(vae, x, ~x.isnan(), particles=1000, draws=5)
+        >>> filled = pv.impute(vae, x, ~x.isnan(), particles=1000, draws=5)
         >>> filled.x[0, [0, 2]], filled.draws.shape
         (tensor([1.0000, 0.5000]), torch.Size([5, 1, 3]))
     """

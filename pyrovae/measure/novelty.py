@@ -49,13 +49,9 @@ def surprise(target: Any, x: Tensor, *context: Any, particles: int = 100) -> Ten
         Bishop, 1994. Novelty Detection and Neural Network Validation.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> surprise(vae, torch.zeros(5, 64)).shape
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.measure.novelty.surprise(vae, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
     with evaluation_mode(target):
@@ -95,13 +91,9 @@ def likelihood_regret(
             Variational Auto-Encoder.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> likelihood_regret(vae, torch.zeros(5, 64), steps=10).shape
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.measure.novelty.likelihood_regret(vae, torch.zeros(5, 64), steps=10).shape
         torch.Size([5])
     """
     model, guide = programs(target)
@@ -135,16 +127,9 @@ def waic(targets: Sequence[Any], x: Tensor, *context: Any, particles: int = 100)
         Watanabe, 2010. Asymptotic Equivalence of Bayes Cross Validation and WAIC.
 
     Example:
-        >>> import pyrovae as pv
-        >>> ensemble = [
-        ...     pv.VAE(
-        ...         prior=pv.priors.StandardNormal(2),
-        ...         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ...     )
-        ...     for _ in range(3)
-        ... ]
-        >>> waic(ensemble, torch.zeros(5, 64)).shape
+        >>> import torch, pyrovae as pv
+        >>> ensemble = [pv.mlp_vae(64, latents=2, hidden=16) for _ in range(3)]
+        >>> pv.measure.novelty.waic(ensemble, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
     if len(targets) < 2:
@@ -174,13 +159,9 @@ def typicality(
             Deep Generative Models Using Typicality.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> typicality(vae, torch.zeros(5, 64), entropy=45.0).shape
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.measure.novelty.typicality(vae, torch.zeros(5, 64), entropy=45.0).shape
         torch.Size([5])
     """
     return (surprise(target, x, *context, particles=particles) - entropy).abs()
@@ -272,13 +253,10 @@ class Novelty:
 
     Example:
         >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> digits = pv.data.load("digits").test.draw()
-        >>> novelty = Novelty(rotated(digits, (1, 8, 8)), {"-log p": surprise}, data=50)
+        >>> turned = pv.measure.novelty.rotated(digits, (1, 8, 8))
+        >>> novelty = pv.Novelty(turned, {"-log p": pv.measure.novelty.surprise}, limit=50)
         >>> 0 < novelty(vae, digits).quantities["-log p"].mean < 1
         True
     """

@@ -208,14 +208,10 @@ class PredictiveCheck:
         Rubin, 1988. Using the SIR Algorithm to Simulate Posterior Distributions.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> black = torch.zeros(50, 64)
-        >>> found = PredictiveCheck({"share of ones": torch.mean}, draws=99)(vae, black)
+        >>> found = pv.PredictiveCheck({"share of ones": torch.mean}, draws=99)(vae, black)
         >>> found.outside, round(found.p_value("share of ones").mean, 2)
         (['share of ones'], 1.0)
     """

@@ -137,13 +137,8 @@ def rate_distortion(
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> def untrained():
-        ...     return pv.VAE(
-        ...         prior=pv.priors.StandardNormal(2),
-        ...         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ...     )
-        >>> found = pv.rate_distortion({0.5: untrained(), 1.0: untrained()}, torch.zeros(5, 64))
+        >>> untrained = {weight: pv.mlp_vae(64, latents=2, hidden=16) for weight in (0.5, 1.0)}
+        >>> found = pv.rate_distortion(untrained, torch.zeros(5, 64))
         >>> sum(p.rate.mean + p.distortion.mean > 0 for p in found.points.values())
         2
     """

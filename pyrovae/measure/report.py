@@ -200,11 +200,7 @@ class Report(Finding):
 
         Example:
             >>> import torch, pyrovae as pv
-            >>> vae = pv.VAE(
-            ...     prior=pv.priors.StandardNormal(2),
-            ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-            ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-            ... )
+            >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
             >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=100)
             >>> 0.9 < report.bits_per_dimension().mean < 1.2  # untrained: a coin for each pixel
             True

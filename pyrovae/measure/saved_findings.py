@@ -102,15 +102,11 @@ def read_report(path: str | Path) -> SavedFinding:
 
     Example:
         >>> import tempfile, torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=20)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report.save(Path(folder) / "evaluation.json")
-        ...     again = read_report(Path(folder) / "evaluation.json")
+        ...     report.save(f"{folder}/evaluation.json")
+        ...     again = pv.read_report(f"{folder}/evaluation.json")
         >>> again.quantities["ELBO"].mean == report.elbo.mean
         True
     """

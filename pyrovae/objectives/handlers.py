@@ -187,17 +187,14 @@ class free_bits(_KLTerm):  # noqa: N801
         Kingma et al., 2016. Improved Variational Inference with Inverse Autoregressive Flow.
 
     Example:
-        >>> import pyro, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import pyro, torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x, objective = torch.zeros(5, 64), pyro.infer.TraceMeanField_ELBO()
         >>> losses = []
         >>> for nats in (10.0, 11.0):  # far above the KL of a network that is not trained
         ...     _ = torch.manual_seed(0)
-        ...     losses.append(objective.loss(*free_bits(nats).wrap(vae.model, vae.guide), x))
+        ...     wrapped = pv.handlers.free_bits(nats).wrap(vae.model, vae.guide)
+        ...     losses.append(objective.loss(*wrapped, x))
         >>> round(losses[1] - losses[0], 3)  # 5 data, 2 dimensions, 1 nat
         10.0
     """
@@ -239,13 +236,9 @@ class capacity(_KLTerm):  # noqa: N801
         Burgess et al., 2018. Understanding Disentangling in beta-VAE.
 
     Example:
-        >>> import pyro, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> held, x = capacity(0.5, strength=100.0), torch.zeros(5, 64)
+        >>> import pyro, torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> held, x = pv.handlers.capacity(0.5, strength=100.0), torch.zeros(5, 64)
         >>> pyro.infer.TraceMeanField_ELBO().loss(*held.wrap(vae.model, vae.guide), x) > 0
         True
     """

@@ -31,12 +31,8 @@ class IWAE(LowerBound):
 
     Example:
         >>> import pyro, torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> objective = IWAE(50, gradient="dreg")
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> objective = pv.objectives.IWAE(50, gradient="dreg")
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), objective)
         >>> svi.step(torch.zeros(5, 64)) > 0
         True

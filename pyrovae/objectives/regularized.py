@@ -91,13 +91,9 @@ class TotalCorrelation(Regularized):
         Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
 
     Example:
-        >>> import pyro, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> objective = TotalCorrelation(data_size=1000, beta=6.0)
+        >>> import pyro, torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> objective = pv.TotalCorrelation(data_size=1000, beta=6.0)
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), objective)
         >>> svi.step(torch.zeros(5, 64)) > 0
         True
@@ -171,13 +167,9 @@ class DIP(Regularized):
             Concepts from Unlabeled Observations.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> objective = DIP(off_diagonal=10.0, diagonal=100.0)
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> objective = pv.DIP(off_diagonal=10.0, diagonal=100.0)
         >>> objective(vae.model, vae.guide)(torch.zeros(5, 64)) > 200
         tensor(True)
     """
@@ -232,13 +224,9 @@ class MMD(Regularized):
         Tolstikhin, Bousquet, Gelly, Schoelkopf, 2018. Wasserstein Auto-Encoders.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> objective = MMD(aggregate.InverseMultiquadratic(4.0), weight=10.0)
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> objective = pv.MMD(pv.objectives.aggregate.InverseMultiquadratic(4.0), weight=10.0)
         >>> step = pv.Step(loss=objective, kl_weight=0.0)  # a Wasserstein auto-encoder
         >>> history = pv.fit(vae, torch.zeros(10, 64), epochs=1, step=step, callbacks=[])
         >>> history.column("loss")[0] > 0
@@ -289,13 +277,10 @@ class FactorVAE(Regularized):
         Kim, Mnih, 2018. Disentangling by Factorising.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> objective = FactorVAE(10.0, pv.nets.MLP(2, 100, 100, 1, activation=nn.LeakyReLU))
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> net = pv.nets.MLP(2, 100, 100, 1, activation=torch.nn.LeakyReLU)
+        >>> objective = pv.FactorVAE(10.0, net)
         >>> def adam(parameters):
         ...     groups = objective.groups(parameters, lr=1e-4, betas=(0.5, 0.9))
         ...     return torch.optim.Adam(groups, lr=1e-3)

@@ -24,17 +24,11 @@ def comparison(comparison: Comparison) -> Figure:
         ValueError: if a datum has no finite difference.
 
     Example:
-        >>> import pyrovae as pv
-        >>> from pyrovae.measure.compare import compare
-        >>> def vae(hidden):
-        ...     return pv.VAE(
-        ...         prior=pv.priors.StandardNormal(2),
-        ...         likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, hidden, 64)),
-        ...         guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, hidden, 2 * 2)),
-        ...     )
+        >>> import torch, pyrovae as pv
         >>> x = torch.rand(50, 64).round()
-        >>> wide, narrow = (pv.evaluate(vae(h), x, particles=20, seed=h) for h in (32, 4))
-        >>> figure = pv.plots.comparison(compare(wide, narrow))
+        >>> vaes = [pv.mlp_vae(64, latents=2, hidden=width) for width in (32, 4)]
+        >>> wide, narrow = (pv.evaluate(vae, x, particles=20) for vae in vaes)
+        >>> figure = pv.plots.comparison(pv.compare(wide, narrow))
         >>> [axes.get_xlabel() for axes in figure.axes]
         ['IWAE-20 of a - b, nats', 'mean of a - b, nats']
     """

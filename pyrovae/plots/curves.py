@@ -36,11 +36,7 @@ def bounds(report: Report | SavedFinding) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> figure = pv.plots.bounds(pv.evaluate(vae, torch.zeros(5, 64), particles=100))
         >>> figure.axes[0].get_xlabel()
         'particles in the bound, k'
@@ -89,11 +85,7 @@ def rate_distortion(found: RateDistortion) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> found = pv.rate_distortion({1.0: vae}, torch.zeros(5, 64))
         >>> pv.plots.rate_distortion(found).axes[0].get_ylabel()
         'distortion, nats per datum'

@@ -30,11 +30,7 @@ def kl_per_dimension(report: Finding) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(3),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 3)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=3, hidden=16)
         >>> report = pv.evaluate(vae, torch.rand(5, 64).round(), particles=10)
         >>> axes = pv.plots.kl_per_dimension(report).axes[0]
         >>> sorted(label.get_text() for label in axes.get_xticklabels())

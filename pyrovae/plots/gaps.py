@@ -41,11 +41,7 @@ def gaps(finding: Finding) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
         >>> figure = pv.plots.gaps(pv.Gaps(steps=20)(vae, x))
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]

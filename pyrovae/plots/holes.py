@@ -32,13 +32,8 @@ def holes(plane: LatentPlane) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> from pyrovae.measure.latents.plane import latent_plane
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> figure = pv.plots.holes(latent_plane(vae, torch.rand(20, 64).round()))
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> figure = pv.plots.holes(pv.latent_plane(vae, torch.rand(20, 64).round()))
         >>> figure.axes[0].get_xlabel()
         'z[0]'
     """

@@ -33,12 +33,8 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
         ValueError: if x is empty or not of this shape, or p(x | z) has no mean.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> figure = pv.plots.reconstructions(vae, torch.zeros(5, 64), (1, 8, 8))
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['data', 'reconstruction']
@@ -64,14 +60,9 @@ def traversals(traversal: Traversal, shape: Shape) -> Figure:
         ValueError: if the means are not of this shape.
 
     Example:
-        >>> import pyrovae as pv
-        >>> from pyrovae.measure.latents.traverse import traverse
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> found = traverse(vae, torch.rand(6, 64).round(), dimensions=["z[1]", "z[0]"])
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> found = pv.traverse(vae, torch.rand(6, 64).round(), dimensions=["z[1]", "z[0]"])
         >>> figure = pv.plots.traversals(found, (1, 8, 8))
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['z[1]', 'z[0]']
@@ -95,11 +86,7 @@ def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
 
     Example:
         >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> len(pv.plots.samples(vae, 16, (1, 8, 8)).axes[0].images)
         1
     """

@@ -24,14 +24,10 @@ def novelty(detection: Detection) -> Figure:
         detection: as returned by `Novelty`.
 
     Example:
-        >>> import pyrovae as pv
-        >>> from pyrovae.measure.novelty import Novelty, surprise
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> found = Novelty(torch.ones(5, 64), {"-log p": surprise})(vae, torch.zeros(5, 64))
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> novelty = pv.Novelty(torch.ones(5, 64), {"-log p": pv.measure.novelty.surprise})
+        >>> found = novelty(vae, torch.zeros(5, 64))
         >>> pv.plots.novelty(found).axes[0].get_xlabel()
         '-log p'
     """

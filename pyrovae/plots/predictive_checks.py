@@ -25,13 +25,8 @@ def predictive_checks(checks: PredictiveChecks) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> from pyrovae.measure.predictive_checks import PredictiveCheck
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> found = PredictiveCheck({"mean": torch.mean}, draws=99)(vae, torch.zeros(50, 64))
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> found = pv.PredictiveCheck({"mean": torch.mean}, draws=99)(vae, torch.zeros(50, 64))
         >>> pv.plots.predictive_checks(found).axes[0].get_title(loc="left")
         'mean: p = 1.000'
     """

@@ -25,11 +25,7 @@ def sandwich(found: Finding) -> Figure:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 8, 4)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(4, 8, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(4, latents=2, hidden=8, likelihood=pv.likelihoods.Normal)
         >>> figure = pv.plots.sandwich(pv.AIS(20, particles=4)(vae, torch.randn(3, 4)))
         >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['bounds on log p(x), simulated data', 'gap between them']

@@ -45,7 +45,7 @@ class VampPrior(Prior):
         >>> x = torch.bernoulli(torch.full((600, 64), 0.3))
         >>> guide = pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2))
         >>> vae = pv.VAE(
-        ...     prior=VampPrior(guide, 500).start_at_data(x),
+        ...     prior=pv.priors.VampPrior(guide, 500).start_at_data(x),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
         ...     guide=guide,
         ... )

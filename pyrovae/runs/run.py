@@ -191,11 +191,7 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
 
     Example:
         >>> import tempfile, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = pv.save(vae, folder, seed=0)
         ...     again = pv.load(folder)

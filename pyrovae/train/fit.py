@@ -130,11 +130,7 @@ def fit(
     Example:
         >>> import pyrovae as pv
         >>> digits = pv.data.load("digits")
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> history = pv.fit(vae, digits.train, epochs=2, callbacks=[])
         >>> history.column("elbo")[1] > history.column("elbo")[0]
         True

@@ -109,14 +109,10 @@ class SVI(pyro.infer.SVI):
         Bingham et al., 2019. Pyro: Deep Universal Probabilistic Programming.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import pyro, torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> loss = pyro.infer.TraceMeanField_ELBO()
-        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss, compile=False)
+        >>> svi = pv.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss, compile=False)
         >>> svi.step(torch.zeros(5, 64)) > 0
         True
     """

@@ -30,13 +30,9 @@ class CompiledRun:
     shapes; the others, and programs that have no static graph, run as `run` runs them.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> runner = CompiledRun()
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> runner = pv.CompiledRun()
         >>> x = torch.zeros(5, 64)
         >>> pv.log_weights(vae, x, particles=100, runner=runner).shape
         torch.Size([100, 5])

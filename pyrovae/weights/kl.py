@@ -119,13 +119,9 @@ def analytic_kl(target: Any, x: Tensor, *context: Any, particles: int = 1) -> Te
             is not the divergence.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> analytic_kl(vae, torch.zeros(5, 64)).shape
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.analytic_kl(vae, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
     return closed_form_rates(target, x, *context, particles=particles).mean(0)
@@ -170,13 +166,7 @@ def dimension_rates(target: Any, x: Tensor, *context: Any, particles: int) -> di
         ValueError: as `analytic_kl` for programs that do not fit together.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> dimension_rates(vae, torch.zeros(5, 64), particles=1)["z"].shape
+        >>> dimension_rates(vae, x, particles=1)["z"].shape
         torch.Size([5, 2])
     """
     model, guide = programs(target)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pyrovae.data.domains import check_context, check_domain, check_finite
 from pyrovae.parts import is_known
 from pyrovae.randomness import STEPS, Steps
-from pyrovae.stored import held_modules
 from pyrovae.weights.given import Given
+from pyrovae.weights.stored import held_modules
 from pyrovae.weights.traces import Program
 
 __all__ = [

@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 
+import fresh
 import hypothesis
 import pytest
 import torch
@@ -263,25 +263,19 @@ def test_a_damaged_file_is_one_line_or_loads(evaluated, tmp_path_factory, capsys
 @pytest.mark.slow
 def test_a_killed_training_leaves_one_run(tmp_path):
     """Killed at moments spread over a first training and over one that writes over it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pyrovae", "train", "--data", "digits"]
     moments = int(os.environ.get("MOMENTS", "4"))
     for i in range(moments):
         folder = tmp_path / "run"
         latents = 4 + i
         sizes = ["--latents", str(latents), "--hidden", "8", "--epochs", "500"]
-        process = subprocess.Popen(
-            [*command, *sizes, "--out", str(folder), "--overwrite"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = ["train", "--data", "digits", *sizes, "--out", str(folder), "--overwrite"]
+        process = fresh.started(main, command)
         started = time.monotonic()
         while not _names(folder, latents) and time.monotonic() - started < 60:
             time.sleep(0.005)
         time.sleep(0.05 * i)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         width = pv.load(folder).prior.loc.numel()
         assert width == Run(folder).config["vae"]["prior"]["args"][0]
         assert width in (latents, latents - 1)

@@ -6,6 +6,7 @@ Each is forked from a process that has imported the library, and has done nothin
 import contextlib
 import io
 import multiprocessing
+import os
 import runpy
 import sys
 import warnings
@@ -15,11 +16,29 @@ SECONDS = 300
 
 def printed_by(script, *arguments, folder):
     """Return what a script prints that is run in a folder; what it raises is raised."""
+    with _context().Pool(1) as pool:
+        return pool.apply_async(_run, (str(script), arguments, str(folder))).get(SECONDS)
+
+
+def started(function, *arguments):
+    """Start a function that prints nowhere, in a process that the caller ends."""
+    process = _context().Process(target=_silently, args=(function, *arguments))
+    process.start()
+    return process
+
+
+def _context():
     context = multiprocessing.get_context("forkserver")
     # PyTorch imports the second when it makes an optimiser, the library the third for digits.
     context.set_forkserver_preload(["pyrovae", "torch._dynamo", "sklearn.datasets"])
-    with context.Pool(1) as pool:
-        return pool.apply_async(_run, (str(script), arguments, str(folder))).get(SECONDS)
+    return context
+
+
+def _silently(function, *arguments):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    function(*arguments)
 
 
 def _run(script, arguments, folder):

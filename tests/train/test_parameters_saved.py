@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.stored import held_modules
+from pyrovae.weights.stored import held_modules
 
 WIDTH, LATENTS = 6, 2
 

@@ -12,7 +12,11 @@ from worlds import ENUMERATE, EXACT, OFF, LinearGaussian, Mixture, data_plate, r
 
 import pyrovae as pv
 from pyrovae.weights import bounds, given
-from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
+from pyrovae.weights.log_weights import (
+    iterate_log_weights,
+    log_weight_terms,
+    log_weights,
+)
 from pyrovae.weights.pair import Terms
 from pyrovae.weights.run import run
 

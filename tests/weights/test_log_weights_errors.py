@@ -7,7 +7,11 @@ import torch
 from worlds import LinearGaussian, data_plate
 
 import pyrovae as pv
-from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
+from pyrovae.weights.log_weights import (
+    iterate_log_weights,
+    log_weight_terms,
+    log_weights,
+)
 
 WORLD = LinearGaussian()
 

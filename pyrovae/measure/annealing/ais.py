@@ -119,12 +119,8 @@ class AIS:
             Generative Models.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 8, 4)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(4, 8, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(4, latents=2, hidden=8, likelihood=pv.likelihoods.Normal)
         >>> found = pv.AIS(50, particles=8)(vae, torch.randn(3, 4))
         >>> list(found.quantities)  # doctest: +NORMALIZE_WHITESPACE
         ['AIS, from below', 'simulated data, from below', 'simulated data, from above',

@@ -89,13 +89,7 @@ class LatentDensity:
             numbers nor discrete with a finite support, or the guide does not sample it.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> path = LatentDensity((vae.model, vae.guide), 4, "prior", torch.zeros(5, 64))
+        >>> path = LatentDensity((vae.model, vae.guide), 4, "prior", x)
         >>> path.point(path.draw()).log_ratio.shape
         torch.Size([4, 5])
     """

@@ -99,13 +99,9 @@ def active_units(target: Any, x: Tensor, *context: Any) -> Activity:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders, section 5.2.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> active_units(vae, torch.zeros(5, 64)).count  # all data are alike
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.active_units(vae, torch.zeros(5, 64)).count  # all data are alike
         0
     """
     resolved = Resolved.of(target)

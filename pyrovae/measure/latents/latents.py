@@ -101,13 +101,9 @@ class Latents:
         Rosca, Lakshminarayanan, Mohamed, 2018. Distribution Matching in Variational Inference.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> finding = Latents(draws=100)(vae, torch.rand(20, 64).round())
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> finding = pv.Latents(draws=100)(vae, torch.rand(20, 64).round())
         >>> print(finding.verdict[0])  # nothing is trained yet
         Collapsed: ...
     """

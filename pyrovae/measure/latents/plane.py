@@ -111,13 +111,9 @@ def latent_plane(
         Rosca, Lakshminarayanan, Mohamed, 2018. Distribution Matching in Variational Inference.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(3),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 3)),
-        ... )
-        >>> plane = latent_plane(vae, torch.rand(20, 64).round(), dimensions=("z[0]", "z[2]"))
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=3, hidden=16)
+        >>> plane = pv.latent_plane(vae, torch.rand(20, 64).round(), dimensions=("z[0]", "z[2]"))
         >>> plane.aggregate.shape
         torch.Size([121, 121])
     """

@@ -74,10 +74,7 @@ def latent_sites(program: Program, x: Tensor, *context: Any) -> list[LatentSite]
             density of the latents depends on auxiliary sites.
 
     Example:
-        >>> import pyrovae as pv
-        >>> guide = pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2))
-        >>> vae = pv.VAE(lambda: None, lambda z, x: None, guide)
-        >>> latent_sites(vae.guide, torch.zeros(3, 64))
+        >>> latent_sites(vae.guide, x)
         [LatentSite(name='z', size=2, discrete=False, dependent=False, marginals=True)]
     """
     trace = drawn(program, PROBES, x, *context)

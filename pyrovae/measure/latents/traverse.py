@@ -73,13 +73,9 @@ def traverse(
             `active_units`.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(3),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 3)),
-        ... )
-        >>> found = traverse(vae, torch.rand(20, 64).round(), dimensions=["z[1]"])
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=3, hidden=16)
+        >>> found = pv.traverse(vae, torch.rand(20, 64).round(), dimensions=["z[1]"])
         >>> found.means.shape
         torch.Size([1, 9, 64])
     """

@@ -56,13 +56,9 @@ class PerDatumFlow:
         Cremer, Li, Duvenaud, 2018. Inference Suboptimality in Variational Autoencoders.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> guide = pv.refine(vae, torch.zeros(5, 64), steps=10, family=PerDatumFlow())
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> guide = pv.refine(vae, torch.zeros(5, 64), steps=10, family=pv.PerDatumFlow())
         >>> guide(torch.zeros(5, 64)).shape
         torch.Size([5, 2])
     """

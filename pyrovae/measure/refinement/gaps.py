@@ -93,12 +93,8 @@ class Gaps:
 
     Example:
         >>> import torch, pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> finding = Gaps(limit=5, steps=20)(vae, torch.bernoulli(torch.full((8, 64), 0.5)))
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> finding = pv.Gaps(limit=5, steps=20)(vae, torch.bernoulli(torch.full((8, 64), 0.5)))
         >>> finding.title
         'inference gaps of 5 data, nats per datum'
     """
@@ -268,14 +264,10 @@ def inference_gaps(
         Cremer, Li, Duvenaud, 2018. Inference Suboptimality in Variational Autoencoders.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
-        >>> finding = inference_gaps(vae, x, settings=Gaps(steps=50))
+        >>> finding = pv.inference_gaps(vae, x, settings=pv.Gaps(steps=50))
         >>> finding.estimates["amortisation gap"].mean > 0
         True
     """

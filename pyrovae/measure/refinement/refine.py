@@ -77,15 +77,11 @@ def refine(
         Cremer, Li, Duvenaud, 2018. Inference Suboptimality in Variational Autoencoders.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16, likelihood=pv.likelihoods.Normal)
         >>> x = torch.randn(5, 64)
-        >>> guide = refine(vae, x, steps=10)
-        >>> log_weights((vae.model, guide), x, particles=100).shape
+        >>> guide = pv.refine(vae, x, steps=10)
+        >>> pv.log_weights((vae.model, guide), x, particles=100).shape
         torch.Size([100, 5])
     """
     if steps < 1 or not 0 < lr < math.inf:
@@ -116,13 +112,7 @@ def unrefined(target: Any, x: Tensor, *context: Any) -> Refined:
         ValueError: if the guide or the model is of another kind.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Normal(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> unrefined(vae, torch.zeros(5, 64)).parameters.shape
+        >>> unrefined(vae, x).parameters.shape
         torch.Size([5, 4])
     """
     guide = target.posterior if isinstance(target, VAE) else programs(target)[1]
