@@ -1,4 +1,4 @@
-"""Seeds for a block of code: torch's generators are put back afterwards."""
+"""Seeds for a block of code: torch's generators are put back afterward."""
 
 from __future__ import annotations
 

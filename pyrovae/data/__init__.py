@@ -1,7 +1,7 @@
 """Data sets, batches on the device, and the domain that a likelihood checks.
 
-Data are flat float vectors [N, D]. Grey images are intensities in [0, 1]; for a Bernoulli
-likelihood they are binarised, either once (static) or afresh at each use (dynamic), each pixel
+Data are flat float vectors [N, D]. Gray images are intensities in [0, 1]; for a Bernoulli
+likelihood they are binarized, either once (static) or afresh at each use (dynamic), each pixel
 being 1 with its intensity as probability (Salakhutdinov and Murray, 2008).
 """
 

@@ -20,7 +20,7 @@ Batch = tuple[Any, ...]
 class Batches:
     """Cut data into batches, tuples (x, *context), on the device where the tensors lie.
 
-    Tensors are indexed as a whole: no Python runs per item. A dynamic `Split` is binarised afresh
+    Tensors are indexed as a whole: no Python runs per item. A dynamic `Split` is binarized afresh
     in every batch.
 
     Args:
@@ -82,7 +82,7 @@ class Batches:
     def in_order(self, batch_size: int, *, first: int | None = None) -> Batches:
         """Return the same data, held once, in their own order and in batches of another size.
 
-        A dynamic split is binarised once, as `drawn_once` does, and the first of it kept: what is
+        A dynamic split is binarized once, as `drawn_once` does, and the first of it kept: what is
         measured in training are the pixels that `evaluate` measures.
         """
         again = copy.copy(self)

@@ -1,7 +1,7 @@
 """Data sets, batches on the device, and the domain that a likelihood checks.
 
-Data are flat float vectors [N, D]. Grey images are intensities in [0, 1]; for a Bernoulli
-likelihood they are binarised, either once (static) or afresh at each use (dynamic), each pixel
+Data are flat float vectors [N, D]. Gray images are intensities in [0, 1]; for a Bernoulli
+likelihood they are binarized, either once (static) or afresh at each use (dynamic), each pixel
 being 1 with its intensity as probability (Salakhutdinov and Murray, 2008).
 """
 
@@ -34,7 +34,7 @@ class Split:
     Attributes:
         x: [N, D], float.
         labels: [N], whole numbers; for figures and probes, never given to the programs.
-        dynamic: whether `x` holds intensities that each use binarises afresh.
+        dynamic: whether `x` holds intensities that each use binarizes afresh.
     """
 
     x: Tensor
@@ -46,14 +46,14 @@ class Split:
         return len(self.x)
 
     def draw(self, *, seed: int = PIXELS) -> Tensor:
-        """Return x as a likelihood sees it: binarised, if it is dynamic, the same at each call.
+        """Return x as a likelihood sees it: binarized, if it is dynamic, the same at each call.
 
         Raises:
-            ValueError: if intensities to be binarised are not in [0, 1].
+            ValueError: if intensities to be binarized are not in [0, 1].
         """
         if not self.dynamic:
             return self.x
-        check_domain(self.x, constraints.unit_interval, "dynamic binarisation")
+        check_domain(self.x, constraints.unit_interval, "dynamic binarization")
         with seeded(seed):
             return torch.bernoulli(self.x)
 
@@ -111,7 +111,7 @@ def load(
         download: whether what is missing may be downloaded, and the folder be made.
 
     Raises:
-        ValueError: for an unknown name or binarisation, or "mnist" without a root.
+        ValueError: for an unknown name or binarization, or "mnist" without a root.
         OSError: if the files are neither there nor to be downloaded.
 
     References:

@@ -126,7 +126,7 @@ def check_domain(
     Example:
         >>> check_domain(torch.tensor([[0.0, 0.5]]), constraints.boolean, "Bernoulli")
         Traceback (most recent call last):
-        ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Grey ...
+        ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Gray ...
     """
     if mask is not None:
         check_domain(torch.where(mask, x, torch.as_tensor(value_in(domain)).to(x)), domain, owner)
@@ -175,7 +175,7 @@ def _in_words(domain: constraints.Constraint) -> tuple[str, str]:
 _DOMAINS: Final[dict[Any, tuple[str, str]]] = {
     constraints.boolean: (
         "0 or 1",
-        "Grey pixels are binarised first: pyrovae.data.load(binarization='dynamic') or "
+        "Gray pixels are binarized first: pyrovae.data.load(binarization='dynamic') or "
         "torch.bernoulli(x)",
     ),
     constraints.real: ("finite real numbers", "Drop or mask the values that are not."),

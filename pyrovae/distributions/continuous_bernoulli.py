@@ -19,7 +19,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
 
     $$ \log p(x) = h (x - \tfrac12) - \log \frac{\sinh(h / 2)}{h / 2} $$
 
-    torch's own takes its normaliser from a probability that float32 rounds to 1 beyond
+    torch's own takes its normalizer from a probability that float32 rounds to 1 beyond
     |h| = 16: at h = 50 its density integrates to 0.32.
 
     Args:

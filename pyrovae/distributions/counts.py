@@ -148,7 +148,7 @@ class TotalsMultinomial(dist.TorchDistribution):
     """A multinomial whose total differs from row to row; torch's has one for all.
 
     Args:
-        logits: [..., D], not normalised.
+        logits: [..., D], not normalized.
         total: whole numbers [...], or None where only scores are asked for: they are taken at
             the total of what is scored.
 

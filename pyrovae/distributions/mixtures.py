@@ -24,7 +24,7 @@ def mixture(logits: Tensor, components: dist.Distribution) -> dist.Distribution:
     """Return the mixture of C components, of any family.
 
     Args:
-        logits: unnormalised log-weights [C].
+        logits: unnormalized log-weights [C].
         components: a distribution with batch shape [C].
 
     Returns:
@@ -52,7 +52,7 @@ class NormalMixture(dist.TorchDistribution):
     $z^2 \cdot s^{-2} - 2 z \cdot m s^{-2} + m^2 \cdot s^{-2}$, in float64: the terms are far
     larger than their sum where a scale is small, and float32 would lose 0.01 nats at s = 0.05.
 
-    Draws carry the gradient by implicit reparameterisation. The distributional transform
+    Draws carry the gradient by implicit reparameterization. The distributional transform
     $u_d = F(z_d | z_{<d})$ makes uniform numbers of a draw, whatever the parameters $\theta$; so
     a draw moves with them as
 
@@ -65,7 +65,7 @@ class NormalMixture(dist.TorchDistribution):
     tell of it, and where components are apart by many scales no draw does.
 
     Args:
-        logits: unnormalised log-weights [..., C].
+        logits: unnormalized log-weights [..., C].
         loc: means [..., C, D].
         scale: standard deviations [..., C, D].
 
@@ -155,8 +155,8 @@ class NormalMixture(dist.TorchDistribution):
         weighted = precision * loc
         products = torch.cat([z.square(), z], -1) @ torch.cat([precision, -2 * weighted], -1).mT
         squares = products.squeeze(-2) + (weighted * loc).sum(-1)
-        normaliser = scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * loc.shape[-1]
-        return (-0.5 * squares - normaliser).to(value.dtype)
+        normalizer = scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * loc.shape[-1]
+        return (-0.5 * squares - normalizer).to(value.dtype)
 
     def _distributional_transform(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return u [..., D], the slopes p(z_d | z_<d), and du/dz with its rows over them."""

@@ -72,7 +72,7 @@ class SphericalUniform(dist.TorchDistribution):
 class PowerSpherical(dist.TorchDistribution):
     r"""The power-spherical distribution, $p(x) \propto (1 + \mu^\top x)^\kappa$.
 
-    A reparameterised relative of the von Mises-Fisher distribution, without its Bessel functions
+    A reparameterized relative of the von Mises-Fisher distribution, without its Bessel functions
     and without rejection.
 
     Args:
@@ -123,10 +123,10 @@ class PowerSpherical(dist.TorchDistribution):
         b = self._uniform_shape
         # Of two gammas g, g' the height is g / (g + g'): their roots are as the cosine and the
         # sine of half the angle from the pole, which keeps the digits of small angles.
-        towards = _root_of_gamma(self.concentration + b, sample_shape)
+        toward = _root_of_gamma(self.concentration + b, sample_shape)
         away = _root_of_gamma(torch.full_like(self.concentration, b), sample_shape)
-        along = (towards - away) * (towards + away)
-        return normalize(along * self.loc + 2 * towards * away * across, dim=-1)
+        along = (toward - away) * (toward + away)
+        return normalize(along * self.loc + 2 * toward * away * across, dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at x, in nats."""

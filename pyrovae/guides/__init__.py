@@ -1,4 +1,4 @@
-"""Guides: Pyro programs that sample every latent site from an amortised posterior q(z | x).
+"""Guides: Pyro programs that sample every latent site from an amortized posterior q(z | x).
 
 A guide is called as `guide(x, *context)` inside the plate over data. The classes here sample one
 site "z" from a distribution whose parameters a network reads off x; `Joint` and `Hierarchical` put

@@ -1,4 +1,4 @@
-"""A posterior given by a normalising flow."""
+"""A posterior given by a normalizing flow."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class MixtureOfNormals(Posterior):
                                  over components is exact. Costs C passes of the decoder; trained
                                  by `TraceEnum_ELBO`, which takes no KL weight.
         component="marginal":    one draw from the mixture, with the gradient of implicit
-                                 reparameterisation (see `mixtures.NormalMixture`). One site, any
+                                 reparameterization (see `mixtures.NormalMixture`). One site, any
                                  objective. Where components lie far apart, their weights are
                                  learned from the rare draws between them: next to nothing but
                                  noise. Means and scales do not suffer.

@@ -13,7 +13,7 @@ from pyrovae.nets.heads import diagonal_normal
 
 
 class MeanFieldNormal(Guide):
-    r"""The factorised posterior $q(z | x) = N(m(x), \mathrm{diag}\, s(x)^2)$.
+    r"""The factorized posterior $q(z | x) = N(m(x), \mathrm{diag}\, s(x)^2)$.
 
     Args:
         net: maps x to 2 D numbers: D means, then D unconstrained scales (see `nets.positive`).

@@ -19,9 +19,9 @@ DARKEST: Final = 0.01
 
 
 class ContinuousBernoulli(NetworkLikelihood):
-    r"""Intensities in [0, 1], $p(x | z) = \prod_i C(h_i) e^{h_i(z) x_i}$ with $C$ its normaliser.
+    r"""Intensities in [0, 1], $p(x | z) = \prod_i C(h_i) e^{h_i(z) x_i}$ with $C$ its normalizer.
 
-    What a Bernoulli likelihood of grey pixels lacks is $C$, and without it there is no bound.
+    What a Bernoulli likelihood of gray pixels lacks is $C$, and without it there is no bound.
 
     Args:
         net: maps z to logits h; the mean of x_i rises with h_i, but is not its sigmoid.

@@ -4,7 +4,7 @@ A likelihood meets latents of shape [N, D] while it trains and [K, N, D] while i
 every network maps [..., in] to [..., out]. Data are flat vectors: the convolutional pair folds
 the last axis to an image and unfolds it again, which makes it a drop-in replacement of an `MLP`.
 Given several inputs (`net(z, *context)`), a perceptron or an image's decoder concatenates them
-along the last axis; an image's encoder takes the image alone. No network normalises over a batch,
+along the last axis; an image's encoder takes the image alone. No network normalizes over a batch,
 which would tie its data together.
 """
 

@@ -52,7 +52,7 @@ class PixelCNN(Part):
 
     A masked convolution of 7 x 7 over the image, to which a 1 x 1 convolution of the features
     is added, then residual blocks of masked 3 x 3 convolutions. Pixels are ordered row by row.
-    There is no normalisation, which would let a pixel see the ones after it. A stack of square
+    There is no normalization, which would let a pixel see the ones after it. A stack of square
     masks leaves a blind spot, above and to the right, where earlier pixels are not seen: the
     product of the $p(x_i | x_{<i})$ is a density all the same.
 
@@ -82,7 +82,7 @@ class PixelCNN(Part):
         if len(shape) != 3 or shape[0] != 1 or min(shape) < 1:
             raise ValueError(
                 "PixelCNN takes images of one channel, (1, height, width); got "
-                f"{tuple(shape)}. Use a ConvDecoder for colours"
+                f"{tuple(shape)}. Use a ConvDecoder for colors"
             )
         self.shape, self.features = tuple(shape), features
         self.first = MaskedConvolution(1, channels, 7, sees_itself=False)

@@ -49,7 +49,7 @@ class Offset(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a normalisation of each datum alone, over groups of about 16 channels.
+    """Return a normalization of each datum alone, over groups of about 16 channels.
 
     References:
         Wu, He, 2018. Group Normalization.

@@ -76,7 +76,7 @@ class _ImageDecoder(Part):
 class ConvEncoder(_ImageEncoder):
     """Map flat images [..., C * H * W] to [..., features] by strided convolutions.
 
-    One convolution of stride 2 for each stage, and a linear layer; no normalisation.
+    One convolution of stride 2 for each stage, and a linear layer; no normalization.
 
     Args:
         shape: (channels, height, width) of an image, both sides 8 or more.
@@ -133,7 +133,7 @@ class ConvDecoder(_ImageDecoder):
 class ResNetEncoder(_ImageEncoder):
     """Map flat images [..., C * H * W] to [..., features] by residual blocks.
 
-    Each stage is a residual block (group normalisation, SiLU, 3 x 3 convolution, twice) and a
+    Each stage is a residual block (group normalization, SiLU, 3 x 3 convolution, twice) and a
     convolution of stride 2.
 
     Args:
@@ -166,7 +166,7 @@ class ResNetEncoder(_ImageEncoder):
 class ResNetDecoder(_ImageDecoder):
     """Map latents [..., D] to flat images [..., C * H * W], the mirror of `ResNetEncoder`.
 
-    Maps are enlarged by repeating each pixel before a convolution, which leaves no chequered
+    Maps are enlarged by repeating each pixel before a convolution, which leaves no checkered
     pattern.
 
     Args:

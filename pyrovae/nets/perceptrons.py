@@ -85,8 +85,8 @@ class GatedMLP(_Perceptron):
 class ResidualMLP(_Perceptron):
     r"""A perceptron of residual blocks, $h' = P h + f(P h)$ with two layers in each f.
 
-    P is the identity where a width equals the one before, else a linear map; f normalises each
-    datum alone (layer normalisation). The last layer is linear.
+    P is the identity where a width equals the one before, else a linear map; f normalizes each
+    datum alone (layer normalization). The last layer is linear.
 
     Args:
         *sizes: widths of input, blocks and output, at least two.

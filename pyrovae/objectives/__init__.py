@@ -9,9 +9,9 @@ The value of the loss is the bound, whatever stands in for its gradient. How the
 the guide is an argument (see `estimators`):
 
 - "plain": through draws and densities; the score function, with the other particles as baseline,
-  at sites without a reparameterised sample;
+  at sites without a reparameterized sample;
 - "stl": through the draws alone. Unbiased for the ELBO; biased for a bound of several particles;
-- "dreg": doubly reparameterised: unbiased for every bound here, and without noise at the exact
+- "dreg": doubly reparameterized: unbiased for every bound here, and without noise at the exact
   posterior; far from it the plain gradient may vary less.
 
 Every site lies in the plate over data, as for `log_weights`. A latent that is summed out belongs

@@ -34,7 +34,7 @@ class Decomposition:
         information: log q(z | x) - log q(z): index-code mutual information on average.
         total_correlation: log q(z) - log prod_j q(z_j).
         dimension_wise_kl: log prod_j q(z_j) - log p(z): the sum over dimensions of KL divergences
-            where the prior factorises.
+            where the prior factorizes.
 
     References:
         Hoffman, Johnson, 2016. ELBO Surgery.
@@ -255,8 +255,8 @@ def covariance(means: Tensor) -> Tensor:
     """
     if len(means) < 2:
         raise ValueError(f"a covariance takes at least two data; got {len(means)}")
-    centred = means - means.mean(0)
-    return centred.mT @ centred / (len(means) - 1)
+    centered = means - means.mean(0)
+    return centered.mT @ centered / (len(means) - 1)
 
 
 def moment_penalty(covariance: Tensor, *, off_diagonal: float, diagonal: float) -> Tensor:

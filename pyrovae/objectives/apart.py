@@ -111,8 +111,8 @@ class ReweightedWakeSleep(Objective):
     r"""Raise IWAE over the model; fit the guide to the weighted draws (wake phase, wake update).
 
     The model's gradient is that of IWAE at fixed draws; the guide lowers
-    $-\sum_i \bar w_i \log q(z_i | x)$, at weights $\bar w$ normalised for each datum, which
-    approaches $KL(p(z | x) \| q(z | x))$ as k grows. No site needs to be reparameterised, unless
+    $-\sum_i \bar w_i \log q(z_i | x)$, at weights $\bar w$ normalized for each datum, which
+    approaches $KL(p(z | x) \| q(z | x))$ as k grows. No site needs to be reparameterized, unless
     with "dreg". The value is the IWAE bound at k.
 
     Args:

@@ -3,13 +3,13 @@ r"""Gradient estimators: how the gradient of a bound on log-weights reaches mode
 A bound $B$ maps log-weights [K, N] to [N]. Its plain gradient reaches the guide by two ways:
 through the draws, $z = z(\epsilon, \phi)$, and through the density $\log q_\phi(z)$. At one
 particle the second has expectation zero and is mere noise: "sticking the landing" drops it. At
-more it is a pathwise gradient in disguise: "doubly reparameterised", the gradient with respect to
+more it is a pathwise gradient in disguise: "doubly reparameterized", the gradient with respect to
 the draw of particle k is multiplied by
 
 $$ r_k = 1 - \frac{\partial^2 B}{\partial \ell_k^2} \Big/ \frac{\partial B}{\partial \ell_k},
    \qquad \ell_k = \log w_k, $$
 
-which for IWAE is the normalised weight. A site without reparameterisation gets the score
+which for IWAE is the normalized weight. A site without reparameterization gets the score
 function, where each particle is held against the bound as it would be had it weighed like the
 others.
 
@@ -56,7 +56,7 @@ GRADIENTS: Final = ("plain", "stl", "dreg")
 
 
 class Bound(abc.ABC):
-    """A reduction of log-weights, with what a doubly reparameterised gradient asks of it."""
+    """A reduction of log-weights, with what a doubly reparameterized gradient asks of it."""
 
     @abc.abstractmethod
     def value(self, log_w: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
 
     Raises:
         ValueError: as `log_weights`; naming the site, if "stl" or "dreg" meet one that is not
-            reparameterised, if the guide sums out what the bound would have to train, if two
+            reparameterized, if the guide sums out what the bound would have to train, if two
             sites are scaled differently, or if a weight is not defined.
     """
     guide_trace = programs.trace_guide()
@@ -117,7 +117,7 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
     given: Any = guide_trace
     paths: list[tuple[Tensor, int]] = []
     if gradient != "plain":
-        _check_reparameterised(guide_trace, gradient)
+        _check_reparameterized(guide_trace, gradient)
         given, paths = _with_paths(guide_trace)
     with Frozen() if freeze_model else contextlib.nullcontext():
         model_trace = programs.trace_model(given)
@@ -195,13 +195,13 @@ def _has_path(site: Any) -> bool:
     return bool(site["fn"].has_rsample)
 
 
-def _check_reparameterised(guide_trace: Any, gradient: Gradient) -> None:
+def _check_reparameterized(guide_trace: Any, gradient: Gradient) -> None:
     for name, site in guide_sites(guide_trace):
         if not _has_path(site):
             raise ValueError(
                 f"gradient='{gradient}' differentiates through the draws, but the guide's site "
                 f"'{name}' is drawn from {type(site['fn']).__name__}, which has no "
-                "reparameterised sample: use gradient='plain', which takes the score function "
+                "reparameterized sample: use gradient='plain', which takes the score function "
                 "there, or a continuous relaxation"
             )
     if gradient == "dreg":
@@ -238,7 +238,7 @@ def _check_enumerated(guide_trace: Any, gradient: Gradient) -> None:
         if gradient != "plain" or not all(_has_path(s) for _, s in guide_sites(guide_trace)):
             raise ValueError(
                 f"the guide sums over its site '{name}', for which only gradient='plain' with "
-                "reparameterised sites is known: use that, TraceEnum_ELBO, or a marginal mixture"
+                "reparameterized sites is known: use that, TraceEnum_ELBO, or a marginal mixture"
             )
 
 

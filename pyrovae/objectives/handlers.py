@@ -179,7 +179,7 @@ class free_bits(_KLTerm):  # noqa: N801
 
     Raises:
         ValueError: for lambda below 0; and as the programs run, naming the site, for one that is
-            summed out or auxiliary, for one that does not factorise where `per` is "dimension",
+            summed out or auxiliary, for one that does not factorize where `per` is "dimension",
             and for a model that does not run on the draws of the guide it was wrapped with.
 
     References:
@@ -344,7 +344,7 @@ def _univariate(fn: Any, name: str) -> Any:
         base = base.base_dist
     if base.event_shape:
         raise ValueError(
-            f"site '{name}' is a {type(base).__name__}, which does not factorise over its "
+            f"site '{name}' is a {type(base).__name__}, which does not factorize over its "
             "dimensions, so they have no KL of their own: use free_bits(..., per='site')"
         )
     return base

@@ -85,7 +85,7 @@ class MIWAE(LowerBound):
         return bounds.iwae(log_w, self.k)
 
     def curvature(self, log_w: Tensor) -> Tensor:
-        """Return one minus the weight normalised within its own bound."""
+        """Return one minus the weight normalized within its own bound."""
         return 1 - bounds.normalized_weights(log_w, self.k)
 
 

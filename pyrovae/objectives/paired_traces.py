@@ -1,7 +1,7 @@
 r"""One draw of every latent for each datum of a minibatch, to hold against each other.
 
 Objectives on the aggregate posterior read values, moments and densities off the two traces. Every
-latent is continuous, reparameterised and unmasked here; errors name the site.
+latent is continuous, reparameterized and unmasked here; errors name the site.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Latent:
             ValueError: if the posterior does not say that its dimensions are independent.
         """
         fn = self.guide.fn
-        if not _is_factorised(fn):
+        if not _is_factorized(fn):
             raise ValueError(
                 f"site '{self.guide.name}' has a posterior {type(fn).__name__} that is not "
-                "factorised over dimensions, so that q(z_j | x) is not at hand: draw it from a "
+                "factorized over dimensions, so that q(z_j | x) is not at hand: draw it from a "
                 "univariate family, as dist.Normal(loc, scale).to_event(1)"
             )
         pairs: Tensor = fn.base_dist.log_prob(self.guide.value.transpose(0, 1))
@@ -86,7 +86,7 @@ class Latent:
 
     def covariances(self) -> Tensor:
         """Return Cov[z | x_n] under the posterior, [N, D, D]."""
-        if _is_factorised(self.guide.fn):
+        if _is_factorized(self.guide.fn):
             variances = _flat(self._moment("variance"), self.guide)
             eye = torch.eye(variances.shape[-1], dtype=variances.dtype, device=variances.device)
             return variances.unsqueeze(-1) * eye
@@ -161,7 +161,7 @@ def draw_minibatch(model: Any, guide: Any, *args: Any, **kwargs: Any) -> Minibat
     """Run the guide, then the model on its draws, with one draw for each datum.
 
     Raises:
-        ValueError: naming the site, for one that is discrete, not reparameterised, masked while
+        ValueError: naming the site, for one that is discrete, not reparameterized, masked while
             latent, or not of batch shape [N]; for fewer than two data; and as `log_weights`.
     """
     programs = [functools.partial(program, **kwargs) for program in (model, guide)]
@@ -208,7 +208,7 @@ def _check_latent(name: str, site: Any, *, drawn: bool) -> None:
     family = type(site["fn"]).__name__
     if enumeration_dim(site) is not None or (drawn and not site["fn"].has_rsample):
         raise ValueError(
-            f"site '{name}' is drawn from a {family} without reparameterisation, and the gradient "
+            f"site '{name}' is drawn from a {family} without reparameterization, and the gradient "
             "goes through the draws: use a continuous latent, or pyro.infer.Trace_ELBO"
         )
     if site["mask"] is not None and site["mask"] is not True:
@@ -218,7 +218,7 @@ def _check_latent(name: str, site: Any, *, drawn: bool) -> None:
         )
 
 
-def _is_factorised(fn: Any) -> bool:
+def _is_factorized(fn: Any) -> bool:
     independent = isinstance(fn, Independent)
     return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)
 

@@ -1,13 +1,13 @@
 r"""Objectives that ask something of the aggregate posterior q(z), which no datum has alone.
 
-    loss = sum_n scale_n [ -log p(x_n | z_n) + log q(z_n | x_n) - log p(z_n) ]  +  regulariser
+    loss = sum_n scale_n [ -log p(x_n | z_n) + log q(z_n | x_n) - log p(z_n) ]  +  regularizer
 
 The first part is Pyro's `Trace_ELBO` on one draw for each datum, every term under the scale of its
-site. The regulariser is a sum over data too: a number for the minibatch is multiplied by the sum
+site. The regularizer is a sum over data too: a number for the minibatch is multiplied by the sum
 of the scales of the observed site. `handlers.kl_weight` weighs what belongs to the rate, and
 leaves penalties alone: `MMD` under `kl_weight(0.0)` is a Wasserstein auto-encoder.
 
-The gradient goes through the draws, so every latent is continuous and reparameterised.
+The gradient goes through the draws, so every latent is continuous and reparameterized.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TotalCorrelation(Regularized):
        + \gamma \textstyle\sum_j KL(q(z_j) \| p(z_j)) $$
 
     With all weights 1 it is the negative ELBO, draw by draw. The last term is what it says where
-    the prior factorises; see `aggregate.Decomposition`.
+    the prior factorizes; see `aggregate.Decomposition`.
 
     Args:
         data_size: N, the data from which minibatches are drawn without replacement.
@@ -85,7 +85,7 @@ class TotalCorrelation(Regularized):
     Raises:
         ValueError: for a negative weight; for a minibatch of one, or larger than data_size; for
             programs without exactly one latent site that the guide draws from a distribution
-            factorised over dimensions, such as `dist.Normal(loc, scale).to_event(1)`.
+            factorized over dimensions, such as `dist.Normal(loc, scale).to_event(1)`.
 
     References:
         Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
@@ -152,7 +152,7 @@ class TotalCorrelation(Regularized):
 
 @final
 class DIP(Regularized):
-    r"""Draw the covariance of the posterior towards the identity: DIP-VAE.
+    r"""Draw the covariance of the posterior toward the identity: DIP-VAE.
 
     $$ -ELBO + \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2 $$
 
@@ -209,13 +209,13 @@ class DIP(Regularized):
 
 @final
 class MMD(Regularized):
-    r"""Draw the aggregate posterior towards the prior: InfoVAE, Wasserstein auto-encoder.
+    r"""Draw the aggregate posterior toward the prior: InfoVAE, Wasserstein auto-encoder.
 
     $$ -ELBO + \lambda\, MMD^2(q(z), p(z)) $$
 
     by the unbiased estimate on the draws of the minibatch and as many of the prior. Under
     `handlers.kl_weight(1 - alpha)` it is the InfoVAE, under `kl_weight(0.0)` the WAE-MMD, whose
-    guide may be a `dist.Delta`. A prior whose draws are not reparameterised gets no gradient of
+    guide may be a `dist.Delta`. A prior whose draws are not reparameterized gets no gradient of
     the divergence.
 
     Args:
@@ -263,7 +263,7 @@ class MMD(Regularized):
 
 @final
 class FactorVAE(Regularized):
-    r"""Penalise the total correlation that a discriminator estimates.
+    r"""Penalize the total correlation that a discriminator estimates.
 
     $$ -ELBO + \gamma\, E_{q(z)}[d(z)], \qquad d(z) \approx \log q(z) - \log \textstyle\prod_j
        q(z_j) $$
@@ -274,7 +274,7 @@ class FactorVAE(Regularized):
     discriminator's that of its cross-entropy, and neither reaches the other. Any SVI is told of
     the discriminator's parameters, so it trains both; `groups` gives the discriminator a learning
     rate and moments of its own. Without SVI, `objective(model, guide)(x).backward()` leaves both
-    gradients, for two torch optimisers.
+    gradients, for two torch optimizers.
 
     Args:
         gamma: the weight of the total correlation.
@@ -315,7 +315,7 @@ class FactorVAE(Regularized):
         self.gamma, self.discriminator = _weight("gamma", gamma), discriminator
 
     def groups(self, parameters: Iterable[Tensor], **options: Any) -> list[dict[str, Any]]:
-        """Split parameters into two groups for a torch optimiser.
+        """Split parameters into two groups for a torch optimizer.
 
         Args:
             parameters: of the VAE and of the discriminator, in any order.

@@ -2,8 +2,8 @@
 
 The functions build `matplotlib.figure.Figure` objects directly: they open no window, register
 nothing with pyplot and change no setting of matplotlib. A notebook shows the figure that a cell
-returns; `save` writes it as PNG. Colours can be told apart by colour-blind readers, and markers
-repeat what the colours say. Bounds, rates and distortions are in nats per datum.
+returns; `save` writes it as PNG. Colors can be told apart by color-blind readers, and markers
+repeat what the colors say. Bounds, rates and distortions are in nats per datum.
 
 Images are flat vectors, as everywhere in the library: `shape` is (channels, height, width).
 """

@@ -61,10 +61,10 @@ def _spread(axes: Any, comparison: Comparison, values: torch.Tensor) -> None:
     a, b = comparison.names
     estimate = comparison.differences[comparison.bound]
     edges = torch.linspace(*_ends(values), 41, dtype=torch.float64).tolist()
-    for side, colour, name in ((values > 0, TRAIN, a), (values < 0, VALIDATION, b)):
+    for side, color, name in ((values > 0, TRAIN, a), (values < 0, VALIDATION, b)):
         share = side.double().mean().item()
         axes.hist(
-            values[side].tolist(), edges, color=colour, alpha=0.85, label=f"{name}: {share:.0%}"
+            values[side].tolist(), edges, color=color, alpha=0.85, label=f"{name}: {share:.0%}"
         )
     axes.axvline(estimate.mean, color="#333333", linewidth=1.4, linestyle=(0, (4, 2)))
     axes.set_ylabel("data")

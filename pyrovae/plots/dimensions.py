@@ -20,7 +20,7 @@ NAMED: Final = 24
 def kl_per_dimension(report: Finding) -> Figure:
     """Draw the KL of each latent dimension, greatest first, with one standard error over data.
 
-    A panel for each site; dimensions of 0.01 nats or less, which carry next to nothing, are grey.
+    A panel for each site; dimensions of 0.01 nats or less, which carry next to nothing, are gray.
 
     Args:
         report: as returned by `evaluate`, or by `read_report`.
@@ -48,7 +48,7 @@ def kl_per_dimension(report: Finding) -> Figure:
     if not each:
         raise ValueError(
             f"'{report.title}' has no KL for each dimension: both densities of a site must "
-            "factorise, as a mean-field guide's does"
+            "factorize, as a mean-field guide's does"
         )
     figure = blank(0.8 * WIDTH, 2.5 * len(each))
     panels = figure.subplots(len(each), 1, squeeze=False)[:, 0]

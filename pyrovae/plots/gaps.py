@@ -14,7 +14,7 @@ from pyrovae.weights.bounds import Estimate
 
 WITHOUT_FLOW: Final = (
     (measured.ELBO, "ELBO", None, ""),
-    (measured.REFINED, "refined", measured.AMORTISATION, "amortisation"),
+    (measured.REFINED, "refined", measured.AMORTISATION, "amortization"),
     (measured.LOG_EVIDENCE, "log p(x)", measured.APPROXIMATION, "approximation"),
 )
 WITH_FLOW: Final = (
@@ -22,7 +22,7 @@ WITH_FLOW: Final = (
     (measured.FLOW, "refined\nflow", measured.GAINED, "gained by the flow"),
     (measured.LOG_EVIDENCE, "log p(x)", measured.OF_FLOW, "missed by the flow"),
 )
-COLOURS: Final = (OBJECTIVE, VALIDATION, TRAIN, CLASSES[2])
+COLORS: Final = (OBJECTIVE, VALIDATION, TRAIN, CLASSES[2])
 HATCHES: Final = ("", "", "//", "..")
 
 
@@ -91,7 +91,7 @@ def _bar(axes: Any, place: int, ends: list[float], gap: Estimate, label: str) ->
         gap.mean,
         bottom=low,
         width=0.8,
-        color=COLOURS[place],
+        color=COLORS[place],
         alpha=0.55,
         hatch=HATCHES[place],
         edgecolor="white",

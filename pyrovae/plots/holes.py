@@ -65,16 +65,16 @@ def holes(plane: LatentPlane) -> Figure:
     return figure
 
 
-def _hatch(axes: Any, plane: LatentPlane, where: Tensor, colour: str, pattern: str) -> None:
+def _hatch(axes: Any, plane: LatentPlane, where: Tensor, color: str, pattern: str) -> None:
     """Hatch a region of the grid and draw its edge."""
     if not where.any():
         return
     across, up = plane.grid.tolist()
     inside = where.T.float().numpy()
     filled = axes.contourf(across, up, inside, levels=[0.5, 1.5], colors="none", hatches=[pattern])
-    filled.set_edgecolor(colour)
+    filled.set_edgecolor(color)
     filled.set_linewidth(0)
-    axes.contour(across, up, inside, levels=[0.5], colors=colour, linewidths=1.1)
+    axes.contour(across, up, inside, levels=[0.5], colors=color, linewidths=1.1)
 
 
 def _levels(density: Tensor) -> list[float]:

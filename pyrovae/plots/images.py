@@ -25,7 +25,7 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
     Args:
         vae: the VAE.
         x: the data to show, [N, C * H * W], ten in a row.
-        shape: (C, H, W), with one channel (grey) or three (red, green, blue).
+        shape: (C, H, W), with one channel (gray) or three (red, green, blue).
         *context: as for `vae.reconstruct`.
 
     Raises:

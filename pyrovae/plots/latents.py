@@ -22,7 +22,7 @@ MOMENT_DRAWS: Final = 100
 def latent_map(
     vae: VAE, x: Tensor, labels: Tensor | Sequence[int], *context: Any, site: str | None = None
 ) -> Figure:
-    """Draw the posterior mean of a latent site for each datum, coloured by label.
+    """Draw the posterior mean of a latent site for each datum, colored by label.
 
     Two dimensions are drawn as they are; of more, the first two principal components of the
     posterior means; of one, the mean against the posterior's standard deviation.
@@ -93,11 +93,11 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
         return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
     if n < 2:
         raise ValueError("principal components take the latents of two data or more; got one")
-    centred = means - means.mean(0)
-    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+    centered = means - means.mean(0)
+    _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
     share = spread.square() / spread.square().sum().clamp(min=1e-300)
     signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    return centred @ (signs * axes)[:2].T, [
+    return centered @ (signs * axes)[:2].T, [
         f"posterior means, {order} component ({100 * part:.0f}% of variance)"
         for order, part in zip(("first", "second"), share.tolist(), strict=False)
     ]

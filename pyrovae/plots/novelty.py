@@ -49,9 +49,9 @@ def novelty(detection: Detection) -> Figure:
             low, high = low - 0.5, high + 0.5
         edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64).tolist()
         looks = (("the model's kind", TRAIN), ("novel", VALIDATION))
-        for scores, (label, colour) in zip(kinds, looks, strict=True):
+        for scores, (label, color) in zip(kinds, looks, strict=True):
             values = scores.clamp(low, high).tolist()
-            axes.hist(values, edges, density=True, color=colour, alpha=0.6, label=label)
+            axes.hist(values, edges, density=True, color=color, alpha=0.6, label=label)
         area = detection.quantities[name]
         error = "" if math.isnan(area.error_over_data) else f" ± {area.error_over_data:.3f}"
         axes.set_title(f"AUROC {area.mean:.3f}{error}", loc="left", fontsize=10)

@@ -18,7 +18,7 @@ def predictive_checks(checks: PredictiveChecks) -> Figure:
     """Draw each discrepancy of the data drawn as a histogram, of the real ones as a line.
 
     A discrepancy that looks at latents has no one real value; its difference, drawn - real, is
-    shown, and the line stands at 0. Panels of discrepancies outside have the line's colour.
+    shown, and the line stands at 0. Panels of discrepancies outside have the line's color.
 
     Args:
         checks: as returned by `PredictiveCheck`.
@@ -59,14 +59,14 @@ def _panel(axes: Any, checks: PredictiveChecks, name: str) -> None:
     values, at = (drawn - real, 0.0) if moves else (drawn, real[0].item())
     outside = name in checks.outside
     axes.hist(values.tolist(), 30, color=OBJECTIVE, alpha=0.75, label="drawn from the model")
-    colour = VALIDATION if outside else TRAIN
+    color = VALIDATION if outside else TRAIN
     label = "real data, outside" if outside else "real data"
-    axes.axvline(at, color=colour, linewidth=2, label=label)
+    axes.axvline(at, color=color, linewidth=2, label=label)
     axes.set_title(
         f"{name}: p = {checks.p_value(name).mean:.3f}",
         loc="left",
         fontsize=9,
-        color=colour if outside else "black",
+        color=color if outside else "black",
     )
     if moves:
         axes.set_xlabel("drawn - real")

@@ -1,4 +1,4 @@
-"""What every figure has in common: sizes, colours, and a frame that is no more than needed."""
+"""What every figure has in common: sizes, colors, and a frame that is no more than needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLASSES: Final = (
     *("#332288", "#E69F00", "#44AA99", "#CC6677", "#117733"),
     *("#56B4E9", "#882255", "#999933", "#AA4499", "#777777"),
 )
-"""Ten colours after Tol's muted scheme, told apart with any common colour-blindness."""
+"""Ten colors after Tol's muted scheme, told apart with any common color-blindness."""
 
 MARKERS: Final = "o^sDvPX"
 DASHED: Final = (0, (4, 2))

@@ -39,13 +39,13 @@ def history(history: History) -> Figure:
     objective = [-loss for loss in history.column("loss")]
     panels[0].plot(epochs, objective, color=OBJECTIVE, linestyle=DASHED, label=history.objective)
     for axes, name in zip(panels, ("elbo", "rate", "distortion"), strict=True):
-        for prefix, colour, marker in (("", TRAIN, "o"), ("validation_", VALIDATION, "s")):
+        for prefix, color, marker in (("", TRAIN, "o"), ("validation_", VALIDATION, "s")):
             values = history.column(prefix + name)
             if any(math.isfinite(value) for value in values):
                 label = "validation" if prefix else "training data"
                 size = 3.5 if len(epochs) <= 30 else 0
                 axes.plot(
-                    epochs, values, color=colour, marker=marker, markersize=size, label=label
+                    epochs, values, color=color, marker=marker, markersize=size, label=label
                 )
         axes.set_title("ELBO" if name == "elbo" else name, loc="left", fontsize=10)
         axes.set_xlabel("epoch")

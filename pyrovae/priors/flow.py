@@ -1,4 +1,4 @@
-"""A prior learned as a normalising flow."""
+"""A prior learned as a normalizing flow."""
 
 from __future__ import annotations
 

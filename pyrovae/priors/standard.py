@@ -49,7 +49,7 @@ class Laplace(_Standard):
     r"""Sample a site "z" from Laplace distributions, $p(z) = \prod_d \tfrac12 e^{-|z_d|}$.
 
     Unlike the normal's, its density is no function of |z| alone: the peak at 0 draws the
-    posterior's means towards the axes, a step towards latents that mean something one by one.
+    posterior's means toward the axes, a step toward latents that mean something one by one.
 
     Args:
         latents: the dimension D of z.

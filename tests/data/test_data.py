@@ -1,4 +1,4 @@
-"""Data sets, batches, binarisation and the domains that likelihoods check."""
+"""Data sets, batches, binarization and the domains that likelihoods check."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_what_a_split_draws_lies_in_the_domain(binarization, domain):
     assert (digits.train.draw().unique().numel() > 2) is (binarization is None)
 
 
-def test_static_binarisation_is_always_the_same_and_dynamic_is_drawn_afresh():
+def test_static_binarization_is_always_the_same_and_dynamic_is_drawn_afresh():
     torch.manual_seed(1)
     one = load(binarization="static").train
     torch.manual_seed(2)
@@ -187,7 +187,7 @@ def test_data_that_cannot_be_walked_twice_are_refused(spent, name):
 @pytest.mark.parametrize(
     ("value", "domain", "message"),
     [
-        (0.5, constraints.boolean, "0 or 1; got 0.5 at row 1. Grey pixels are binarised"),
+        (0.5, constraints.boolean, "0 or 1; got 0.5 at row 1. Gray pixels are binarized"),
         (2.0, constraints.unit_interval, r"in \[0, 1\]; got 2 at row 1. Divide the pixels by 255"),
         (1.5, constraints.nonnegative_integer, "counts .*; got 1.5 at row 1. Round or rescale"),
         (-1.0, constraints.nonnegative_integer, "counts .*; got -1 at row 1"),

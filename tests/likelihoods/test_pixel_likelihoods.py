@@ -76,10 +76,10 @@ every = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys()
 
 def outputs_of(family, rows=5, width=1):
     """Return what a network might give; a mixture's scales are a tenth of the range."""
-    centres = torch.zeros(family.outputs, 1)
+    centers = torch.zeros(family.outputs, 1)
     if family.truth is not softmax_of:
-        centres[-family.outputs // 3 :] = -2.0
-    return centres + 0.5 * random(0, rows, family.outputs, width)
+        centers[-family.outputs // 3 :] = -2.0
+    return centers + 0.5 * random(0, rows, family.outputs, width)
 
 
 def distribution(family, h):

@@ -140,8 +140,8 @@ def expected_gaussian(width, loc, covariance):
     """Return E exp(-|d|^2 / 2 w^2) of d ~ N(loc, covariance)."""
     spread = covariance + width**2 * torch.eye(len(loc), dtype=torch.float64)
     normal = td.MultivariateNormal(loc, spread)
-    log_normaliser = len(loc) * (math.log(width) + 0.5 * math.log(2 * math.pi))
-    return (normal.log_prob(torch.zeros_like(loc)) + log_normaliser).exp().item()
+    log_normalizer = len(loc) * (math.log(width) + 0.5 * math.log(2 * math.pi))
+    return (normal.log_prob(torch.zeros_like(loc)) + log_normalizer).exp().item()
 
 
 def expected_kernel(kernel, loc, covariance):

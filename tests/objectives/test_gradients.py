@@ -101,7 +101,7 @@ def test_at_the_exact_posterior_the_guide_has_no_gradient(name, gradient):
 
 
 def both(make, world, x, parameters):
-    """Return the mean gradients of the plain and the doubly reparameterised estimator."""
+    """Return the mean gradients of the plain and the doubly reparameterized estimator."""
     return [mean_gradient(of(make(which), world), x, parameters) for which in ("plain", "dreg")]
 
 
@@ -185,7 +185,7 @@ def test_reweighted_wake_sleep_fits_the_guide_to_weighted_draws():
 )
 def test_a_class_that_is_drawn_gets_the_score_function(objective, exact):
     world, x = Classes(), random(0, 2, 2)
-    parameters = [world.logits, world.centres]
+    parameters = [world.logits, world.centers]
     wanted = -flat(torch.autograd.grad(getattr(world, exact)(x), parameters))
     assert mean_gradient(of(objective, world), x, parameters).agrees(wanted)
 
@@ -202,7 +202,7 @@ def test_a_class_that_is_summed_out_gives_the_gradient_of_the_evidence():
     loss = IWAE(3).differentiable_loss(world.model_enumerated, world.empty_guide, x)
     evidence = world.log_joint(x).logsumexp(-1).sum()
     torch.testing.assert_close(loss, -evidence)
-    met, wanted = (torch.autograd.grad(v, [world.centres])[0] for v in (loss, -evidence))
+    met, wanted = (torch.autograd.grad(v, [world.centers])[0] for v in (loss, -evidence))
     torch.testing.assert_close(met, wanted)
 
 
@@ -212,12 +212,12 @@ class Mixed(nn.Module):
     def __init__(self):
         super().__init__()
         self.logits, self.means = parameter([0.4, -0.4]), parameter([[0.5], [-0.8]])
-        self.centres = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        self.centers = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
 
     def model(self, x):
         with data_plate(x):
             c = pyro.sample("c", dist.Categorical(logits=torch.zeros(2, dtype=torch.float64)))
-            z = pyro.sample("z", dist.Normal(self.centres[c], 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(self.centers[c], 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
 
     def guide(self, x):
@@ -230,7 +230,7 @@ class Mixed(nn.Module):
         normal, log_q = torch.distributions.Normal, self.logits.log_softmax(-1)
         mean = self.means.squeeze(-1) + 0.5 * x
         rate = torch.distributions.kl_divergence(
-            normal(mean, 0.6), normal(self.centres.squeeze(-1), 1.0)
+            normal(mean, 0.6), normal(self.centers.squeeze(-1), 1.0)
         )
         distortion = -normal(mean, 0.5).log_prob(x) + 0.6**2 / (2 * 0.5**2)
         half = torch.tensor(0.5, dtype=torch.float64).log()
@@ -245,7 +245,7 @@ def test_a_class_and_a_continuous_latent_share_one_gradient():
 
 
 @pytest.mark.parametrize("gradient", ["stl", "dreg"])
-def test_a_site_without_a_reparameterised_sample_is_named(gradient):
+def test_a_site_without_a_reparameterized_sample_is_named(gradient):
     world = Classes()
     with pytest.raises(ValueError, match=r"site 'c' is drawn from Categorical.*score function"):
         IWAE(2, gradient).loss(world.model, world.guide, random(0, 2, 2))

@@ -98,7 +98,7 @@ def test_auxiliary_sites_are_refused():
         infer.Trace_ELBO().loss(*free_bits(1.0).wrap(world.model, guide), world.sample(3))
 
 
-def test_bits_per_dimension_need_dimensions_that_factorise():
+def test_bits_per_dimension_need_dimensions_that_factorize():
     world = LinearGaussian()
     vae, x = world.vae(world.exact_posterior), world.sample(3)
     with pytest.raises(ValueError, match="site 'z' is a MultivariateNormal.*per='site'"):

@@ -42,7 +42,7 @@ def test_a_masked_latent_is_refused(objective):
         objective.loss(*programs, x)
 
 
-def test_a_posterior_that_is_not_factorised_is_refused_by_the_decomposition():
+def test_a_posterior_that_is_not_factorized_is_refused_by_the_decomposition():
     world = LinearGaussian()
     objective = TotalCorrelation(100, beta=2.0)
     with pytest.raises(ValueError, match="site 'z' has a posterior MultivariateNormal that is no"):

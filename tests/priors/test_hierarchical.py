@@ -229,11 +229,11 @@ def test_context_reaches_every_level():
 
 
 def cluster_prior(world):
-    centres, spread = world.centres.T, torch.full((2,), world.spread, dtype=torch.float64)
+    centers, spread = world.centers.T, torch.full((2,), world.spread, dtype=torch.float64)
     classes = priors.OneHot(3, learned=True).double()
     classes.logits.data = world.weights.log()
     zero = torch.zeros(2, dtype=torch.float64)
-    return classes, priors.ConditionalNormal(linear(centres, zero, spread))
+    return classes, priors.ConditionalNormal(linear(centers, zero, spread))
 
 
 def test_a_class_on_top_of_a_ladder_is_summed_out_around_the_draws():

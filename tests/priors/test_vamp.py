@@ -62,7 +62,7 @@ def test_pseudo_inputs_start_at_distinct_rows_of_the_data():
     prior = priors.VampPrior(GUIDES["MeanFieldNormal"](), 20).double().start_at_data(x)
     span = x.amax(0) - x.amin(0)
     away = (prior.pseudo_inputs.unsqueeze(1) - x).abs() / span
-    # A datum moves towards the middle by MARGIN of the range at most, up to rounding.
+    # A datum moves toward the middle by MARGIN of the range at most, up to rounding.
     nearest = (away.amax(-1) <= MARGIN * (1 + 1e-9)).double()
     assert torch.equal(nearest.sum(0), torch.ones(20).double())
     assert torch.equal(nearest.sum(1), torch.ones(20).double())

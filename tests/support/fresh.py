@@ -16,7 +16,7 @@ SECONDS = 300
 def printed_by(script, *arguments, folder):
     """Return what a script prints that is run in a folder; what it raises is raised."""
     context = multiprocessing.get_context("forkserver")
-    # PyTorch imports the second when it makes an optimiser, the library the third for digits.
+    # PyTorch imports the second when it makes an optimizer, the library the third for digits.
     context.set_forkserver_preload(["pyrovae", "torch._dynamo", "sklearn.datasets"])
     with context.Pool(1) as pool:
         return pool.apply_async(_run, (str(script), arguments, str(folder))).get(SECONDS)
