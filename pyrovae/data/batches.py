@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyrovae.data.datasets import DataSet, Split, drawn_once
 from pyrovae.data.domains import named
 
+__all__ = ["Batch", "Batches"]
+
 Batch = tuple[Any, ...]
 
 

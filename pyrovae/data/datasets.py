@@ -18,6 +18,8 @@ from torch.distributions import constraints
 from pyrovae.data.domains import check_domain
 from pyrovae.randomness import seeded
 
+__all__ = ["HELD_OUT", "PIXELS", "Binarization", "DataSet", "Split", "drawn_once", "load"]
+
 Binarization = Literal["dynamic", "static"]
 
 HELD_OUT: Final = 297

@@ -9,6 +9,16 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+__all__ = [
+    "check_context",
+    "check_domain",
+    "check_finite",
+    "flat_line",
+    "named",
+    "open_unit_interval",
+    "value_in",
+]
+
 
 def check_finite(x: Any) -> None:
     """Hold x against what every program wants: a tensor with rows, all of them finite.

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["Shape", "fold", "rotated"]
+
 Shape = tuple[int, int, int]
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["Guide", "Posterior"]
+
 
 class Posterior(Part):
     """Make q(z | x) of a network's output.

@@ -10,6 +10,8 @@ from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.guides.base import Guide, Posterior
 from pyrovae.priors.discrete import sample_index, sample_one_hot, sample_relaxed, set_temperature
 
+__all__ = ["Bernoulli", "Categorical", "OneHot", "RelaxedOneHot"]
+
 
 def _check_classes(logits: Tensor, owner: Posterior) -> Tensor:
     if logits.shape[-1] < 2:

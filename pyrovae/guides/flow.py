@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pyrovae.distributions.flows import AutoregressiveFlow, Kind
 from pyrovae.guides.base import Guide
 
+__all__ = ["Flow"]
+
 
 class Flow(Guide):
     r"""The posterior of an inverse autoregressive flow given features h(x) (`pyrovae[flows]`).

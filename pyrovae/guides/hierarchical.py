@@ -18,6 +18,8 @@ from pyrovae.parts import Part
 from pyrovae.priors.hierarchical import ConditionalNormal
 from pyrovae.priors.hierarchical import Hierarchical as Prior
 
+__all__ = ["Hierarchical", "Ladder"]
+
 
 class Hierarchical(Part):
     r"""Sample sites "z_1", ..., "z_L" from the bottom up, each given the one below.

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from pyrovae.composition import Together
 
+__all__ = ["Joint"]
+
 
 class Joint(Together):
     r"""Sample several latents, $q(a | x) \, q(b | x, a) \, q(c | x, a, b) \cdots$.

@@ -13,6 +13,8 @@ from pyrovae.guides.base import Posterior
 from pyrovae.nets import positive
 from pyrovae.weights.auxiliary import REVERSE_DENSITY
 
+__all__ = ["MixtureOfNormals"]
+
 
 class MixtureOfNormals(Posterior):
     r"""The posterior $q(z | x) = \sum_c w_c(x) N(m_c(x), \mathrm{diag}\, s_c(x)^2)$.

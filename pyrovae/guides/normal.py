@@ -11,6 +11,8 @@ from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
 from pyrovae.nets.heads import diagonal_normal
 
+__all__ = ["FullRankNormal", "LowRankNormal", "MeanFieldNormal"]
+
 
 class MeanFieldNormal(Guide):
     r"""The factorized posterior $q(z | x) = N(m(x), \mathrm{diag}\, s(x)^2)$.

@@ -10,6 +10,8 @@ from pyrovae.distributions import spheres
 from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
 
+__all__ = ["PowerSpherical"]
+
 
 class PowerSpherical(Guide):
     r"""The posterior $q(z | x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}$ on the unit sphere.

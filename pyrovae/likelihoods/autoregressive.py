@@ -14,6 +14,8 @@ from pyrovae.likelihoods.base import Likelihood
 from pyrovae.likelihoods.binary import Bernoulli
 from pyrovae.nets import PixelCNN
 
+__all__ = ["AutoregressiveBernoulli", "BernoulliChain"]
+
 
 class BernoulliChain(dist.TorchDistribution):
     r"""The chain rule over binary pixels, $p(x) = \prod_i Bernoulli(x_i; \sigma(f_i(x_{<i}, h)))$.

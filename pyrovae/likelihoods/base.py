@@ -14,6 +14,8 @@ from pyrovae.data.domains import check_domain, check_finite
 from pyrovae.nets import set_last_bias
 from pyrovae.parts import Part
 
+__all__ = ["Likelihood", "NetworkLikelihood", "blocks"]
+
 
 class Likelihood(Part):
     """Sample or score the site "x" from the distribution p(x | z) that a subclass makes.

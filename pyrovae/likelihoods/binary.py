@@ -8,6 +8,8 @@ from torch.distributions import constraints
 
 from pyrovae.likelihoods.base import NetworkLikelihood
 
+__all__ = ["Bernoulli"]
+
 
 class Bernoulli(NetworkLikelihood):
     r"""Binary data, $p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(h_i(z)))$.

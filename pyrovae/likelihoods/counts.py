@@ -22,6 +22,14 @@ from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, Total
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets.inputs import split_library
 
+__all__ = [
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "log_mean",
+]
+
 SMALLEST_LIBRARY: Final = 1e-8
 RAREST_GATE: Final = 0.01
 """The share of extra zeros at which a zero-inflated likelihood starts."""

@@ -14,6 +14,8 @@ from torch.distributions import constraints
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import SMALLEST_SCALE, positive, unconstrained
 
+__all__ = ["Laplace", "Normal", "StudentT"]
+
 
 class _LocationScale(NetworkLikelihood):
     """A location from the network, and a scale: fixed, learned, or from the network too."""

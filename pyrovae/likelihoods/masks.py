@@ -20,6 +20,8 @@ from pyrovae.distributions.columns import JointColumns
 from pyrovae.likelihoods.base import Likelihood
 from pyrovae.nets.inputs import rows_of, split_mask
 
+__all__ = ["Masked", "fill_missing"]
+
 
 @final
 class Masked(Likelihood):

@@ -20,6 +20,8 @@ from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import positive, unconstrained
 
+__all__ = ["Categorical", "DiscretizedLogisticMixture"]
+
 
 def _levels(number: int, owner: nn.Module) -> constraints.Constraint:
     if number < 2:

@@ -16,6 +16,8 @@ from torch.distributions import constraints
 from pyrovae.distributions.columns import JointColumns
 from pyrovae.likelihoods.base import Likelihood
 
+__all__ = ["Columns"]
+
 
 @final
 class Columns(Likelihood):

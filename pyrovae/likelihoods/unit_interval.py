@@ -14,6 +14,8 @@ from pyrovae.distributions import continuous_bernoulli
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import SMALLEST_SCALE, positive
 
+__all__ = ["Beta", "ContinuousBernoulli"]
+
 DARKEST: Final = 0.01
 """The mean at which a pixel starts that is always 0: its best logit is minus infinity."""
 

@@ -11,6 +11,8 @@ from pyrovae.nets.blocks import Offset, Residual, on_images
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
+__all__ = ["MaskedConvolution", "PixelCNN"]
+
 
 class MaskedConvolution(nn.Module):
     """Convolve with the pixels before each pixel, row by row, and with itself if it may.

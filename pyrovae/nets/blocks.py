@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+__all__ = ["Offset", "Residual", "group_norm", "on_images"]
+
 CHANNELS_PER_GROUP: Final = 16
 
 

@@ -20,6 +20,8 @@ from pyrovae.nets.blocks import Offset, Residual, group_norm, on_images
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
+__all__ = ["ConvDecoder", "ConvEncoder", "ResNetDecoder", "ResNetEncoder"]
+
 SMALLEST_SIDE: Final = 4
 WIDEST: Final = 8
 

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 from pyrovae.data.domains import flat_line
 
+__all__ = [
+    "SMALLEST_SCALE",
+    "diagonal_normal",
+    "join",
+    "positive",
+    "set_last_bias",
+    "unconstrained",
+]
+
 SMALLEST_SCALE: Final = 1e-5
 
 

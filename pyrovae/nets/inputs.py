@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["HideMissing", "LogCounts", "check_mask", "rows_of", "split_library", "split_mask"]
+
 
 class LogCounts(Part):
     r"""Show a network $\log(1 + x)$ in place of counts x, which may be thousands.

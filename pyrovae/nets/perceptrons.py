@@ -12,6 +12,8 @@ from pyrovae.nets.blocks import Residual
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
+__all__ = ["MLP", "GatedMLP", "ResidualMLP"]
+
 
 class _Perceptron(Part):
     """Hidden layers, made by a function of their widths, and a linear one at the end."""

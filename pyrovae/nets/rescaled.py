@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["Rescaled"]
+
 
 class Rescaled(Part):
     r"""Map the first input from [low, high] to [-1, 1], then ask a network.

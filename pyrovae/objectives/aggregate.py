@@ -16,6 +16,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Decomposition",
+    "GaussianKernel",
+    "InverseMultiquadratic",
+    "Kernel",
+    "covariance",
+    "decompose",
+    "discrimination_loss",
+    "log_aggregate",
+    "mmd",
+    "moment_penalty",
+    "permute_dimensions",
+    "squared_distances",
+    "stratified",
+    "weighted",
+]
+
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """A function of draws [M, D] and [N, D] that returns k(x_m, y_n), [M, N]."""
 

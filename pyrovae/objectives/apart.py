@@ -24,6 +24,8 @@ from pyrovae.weights import bounds
 from pyrovae.weights.log_joint import guide_sites, log_density
 from pyrovae.weights.sites import log_prob, objective_sites
 
+__all__ = ["CUBO", "PIWAE", "ReweightedWakeSleep"]
+
 
 @final
 class CUBO(Objective, Bound):

@@ -22,6 +22,8 @@ from pyrovae.objectives.gradients import (
 )
 from pyrovae.weights.log_weights import trace_pair
 
+__all__ = ["LowerBound", "Objective", "product_of"]
+
 
 class Objective(ELBO, abc.ABC):
     """A loss for SVI from one bound on log-weights.

@@ -51,6 +51,20 @@ from pyrovae.weights.sites import (
     sample_sites,
 )
 
+__all__ = [
+    "GRADIENTS",
+    "Bound",
+    "Draw",
+    "Frozen",
+    "Gradient",
+    "Programs",
+    "check_no_factor",
+    "check_nothing_enumerated",
+    "detached",
+    "draw",
+    "surrogate",
+]
+
 Gradient = Literal["plain", "stl", "dreg"]
 GRADIENTS: Final = ("plain", "stl", "dreg")
 

@@ -31,6 +31,8 @@ from torch import Tensor
 from pyrovae.weights.kl import Program, closed_form_kl
 from pyrovae.weights.sites import TRAINING_FACTOR, enumeration_dim, is_training_factor
 
+__all__ = ["Handler", "capacity", "free_bits", "kl_weight"]
+
 _POSTERIOR: Final = "_posterior"
 """The key of `infer` under which a guide's site carries its distribution to the model."""
 

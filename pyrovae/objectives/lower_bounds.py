@@ -12,6 +12,8 @@ from pyrovae.objectives.gradients import (
 )
 from pyrovae.weights import bounds
 
+__all__ = ["CIWAE", "IWAE", "MIWAE", "Renyi"]
+
 
 @final
 class IWAE(LowerBound):

@@ -23,6 +23,8 @@ from pyrovae.weights.sites import (
     objective_sites,
 )
 
+__all__ = ["Latent", "Minibatch", "Term", "draw_minibatch"]
+
 
 @dataclass(frozen=True)
 class Term:

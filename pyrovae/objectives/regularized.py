@@ -28,6 +28,8 @@ from pyrovae.objectives import aggregate
 from pyrovae.objectives.paired_traces import Minibatch, draw_minibatch
 from pyrovae.vae import announce
 
+__all__ = ["DIP", "MMD", "FactorVAE", "Regularized", "TotalCorrelation"]
+
 
 class Regularized(ELBO, abc.ABC):
     """What the objectives share: a loss from one draw of every latent for each datum."""

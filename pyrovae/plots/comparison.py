@@ -11,6 +11,8 @@ from pyrovae.measure.compare import APART, Comparison
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 
+__all__ = ["comparison"]
+
 
 def comparison(comparison: Comparison) -> Figure:
     """Draw the differences per datum of the tightest bound, and the mean of every difference.

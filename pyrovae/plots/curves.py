@@ -19,6 +19,8 @@ from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, cle
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
+__all__ = ["bounds", "level", "lines_of_one_elbo", "particle_axis", "rate_distortion"]
+
 
 def bounds(report: Report | SavedFinding) -> Figure:
     """Draw the importance-weighted bounds against k; at k = 1 stands the ELBO.

@@ -12,6 +12,8 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
 from pyrovae.weights.bounds import students_factor
 
+__all__ = ["kl_per_dimension"]
+
 PREFIX: Final = "KL per dimension, "
 NAMED: Final = 24
 """The bars, at most, that have room for the number of their dimension."""

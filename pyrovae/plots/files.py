@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from pyrovae.files import write_atomically
 from pyrovae.plots.image_grid import png
 
+__all__ = ["save"]
+
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG: whole, or not at all.

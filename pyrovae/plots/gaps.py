@@ -12,6 +12,8 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 from pyrovae.weights.bounds import Estimate
 
+__all__ = ["gaps"]
+
 WITHOUT_FLOW: Final = (
     (measured.ELBO, "ELBO", None, ""),
     (measured.REFINED, "refined", measured.AMORTISATION, "amortization"),

@@ -13,6 +13,8 @@ from pyrovae.measure.latents.plane import LatentPlane
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import VALIDATION, blank, clean
 
+__all__ = ["holes"]
+
 PRIOR: Final = "#1A1A1A"
 OUTSIDE: Final = "#6A3D9A"
 SHARES: Final = (0.99, 0.9, 0.5)

@@ -11,6 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+__all__ = ["PIXELS_PER_INCH", "WIDTH", "PortableFigure", "columns", "mosaic", "png"]
+
 PIXELS_PER_INCH: Final = 120
 WIDTH: Final = 7.2
 """Inches: the width of a notebook's page or a journal's double column."""

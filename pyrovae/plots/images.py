@@ -14,6 +14,8 @@ from pyrovae.plots.image_grid import columns, mosaic
 from pyrovae.vae import VAE, evaluation_mode
 from pyrovae.weights.sites import mean_of
 
+__all__ = ["reconstructions", "samples", "traversals"]
+
 
 @torch.no_grad()
 def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:

@@ -14,6 +14,8 @@ from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
 from pyrovae.vae import VAE, evaluation_mode
 from pyrovae.weights.sites import mean_of
 
+__all__ = ["latent_map"]
+
 MOMENT_DRAWS: Final = 100
 """Draws for the mean of a posterior that has none in closed form."""
 

@@ -11,6 +11,8 @@ from pyrovae.measure.novelty import Detection
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import TRAIN, VALIDATION, blank, clean
 
+__all__ = ["novelty"]
+
 BINS = 40
 
 

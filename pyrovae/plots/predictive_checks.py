@@ -11,6 +11,8 @@ from pyrovae.measure.predictive_checks import PredictiveChecks
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
+__all__ = ["predictive_checks"]
+
 COLUMNS = 3
 
 

@@ -9,6 +9,8 @@ from pyrovae.measure.findings import Finding, estimate_of
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
+__all__ = ["sandwich"]
+
 
 def sandwich(found: Finding) -> Figure:
     """Draw the bounds on each simulated datum, and the gap between them, least to greatest.

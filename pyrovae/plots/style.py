@@ -7,6 +7,18 @@ from typing import Any, Final
 
 from pyrovae.plots.image_grid import PIXELS_PER_INCH, PortableFigure
 
+__all__ = [
+    "CLASSES",
+    "DASHED",
+    "MARKERS",
+    "OBJECTIVE",
+    "TRAIN",
+    "VALIDATION",
+    "blank",
+    "clean",
+    "known",
+]
+
 TRAIN: Final = "#0072B2"
 VALIDATION: Final = "#D55E00"
 OBJECTIVE: Final = "#8C8C8C"

@@ -11,6 +11,8 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 from pyrovae.train.callbacks import History
 
+__all__ = ["history"]
+
 
 def history(history: History) -> Figure:
     """Draw the ELBO and its two parts, rate and distortion, against the epoch.
@@ -44,9 +46,7 @@ def history(history: History) -> Figure:
             if any(math.isfinite(value) for value in values):
                 label = "validation" if prefix else "training data"
                 size = 3.5 if len(epochs) <= 30 else 0
-                axes.plot(
-                    epochs, values, color=color, marker=marker, markersize=size, label=label
-                )
+                axes.plot(epochs, values, color=color, marker=marker, markersize=size, label=label)
         axes.set_title("ELBO" if name == "elbo" else name, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pyrovae.parts import Part
 
+__all__ = ["Prior", "check_latents"]
+
 
 class Prior(Part):
     """Sample the site "z" from the distribution that a subclass makes."""

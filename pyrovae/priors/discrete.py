@@ -19,6 +19,17 @@ from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "OneHot",
+    "RelaxedOneHot",
+    "sample_index",
+    "sample_one_hot",
+    "sample_relaxed",
+    "set_temperature",
+]
+
 ENUMERATE: Final = {"enumerate": "parallel"}
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from pyrovae.distributions.flows import AutoregressiveFlow, Kind
 from pyrovae.priors.base import Prior
 
+__all__ = ["Flow"]
+
 
 class Flow(Prior):
     r"""Sample a site "z" from a learned autoregressive flow (needs `pyrovae[flows]`).

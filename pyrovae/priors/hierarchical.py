@@ -13,6 +13,8 @@ from pyrovae.nets.heads import diagonal_normal
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior
 
+__all__ = ["ConditionalNormal", "Hierarchical"]
+
 
 class ConditionalNormal(Prior):
     r"""Sample a site "z" from a normal that a network reads off what it is called with, h.

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from pyrovae.composition import Together
 
+__all__ = ["Joint"]
+
 
 class Joint(Together):
     r"""Sample several latents, $p(a) \, p(b | a) \, p(c | a, b) \cdots$, and return them all.

@@ -14,6 +14,8 @@ from pyrovae.distributions.mixtures import NormalMixture, check_component, check
 from pyrovae.nets import positive, unconstrained
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = ["MixtureOfNormals"]
+
 
 class MixtureOfNormals(Prior):
     r"""Sample a site "z" from a learned mixture of C diagonal normals, $\sum_c w_c N(m_c, s_c^2)$.

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from pyrovae.nets import positive, unconstrained
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = ["Normal"]
+
 
 class Normal(Prior):
     r"""Sample a site "z" from a learned normal, $p(z) = N(m, \mathrm{diag}\, s^2)$.

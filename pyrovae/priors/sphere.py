@@ -9,6 +9,8 @@ from torch import Tensor
 from pyrovae.distributions.spheres import SphericalUniform
 from pyrovae.priors.base import Prior
 
+__all__ = ["UniformSphere"]
+
 
 class UniformSphere(Prior):
     r"""Sample a site "z" uniformly from the unit sphere $S^{D-1}$.

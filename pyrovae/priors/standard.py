@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = ["Laplace", "StandardNormal", "StudentT"]
+
 
 class _Standard(Prior):
     """A location of zeros and a scale of ones, as buffers."""

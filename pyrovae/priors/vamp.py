@@ -12,6 +12,8 @@ from pyrovae.data.domains import check_finite
 from pyrovae.distributions.mixtures import check_components, mixture
 from pyrovae.priors.base import Prior
 
+__all__ = ["MARGIN", "VampPrior"]
+
 MARGIN = 0.01
 """How far from the ends of the data's range, as a part of it, a pseudo-input starts at least."""
 

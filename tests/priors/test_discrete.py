@@ -18,8 +18,8 @@ from worlds import ENUMERATE, Mixture, data_plate, random
 import pyrovae as pv
 from pyrovae import guides, priors
 from pyrovae.nets import MLP
-from pyrovae.weights import log_weights
 from pyrovae.weights.bounds import mean_estimate
+from pyrovae.weights.log_weights import log_weights
 
 
 def bits(count):

@@ -341,8 +341,11 @@ NETS = {"upward": [MLP(3, 4), MLP(4, 4)], "estimates": [MLP(4, 4), MLP(4, 2)]}
 BAD = {
     "no level": (lambda: priors.Hierarchical(), "Hierarchical.*at least one part; got none"),
     "no level in the guide": (lambda: guides.Hierarchical(), "Hierarchical.*got none"),
-    "no part": (lambda: priors.Joint(), "Joint is composed of at least one part; got none"),
-    "a function": (lambda: guides.Joint(z=print), "Joint is composed of modules; got builtin_"),
+    "no part": (lambda: priors.Joint(), "Joint needs at least one part; got none"),
+    "a function": (
+        lambda: guides.Joint(z=print),
+        "Joint takes torch modules as parts; got builtin_",
+    ),
     "another prior": (
         lambda: guides.Ladder(priors.StandardNormal(1), **NETS),
         "Ladder shares the networks of a priors.Hierarchical; got StandardNormal",
