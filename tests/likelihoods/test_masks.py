@@ -179,7 +179,7 @@ def test_a_table_with_gaps_is_fitted_and_evaluated():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (SEEN[:, :3], r"one entry for each of x, of shape \(4, 4\); got shape \(4, 3\)"),
+        (SEEN[:, :3], r"mask of the shape of x, \(4, 4\); got shape \(4, 3\)"),
         (SEEN[:3], r"of shape \(4, 4\); got shape \(3, 4\)"),
         (SEEN[0], r"of shape \(4, 4\); got shape \(4,\)"),
         (SEEN.float(), r"boolean mask.* got a tensor of torch.float32: convert it with mask.bool"),

@@ -92,7 +92,9 @@ def test_inputs_of_another_width_or_dtype_are_refused(make, width, out):
 @pytest.mark.parametrize("family", [nets.MLP, nets.GatedMLP, nets.ResidualMLP])
 @pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2)])
 def test_a_perceptron_needs_two_positive_widths(family, sizes):
-    message = f"{family.__name__} needs at least two widths, each 1 or more, as {family.__name__}"
+    message = (
+        f"{family.__name__} needs at least two widths, each 1 or more, such as {family.__name__}"
+    )
     with pytest.raises(ValueError, match=message):
         family(*sizes)
 
