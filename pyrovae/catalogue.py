@@ -54,7 +54,7 @@ def _mixture_prior(plan: Plan, guide: Any, *, components: int = 10) -> Any:
 
 
 def _student_t_prior(plan: Plan, guide: Any, *, df: float = 5.0) -> Any:
-    return pv.priors.StudentT(plan.latents, df)
+    return pv.priors.StudentT(plan.latents, df=df)
 
 
 def _flow_prior(plan: Plan, guide: Any, *, transforms: int = 3, width: int = 64) -> Any:

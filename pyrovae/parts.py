@@ -179,10 +179,7 @@ def build(config: Any, shared: dict[int, Part] | None = None) -> Any:
         return _activation(config["torch.nn"])
     if "part" in config:
         return _part(config, shared)
-    raise ValueError(
-        f"'{config.get('custom', config)}' is not a pyrovae.parts.Part, so it cannot be rebuilt: "
-        "pass it in"
-    )
+    raise ValueError(f"'{config.get('custom', config)}' is not a pyrovae.parts.Part: pass it in")
 
 
 def _activation(name: str) -> type[torch.nn.Module]:

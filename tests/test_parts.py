@@ -112,7 +112,9 @@ OWN = {"a function": len, "a module": nn.Linear(2, 2), "a tensor": torch.zeros(2
 def test_a_program_that_is_no_part_is_named_and_asked_for(value):
     record = parts.describe(value)
     assert record.keys() == {"custom"}
-    with pytest.raises(ValueError, match=f"'{record['custom']}' is not a pyrovae.parts.Part, so"):
+    with pytest.raises(
+        ValueError, match=f"'{record['custom']}' is not a pyrovae.parts.Part: pass"
+    ):
         parts.build(record)
 
 

@@ -316,7 +316,8 @@ ENUMERATED = {"enumerate": "parallel"}
 def strata(x):
     """A guide that sums over an auxiliary class."""
     with data_plate(x):
-        MixtureOfNormals(nn.Linear(3, MixtureOfNormals.width(2, 2)).double(), 2)(x)
+        net = nn.Linear(3, MixtureOfNormals.width(2, 2)).double()
+        MixtureOfNormals(net, 2, component="enumerated")(x)
 
 
 def classified(x):

@@ -229,15 +229,15 @@ BAD = {
     "no bit": (lambda: priors.Bernoulli(0), "Bernoulli needs at least one latent dim.*got 0"),
     "no temperature": (
         lambda: priors.RelaxedOneHot(3, temperature=0),
-        "a temperature is positive and finite; got 0",
+        "a temperature must be positive and finite; got 0",
     ),
     "a negative temperature": (
         lambda: guides.RelaxedOneHot(MLP(2, 3), temperature=-0.5),
-        "a temperature is positive and finite; got -0.5",
+        "a temperature must be positive and finite; got -0.5",
     ),
     "a network of one output": (
         lambda: guides.Categorical(MLP(2, 1)).posterior(torch.zeros(5, 1)),
-        "Categorical expected.* an output for each of at least two classes; got 1",
+        "Categorical expected.* one output per class, at least two; got 1",
     ),
 }
 

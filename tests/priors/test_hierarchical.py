@@ -348,11 +348,11 @@ BAD = {
     ),
     "another prior": (
         lambda: guides.Ladder(priors.StandardNormal(1), **NETS),
-        "Ladder shares the networks of a priors.Hierarchical; got StandardNormal",
+        "Ladder takes a priors.Hierarchical as its prior; got StandardNormal",
     ),
     "too few networks": (
         lambda: guides.Ladder(PRIOR, **NETS | {"upward": [MLP(3, 4)]}),
-        "prior has 2 levels; got 1 networks upward and 2 estimates: give one of each",
+        "prior has 2 levels; got 1 upward networks and 2 estimates: give one of each",
     ),
     "a level that is not normal": (
         lambda: guides.Ladder(priors.Hierarchical(PRIOR, priors.OneHot(3)), **NETS),
