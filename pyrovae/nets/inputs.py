@@ -130,7 +130,7 @@ def check_mask(mask: Tensor, shape: tuple[int, ...], owner: str) -> None:
         )
     if tuple(mask.shape) != shape:
         raise ValueError(
-            f"{owner} takes a mask of the shape of x, {shape}; got shape {tuple(mask.shape)}"
+            f"{owner} takes a mask of shape {shape}, that of x; got shape {tuple(mask.shape)}"
         )
 
 

@@ -280,7 +280,7 @@ def test_only_a_learned_scale_is_trained_and_a_fixed_one_is_kept_with_the_state(
 @location_scale
 @pytest.mark.parametrize("scale", [0, -1.0, float("inf"), float("nan")])
 def test_a_fixed_scale_that_is_not_positive_and_finite_is_refused(family, scale):
-    with pytest.raises(ValueError, match=f"scale is positive and finite; got {scale}"):
+    with pytest.raises(ValueError, match=f"scale must be positive and finite; got {scale}"):
         family(nn.Identity(), scale=scale)
 
 
@@ -292,7 +292,7 @@ def test_an_unknown_kind_of_scale_is_refused(family):
 
 @pytest.mark.parametrize("df", [0, 1, -2.0, float("nan"), float("inf")])
 def test_degrees_of_freedom_without_a_mean_are_refused(df):
-    with pytest.raises(ValueError, match=f"degrees of freedom above 1 and finite; got df={df}"):
+    with pytest.raises(ValueError, match=f"finite degrees of freedom above 1; got df={df}"):
         STUDENT(nn.Identity(), df=df)
 
 

@@ -261,8 +261,11 @@ def test_classes_are_checked_before_they_are_counted():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CATEGORICAL(nn.Identity(), classes=1), "Categorical takes two levels .*; got 1"),
-        (lambda: MIXTURE(nn.Identity(), levels=0), "Mixture takes two levels .*; got 0"),
+        (
+            lambda: CATEGORICAL(nn.Identity(), classes=1),
+            "Categorical needs at least two levels .*; got 1",
+        ),
+        (lambda: MIXTURE(nn.Identity(), levels=0), "Mixture needs at least two levels .*; got 0"),
         (lambda: MIXTURE(nn.Identity(), components=0), "at least one component; got 0"),
         (lambda: pv.nets.Rescaled(nn.Identity(), low=1.0, high=1.0), "low < high; got low=1.0"),
     ],
