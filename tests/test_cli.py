@@ -401,7 +401,7 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
         ([], "required: COMMAND"),
         (["paint"], "invalid choice: 'paint'"),
         (["train"], "required: --out"),
-        (["train", "--out", "OUT", "--data", "cifar"], "known ones are 'digits' and 'mnist'"),
+        (["train", "--out", "OUT", "--data", "cifar"], "choose 'digits' or 'mnist'"),
         (["train", "--out", "OUT", "--data", "mnist"], "--root"),
         (["train", "--out", "OUT", "--epochs", "0"], "--epochs: '0' is not a whole number of 1"),
         (["train", "--out", "OUT", "--latents", "many"], "--latents: 'many' is not"),
@@ -415,7 +415,7 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
         (["train", "--out", "OUT", "--free-bits", "-1"], "--free-bits: '-1' is not a positive"),
         (
             ["train", "--out", "OUT", "--free-bits", "1", "--guide", "full-rank"],
-            "site 'z' is a MultivariateNormal, which does not factorise",
+            "site 'z' is a MultivariateNormal, which does not factorize",
         ),
         (["train", "--out", "OUT", "--patience", "0"], "--patience"),
         (["train", "--out", "OUT", "--seed", "x"], "--seed"),

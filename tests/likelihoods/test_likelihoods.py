@@ -309,7 +309,7 @@ def test_a_width_that_does_not_divide_among_the_parameters_is_refused(make):
 @pytest.mark.parametrize(
     ("make", "value", "message"),
     [
-        (likelihoods.Bernoulli, 0.5, "0 or 1; got 0.5 at row 2. Gray pixels are binarized"),
+        (likelihoods.Bernoulli, 0.5, "0 or 1; got 0.5 at row 2. Binarize grayscale pixels"),
         (likelihoods.ContinuousBernoulli, 255.0, r"in \[0, 1\]; got 255 at row 2. Divide"),
         (likelihoods.Beta, 1.0, "above 0 and below 1; got 1 at row 2. Shrink the data"),
         (likelihoods.Beta, 0.0, "above 0 and below 1; got 0 at row 2. Shrink the data"),
