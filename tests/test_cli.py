@@ -409,7 +409,10 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
         (["train", "--out", "OUT", "--hidden", "8", "1.5"], "--hidden: '1.5' is not"),
         (["train", "--out", "OUT", "--lr", "-1"], "--lr"),
         (["train", "--out", "OUT", "--lr", "nan"], "--lr: 'nan' is not a positive number"),
-        (["train", "--out", "OUT", "--kl-weight", "inf"], "--kl-weight: a KL weight is 0 or more"),
+        (
+            ["train", "--out", "OUT", "--kl-weight", "inf"],
+            "--kl-weight: a KL weight must be 0 or more",
+        ),
         (["train", "--out", "OUT", "--kl-weight", "cosine:0:1:9"], "one of linear:START:END:EPO"),
         (["train", "--out", "OUT", "--kl-weight", "linear:0:1:0"], "more than 0 epochs"),
         (["train", "--out", "OUT", "--free-bits", "-1"], "--free-bits: '-1' is not a positive"),

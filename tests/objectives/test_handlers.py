@@ -93,7 +93,7 @@ OBJECTIVES = {
     "IWAE": objectives.IWAE(3),
     "IWAE, stl": objectives.IWAE(3, gradient="stl"),
     "IWAE, dreg": objectives.IWAE(3, gradient="dreg"),
-    "MIWAE": objectives.MIWAE(2, 3),
+    "MIWAE": objectives.MIWAE(6, k=3),
 }
 
 
