@@ -1,4 +1,4 @@
-"""Two models over the same data: how the differences lie, and their means."""
+"""Plot the paired differences of two models on the same data."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["comparison"]
 
 
 def comparison(comparison: Comparison) -> Figure:
-    """Draw the differences per datum of the tightest bound, and the mean of every difference.
+    """Plot a histogram of the differences per datum, and the mean of each quantity's difference.
 
-    The bars are 95% intervals over data.
+    The histogram shows the tightest bound. Error bars are 95% intervals over data.
 
     Args:
-        comparison: as returned by `compare`.
+        comparison: the result of `compare`.
 
     Raises:
-        ValueError: if a datum has no finite difference.
+        ValueError: if the difference of a datum is not finite.
 
     Example:
         >>> import pyrovae as pv
@@ -44,8 +44,8 @@ def comparison(comparison: Comparison) -> Figure:
     values = comparison.differences[comparison.bound].value
     if not torch.isfinite(values).all():
         raise ValueError(
-            f"{int((~values.isfinite()).sum())} data have no finite difference to draw: they are "
-            f"impossible under {a}, {b} or both"
+            f"{int((~values.isfinite()).sum())} data have no finite difference to plot: they have "
+            f"zero probability under {a}, {b} or both"
         )
     figure = blank(WIDTH, 2.9)
     per_datum, means = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -75,7 +75,7 @@ def _spread(axes: Any, comparison: Comparison, values: torch.Tensor) -> None:
 
 
 def _ends(values: torch.Tensor) -> tuple[float, float]:
-    """Return the ends of 40 bins of which one begins at zero."""
+    """Return the ends of 40 equal bins with an edge at zero."""
     low, high = min(values.min().item(), 0.0), max(values.max().item(), 0.0)
     if low == high:
         return -1.0, 1.0

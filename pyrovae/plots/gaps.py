@@ -1,4 +1,4 @@
-"""From the ELBO up to log p(x): what each gap costs."""
+"""Plot the inference gaps between the ELBO and log p(x)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ HATCHES: Final = ("", "", "//", "..")
 
 
 def gaps(finding: Finding) -> Figure:
-    r"""Draw the levels from the ELBO to log p(x), and between them what each gap costs.
+    r"""Plot the levels from the ELBO to log p(x), and the gaps between them as bars.
 
-    A bar reaches from the level before it to its own; its height is the gap, and its error bar
-    two standard errors of the gap over particles to either side. From datum to datum the levels
-    vary together, far more than the gaps: the errors over data stand beside the gaps' numbers.
+    Each bar spans two successive levels; its height is the gap. Its error bar is two standard
+    errors of the gap over particles. The number beside it includes the gap's standard error over
+    data, which is far smaller than that of the levels, because they vary together.
 
     Args:
-        finding: what `gaps.Gaps` found, or what `read_report` read of it.
+        finding: the result of `pyrovae.Gaps`, also as read by `read_report`.
 
     Raises:
-        ValueError: for what something else found.
+        ValueError: if it is the result of another diagnostic.
 
     Example:
         >>> import torch, pyrovae as pv

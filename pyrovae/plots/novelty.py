@@ -1,4 +1,4 @@
-"""How far the scores of novel data lie from those of the model's own."""
+"""Plot the novelty scores of in-distribution and novel data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BINS = 40
 
 
 def novelty(detection: Detection) -> Figure:
-    """Draw the scores of both kinds of data as histograms, a panel for each score.
+    """Plot histograms of the scores of both kinds of data, one panel per score.
 
-    Each histogram has an area of 1; the title gives the area under the ROC curve. The axis spans
-    the middle 99% of all scores, and what is beyond counts in the bins at its ends.
+    Histograms are normalized to area 1. The title states the area under the ROC curve. The axis
+    spans the central 99% of all scores; scores beyond are counted in the outermost bins.
 
     Args:
-        detection: as returned by `Novelty`.
+        detection: the result of `pyrovae.Novelty`.
 
     Example:
         >>> import pyrovae as pv

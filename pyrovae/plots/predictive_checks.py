@@ -1,4 +1,4 @@
-"""Where the real data lie among those drawn from the model, discrepancy by discrepancy."""
+"""Plot predictive checks: discrepancies of real data and of data sampled from the model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ COLUMNS = 3
 
 
 def predictive_checks(checks: PredictiveChecks) -> Figure:
-    """Draw each discrepancy of the data drawn as a histogram, of the real ones as a line.
+    """Plot each discrepancy as a histogram over replicated data and a line at the real data.
 
-    A discrepancy that looks at latents has no one real value; its difference, drawn - real, is
-    shown, and the line stands at 0. Panels of discrepancies outside have the line's color.
+    The real value of a discrepancy that depends on latents varies; the panel then shows the
+    difference, drawn - real, with the line at 0. Panels of discrepancies that reject the model
+    are highlighted.
 
     Args:
-        checks: as returned by `PredictiveCheck`.
+        checks: the result of `pyrovae.PredictiveCheck`.
 
     Example:
         >>> import torch, pyrovae as pv

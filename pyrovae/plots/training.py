@@ -1,4 +1,4 @@
-"""A training's history: the ELBO and its two parts, epoch by epoch."""
+"""Plot the history of a training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["history"]
 
 
 def history(history: History) -> Figure:
-    """Draw the ELBO and its two parts, rate and distortion, against the epoch.
+    """Plot the ELBO, the rate and the distortion against the epoch.
 
-    The first panel also shows the objective by its name, what the steps climbed, averaged over
-    each epoch: with a KL weight or another loss it is not the ELBO.
+    The first panel also shows the training objective, averaged over each epoch. With a KL weight
+    or another loss, it differs from the ELBO.
 
     Args:
-        history: as returned by `fit`.
+        history: the result of `fit`.
 
     Raises:
-        ValueError: if the history has no epoch.
+        ValueError: if the history has no epochs.
 
     Example:
         >>> import pyrovae as pv
@@ -34,7 +34,7 @@ def history(history: History) -> Figure:
         ['ELBO', 'rate', 'distortion']
     """
     if not history.epochs:
-        raise ValueError("the history has no epoch to draw: train for at least one")
+        raise ValueError("the history has no epochs to plot: train for at least one")
     epochs = history.column("epoch")
     figure = blank(WIDTH, 2.5)
     panels = figure.subplots(1, 3)

@@ -206,7 +206,7 @@ class TestHistory:
         assert [len(axes.lines) for axes in panels] == [2, 1, 1]
 
     def test_an_empty_history_is_an_error(self):
-        with pytest.raises(ValueError, match="no epoch to draw"):
+        with pytest.raises(ValueError, match="no epochs to plot"):
             plots.history(pv.History())
 
 
@@ -331,7 +331,7 @@ class TestSave:
         assert [file.name for file in path.parent.iterdir()] == ["bounds.png"]
 
     def test_another_ending_is_an_error(self, tmp_path, report):
-        with pytest.raises(ValueError, match=r"'bounds.pdf': end it in \.png"):
+        with pytest.raises(ValueError, match=r"as .png files; got the name 'bounds.pdf'"):
             plots.save(plots.bounds(report), tmp_path / "bounds.pdf")
 
     def test_a_notebook_shows_the_png(self, report):

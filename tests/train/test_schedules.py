@@ -89,7 +89,7 @@ def test_parse_names_what_is_known(text):
 @pytest.mark.parametrize("text", ["-1", "inf", "nan", "linear:-1:1:2", "sigmoid:0:inf:2"])
 def test_weights_are_0_or_more_and_finite(text):
     met = text.replace("linear:", "").replace("sigmoid:0:", "").split(":")[0]
-    with pytest.raises(ValueError, match=f"a KL weight must be 0 or more and finite; got {met}"):
+    with pytest.raises(ValueError, match=f"a KL weight is 0 or more, and finite; got {met}"):
         schedules.parse(text)
 
 
