@@ -109,7 +109,7 @@ def main() -> None:
     x = pv.data.load("mnist", args.root).test.draw()[: args.batch]
     torch.manual_seed(0)
     found = [
-        {"k": k, "gradient": gradient, **measure(vae, x, IWAE(k, gradient), args.draws)}
+        {"k": k, "gradient": gradient, **measure(vae, x, IWAE(k, gradient=gradient), args.draws)}
         for gradient in GRADIENTS
         for k in args.ks
     ]

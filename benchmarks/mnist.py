@@ -62,7 +62,7 @@ TABLES: dict[str, dict[str, Contestant]] = {
     "objectives": {
         "ELBO": (make, Trace_ELBO()),
         "IWAE-50, plain gradient": (make, IWAE(50)),
-        "IWAE-50, DReG": (make, IWAE(50, "dreg")),
+        "IWAE-50, DReG": (make, IWAE(50, gradient="dreg")),
     },
     "priors": {
         "standard normal": (make, None),

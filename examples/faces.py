@@ -3,8 +3,8 @@
     python examples/faces.py --data freyfaces.npz --figure faces.png
     python examples/faces.py --data celeba --root data
 
-An .npz file holds grey images under the key "images" ([N, H, W], 0 to 255), as the Frey Faces do;
-celeba comes through torchvision, 64 x 64 in colour. The scale of the noise is learned: it sets the
+An .npz file holds gray images under the key "images" ([N, H, W], 0 to 255), as the Frey Faces do;
+celeba comes through torchvision, 64 x 64 in color. The scale of the noise is learned: it sets the
 balance of reconstruction and rate that beta would set by hand.
 
 References:
@@ -41,10 +41,10 @@ def celeba(root: str, count: int) -> tuple[Tensor, tuple[int, int, int]]:
 
 
 def blobs() -> tuple[Tensor, tuple[int, int, int]]:
-    """Return small grey images of one bright spot each, to try the program on."""
+    """Return small gray images of one bright spot each, to try the program on."""
     grid = torch.stack(torch.meshgrid(torch.arange(28), torch.arange(20), indexing="ij"), -1)
-    centres = torch.rand(200, 1, 1, 2) * torch.tensor([28.0, 20.0])
-    return torch.exp(-(grid - centres).square().sum(-1) / 20).flatten(1), (1, 28, 20)
+    centers = torch.rand(200, 1, 1, 2) * torch.tensor([28.0, 20.0])
+    return torch.exp(-(grid - centers).square().sum(-1) / 20).flatten(1), (1, 28, 20)
 
 
 def make_vae(x: Tensor, shape: tuple[int, int, int], latents: int) -> pv.VAE:
@@ -74,7 +74,7 @@ def main() -> None:
     else:
         x, shape = celeba(args.root, 50_000) if args.data == "celeba" else frames(args.data)
 
-    held = len(x) // 10  # the last frames: those of a film resemble their neighbours
+    held = len(x) // 10  # the last frames: those of a film resemble their neighbors
     train, test = x[:-held], x[-held:]
     vae = make_vae(train, shape, args.latents)
     # Without a warm-up the latents collapse in the first steps, while the noise is large.
@@ -83,7 +83,7 @@ def main() -> None:
     pv.fit(vae, train, epochs=args.epochs, batch_size=20, step=step, callbacks=bar)
     print(pv.evaluate(vae, test, particles=10 if args.smoke else 1000))
     noise = positive(vae.likelihood.raw_scale).item()
-    print(f"learned noise: a scale of {255 * noise:.1f} grey levels")
+    print(f"learned noise: a scale of {255 * noise:.1f} gray levels")
     if args.figure:
         pv.plots.save(pv.plots.reconstructions(vae, test[:8], shape), args.figure)
         samples = args.figure.with_stem(f"{args.figure.stem}-samples")

@@ -1,4 +1,4 @@
-"""A normalising flow as the guide: q(z | x) bent to the posterior (needs pyrovae[flows]).
+"""A normalizing flow as the guide: q(z | x) bent to the posterior (needs pyrovae[flows]).
 
     python -m pip install 'pyrovae[flows]'
 

@@ -1,4 +1,4 @@
-"""A normalising flow as the prior: p(z) learned by invertible networks (needs pyrovae[flows]).
+"""A normalizing flow as the prior: p(z) learned by invertible networks (needs pyrovae[flows]).
 
     python -m pip install 'pyrovae[flows]'
 

@@ -39,8 +39,8 @@ def make_vae(x: Tensor) -> pv.VAE:
 
 def closed_form(x: Tensor) -> tuple[Tensor, float, float]:
     """Return the principal subspace, the noise and the mean log-likelihood of the optimum."""
-    centred = (x - x.mean(0)).double()
-    covariance = centred.T @ centred / len(x)
+    centered = (x - x.mean(0)).double()
+    covariance = centered.T @ centered / len(x)
     values, vectors = torch.linalg.eigh(covariance)
     noise = values[:-LATENTS].mean()
     log_det = values[-LATENTS:].log().sum() + (WIDTH - LATENTS) * noise.log()

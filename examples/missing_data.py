@@ -54,7 +54,7 @@ def main() -> None:
 
     torch.manual_seed(0)  # the networks' first weights
     vae = make_vae()
-    step = pv.Step(pyro.optim.Adam({"lr": 2e-3}), loss=pv.objectives.IWAE(10, "dreg"))
+    step = pv.Step(pyro.optim.Adam({"lr": 2e-3}), loss=pv.objectives.IWAE(10, gradient="dreg"))
     pv.fit(vae, train, epochs=args.epochs, batch_size=50, step=step, callbacks=[])
     print(f"the observed half\n{pv.evaluate(vae, (x, mask), particles=particles)}")
 

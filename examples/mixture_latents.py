@@ -1,4 +1,4 @@
-"""Clusters without labels: a class that is summed out, and a continuous latent around its centre.
+"""Clusters without labels: a class that is summed out, and a continuous latent around its center.
 
 p(c) p(z | c) p(x | z), with q(z | x) alone in the guide: `TraceEnum_ELBO` and `log_weights` sum
 over the class exactly, so nothing discrete is sampled. The class of a datum is read off the prior,

@@ -3,12 +3,12 @@
 A class y and a style z, p(y) p(z) p(x | y, z), and the guide q(y | x) q(z | x, y). Without a label
 the expectation over y is taken exactly, so the classifier q(y | x) learns from every image. A step
 climbs the sum over a batch of B images of E_q [log p(x, y, z) - log q(y, z | x)], and B times the
-mean over labelled images of
+mean over labeled images of
 
     0.3 E_q(z | x, y) [log p(x, y, z) - log q(z | x, y)] + log q(y | x).
 
 Few dimensions of style make the class worth knowing. The classifier sees its input through
-dropout and learns first from the labelled images alone, each moved by up to two pixels. One run,
+dropout and learns first from the labeled images alone, each moved by up to two pixels. One run,
 `--root data`: 79.78% of MNIST's test digits from the labels alone, then 91.62% (212 s of a core).
 
 References:
@@ -66,11 +66,11 @@ class M2(pyro.infer.TraceEnum_ELBO):
 
     def terms(self, model, guide, x):
         yield model, guide, x
-        labelled, labels = self.draw()
+        labeled, labels = self.draw()
         known, weight = {"y": labels}, len(x) / LABELLED
         model, guide = (scale(condition(p, known), weight) for p in (model, guide))
-        yield scale(model, 0.3), scale(block(guide, hide=["y"]), 0.3), labelled
-        yield block(guide, hide=["z"]), lambda x: None, labelled
+        yield scale(model, 0.3), scale(block(guide, hide=["y"]), 0.3), labeled
+        yield block(guide, hide=["z"]), lambda x: None, labeled
 
     def loss(self, *args):
         return sum(starmap(super().loss, self.terms(*args)))
@@ -79,7 +79,7 @@ class M2(pyro.infer.TraceEnum_ELBO):
         return sum(starmap(super().loss_and_grads, self.terms(*args)))
 
 
-def labelled_images(data: pv.data.DataSet) -> tuple[Tensor, Tensor]:
+def labeled_images(data: pv.data.DataSet) -> tuple[Tensor, Tensor]:
     """Return the first ten images of each class, at every place up to a 14th of a side away."""
     x, labels, side = data.train.x, data.train.labels, data.shape[-1]
     rows = torch.cat([(labels == c).nonzero()[: LABELLED // CLASSES, 0] for c in range(CLASSES)])
@@ -97,7 +97,7 @@ def main() -> None:
     data = pv.data.load("digits" if args.smoke else "mnist", args.root)
     torch.manual_seed(0)  # the networks' first weights
     mlp = MLP(data.train.x.shape[-1], HIDDEN, HIDDEN, CLASSES)
-    classifier, objective = nn.Sequential(nn.Dropout(0.4), mlp), M2(*labelled_images(data))
+    classifier, objective = nn.Sequential(nn.Dropout(0.4), mlp), M2(*labeled_images(data))
 
     def show(learned_from: str) -> None:
         right = mlp(data.test.x).argmax(-1) == data.test.labels

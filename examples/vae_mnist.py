@@ -1,4 +1,4 @@
-"""The VAE of Kingma and Welling on dynamically binarised MNIST, measured with IWAE-1000.
+"""The VAE of Kingma and Welling on dynamically binarized MNIST, measured with IWAE-1000.
 
 Networks 784-200-200-2x50 and 50-200-200-784 with tanh, batches of 100, Adam at 1e-3, 20 epochs
 over 50,000 images. Shows the whole path: data, VAE, `fit`, `evaluate`, and a run's folder.

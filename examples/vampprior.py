@@ -2,7 +2,7 @@
 
 p(z) = 1/C sum_c q(z | u_c) shares the encoder with the guide, so the prior is the aggregate
 posterior of C learned images. Compared with the standard normal prior on the digits, or with
-`--data mnist --root data` on dynamically binarised MNIST; `--figure` shows pseudo-inputs.
+`--data mnist --root data` on dynamically binarized MNIST; `--figure` shows pseudo-inputs.
 
 References:
     Tomczak, Welling, 2018. VAE with a VampPrior.

@@ -54,7 +54,7 @@ def _mixture_prior(plan: Plan, guide: Any, *, components: int = 10) -> Any:
 
 
 def _student_t_prior(plan: Plan, guide: Any, *, df: float = 5.0) -> Any:
-    return pv.priors.StudentT(plan.latents, df)
+    return pv.priors.StudentT(plan.latents, df=df)
 
 
 def _flow_prior(plan: Plan, guide: Any, *, transforms: int = 3, width: int = 64) -> Any:
@@ -151,31 +151,31 @@ class Aim:
 def _elbo(aim: Aim) -> Any:
     if aim.particles == 1 and aim.gradient == "plain":
         return None
-    return pv.objectives.MIWAE(aim.particles, 1, aim.gradient)
+    return pv.objectives.MIWAE(aim.particles, k=1, gradient=aim.gradient)
 
 
 def _iwae(aim: Aim) -> Any:
-    return pv.objectives.IWAE(aim.particles, aim.gradient)
+    return pv.objectives.IWAE(aim.particles, gradient=aim.gradient)
 
 
 def _miwae(aim: Aim, *, m: int = 5) -> Any:
-    return pv.objectives.MIWAE(m, aim.particles, aim.gradient)
+    return pv.objectives.MIWAE(m * aim.particles, k=aim.particles, gradient=aim.gradient)
 
 
 def _piwae(aim: Aim, *, m: int = 5) -> Any:
-    return pv.objectives.PIWAE(m, aim.particles, aim.gradient)
+    return pv.objectives.PIWAE(m * aim.particles, k=aim.particles, gradient=aim.gradient)
 
 
 def _ciwae(aim: Aim, *, beta: float = 0.5) -> Any:
-    return pv.objectives.CIWAE(beta, aim.particles, aim.gradient)
+    return pv.objectives.CIWAE(beta, aim.particles, gradient=aim.gradient)
 
 
 def _renyi(aim: Aim, *, alpha: float = 0.5) -> Any:
-    return pv.objectives.Renyi(alpha, aim.particles, aim.gradient)
+    return pv.objectives.Renyi(alpha, aim.particles, gradient=aim.gradient)
 
 
 def _rws(aim: Aim) -> Any:
-    return pv.objectives.ReweightedWakeSleep(aim.particles, aim.gradient)
+    return pv.objectives.ReweightedWakeSleep(aim.particles, gradient=aim.gradient)
 
 
 OBJECTIVES: Final[Mapping[str, Builder]] = {

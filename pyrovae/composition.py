@@ -1,4 +1,8 @@
-"""Parts made of parts: each samples its latents under a name of its own."""
+"""Compose priors and guides from parts, each under its own site names.
+
+Every prior and guide samples a site "z". `Named` renames it, so that several parts run in one
+program: `Together` calls them one after the other, `chain` passes each latent to the next level.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,13 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["Named", "Together", "chain", "concatenate", "modules"]
+
 
 class Named(Messenger):
-    """Give the site "z" of a part another name, so that several parts fit into one program.
+    """Rename the site "z" of a part, so that several parts can run in one program.
 
-    A part with several sites keeps them apart: "z_1" under the name "h" becomes "h_z_1".
+    Any other site gets the name as a prefix: "z_1" under the name "h" becomes "h_z_1".
 
     Example:
         >>> import pyro
@@ -36,7 +42,9 @@ class Named(Messenger):
 
 
 def concatenate(latents: Sequence[Tensor]) -> Tensor:
-    """Concatenate latents along the last axis, leading axes broadcast: a summed-out class too.
+    """Concatenate latents along the last axis, and broadcast their leading axes.
+
+    The leading axes of an enumerated class are those of the enumeration, so they must broadcast.
 
     Example:
         >>> import torch
@@ -48,25 +56,25 @@ def concatenate(latents: Sequence[Tensor]) -> Tensor:
 
 
 def modules(owner: Part, parts: Sequence[Any]) -> nn.ModuleList:
-    """Return the parts that a part is composed of, as a list that torch knows of.
+    """Return the parts of a composed part as a `ModuleList`, which registers them.
 
     Raises:
-        ValueError: if there are none, or one is no module.
+        ValueError: if there are no parts, or one of them is not a module.
     """
     name = type(owner).__name__
     if not parts:
-        raise ValueError(f"{name} is composed of at least one part; got none")
+        raise ValueError(f"{name} needs at least one part; got none")
     for part in parts:
         if not isinstance(part, nn.Module):
             raise ValueError(
-                f"{name} is composed of modules; got {type(part).__name__}: wrap a function of "
-                "your own in a pyrovae.parts.Part"
+                f"{name} takes torch modules as parts; got {type(part).__name__}. Wrap a function "
+                "in a pyrovae.parts.Part"
             )
     return nn.ModuleList(parts)
 
 
 class Together(Part):
-    """Hold parts by the names of their sites; a subclass says what they are given."""
+    """Hold parts by the names of their sites. A subclass chooses what they are called with."""
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()
@@ -75,7 +83,7 @@ class Together(Part):
 
     @final
     def sample(self, given: tuple[Tensor, ...], context: tuple[Tensor, ...]) -> Tensor:
-        """Call each part with what is given, the latents before it and the context."""
+        """Call each part with `given`, the latents sampled so far and the context."""
         latents: list[Tensor] = []
         for name, part in zip(self.names, self.parts, strict=True):
             with Named(name):
@@ -89,7 +97,7 @@ def chain(
     given: tuple[Tensor, ...],
     context: tuple[Tensor, ...],
 ) -> list[Tensor]:
-    """Sample sites "z_i" for the numbers i, each level given the latent before it."""
+    """Sample the sites "z_i" for i in `numbers`, each level given the latent before it."""
     latents: list[Tensor] = []
     for number, level in zip(numbers, levels, strict=True):
         with Named(f"z_{number}"):

@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Write files atomically: a file is complete, or it is not written."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+__all__ = ["json_as_bytes", "tensors_as_bytes", "write_atomically", "write_together"]
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then move it there.
+    """Write a file atomically.
 
     Raises:
-        OSError: if it cannot be written; a file that was there before stays as it was.
+        OSError: if the file cannot be written; an existing file is left unchanged.
     """
     write_together({path: content})
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together beside their places, then move all of them there.
+    """Write several files to temporary names, then rename them all.
 
     Raises:
-        OSError: if one cannot be written; the files that were there before stay as they were.
+        OSError: if one of them cannot be written; existing files are left unchanged.
     """
     beside = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
     try:
@@ -40,7 +42,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         for path in contents:
             beside[path].replace(path)
     except OSError as error:
-        kept = "the file that was there is kept" if path.exists() else "no file was there before"
+        kept = "the existing file is kept" if path.exists() else "no file existed before"
         raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {kept}") from error
     finally:
         for part in beside.values():
@@ -51,12 +53,12 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 def tensors_as_bytes(
     tensors: Mapping[str, Tensor], beside: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return tensors as a safetensors file holds them, with words beside."""
+    """Return tensors in the safetensors format, with optional text metadata."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content: bytes = safetensors.torch.save(plain, None if beside is None else dict(beside))
     return content
 
 
 def json_as_bytes(value: Any) -> bytes:
-    """Return a value as a JSON file holds it, for people to read too."""
+    """Return a value as indented JSON."""
     return (json.dumps(value, indent=2) + "\n").encode()

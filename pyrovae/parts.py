@@ -1,11 +1,11 @@
-"""A part remembers how it was made, so that a run's folder can make it again.
+"""Record how a module was constructed, so that a saved run can rebuild it.
 
-Every network, prior, likelihood and guide of the library is a `Part`: a module whose constructor
-arguments are recorded as plain JSON the moment it is created. `build` turns the record back into
-the part by looking the class up among the parts that this process has defined; it imports
-nothing and unpickles nothing, so a stranger's folder cannot run code. A part that stands in
-several places, such as a guide that a prior shares, is one part again: its record carries a
-number, and one number is built once.
+Every network, prior, likelihood and guide of the library is a `Part`: a module that records its
+constructor arguments as plain JSON when it is created. `build` turns the record back into the
+part. It looks the class up among the subclasses of `Part` that this process has defined; it
+imports nothing and unpickles nothing, so loading a run cannot execute foreign code. A part that
+is used in several places, such as a guide that a prior shares, has a number in its record and is
+built once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+__all__ = ["Part", "build", "describe", "describe_together", "is_known"]
+
 
 class Part(torch.nn.Module, abc.ABC):
-    """Record the constructor's arguments of a module, for its `config`.
+    """Record the constructor arguments of a module as its `config`.
 
-    A subclass needs to do nothing: a network, prior, likelihood or guide of your own that derives
-    from `Part` is rebuilt by `pyrovae.load`, once its class has been defined.
+    Subclasses need no extra code. `pyrovae.load` rebuilds any network, prior, likelihood or guide
+    that derives from `Part`, provided that its class has been defined.
 
     Example:
         >>> from pyrovae import nets, parts
@@ -37,7 +39,7 @@ class Part(torch.nn.Module, abc.ABC):
     _known: ClassVar[dict[str, type[Part]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Enter the class among those that `build` can make."""
+        """Register the class, so that `build` finds it."""
         super().__init_subclass__(**kwargs)
         Part._known[_name(cls)] = cls
 
@@ -63,23 +65,23 @@ class Part(torch.nn.Module, abc.ABC):
 
 
 def _name(part: type[Part]) -> str:
-    """Return the public name of a class: a run outlives the file that its parts lie in."""
+    """Return the public name of a class, which does not depend on the file it is defined in."""
     package, *modules = part.__module__.split(".")
     shown = modules[:1] if package == "pyrovae" else modules
     return ".".join([package, *shown, part.__qualname__])
 
 
 def describe(value: Any) -> Any:
-    """Return the JSON record of a constructor's argument, or of a program.
+    """Return the JSON record of a constructor argument or of a program.
 
-    Numbers, strings, lists, parts and the classes of `torch.nn` (activations) can be built again.
-    Anything else, such as a plain function, is recorded by its name as `{"custom": name}`.
+    `build` rebuilds numbers, strings, lists, parts and classes of `torch.nn` (activations).
+    Anything else, such as a plain function, is recorded by name as `{"custom": name}`.
     """
     return _numbered(_recorded(value))
 
 
 def describe_together(**values: Any) -> dict[str, Any]:
-    """Return the JSON records of several values: a part that they share has one number in all.
+    """Return the JSON records of several values; a part that they share has the same number.
 
     Example:
         >>> from pyrovae import nets
@@ -92,7 +94,7 @@ def describe_together(**values: Any) -> dict[str, Any]:
 
 
 def _recorded(value: Any) -> Any:
-    """Return the record in which a part is known by the identity of its dictionary."""
+    """Return the record of a value; the same part yields the same dictionary object."""
     if isinstance(value, Part):
         return value._record
     if value is None or isinstance(value, bool | str):
@@ -112,7 +114,7 @@ def _recorded(value: Any) -> Any:
 
 
 def _numbered(record: Any) -> Any:
-    """Copy a record, with a number on each part that stands in several places of it."""
+    """Copy a record and number each part that occurs more than once in it."""
     places: Counter[int] = Counter()
     _count_places(record, places)
     shared = [identity for identity, count in places.items() if count > 1]
@@ -129,7 +131,7 @@ def _numbered(record: Any) -> Any:
 
 
 def _count_places(record: Any, places: Counter[int]) -> None:
-    """Count the places in which each part stands; what is inside a part counts once."""
+    """Count the occurrences of each part; the inside of a part is counted once."""
     if isinstance(record, dict) and "part" in record:
         places[id(record)] += 1
         if places[id(record)] > 1:
@@ -140,7 +142,7 @@ def _count_places(record: Any, places: Counter[int]) -> None:
 
 
 def is_known(config: Any) -> bool:
-    """Tell whether a record names nothing but what the library itself defines.
+    """Return whether a record contains only parts that the library defines.
 
     Example:
         >>> from pyrovae import nets
@@ -156,16 +158,15 @@ def is_known(config: Any) -> bool:
 
 
 def build(config: Any, shared: dict[int, Part] | None = None) -> Any:
-    """Make again what `describe` recorded.
+    """Rebuild what `describe` recorded.
 
     Args:
         config: the record.
-        shared: parts that are there already, by the numbers of their records; those that are
-            built are added.
+        shared: parts that already exist, by their numbers; parts that are built are added.
 
     Raises:
-        ValueError: if the record names a program of the user's own, or a class that this process
-            has not defined.
+        ValueError: if the record contains a program that is not a `Part`, or a class that this
+            process has not defined.
     """
     shared = {} if shared is None else shared
     if isinstance(config, list):
@@ -178,13 +179,15 @@ def build(config: Any, shared: dict[int, Part] | None = None) -> Any:
         return _activation(config["torch.nn"])
     if "part" in config:
         return _part(config, shared)
-    raise ValueError(f"'{config.get('custom', config)}' is a program of your own: pass it in")
+    raise ValueError(f"'{config.get('custom', config)}' is not a pyrovae.parts.Part: pass it in")
 
 
 def _activation(name: str) -> type[torch.nn.Module]:
     found = getattr(torch.nn, name, None)
     if not (inspect.isclass(found) and issubclass(found, torch.nn.Module)):
-        raise ValueError(f"torch.nn has no module '{name}': was the run made by another torch?")
+        raise ValueError(
+            f"torch.nn has no module '{name}': was the run made with another version of torch?"
+        )
     return found
 
 
@@ -194,8 +197,8 @@ def _part(config: dict[str, Any], shared: dict[int, Part]) -> Part:
         return shared[number]
     if name not in Part._known:
         raise ValueError(
-            f"no part '{name}' is defined in this process: import the module that defines it, "
-            "or pass the part in"
+            f"no part '{name}' is defined in this process: import the module that defines it, or "
+            "pass the part in"
         )
     args = [build(value, shared) for value in config["args"]]
     kwargs = {key: build(value, shared) for key, value in config["kwargs"].items()}

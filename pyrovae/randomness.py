@@ -1,4 +1,4 @@
-"""Seeds for a block of code: torch's generators are put back afterwards."""
+"""Seed a block of code and restore torch's generators after it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+__all__ = ["STEPS", "Steps", "generators_kept", "seeded", "state_of"]
+
 
 @contextlib.contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Run a block at a seed of its own and put torch's generators back as they were.
+    """Run a block with its own seed, then restore torch's generators.
 
-    With None the block draws from the generators as they stand.
+    With None, the block uses the generators in their current state.
 
     Example:
         >>> with seeded(0):
@@ -33,7 +35,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """Put the generators of the CPU, and of every GPU in use, back after the block."""
+    """Restore the generators of the CPU, and of every GPU in use, after the block."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=list(devices)):
         yield
@@ -53,7 +55,7 @@ def restore_random_state(state: list[torch.Tensor]) -> None:
 
 
 def state_of(source: Any) -> Any:
-    """Return the state of a generator of torch, numpy or Python, in a form that `==` compares."""
+    """Return the state of a torch, numpy or Python generator as a value that supports `==`."""
     if isinstance(source, torch.Generator):
         return source.get_state().tolist()
     if isinstance(source, np.random.Generator):
@@ -65,16 +67,16 @@ def state_of(source: Any) -> Any:
 
 
 STEPS: Final = "_pyrovae_steps"
-"""The attribute of a target that has its `Steps`."""
+"""The attribute under which a target stores its `Steps`."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a target's next training draws from: the seed of its run, and the steps gone by at it.
+    """The seed of a target's training, and the number of steps taken with it.
 
     Attributes:
-        seed: of the run's first training; None where that drew from the generators as they stood.
-        taken: the steps so far.
+        seed: the seed of the first call of `fit`; None if that call used the global generators.
+        taken: the number of steps so far.
 
     Example:
         >>> Steps(7, 0).next_seed, Steps(7, 100).next_seed == Steps(7, 200).next_seed
@@ -86,7 +88,7 @@ class Steps:
 
     @property
     def next_seed(self) -> int | None:
-        """The run's own seed at first, then one that follows from it and the steps gone by."""
+        """The seed itself before the first step, later one derived from the seed and the steps."""
         if self.seed is None or not self.taken:
             return self.seed
         words = np.random.SeedSequence([self.seed % 2**64, self.taken])

@@ -107,7 +107,7 @@ def test_a_run_is_built_of_named_parts_and_rebuilt(tmp_path, capsys):
         ("--prior sphere", "'sphere' and guide 'power-spherical' go together"),
         ("--guide power-spherical", "go together"),
         ("--objective iwae", "iwae needs --particles K"),
-        ("--objective rws --particles 1", "two or more"),
+        ("--objective rws --particles 1", "at least two"),
         ("--objective rws --particles 5 --gradient stl", "'plain' or 'dreg'"),
         ("--objective renyi --particles 5 --objective.alpha 1", "other than 1"),
     ],

@@ -1,8 +1,8 @@
-"""Data sets, batches on the device, and the domain that a likelihood checks.
+"""Data sets, batches on the device of the parameters, and checks of a likelihood's domain.
 
-Data are flat float vectors [N, D]. Grey images are intensities in [0, 1]; for a Bernoulli
-likelihood they are binarised, either once (static) or afresh at each use (dynamic), each pixel
-being 1 with its intensity as probability (Salakhutdinov and Murray, 2008).
+Data are flat float vectors [N, D]. Grayscale images are intensities in [0, 1]. For a Bernoulli
+likelihood they are binarized: each pixel is 1 with its intensity as probability, sampled once
+(static) or anew at each use (dynamic; Salakhutdinov and Murray, 2008).
 """
 
 from pyrovae.data.batches import Batch, Batches

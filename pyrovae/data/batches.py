@@ -1,4 +1,4 @@
-"""Batches of x and its context on the device of the parameters, epoch after epoch."""
+"""Iterate over batches (x, *context) on the device of the parameters."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyrovae.data.datasets import DataSet, Split, drawn_once
 from pyrovae.data.domains import named
 
+__all__ = ["Batch", "Batches"]
+
 Batch = tuple[Any, ...]
 
 
 class Batches:
-    """Cut data into batches, tuples (x, *context), on the device where the tensors lie.
+    """Split data into batches, tuples (x, *context), on a device.
 
-    Tensors are indexed as a whole: no Python runs per item. A dynamic `Split` is binarised afresh
-    in every batch.
+    Tensors are indexed by slices, without Python code per item. A dynamic `Split` is binarized
+    anew in every batch.
 
     Args:
-        data: a tensor, a tuple (x, *context) of tensors with a row per datum (x may be a
-            `Split`), a `Split`, a torch `Dataset` (its items go through torch's default collation,
-            and what follows x in them is context), or an iterable of batches that can be walked
-            more than once. A stream is not walked to find its length: `number` is None, and there
-            is no `len`, until a walk has come to its end.
-        batch_size: the number of data in a batch; the last may be smaller. An iterable of
-            batches keeps its own.
-        shuffle: whether to draw a new order at each walk.
-        device: where the batches are moved to; as they come where it is None. Tensors for a GPU
-            are moved whole, once, if half of its free memory holds them.
+        data: a tensor, a `Split`, a tuple (x, *context) of tensors with one row per datum (x may
+            be a `Split`), a torch `Dataset` (with torch's default collation; its items are x or
+            (x, *context)), or a re-iterable of batches. The length of a stream is unknown until
+            it has been iterated over once: until then `number` is None and `len` raises.
+        batch_size: the number of data per batch; the last batch may be smaller. An iterable of
+            batches keeps its own sizes.
+        shuffle: whether to permute the data in each iteration.
+        device: the device to move batches to; None leaves them where they are. For a GPU, tensors
+            are moved once as a whole if they fit in half of its free memory.
 
     Raises:
-        ValueError: if there are no data, tensors differ in length, an iterator is given that is
-            spent after one walk, or what another library holds; the line that mends it is named.
+        ValueError: if there are no data, tensors differ in length, or `data` is an iterator or of
+            an unsupported type; the message names the conversion.
 
     Example:
         >>> [len(x) for x, in Batches(torch.zeros(5, 2), 2)]
@@ -53,7 +54,7 @@ class Batches:
         device: torch.device | None = None,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"a batch has at least one datum; got batch_size={batch_size}")
+            raise ValueError(f"a batch needs at least one datum; got batch_size={batch_size}")
         self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, device
         self.dynamic, tensors = _tensors(data)
         self.tensors = _resident(tensors, device)
@@ -61,29 +62,29 @@ class Batches:
         self.number = self._count()
 
     def __len__(self) -> int:
-        """Return the number of batches in a walk."""
+        """Return the number of batches."""
         if self.number is None:
-            raise TypeError("a stream has no length before it was walked over once")
+            raise TypeError("a stream has no length until it has been iterated over once")
         return self.number
 
     def __iter__(self) -> Iterator[Batch]:
-        """Walk over the data once."""
+        """Iterate over the data once."""
         number = 0
         for batch in self._cut() if self.tensors else _batches(self.source):
             number += 1
             yield tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in batch)
         if number == 0:
             raise ValueError(
-                "the data are empty: there is no batch. (An iterable of batches is walked more "
-                "than once: put an iterator in a list.)"
+                "the data are empty: there is no batch. (Batches are iterated over more than "
+                "once: if they are an iterator, put them in a list.)"
             )
         self.number = number
 
     def in_order(self, batch_size: int, *, first: int | None = None) -> Batches:
-        """Return the same data, held once, in their own order and in batches of another size.
+        """Return the same data, unshuffled and in batches of another size, without a copy.
 
-        A dynamic split is binarised once, as `drawn_once` does, and the first of it kept: what is
-        measured in training are the pixels that `evaluate` measures.
+        A dynamic split is binarized once as by `drawn_once`, so that evaluations during training
+        use the same pixels as `evaluate`. `first` limits it to its first rows.
         """
         again = copy.copy(self)
         again.batch_size, again.shuffle = batch_size, False
@@ -118,7 +119,7 @@ class Batches:
 
 
 def _tensors(data: Any) -> tuple[bool, tuple[Tensor, ...]]:
-    """Return whether x is dynamic, and x and its context; none where data are not tensors."""
+    """Return whether x is dynamic, and the tensors (x, *context), () if data are not tensors."""
     if isinstance(data, TensorDataset):
         data = data.tensors
     values = data if isinstance(data, tuple) else (data,)
@@ -129,21 +130,21 @@ def _tensors(data: Any) -> tuple[bool, tuple[Tensor, ...]]:
     bad = [v for v in tensors if not isinstance(v, Tensor) or v.layout != torch.strided]
     if bad and (whole or isinstance(bad[0], Tensor)):
         raise ValueError(
-            f"data (x, *context) are tensors with a row for each datum; got {named(bad[0])}"
+            f"data (x, *context) must be tensors with one row per datum; got {named(bad[0])}"
         )
     if bad:
         return False, ()
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) > 1:
         shapes = [tuple(tensor.shape) for tensor in tensors]
-        raise ValueError(f"x and its context have one row per datum each; got shapes {shapes}")
+        raise ValueError(f"x and its context must have one row per datum; got shapes {shapes}")
     if lengths <= {0}:
         raise ValueError("the data are empty: x needs at least one row")
     return dynamic, tensors
 
 
 def _resident(tensors: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
-    """Move the data to the GPU whole, once, if half of its free memory holds them."""
+    """Move all data to a GPU once, if they fit in half of its free memory."""
     if device is None or device.type != "cuda":
         return tensors
     wanted = sum(tensor.nbytes for tensor in tensors if tensor.device != device)
@@ -166,27 +167,27 @@ def _source(data: Any, batch_size: int, shuffle: bool) -> Iterable[Any]:  # noqa
     elif isinstance(data, Iterable) and not isinstance(data, Iterator):
         return data
     raise ValueError(
-        "data are a tensor, a tuple (x, *context), a Split, a Dataset or an iterable of batches "
-        f"that can be walked at every epoch; got {met}. {remedy}".rstrip(". ")
+        "data must be a tensor, a tuple (x, *context), a Split, a Dataset or an iterable of "
+        f"batches that can be iterated over in every epoch; got {met}. {remedy}".rstrip(". ")
     )
 
 
 def _batches(source: Iterable[Any]) -> Iterator[Batch]:
-    """Yield the batches of an iterable as tuples that begin with a tensor."""
+    """Yield the batches of an iterable as tuples (x, *context)."""
     try:
         for batch in source:
             values = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
             if not values or not isinstance(values[0], Tensor):
-                met = named(values[0]) if values else "an empty one"
+                met = named(values[0]) if values else "an empty batch"
                 if isinstance(batch, Mapping):
-                    met = f"{met} with the keys {list(batch)}: give batch[key] of that which is x"
+                    met = f"{met} with the keys {list(batch)}: give batch[key] for the key of x"
                 elif isinstance(batch, list) and isinstance(
                     values[0] if values else 0, int | float
                 ):
                     met = "a list of numbers: give torch.tensor(data)"
                 raise ValueError(
-                    "an iterable of data gives batches, tensors [N, ...] or tuples (x, *context) "
-                    f"of them; got {met}"
+                    "an iterable of data must yield batches, tensors [N, ...] or tuples "
+                    f"(x, *context) of tensors; got {met}"
                 )
             yield values
     except TypeError as error:
@@ -194,6 +195,6 @@ def _batches(source: Iterable[Any]) -> Iterator[Batch]:
             raise
         kind = str(error).rpartition("found ")[2].strip()
         raise ValueError(
-            f"the items of the data set cannot be put in a batch: they hold {kind}. Let it give "
-            "tensors; images by transform=torchvision.transforms.ToTensor()"
+            f"the items of the data set cannot be collated: they contain {kind}. Return tensors; "
+            "for images, use transform=torchvision.transforms.ToTensor()"
         ) from error

@@ -1,9 +1,4 @@
-"""Data sets, batches on the device, and the domain that a likelihood checks.
-
-Data are flat float vectors [N, D]. Grey images are intensities in [0, 1]; for a Bernoulli
-likelihood they are binarised, either once (static) or afresh at each use (dynamic), each pixel
-being 1 with its intensity as probability (Salakhutdinov and Murray, 2008).
-"""
+"""Data sets with train, validation and test splits, as flat float vectors [N, D]."""
 
 from __future__ import annotations
 
@@ -18,13 +13,15 @@ from torch.distributions import constraints
 from pyrovae.data.domains import check_domain
 from pyrovae.randomness import seeded
 
+__all__ = ["HELD_OUT", "PIXELS", "Binarization", "DataSet", "Split", "drawn_once", "load"]
+
 Binarization = Literal["dynamic", "static"]
 
 HELD_OUT: Final = 297
-"""How many of the 1,797 handwritten digits make the validation set, and the test set."""
+"""The number of digits, of 1,797, in the validation set and in the test set."""
 
 PIXELS: Final = 0x9E3779B9
-"""The seed at which a dynamic split is drawn for measuring: far from those of the particles."""
+"""The seed that binarizes a dynamic split for evaluation, distinct from the particles' seeds."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,9 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        x: [N, D], float.
-        labels: [N], whole numbers; for figures and probes, never given to the programs.
-        dynamic: whether `x` holds intensities that each use binarises afresh.
+        x: the data, float [N, D].
+        labels: integers [N], for figures and probes; the programs do not get them.
+        dynamic: whether `x` holds intensities that are binarized anew at each use.
     """
 
     x: Tensor
@@ -46,20 +43,20 @@ class Split:
         return len(self.x)
 
     def draw(self, *, seed: int = PIXELS) -> Tensor:
-        """Return x as a likelihood sees it: binarised, if it is dynamic, the same at each call.
+        """Return x, binarized with a fixed seed if the split is dynamic.
 
         Raises:
-            ValueError: if intensities to be binarised are not in [0, 1].
+            ValueError: if the split is dynamic and its intensities are not in [0, 1].
         """
         if not self.dynamic:
             return self.x
-        check_domain(self.x, constraints.unit_interval, "dynamic binarisation")
+        check_domain(self.x, constraints.unit_interval, "dynamic binarization")
         with seeded(seed):
             return torch.bernoulli(self.x)
 
 
 def drawn_once(data: Any) -> Any:
-    """Fix the pixels of a dynamic split in what `fit` takes: the same bits at each call.
+    """Replace a dynamic split in the data of `fit` by its pixels, the same at each call.
 
     Example:
         >>> digits = load("digits")
@@ -74,15 +71,15 @@ def drawn_once(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Train, validation and test splits, with what a likelihood and a figure need to know.
+    """Train, validation and test splits, with the shape of the images and the domain of x.
 
     Attributes:
-        name: as given to `load`.
-        train: the data to fit.
-        validation: the data to stop by.
-        test: the data to report on.
-        shape: (channels, height, width) of an image whose flat form is a row of x.
-        domain: the values that x takes.
+        name: the name given to `load`.
+        train: the training set.
+        validation: the validation set, for early stopping.
+        test: the test set.
+        shape: (channels, height, width) of the images; a row of x is a flattened image.
+        domain: the domain of x, a `torch.distributions.constraints` object.
     """
 
     name: str
@@ -103,16 +100,17 @@ def load(
     """Load a data set as tensors.
 
     Args:
-        name: "digits", 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn and
-            need no download, or "mnist" through torchvision, 50,000 / 10,000 / 10,000.
-        root: the folder of the data set's files (torchvision's layout), for "mnist". Archives
-            found there are verified and unpacked; what is missing is downloaded.
-        binarization: "dynamic", "static" (once, always the same), or None for intensities.
-        download: whether what is missing may be downloaded, and the folder be made.
+        name: "digits", 1,797 handwritten digits of 8 x 8 pixels that are part of scikit-learn, or
+            "mnist", loaded by torchvision and split into 50,000 / 10,000 / 10,000.
+        root: for "mnist", the folder of the files in torchvision's layout. Existing archives are
+            verified and unpacked.
+        binarization: "dynamic", "static" (sampled once with a fixed seed), or None for
+            intensities.
+        download: whether to create the folder and download missing files.
 
     Raises:
-        ValueError: for an unknown name or binarisation, or "mnist" without a root.
-        OSError: if the files are neither there nor to be downloaded.
+        ValueError: if the name or binarization is unknown, or "mnist" has no root.
+        OSError: if the files do not exist and are not downloaded.
 
     References:
         Salakhutdinov, Murray, 2008. On the Quantitative Analysis of Deep Belief Networks.
@@ -126,13 +124,13 @@ def load(
         tensor([0., 1.])
     """
     if binarization not in ("dynamic", "static", None):
-        raise ValueError(f"binarization is 'dynamic', 'static' or None; got {binarization!r}")
+        raise ValueError(f"binarization must be 'dynamic', 'static' or None; got {binarization!r}")
     if name == "digits":
         splits, shape = _digits(), (1, 8, 8)
     elif name == "mnist":
         splits, shape = _mnist(root, download=download), (1, 28, 28)
     else:
-        raise ValueError(f"unknown data set {name!r}: the known ones are 'digits' and 'mnist'")
+        raise ValueError(f"unknown data set {name!r}: choose 'digits' or 'mnist'")
     if binarization == "dynamic":
         splits = [replace(split, dynamic=True) for split in splits]
     if binarization == "static":
@@ -159,14 +157,14 @@ def _mnist(root: str | Path | None, *, download: bool) -> list[Split]:
 
     if root is None:
         raise ValueError(
-            "'mnist' needs the folder that holds, or shall hold, MNIST/raw: "
+            "'mnist' needs a root, the folder that contains or receives MNIST/raw: "
             "load('mnist', root='data'), or --root data on the command line"
         )
     try:
         train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
     except RuntimeError as error:
         tried = ", nor download it there" if download else ""
-        advice = "" if download else ": say where they are, or shall be, with --root"
+        advice = "" if download else ": give the folder that contains or receives it with --root"
         raise OSError(f"cannot load MNIST from {root}{tried}: {error}{advice}") from error
     x, y = _pixels(train.data), train.targets
     return [

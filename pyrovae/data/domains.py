@@ -1,4 +1,4 @@
-"""Which values a likelihood can score, and the sentence for data that hold others."""
+"""Check data against the domain of a likelihood, with errors that name a remedy."""
 
 from __future__ import annotations
 
@@ -9,32 +9,43 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+__all__ = [
+    "check_context",
+    "check_domain",
+    "check_finite",
+    "flat_line",
+    "named",
+    "open_unit_interval",
+    "value_in",
+]
+
 
 def check_finite(x: Any) -> None:
-    """Hold x against what every program wants: a tensor with rows, all of them finite.
+    """Check that x is a tensor [N, ...] with at least one row and finite values.
 
     Raises:
-        ValueError: naming the shape, or the first row that is not finite.
+        ValueError: otherwise; the message names the type, the shape or the first bad row.
     """
     if not isinstance(x, Tensor) or x.layout != torch.strided:
-        raise ValueError(f"x is a tensor [N, ...]; got {named(x)}")
+        raise ValueError(f"x must be a tensor [N, ...]; got {named(x)}")
     if x.ndim < 1 or x.numel() < 1:
-        raise ValueError(f"x is a tensor with at least one row, [N, ...]; got {tuple(x.shape)}")
+        raise ValueError(f"x must have at least one row, [N, ...]; got shape {tuple(x.shape)}")
     finite = torch.isfinite(x).reshape(len(x), -1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten()
         raise ValueError(
             f"x has NaN or infinite values in {len(bad)} of {len(x)} data, the first at row "
-            f"{int(bad[0])}: drop these rows, or fill the values in and mask them"
+            f"{int(bad[0])}: drop these rows, or replace the values and mask them"
         )
 
 
 def check_context(values: Iterable[Any]) -> None:
-    """Hold the tensors beside x against what programs can make something of.
+    """Check that the context has finite floats and nonnegative integers.
+
+    Negative integers, such as the codes of missing categories, would index from the end.
 
     Raises:
-        ValueError: for numbers that are not finite, and for codes below 0, which would index from
-            the end; naming the first row.
+        ValueError: otherwise; the message names the first bad row.
 
     Example:
         >>> check_context([torch.tensor([0, 2, -1])])
@@ -51,12 +62,12 @@ def check_context(values: Iterable[Any]) -> None:
             continue
         row = int(rows[0])
         met = value[row][bad[row]].flatten()[0].item()
-        kind, remedy = "NaN or infinite values", "drop these rows, or fill the values in"
+        kind, remedy = "NaN or infinite values", "drop these rows, or replace the values"
         if codes:
             kind = "whole numbers below 0"
             remedy = (
-                "pandas codes a missing category as -1: drop these rows, or give it a code of its "
-                "own, codes + 1. Numbers that may be negative are given as floats"
+                "pandas codes a missing category as -1: drop these rows, or use codes + 1. If "
+                "negative numbers are meant, convert them to floats"
             )
         raise ValueError(
             f"context {number} has {kind} in {len(rows)} of {len(value)} rows, the first {met} "
@@ -65,7 +76,7 @@ def check_context(values: Iterable[Any]) -> None:
 
 
 def value_in(domain: constraints.Constraint) -> Any:
-    """Return a value that a likelihood of this domain can score, far from where it is infinite.
+    """Return a value of a domain, at which densities are finite, to stand at missing entries.
 
     Example:
         >>> value_in(constraints.nonnegative_integer), value_in(constraints.positive)
@@ -80,7 +91,7 @@ def value_in(domain: constraints.Constraint) -> Any:
 
 
 def named(value: Any) -> str:
-    """Return what a value is, and the line that makes a tensor of it, if one is known.
+    """Return the type of a value, and the code that converts it to a tensor if one is known.
 
     Example:
         >>> import numpy
@@ -105,7 +116,7 @@ def named(value: Any) -> str:
 
 
 def flat_line(image: Any) -> str:
-    """Return the line that flattens images [N, ...] as networks read them, channel by channel.
+    """Return the code that flattens images [N, ...] channel by channel, as networks expect.
 
     Example:
         >>> flat_line(torch.zeros(5, 1, 28, 28)), flat_line(torch.zeros(5, 32, 32, 3))
@@ -118,15 +129,24 @@ def flat_line(image: Any) -> str:
 def check_domain(
     x: Tensor, domain: constraints.Constraint, owner: str, *, mask: Tensor | None = None
 ) -> None:
-    """Hold the values of x against the domain of a likelihood, those that a mask leaves out last.
+    """Check the values of x against the domain of a likelihood.
+
+    With a mask, observed entries are checked first, then the values at missing entries.
+
+    Args:
+        x: data [N, ...].
+        domain: the likelihood's domain; of a table, a `constraints.stack` over columns.
+        owner: the name of the likelihood, for the message.
+        mask: True where an entry is observed, of the shape of x.
 
     Raises:
-        ValueError: naming a value outside the domain and a way to mend it.
+        ValueError: if a value is outside the domain; the message names the value, its row and a
+            remedy.
 
     Example:
         >>> check_domain(torch.tensor([[0.0, 0.5]]), constraints.boolean, "Bernoulli")
         Traceback (most recent call last):
-        ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Grey ...
+        ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Binarize ...
     """
     if mask is not None:
         check_domain(torch.where(mask, x, torch.as_tensor(value_in(domain)).to(x)), domain, owner)
@@ -144,7 +164,7 @@ def check_domain(
         if mask is not None:
             where = f"row {row}, a missing entry"
             remedy = (
-                "What stands at missing entries is not read, but is of the same kind: "
+                "Values at missing entries are not used, but must lie in the domain: "
                 f"torch.where(mask, x, {value_in(domain)})"
             )
         raise ValueError(
@@ -153,10 +173,10 @@ def check_domain(
 
 
 class _OpenUnitInterval(constraints.Constraint):
-    """Constrain to numbers above 0 and below 1."""
+    """The numbers strictly between 0 and 1."""
 
     def check(self, value: Tensor) -> Tensor:
-        """Tell which values lie strictly between 0 and 1."""
+        """Return which values lie strictly between 0 and 1."""
         return (value > 0) & (value < 1)
 
 
@@ -164,10 +184,10 @@ open_unit_interval: Final = _OpenUnitInterval()
 
 
 def _in_words(domain: constraints.Constraint) -> tuple[str, str]:
-    """Return what values a domain holds, and a way to mend others."""
+    """Return a description of a domain's values, and a remedy for other values."""
     if isinstance(domain, constraints.integer_interval):
         low, high = domain.lower_bound, domain.upper_bound
-        remedy = f"Intensities in [0, 1] become such levels by ({high} * x).round()."
+        remedy = f"Convert intensities in [0, 1] with ({high} * x).round()."
         return f"whole numbers from {low} to {high}", remedy
     return _DOMAINS.get(domain, (f"in {domain}", "Choose another likelihood."))
 
@@ -175,14 +195,14 @@ def _in_words(domain: constraints.Constraint) -> tuple[str, str]:
 _DOMAINS: Final[dict[Any, tuple[str, str]]] = {
     constraints.boolean: (
         "0 or 1",
-        "Grey pixels are binarised first: pyrovae.data.load(binarization='dynamic') or "
+        "Binarize grayscale pixels: pyrovae.data.load(binarization='dynamic') or "
         "torch.bernoulli(x)",
     ),
-    constraints.real: ("finite real numbers", "Drop or mask the values that are not."),
+    constraints.real: ("finite real numbers", "Drop or mask the other values."),
     constraints.unit_interval: ("in [0, 1]", "Divide the pixels by 255."),
     open_unit_interval: (
         "above 0 and below 1",
-        "Shrink the data, 0.5 + 0.99 * (x - 0.5), or take ContinuousBernoulli, which allows both.",
+        "Shrink the data, 0.5 + 0.99 * (x - 0.5), or use ContinuousBernoulli.",
     ),
     constraints.nonnegative_integer: ("counts 0, 1, 2, ...", "Round or rescale the data."),
 }

@@ -1,4 +1,4 @@
-"""Images as flat vectors [N, C * H * W], and the shape (C, H, W) that folds them."""
+"""Convert flat vectors [N, C * H * W] to images of a shape (C, H, W)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["Shape", "fold", "rotated"]
+
 Shape = tuple[int, int, int]
 
 
 def fold(x: Tensor, shape: Shape) -> Tensor:
-    """Fold flat vectors [N, C * H * W] to images [N, H, W, C] on the CPU.
+    """Reshape flat vectors [N, C * H * W] to images [N, H, W, C] on the CPU.
 
     Raises:
-        ValueError: if the shape is none of an image, or x has no such rows.
+        ValueError: if the shape is not that of an image, or x does not consist of such rows.
     """
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
         raise ValueError(
@@ -29,15 +31,17 @@ def fold(x: Tensor, shape: Shape) -> Tensor:
 
 
 def rotated(x: Tensor, shape: Shape, *, turns: int = 1) -> Tensor:
-    """Turn flat images [N, C * H * W] counterclockwise: novel data of the same pixels.
+    """Rotate flat images [N, C * H * W] counterclockwise by multiples of 90 degrees.
+
+    Rotated images are useful as novel data with the same pixel statistics.
 
     Args:
         x: images as flat vectors.
-        shape: (channels, height, width), height and width equal for an odd number of turns.
-        turns: how many times by 90 degrees.
+        shape: (channels, height, width).
+        turns: the number of rotations by 90 degrees.
 
     Raises:
-        ValueError: if x is not of this shape, or turning changes it.
+        ValueError: if x is not of this shape, or the rotation changes the shape.
 
     Example:
         >>> rotated(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (1, 2, 2))
@@ -46,7 +50,7 @@ def rotated(x: Tensor, shape: Shape, *, turns: int = 1) -> Tensor:
     fold(x, shape)
     if turns % 2 and shape[1] != shape[2]:
         raise ValueError(
-            f"images of {shape[1]} x {shape[2]} pixels keep their shape only when turned by 180 "
+            f"images of {shape[1]} x {shape[2]} pixels keep their shape only when rotated by 180 "
             f"degrees; got turns={turns}"
         )
     return torch.rot90(x.reshape(-1, *shape), turns, (-2, -1)).flatten(1)

@@ -1,4 +1,4 @@
-"""A distribution over the columns of a table, each scored by its own."""
+"""One distribution over the columns of a table, from a distribution for each group of columns."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ from torch import Tensor
 
 from pyrovae.weights.observed import observed
 
+__all__ = ["JointColumns"]
+
 
 @final
 class JointColumns(dist.TorchDistribution):
-    """Independent distributions over disjoint columns as one over [D].
+    r"""Combine independent distributions of disjoint columns into one distribution over [D].
+
+    $$ \log p(x) = \sum_g \log p_g(x_{C_g}) $$
 
     Args:
-        parts: of event shape [D_g] each.
-        groups: the columns of each part, whole numbers [D_g].
-        place: where each column lies among the groups' columns in their order, [D].
+        parts: a distribution for each group, with event shape [D_g].
+        groups: the column indices of each group, [D_g].
+        place: the position of each column in the concatenation of the groups, [D].
+
+    Example:
+        >>> real = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        >>> counts = dist.Poisson(torch.ones(1)).to_event(1)
+        >>> groups = [torch.tensor([1]), torch.tensor([0])]
+        >>> JointColumns([real, counts], groups, torch.tensor([1, 0])).mean
+        tensor([1., 0.])
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -42,12 +53,12 @@ class JointColumns(dist.TorchDistribution):
         return self.each(lambda part, _: part.expand(torch.Size(batch_shape)))
 
     def each(self, change: Callable[[Any, Tensor], Any]) -> JointColumns:
-        """Return the joint of what `change` makes of each part and its columns."""
+        """Apply a function to each part and its columns, and return the new joint."""
         parts = [change(*pair) for pair in zip(self.parts, self.groups, strict=True)]
         return JointColumns(parts, self.groups, self.place, validate_args=self._validate_args)
 
     def observed(self) -> Tensor | None:
-        """Tell which entries are scored, [..., D]; None for all."""
+        """Return a mask of the entries that are scored, [..., D]; None if all are."""
         seen = [observed(part) for part in self.parts]
         if all(entries is None for entries in seen):
             return None
@@ -60,10 +71,10 @@ class JointColumns(dist.TorchDistribution):
         return self._joined(whole)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the sum over groups of their log-probabilities.
+        """Return the sum of the groups' log-probabilities, in nats.
 
         Raises:
-            ValueError: if the value has another number of columns.
+            ValueError: if the value has a different number of columns.
         """
         if value.shape[-1:] != self.event_shape:
             raise ValueError(
@@ -77,14 +88,14 @@ class JointColumns(dist.TorchDistribution):
         return torch.stack(scores).sum(0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw each group and put the columns in their places."""
+        """Sample each group and reorder the columns."""
         shape = torch.Size(sample_shape)
         with torch.no_grad():
             return self._joined([part.sample(shape) for part in self.parts])
 
     @property
     def mean(self) -> Tensor:
-        """The means; of a column of classes, the mean of their numbers."""
+        """The mean of each column, [..., D]; of a class, the mean of its index."""
         return self._joined([part.mean for part in self.parts])
 
     def _joined(self, values: list[Tensor]) -> Tensor:

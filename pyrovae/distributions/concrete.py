@@ -1,19 +1,27 @@
-"""The Concrete distribution in logarithms (Maddison et al., 2017; Jang et al., 2017)."""
+"""The Concrete distribution over log-probabilities (Maddison, Mnih, Teh, 2017)."""
 
 from __future__ import annotations
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+__all__ = ["LogConcrete"]
+
 
 class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
-    r"""The logarithm of a relaxed one-hot vector, $\log y$ with y in the simplex.
+    r"""The distribution of the logarithm of a relaxed one-hot vector y.
 
-    With Gumbel noise g and temperature T, $\log y = \mathrm{log\,softmax}((h + g) / T)$. Its
-    density stays finite where y itself rounds to zero, and a ratio of densities is the same for
-    y and for log y.
+    $$ \log y = \mathrm{log\,softmax}((h + g) / T) $$
+
+    with logits h, Gumbel noise g and temperature T. The density of log y stays finite where y
+    underflows to zero; density ratios are the same for y and log y.
+
+    Args:
+        temperature: T, positive.
+        logits: h, [..., C].
 
     References:
+        Jang, Gu, Poole, 2017. Categorical Reparameterization with Gumbel-Softmax.
         Maddison, Mnih, Teh, 2017. The Concrete Distribution, appendix C.3.
 
     Example:

@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+__all__ = ["ContinuousBernoulli"]
+
 SERIES_BELOW: Final = 0.25
-"""Where the closed forms of log(sinh t / t) and its slope cancel, five terms are exact."""
+"""Below this |t| the closed forms of log(sinh t / t) and its derivative lose digits to
+cancellation; five terms of the series are exact there."""
 
 
 @final
 class ContinuousBernoulli(dist.TorchDistribution):
-    r"""The density $p(x) \propto e^{h x}$ on [0, 1]: the uniform, tilted by the logit h.
+    r"""The continuous Bernoulli distribution, $p(x) \propto e^{h x}$ on [0, 1].
 
     $$ \log p(x) = h (x - \tfrac12) - \log \frac{\sinh(h / 2)}{h / 2} $$
 
-    torch's own takes its normaliser from a probability that float32 rounds to 1 beyond
-    |h| = 16: at h = 50 its density integrates to 0.32.
+    `torch.distributions.ContinuousBernoulli` computes its normalizer from the probability, which
+    float32 rounds to 1 for |h| > 16: at h = 50 its density integrates to 0.32.
 
     Args:
-        logits: h, of any shape.
+        logits: h, any shape.
 
     References:
         Loaiza-Ganem, Cunningham, 2019. The Continuous Bernoulli.
@@ -47,13 +50,13 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return ContinuousBernoulli(logits, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density."""
+        """Return the log-density, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         return self.logits * (value - 0.5) - _log_sinhc(self.logits / 2)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Invert the distribution function of a uniform number."""
+        """Sample by inverting the cumulative distribution function."""
         with torch.no_grad():
             logits = self.logits.expand(self._extended_shape(sample_shape))
             steep = logits.abs().clamp_min(1e-6)
@@ -78,7 +81,7 @@ def _log_sinhc(t: Tensor) -> Tensor:
 
 
 def _langevin(t: Tensor) -> Tensor:
-    """Return coth(t) - 1 / t, the slope of log(sinh(t) / t)."""
+    """Return coth(t) - 1 / t, the derivative of log(sinh(t) / t)."""
     near = t.abs() < SERIES_BELOW
     far = torch.where(near, 1.0, t)
     closed = 1 / torch.tanh(far) - 1 / far

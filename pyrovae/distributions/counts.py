@@ -1,4 +1,4 @@
-"""Distributions of counts, scored by their log-means: finite at both ends of float32."""
+"""Count distributions parameterized by log-means, which stay finite over the range of float32."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+__all__ = ["LogPoisson", "OverdispersedPoisson", "TotalsMultinomial", "within"]
+
 STIRLING_FROM: Final = 30.0
-"""Where three terms of Stirling's series leave an error below 1e-13."""
+"""From here on, the error of three terms of Stirling's series is below 1e-13."""
 
 
 @final
 class LogPoisson(dist.TorchDistribution):
-    r"""The Poisson distribution by its log-mean, $\log p(x) = x h - e^h - \log x!$.
+    r"""The Poisson distribution with log-mean h, $\log p(x) = x h - e^h - \log x!$.
 
-    torch's own takes the logarithm of a mean, which is NaN, or its slope infinite, once the mean
-    underflows or overflows. Log-means above 30, a mean of 1e13, count as 30.
+    `torch.distributions.Poisson` takes the logarithm of the mean: when the mean underflows or
+    overflows, the result is NaN or its derivative infinite. Log-means above 30 (a mean of 1e13)
+    are clamped to 30.
 
     Args:
-        log_mean: h, of any shape.
+        log_mean: h, any shape.
 
     Example:
         >>> LogPoisson(torch.tensor([-100.0, 0.0])).log_prob(torch.tensor([1.0, 1.0]))
@@ -42,39 +45,42 @@ class LogPoisson(dist.TorchDistribution):
         return LogPoisson(self.log_mean.expand(batch_shape), validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of whole numbers."""
+        """Return the log-probability of counts, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         return value * self.log_mean - self.log_mean.exp() - torch.lgamma(value + 1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw counts."""
+        """Sample counts, as floats."""
         with torch.no_grad():
             return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
 
     @property
     def mean(self) -> Tensor:
-        """The mean, which is the variance too."""
+        """The mean, equal to the variance."""
         return self.log_mean.exp()
 
     @property
     def variance(self) -> Tensor:
-        """The variance, which is the mean."""
+        """The variance, equal to the mean."""
         return self.mean
 
 
 @final
 class OverdispersedPoisson(dist.TorchDistribution):
-    r"""The negative binomial by its mean, $x \sim \mathrm{Poisson}(\mu g)$, $g \sim Gamma(r, r)$.
+    r"""The negative binomial distribution with mean $\mu$ and concentration r.
+
+    $$ x \sim \mathrm{Poisson}(\mu g), \quad g \sim \mathrm{Gamma}(r, r) $$
 
     $$ \log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r)\, x!\, r^x} + x \log \mu
        - (x + r) \log(1 + \mu / r) $$
 
-    torch's own subtracts log-gammas of r, which float32 cannot hold apart beyond r = 1e5.
+    `torch.distributions.NegativeBinomial` subtracts log-gamma functions of r, which cancel in
+    float32 for r > 1e5.
 
     Args:
-        log_mean: $\log \mu$, of any shape.
-        log_concentration: $\log r$, of the same shape.
+        log_mean: $\log \mu$, any shape.
+        log_concentration: $\log r$, the same shape.
 
     Example:
         >>> x = torch.tensor(3.0)
@@ -100,7 +106,7 @@ class OverdispersedPoisson(dist.TorchDistribution):
         return OverdispersedPoisson(log_mean, log_concentration, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of whole numbers."""
+        """Return the log-probability of counts, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         r = self.log_concentration.exp()
@@ -109,7 +115,7 @@ class OverdispersedPoisson(dist.TorchDistribution):
         return ways + value * self.log_mean + (value + r) * log_share
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw the rate, then the count."""
+        """Sample the rates, then the counts, as floats."""
         with torch.no_grad():
             r = self.log_concentration.exp()
             gamma = dist.Gamma(r, r).sample(torch.Size(sample_shape))
@@ -127,7 +133,7 @@ class OverdispersedPoisson(dist.TorchDistribution):
 
 
 def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    r"""Return $\log \frac{\Gamma(r + x)}{\Gamma(r)\, r^x}$, which falls to 0 as r grows."""
+    r"""Return $\log \frac{\Gamma(r + x)}{\Gamma(r)\, r^x}$, which tends to 0 as r grows."""
     small = r.clamp(max=STIRLING_FROM)
     direct = torch.lgamma(small + x) - torch.lgamma(small) - x * small.log()
     large = r.clamp(min=STIRLING_FROM)
@@ -137,7 +143,7 @@ def _log_rising(r: Tensor, x: Tensor) -> Tensor:
 
 
 def _stirling(y: Tensor) -> Tensor:
-    """Return what Stirling's formula leaves of the log-gamma function."""
+    """Return the remainder of Stirling's formula for the log-gamma function."""
     inverse = 1 / y
     square = inverse.square()
     return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
@@ -145,12 +151,16 @@ def _stirling(y: Tensor) -> Tensor:
 
 @final
 class TotalsMultinomial(dist.TorchDistribution):
-    """A multinomial whose total differs from row to row; torch's has one for all.
+    r"""A multinomial distribution with its own total for each row.
+
+    $$ \log p(x) = \log \frac{n!}{\prod_i x_i!} + \sum_i x_i \log p_i $$
+
+    `torch.distributions.Multinomial` has one total for the whole batch.
 
     Args:
-        logits: [..., D], not normalised.
-        total: whole numbers [...], or None where only scores are asked for: they are taken at
-            the total of what is scored.
+        logits: unnormalized log-probabilities [..., D].
+        total: the totals n [...]. With None, `log_prob` uses the sum of each value, and `sample`
+            and `mean` raise an error.
 
     Example:
         >>> TotalsMultinomial(torch.zeros(2, 4), torch.tensor([3.0, 10.0])).sample().sum(-1)
@@ -173,10 +183,10 @@ class TotalsMultinomial(dist.TorchDistribution):
         return TotalsMultinomial(logits, total, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of counts [..., D] given their total.
+        """Return the log-probability of counts [..., D] given their total, in nats.
 
         Raises:
-            ValueError: if the counts do not sum to the total that is given.
+            ValueError: if the counts do not sum to the given total.
         """
         own = value.sum(-1)
         if self._validate_args:
@@ -186,7 +196,11 @@ class TotalsMultinomial(dist.TorchDistribution):
         return ways + (value * self.logits.log_softmax(-1)).sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw one kind after another, each a binomial of the items left."""
+        """Sample one category after the other, each from a binomial over the remaining items.
+
+        Raises:
+            ValueError: if there is no total.
+        """
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             probs = self.logits.softmax(-1).expand(shape)
@@ -201,14 +215,15 @@ class TotalsMultinomial(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean, the total times the probabilities."""
+        """The mean, the total times the probabilities. It raises a ValueError without a total."""
         return self._known_total().unsqueeze(-1) * self.logits.softmax(-1)
 
     def _known_total(self) -> Tensor:
         if self.total is None:
             raise ValueError(
-                "a multinomial draw, or mean, needs the total of each datum: make the likelihood "
-                "with library=True and give the totals, such as x.sum(1), as the last context"
+                "a sample or mean of a multinomial needs the total of each datum: construct the "
+                "likelihood with library=True and pass the totals, such as x.sum(1), as the last "
+                "context"
             )
         return self.total
 
@@ -219,23 +234,26 @@ class TotalsMultinomial(dist.TorchDistribution):
         if off.any():
             met, wanted = (t.expand(off.shape)[off][0].item() for t in (own, self.total))
             raise ValueError(
-                f"the counts of a datum sum to {met:g}, but its total is {wanted:g}: give "
+                f"the counts of a datum sum to {met:g}, but its total is {wanted:g}: pass "
                 "x.sum(1) as the last context"
             )
 
 
 HIGHEST_LOG_MEAN: Final = 30.0
-"""The log-mean above which a Poisson mean, 1e13, grows no more: its slopes, squared, overflow."""
+"""Poisson log-means are clamped here (a mean of 1e13): above it, squared gradients overflow."""
 
 
 LARGEST_LOG: Final = 80.0
-"""The logarithm of the largest mean, 5e34, that is drawn or shown: float32 ends at 88."""
+"""The log of the largest mean (5e34) that is sampled or returned; float32 overflows at 88."""
 
 
 LOG_CONCENTRATIONS: Final = (-30.0, 30.0)
-"""Where a concentration is finite in float32, and the log-gamma of it."""
+"""The range in which a concentration and its log-gamma are finite in float32."""
 
 
 def within(h: Tensor, low: float, high: float) -> Tensor:
-    """Cut numbers to a range; gradients pass, so that training leads back from beyond it."""
+    """Clamp values to a range, with the gradient of the identity (straight-through).
+
+    Parameters outside the range keep a gradient, so training can return them to it.
+    """
     return h.clamp(low, high).detach() + (h - h.detach())

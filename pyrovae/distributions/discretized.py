@@ -1,4 +1,4 @@
-"""Distributions over one number that torch has not, or not in a form that holds in float32."""
+"""Distributions over the levels 0, ..., L - 1 of a pixel, with values as floats."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+__all__ = ["DiscretizedLogistic", "Levels"]
+
 
 @final
 class Levels(dist.TorchDistribution):
-    r"""A categorical over the numbers 0, ..., L - 1: floats, which have a mean.
+    r"""A categorical distribution over the levels 0, ..., L - 1, with float values and a mean.
 
-    torch's `Categorical` draws integers, which no network takes, and its mean is NaN.
+    $$ P(x = l) = \mathrm{softmax}(h)_l $$
+
+    `torch.distributions.Categorical` samples integers, and its mean is NaN.
 
     Args:
-        logits: [..., L].
+        logits: h, [..., L].
 
     Example:
         >>> Levels(torch.zeros(5)).mean
@@ -33,7 +37,7 @@ class Levels(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The whole numbers from 0 to L - 1."""
+        """The integers from 0 to L - 1."""
         return constraints.integer_interval(0, self.logits.shape[-1] - 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Levels:
@@ -42,12 +46,12 @@ class Levels(dist.TorchDistribution):
         return Levels(logits, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of whole numbers, float or integer."""
+        """Return the log-probability of levels, float or integer, in nats."""
         log_prob: Tensor = self.classes.log_prob(value)
         return log_prob
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw levels as floats."""
+        """Sample levels, as floats."""
         drawn: Tensor = self.classes.sample(torch.Size(sample_shape))
         return drawn.to(self.logits.dtype)
 
@@ -60,17 +64,18 @@ class Levels(dist.TorchDistribution):
 
 @final
 class DiscretizedLogistic(dist.TorchDistribution):
-    r"""A logistic variable rounded to the levels 0, ..., L - 1, which take its tails at the ends.
+    r"""A logistic variable rounded to the nearest of the levels 0, ..., L - 1.
 
-    With the edges $a = (x - 1/2 - m) / s$ and $b = (x + 1/2 - m) / s$,
+    With $a = (x - 1/2 - m) / s$ and $b = (x + 1/2 - m) / s$,
 
-    $$ P(x) = \sigma(b) - \sigma(a) = \sigma(b)\, \sigma(-a)\, (1 - e^{a - b}), $$
+    $$ P(x) = \sigma(b) - \sigma(a) = \sigma(b)\, \sigma(-a)\, (1 - e^{a - b}). $$
 
-    a product, so that its logarithm loses nothing however far x lies from m.
+    The levels 0 and L - 1 include the tails. The product form keeps the log-probability accurate
+    far from m, where the difference underflows.
 
     Args:
-        loc: m, in levels, of any shape.
-        scale: s > 0, in levels, of the shape of `loc`.
+        loc: m, in levels, any shape.
+        scale: s > 0, in levels, the shape of `loc`.
         levels: L.
 
     References:
@@ -92,7 +97,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The whole numbers from 0 to L - 1."""
+        """The integers from 0 to L - 1."""
         return constraints.integer_interval(0, self.levels - 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
@@ -101,7 +106,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return DiscretizedLogistic(loc, scale, self.levels, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of whole numbers."""
+        """Return the log-probability of levels, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         below = (value - 0.5 - self.loc) / self.scale
@@ -115,7 +120,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Round a logistic number to the nearest level."""
+        """Sample from the logistic distribution and round to the nearest level."""
         with torch.no_grad():
             scale = self.scale.expand(self._extended_shape(sample_shape))
             noise = torch.rand_like(scale).clamp_min(torch.finfo(scale.dtype).tiny).logit()
@@ -123,7 +128,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean level, the sum of P(x > k) over the levels k, exact."""
+        """The exact mean level, the sum of P(x > k) over k."""
         mean = torch.zeros_like(self.loc)
         for k in range(self.levels - 1):
             mean = mean + torch.sigmoid((self.loc - k - 0.5) / self.scale)

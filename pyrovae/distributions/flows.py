@@ -1,15 +1,16 @@
-r"""Autoregressive flows: zuko's networks, as distributions that Pyro's programs can sample.
+r"""Autoregressive flows: zuko's transforms as distributions that Pyro programs can sample.
 
 A flow maps noise to a latent by an invertible $z = T(e)$, $e \sim N(0, I)$, with the density
 
     log p(z) = log N(e; 0, I) - log |det dT/de|.
 
-An autoregressive map costs one pass of its networks in one direction and D passes in the other.
-A prior is scored at the guide's draws, so the pass leads from z to the noise; a guide is scored
-at its own, so the pass leads from the noise to z.
+An autoregressive transform takes one network pass in one direction and D passes in the other. A
+prior is scored at the guide's samples, so its fast direction is from z to the noise
+(`fast_to_score`). A guide is scored at its own samples, so its fast direction is from the noise
+to z (`fast_to_sample`).
 
-Zuko is an optional extra, imported when a flow is made. Its import changes `torch.distributions`
-for the whole process; what is changed for others is put back here.
+Zuko is an optional extra, imported when a flow is constructed. Its import changes
+`torch.distributions` for the whole process; `zuko()` undoes these changes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch import distributions as td
 
+__all__ = ["AutoregressiveFlow", "FlowDistribution", "Kind", "zuko"]
+
 Kind = Literal["spline", "affine"]
 
 _FLOWS: Final = {"spline": "NSF", "affine": "MAF"}
@@ -34,11 +37,11 @@ _INVERSE: Final = td.transforms._InverseTransform
 
 
 class FlowDistribution(dist.TorchDistribution):
-    """Sample and score a flow through Pyro's bridge to zuko.
+    """Sample and score a zuko flow through Pyro's bridge, `pyro.contrib.zuko.ZukoToPyro`.
 
-    The bridge keeps the density of each draw, so a guide's draw is scored without inverting the
-    flow. Draws made with gradients and without are kept apart: a density that was computed
-    without them is never used where they are wanted.
+    The bridge caches the log-density of each sample, so a guide's sample is scored without
+    inverting the flow. There is one bridge for samples with gradients and one without: a
+    log-density that was computed under `no_grad` is never reused where gradients are needed.
 
     Args:
         flow: a `zuko.distributions.NormalizingFlow` over vectors.
@@ -62,35 +65,45 @@ class FlowDistribution(dist.TorchDistribution):
         return FlowDistribution(self.flow.expand(torch.Size(batch_shape)))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw z, differentiable in the flow's parameters and features."""
+        """Sample z, differentiable in the flow's parameters and features."""
         return self._bridge(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log p(z), kept where z was drawn here, else by the change of variables."""
+        """Return log p(z), in nats: the cached value for a sample, else by change of variables."""
         if self._validate_args:
             self._validate_sample(value)
         return self._bridge.log_prob(value)
 
 
 class AutoregressiveFlow(nn.Module):
-    r"""A chain of masked autoregressive maps of vectors, conditional on features where given.
+    r"""A composition of masked autoregressive transforms, optionally conditional on features.
 
-    With features, the last map is an affine one whose location and scale are linear in them,
-    since a spline leaves what lies outside [-5, 5] as it is.
+    With features, a final affine transform has a location and scale that are linear in them:
+    splines are the identity outside [-5, 5] and cannot move the location beyond it.
 
     Args:
         latents: the dimension D of z.
-        features: the number of features.
+        features: the number of features, 0 for an unconditional flow.
         kind: "spline" (monotonic rational-quadratic, 8 bins) or "affine".
-        transforms: how many autoregressive maps; the order of the dimensions alternates.
-        hidden: the width of the two hidden layers of each map's network, at least D.
+        transforms: the number of autoregressive transforms; the order of the dimensions
+            alternates between them.
+        hidden: the width of the two hidden layers of each transform's network, at least D.
 
     Raises:
-        ValueError: for a number out of range or an unknown kind, or if zuko is not installed.
+        ValueError: if an argument is out of range, or zuko is not installed.
+
+    References:
+        Durkan et al., 2019. Neural Spline Flows.
+        Papamakarios, Pavlakou, Murray, 2017. Masked Autoregressive Flow for Density Estimation.
+
+    Example:
+        >>> flow = AutoregressiveFlow(2, features=3)
+        >>> flow.fast_to_sample(torch.zeros(5, 3)).rsample().shape
+        torch.Size([5, 2])
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Import zuko: here, since unpickling a flow comes this way before it names zuko."""
+        """Import zuko before the instance exists, because unpickling skips `__init__`."""
         zuko()
         return super().__new__(cls)
 
@@ -106,7 +119,7 @@ class AutoregressiveFlow(nn.Module):
         super().__init__()
         _check_sizes(latents, transforms, hidden)
         if kind not in _FLOWS:
-            raise ValueError(f"Flow is of the kind {' or '.join(_FLOWS)}; got kind='{kind}'")
+            raise ValueError(f"Flow takes kind {' or '.join(_FLOWS)}; got kind='{kind}'")
         family = getattr(zuko().flows, _FLOWS[kind])
         flow = family(latents, features, transforms=transforms, hidden_features=(hidden, hidden))
         steps = list(flow.transform.transforms)
@@ -118,13 +131,14 @@ class AutoregressiveFlow(nn.Module):
         self.register_buffer("scale", torch.ones(latents))
 
     def fast_to_score(self) -> FlowDistribution:
-        """Return the flow, without features, whose density takes one pass and sampling D."""
+        """Return the unconditional flow; `log_prob` takes one pass, `rsample` D passes."""
         return self._distribution(self.transform(None), torch.Size())
 
     def fast_to_sample(self, features: Tensor) -> FlowDistribution:
-        """Return the flow given features [..., C], batch shape [...]; sampling takes one pass.
+        """Return the flow given features [..., C], with batch shape [...].
 
-        A value that was not drawn from the distribution itself takes D passes to score.
+        `rsample` takes one pass. `log_prob` takes none for a sample of this distribution, and D
+        passes for any other value.
         """
         return self._distribution(self.transform(features).inv, features.shape[:-1])
 
@@ -135,11 +149,11 @@ class AutoregressiveFlow(nn.Module):
 
 
 def zuko() -> Any:
-    """Import zuko, and undo what its import changes in `torch.distributions` for everybody.
+    """Import zuko and undo the changes that its import makes to `torch.distributions`.
 
-    It switches the validation of arguments off, empties `Distribution.arg_constraints` and renames
-    the class of inverse transforms; all three are put back. The method `call_and_ladj` that it
-    adds to `Transform`, which its flows need, stays.
+    The import disables argument validation, empties `Distribution.arg_constraints` and renames
+    the class of inverse transforms; all three are restored. The method `call_and_ladj` that it
+    adds to `Transform` stays, because its flows need it.
 
     Raises:
         ValueError: if zuko is not installed.
@@ -150,7 +164,7 @@ def zuko() -> Any:
                 importlib.import_module("zuko")
             except ModuleNotFoundError as error:
                 raise ValueError(
-                    "flows come from zuko, which is not installed: pip install 'pyrovae[flows]'"
+                    "flows need zuko, which is not installed: pip install 'pyrovae[flows]'"
                 ) from error
         families: list[Any] = td.Distribution.__subclasses__()
         for family in families:
@@ -178,6 +192,6 @@ def _check_sizes(latents: int, transforms: int, hidden: int) -> None:
         raise ValueError(f"Flow needs at least one transform; got transforms={transforms}")
     if hidden < latents:
         raise ValueError(
-            f"Flow needs hidden layers at least as wide as its {latents} latent dimensions, or "
-            f"some would not depend on others; got hidden={hidden}"
+            f"Flow needs hidden layers at least as wide as its {latents} latent dimensions, so "
+            f"that each dimension can depend on all earlier ones; got hidden={hidden}"
         )

@@ -1,9 +1,9 @@
-r"""Mixtures as distributions: the density of one site, its component summed out.
+r"""Mixture distributions with the component marginalized.
 
     p(z) = sum_c w_c p_c(z)
 
-`mixture` makes one of any components; where these are diagonal normals it is a `NormalMixture`,
-which scores by matrix products and whose draws carry gradients.
+`mixture` accepts components of any family. For diagonal normals it returns a `NormalMixture`,
+which is scored by matrix products and has reparameterized samples.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
 
+__all__ = ["NormalMixture", "check_component", "check_components", "mixture"]
+
 
 def mixture(logits: Tensor, components: dist.Distribution) -> dist.Distribution:
-    """Return the mixture of C components, of any family.
+    """Return the mixture of C components of any family.
 
     Args:
-        logits: unnormalised log-weights [C].
+        logits: unnormalized log-weights [C].
         components: a distribution with batch shape [C].
 
     Returns:
@@ -41,31 +43,31 @@ def mixture(logits: Tensor, components: dist.Distribution) -> dist.Distribution:
         if isinstance(base, td.Normal):
             return NormalMixture(logits, base.loc, base.scale)
     mixed = dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
-    # Expanded by Pyro's wrapper, not by torch, the components are not repeated for each datum.
+    # Pyro's wrapper, unlike torch's expand, does not repeat the components for each datum.
     return ExpandedDistribution(mixed, torch.Size())
 
 
 class NormalMixture(dist.TorchDistribution):
     r"""A mixture of C diagonal normals, $p(z) = \sum_c w_c N(z; m_c, \mathrm{diag}\, s_c^2)$.
 
-    The squared distances of all values to all components are two matrix products,
-    $z^2 \cdot s^{-2} - 2 z \cdot m s^{-2} + m^2 \cdot s^{-2}$, in float64: the terms are far
-    larger than their sum where a scale is small, and float32 would lose 0.01 nats at s = 0.05.
+    The squared distances of all values to all components take two matrix products,
+    $z^2 \cdot s^{-2} - 2 z \cdot m s^{-2} + m^2 \cdot s^{-2}$. They are computed in float64,
+    because the terms cancel when a scale is small: float32 loses 0.01 nats at s = 0.05.
 
-    Draws carry the gradient by implicit reparameterisation. The distributional transform
-    $u_d = F(z_d | z_{<d})$ makes uniform numbers of a draw, whatever the parameters $\theta$; so
-    a draw moves with them as
+    `rsample` uses implicit reparameterization. The distributional transform
+    $u_d = F(z_d | z_{<d})$ maps a sample to uniform variables whose distribution does not depend
+    on the parameters $\theta$, so that
 
     $$ \frac{dz}{d\theta} = -\left( \frac{\partial u}{\partial z} \right)^{-1}
        \frac{\partial u}{\partial \theta}, $$
 
-    with a lower triangular Jacobian. First derivatives are exact in expectation; there are no
-    second ones. As the weights change, mass flows through the gaps between components: the
-    narrower the density there, the rarer and the larger the derivatives of the few draws that
-    tell of it, and where components are apart by many scales no draw does.
+    with a lower triangular Jacobian. First derivatives are unbiased; second derivatives are not
+    defined. The gradient of the weights comes from samples between the components. When the
+    components are many scales apart such samples are very rare, and the gradient of the weights
+    is dominated by noise.
 
     Args:
-        logits: unnormalised log-weights [..., C].
+        logits: unnormalized log-weights [..., C].
         loc: means [..., C, D].
         scale: standard deviations [..., C, D].
 
@@ -108,23 +110,23 @@ class NormalMixture(dist.TorchDistribution):
         return self._average(self.scale.square() + spread.square())
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log p(z), of the shape of z's leading axes and the batch, broadcast."""
+        """Return log p(z), in nats; the leading axes of z broadcast with the batch shape."""
         if self._validate_args:
             self._validate_sample(value)
         return torch.logsumexp(self.logits + self._component_log_probs(value), dim=-1)
 
     def component(self, index: Tensor) -> dist.Distribution:
-        """Return the component of an index, whose shape broadcasts with the batch."""
+        """Return the component with the given index, which broadcasts with the batch shape."""
         loc, scale = (Vindex(parameter)[..., index, :] for parameter in (self.loc, self.scale))
         return dist.Normal(loc, scale).to_event(1)
 
     def log_share(self, index: Tensor, value: Tensor) -> Tensor:
-        r"""Return the log of a component's share of the density, $w_c p_c(z) / p(z)$."""
+        r"""Return the log-responsibility of a component, $\log (w_c p_c(z) / p(z))$."""
         log_joint = Vindex(self.logits)[..., index] + self.component(index).log_prob(value)
         return log_joint - self.log_prob(value)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw z; the draw carries the gradient where gradients are on."""
+        """Sample z, differentiable in the parameters if gradients are enabled."""
         z = self._draw(sample_shape)
         if torch.is_grad_enabled():
             uniform, slopes, jacobian = self._distributional_transform(z)
@@ -135,7 +137,10 @@ class NormalMixture(dist.TorchDistribution):
 
     @torch.no_grad()
     def _draw(self, sample_shape: Any) -> Tensor:
-        """Draw a component, then its normal, in float64: a rounded z could lie in no component."""
+        """Sample a component, then z from it, in float64.
+
+        In float32, rounding could move z to where all components have zero density.
+        """
         shape = self._extended_shape(sample_shape)
         component = dist.Categorical(logits=self.logits).expand(self.batch_shape)
         which = component.sample(sample_shape)[..., None, None].expand(*shape[:-1], 1, shape[-1])
@@ -155,11 +160,11 @@ class NormalMixture(dist.TorchDistribution):
         weighted = precision * loc
         products = torch.cat([z.square(), z], -1) @ torch.cat([precision, -2 * weighted], -1).mT
         squares = products.squeeze(-2) + (weighted * loc).sum(-1)
-        normaliser = scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * loc.shape[-1]
-        return (-0.5 * squares - normaliser).to(value.dtype)
+        normalizer = scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * loc.shape[-1]
+        return (-0.5 * squares - normalizer).to(value.dtype)
 
     def _distributional_transform(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return u [..., D], the slopes p(z_d | z_<d), and du/dz with its rows over them."""
+        """Return u [..., D], the slopes p(z_d | z_<d), and du/dz divided by them row by row."""
         normal = td.Normal(self.loc.double(), self.scale.double(), validate_args=False)
         z = value.unsqueeze(-2)
         log_densities = normal.log_prob(z)
@@ -176,7 +181,7 @@ class NormalMixture(dist.TorchDistribution):
 
 
 def check_components(owner: nn.Module, components: int) -> None:
-    """Hold the number of components against what a mixture needs.
+    """Check the number of components of a mixture.
 
     Raises:
         ValueError: if it is below 1.
@@ -187,10 +192,10 @@ def check_components(owner: nn.Module, components: int) -> None:
 
 
 def check_component(component: str) -> None:
-    """Hold the form in which a component stands in a program against those there are.
+    """Check the option `component` of a mixture.
 
     Raises:
-        ValueError: if it is another.
+        ValueError: if it is neither "marginal" nor "enumerated".
     """
     if component not in ("marginal", "enumerated"):
-        raise ValueError(f"component is 'marginal' or 'enumerated'; got {component!r}")
+        raise ValueError(f"component must be 'marginal' or 'enumerated'; got {component!r}")

@@ -1,8 +1,8 @@
-r"""Distributions on the unit sphere $S^{D-1}$, with densities per unit of surface area.
+r"""Distributions on the unit sphere $S^{D-1}$, with densities with respect to surface area.
 
-Where x is uniform, the height $h = (1 + \mu^\top x) / 2$ over any pole $\mu$ follows
-Beta(b, b) with $b = (D - 1) / 2$. The power-spherical distribution weighs the uniform one by
-$h^\kappa$, which makes the height Beta(b + kappa, b): everything about it follows from that.
+For uniform x, the height $h = (1 + \mu^\top x) / 2$ along any direction $\mu$ is distributed as
+Beta(b, b) with $b = (D - 1) / 2$. The power-spherical density is proportional to $h^\kappa$, so
+its height is distributed as Beta(b + kappa, b). Sampling, moments and the KL divergence follow.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.distributions import register_kl
 from torch.nn.functional import normalize
 
+__all__ = ["PowerSpherical", "SphericalUniform", "log_area"]
+
 _NO_SHAPE: Final = torch.Size()
 
 
 class _Sphere(constraints.Constraint):
-    """Unit vectors to the accuracy of float32, whose draws are also scored in float64."""
+    """Unit vectors, to the accuracy of float32: float32 samples may be scored in float64."""
 
     event_dim = 1
 
@@ -37,7 +39,7 @@ class SphericalUniform(dist.TorchDistribution):
     r"""The uniform distribution on the unit sphere, $p(x) = \Gamma(D/2) / (2 \pi^{D/2})$.
 
     Args:
-        origin: zeros [..., D]: they give the dimension, the dtype and the device.
+        origin: zeros [..., D], which set the shape, the dtype and the device.
 
     Example:
         >>> import torch
@@ -58,7 +60,7 @@ class SphericalUniform(dist.TorchDistribution):
         return SphericalUniform(self.origin.expand(*batch_shape, -1))
 
     def rsample(self, sample_shape: torch.Size = _NO_SHAPE) -> Tensor:
-        """Draw x [..., D]; there is nothing to differentiate."""
+        """Sample x [..., D]; there are no parameters to differentiate."""
         return normalize(_normal_like(self.origin, self._extended_shape(sample_shape)), dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -72,12 +74,12 @@ class SphericalUniform(dist.TorchDistribution):
 class PowerSpherical(dist.TorchDistribution):
     r"""The power-spherical distribution, $p(x) \propto (1 + \mu^\top x)^\kappa$.
 
-    A reparameterised relative of the von Mises-Fisher distribution, without its Bessel functions
-    and without rejection.
+    It resembles the von Mises-Fisher distribution, but is reparameterized, and needs neither
+    Bessel functions nor rejection sampling.
 
     Args:
-        loc: the mean direction mu, unit vectors [..., D], with D at least 2.
-        concentration: kappa, positive, [...].
+        loc: the mean direction mu, unit vectors [..., D], D >= 2.
+        concentration: kappa > 0, [...].
 
     References:
         De Cao, Aziz, 2020. The Power Spherical distribution.
@@ -111,22 +113,22 @@ class PowerSpherical(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""The mean $\mu \kappa / (\kappa + D - 1)$, which lies inside the sphere."""
+        r"""The mean $\mu \kappa / (\kappa + D - 1)$, a point inside the sphere."""
         kappa = self.concentration.unsqueeze(-1)
         return self.loc * kappa / (kappa + self.event_shape[0] - 1)
 
     def rsample(self, sample_shape: torch.Size = _NO_SHAPE) -> Tensor:
-        """Draw x [..., D]: a height over the pole, and a direction around it."""
+        """Sample x [..., D] from its height along mu and a direction orthogonal to mu."""
         shape = self._extended_shape(sample_shape)
         noise = _normal_like(self.loc, shape)
         across = normalize(noise - (noise * self.loc).sum(-1, keepdim=True) * self.loc, dim=-1)
         b = self._uniform_shape
-        # Of two gammas g, g' the height is g / (g + g'): their roots are as the cosine and the
-        # sine of half the angle from the pole, which keeps the digits of small angles.
-        towards = _root_of_gamma(self.concentration + b, sample_shape)
+        # The height is g / (g + g') for two gamma variables. Their square roots are proportional
+        # to the cosine and sine of half the angle from mu, which is accurate for small angles.
+        toward = _root_of_gamma(self.concentration + b, sample_shape)
         away = _root_of_gamma(torch.full_like(self.concentration, b), sample_shape)
-        along = (towards - away) * (towards + away)
-        return normalize(along * self.loc + 2 * towards * away * across, dim=-1)
+        along = (toward - away) * (toward + away)
+        return normalize(along * self.loc + 2 * toward * away * across, dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at x, in nats."""
@@ -140,7 +142,7 @@ class PowerSpherical(dist.TorchDistribution):
         return log_area(self.event_shape[0]) - self.kl_to_uniform()
 
     def kl_to_uniform(self) -> Tensor:
-        r"""Return the divergence from the uniform distribution, $E_q[\kappa \log h] - \log M$."""
+        r"""Return KL(q || uniform), $E_q[\kappa \log h] - \log M$, in nats."""
         b, kappa = self._uniform_shape, self.concentration.double()
         mean_log_height = torch.digamma(b + kappa) - torch.digamma(2 * b + kappa)
         return (kappa * mean_log_height - self._log_mean_weight()).to(self.concentration.dtype)
@@ -152,7 +154,7 @@ class PowerSpherical(dist.TorchDistribution):
     def _log_mean_weight(self) -> Tensor:
         r"""Return the logarithm of $M = E_U[h^\kappa] = B(b + \kappa, b) / B(b, b)$.
 
-        In float64: gamma functions of a large concentration cancel.
+        It is computed in float64, because the log-gamma functions of a large kappa cancel.
         """
         b, kappa = self._uniform_shape, self.concentration.double()
         constant = math.lgamma(2 * b) - math.lgamma(b)
@@ -179,10 +181,10 @@ def log_area(dimension: int) -> float:
 
 
 def _log_height(x: Tensor, pole: Tensor) -> Tensor:
-    """Return log((1 + pole . x) / 2), from distances so that neither end loses digits.
+    """Return log((1 + pole . x) / 2), computed from distances for accuracy at both ends.
 
-    The distances to the pole and to its antipode are 4 together. The second is kept off zero,
-    where only rounding leads.
+    The squared distances to the pole and to its antipode sum to 4. The latter is clamped above
+    zero, which it can only reach by rounding.
     """
     near, far = (x - pole).square().sum(-1), (x + pole).square().sum(-1)
     return -torch.log1p(near / far.clamp(min=torch.finfo(x.dtype).eps ** 2))

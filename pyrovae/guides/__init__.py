@@ -1,8 +1,9 @@
-"""Guides: Pyro programs that sample every latent site from an amortised posterior q(z | x).
+"""Guides: Pyro programs that sample every latent site from an amortized posterior q(z | x).
 
-A guide is called as `guide(x, *context)` inside the plate over data. The classes here sample one
-site "z" from a distribution whose parameters a network reads off x; `Joint` and `Hierarchical` put
-several together, and a guide for any other prior is a function or module of your own.
+A guide is called as `guide(x, *context)` inside the plate over data. Most classes here sample one
+site "z" from a distribution whose parameters are the output of a network at x (`Guide`). `Joint`,
+`Hierarchical` and `Ladder` sample several sites. A guide for any other prior may be any function
+or module.
 """
 
 from pyrovae.guides.base import Guide, Posterior

@@ -1,4 +1,4 @@
-"""What the guides with one site "z" share: a network, a posterior made of its output."""
+"""Base classes of guides: a network, and a posterior parameterized by its output."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["Guide", "Posterior"]
+
 
 class Posterior(Part):
-    """Make q(z | x) of a network's output.
+    """Parameterize q(z | x) by the output of a network.
 
     Args:
         net: maps (x, *context) to the parameters, [..., P].
@@ -25,14 +27,17 @@ class Posterior(Part):
 
     @abc.abstractmethod
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return q(z | x) with batch shape [...] from the network's output [..., P]."""
+        """Return q(z | x), with batch shape [...], given the network's output [..., P]."""
 
 
 class Guide(Posterior):
-    """Sample the site "z" from the distribution that a subclass makes of the network's output.
+    """Sample the site "z" from the posterior that a subclass returns.
 
     Args:
         net: maps (x, *context) to the parameters, [..., P].
+
+    Raises:
+        ValueError: if x has no axis over data.
     """
 
     @final  # type: ignore[misc]
@@ -41,8 +46,8 @@ class Guide(Posterior):
         parameters = self.net(x, *context)
         if parameters.ndim < 2:
             raise ValueError(
-                f"a guide takes x [N, ...], a row for each datum; got {tuple(x.shape)}, of which "
-                f"the network made {tuple(parameters.shape)}: a batch of one is x[None]"
+                f"a guide takes x [N, ...], one row per datum; got {tuple(x.shape)}, and an "
+                f"output {tuple(parameters.shape)} of the network. Give a single datum as x[None]"
             )
         z: Tensor = pyro.sample("z", self.posterior(parameters))
         return z

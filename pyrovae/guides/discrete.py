@@ -1,4 +1,4 @@
-"""Posteriors over discrete latents: the guides of the priors in `pyrovae.priors.discrete`."""
+"""Guides for the discrete priors of `pyrovae.priors.discrete`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.guides.base import Guide, Posterior
 from pyrovae.priors.discrete import sample_index, sample_one_hot, sample_relaxed, set_temperature
 
+__all__ = ["Bernoulli", "Categorical", "OneHot", "RelaxedOneHot"]
+
 
 def _check_classes(logits: Tensor, owner: Posterior) -> Tensor:
     if logits.shape[-1] < 2:
         raise ValueError(
-            f"{type(owner).__name__} expected a network with an output for each of at least two "
-            f"classes; got {logits.shape[-1]}"
+            f"{type(owner).__name__} expected a network with one output per class, at least two; "
+            f"got {logits.shape[-1]}"
         )
     return logits
 
 
 class Categorical(Posterior):
-    r"""The posterior of a class, $q(z = c | x) = \mathrm{softmax}(h(x))_c$, by its index.
+    r"""A categorical posterior over class indices, $q(z = c | x) = \mathrm{softmax}(h(x))_c$.
 
-    The site is marked for parallel enumeration: `TraceEnum_ELBO` takes the expectation over it
-    exactly, without the noise of the score function, and `log_weights` sums the class out.
+    The site is marked for parallel enumeration: `TraceEnum_ELBO` computes the expectation over
+    it exactly, without the variance of the score-function estimator, and `log_weights` sums over
+    it.
 
     Args:
         net: maps x to C logits h.
@@ -41,18 +44,18 @@ class Categorical(Posterior):
     """
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return q(z | x) of logits [..., C]."""
+        """Return q(z | x) with logits [..., C]."""
         return dist.Categorical(logits=_check_classes(parameters, self))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample z ~ q(z | x) and return it one-hot."""
+        """Sample the index z ~ q(z | x) and return its one-hot vector [..., C]."""
         return sample_index(self.posterior(self.net(x, *context)))
 
 
 class OneHot(Posterior):
-    r"""The posterior of a one-hot vector, $q(z = e_c | x) = \mathrm{softmax}(h(x))_c$.
+    r"""A categorical posterior over one-hot vectors, $q(z = e_c | x) = \mathrm{softmax}(h(x))_c$.
 
-    As `Categorical`, with the vector in place of the index at the site.
+    It is like `Categorical`, but the site holds the vector instead of the index.
 
     Args:
         net: maps x to C logits h.
@@ -69,23 +72,26 @@ class OneHot(Posterior):
     """
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return q(z | x) of logits [..., C]."""
+        """Return q(z | x) with logits [..., C]."""
         return dist.OneHotCategorical(logits=_check_classes(parameters, self))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample z ~ q(z | x)."""
+        """Sample a one-hot vector z ~ q(z | x), [..., C]."""
         return sample_one_hot(self.posterior(self.net(x, *context)))
 
 
 class RelaxedOneHot(Posterior):
-    """The Concrete (Gumbel-softmax) posterior of a `priors.RelaxedOneHot`, at its own temperature.
+    r"""The Concrete (Gumbel-softmax) posterior for `priors.RelaxedOneHot`.
+
+    $$ \log y = \mathrm{log\,softmax}((h(x) + g) / T), \quad g_c \sim \mathrm{Gumbel}(0, 1) $$
 
     Args:
-        net: maps x to C logits.
-        temperature: above 0; it need not be the prior's.
+        net: maps x to C logits h.
+        temperature: T, positive; it may differ from the prior's.
 
     Raises:
-        ValueError: if the network has fewer than two outputs, or the temperature is not positive.
+        ValueError: if the network has fewer than two outputs, or the temperature is not positive
+            and finite.
 
     References:
         Jang, Gu, Poole, 2017. Categorical Reparameterization with Gumbel-Softmax.
@@ -109,7 +115,7 @@ class RelaxedOneHot(Posterior):
         self.anneal(temperature)
 
     def anneal(self, temperature: float) -> None:
-        """Change the temperature, between steps too; the prior has one of its own.
+        """Set the temperature, at any time between steps. The prior has its own temperature.
 
         Raises:
             ValueError: if it is not positive and finite.
@@ -117,18 +123,21 @@ class RelaxedOneHot(Posterior):
         set_temperature(self.temperature, temperature)
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return q(z | x) of logits [..., C]."""
+        """Return q(z | x) with logits [..., C]."""
         return LogConcrete(self.temperature, logits=_check_classes(parameters, self))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample y ~ q(y | x) in the simplex; the site holds log y."""
+        """Sample y ~ q(y | x) in the simplex, [..., C]; the site holds log y."""
         return sample_relaxed(self.posterior(self.net(x, *context)))
 
 
 class Bernoulli(Guide):
-    r"""The posterior of D bits, $q(z | x) = \prod_d \mathrm{Bernoulli}(z_d; \sigma(h_d(x)))$.
+    r"""A Bernoulli posterior over D bits.
 
-    The bits are drawn, so the network learns by the score function (`Trace_ELBO`).
+    $$ q(z | x) = \prod_d \mathrm{Bernoulli}(z_d; \sigma(h_d(x))) $$
+
+    The bits are sampled, so the network is trained with the score-function estimator
+    (`Trace_ELBO`).
 
     Args:
         net: maps x to D logits h.
@@ -145,5 +154,5 @@ class Bernoulli(Guide):
     """
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return the bits of logits [..., D]."""
+        """Return the Bernoulli distribution with logits [..., D]."""
         return dist.Bernoulli(logits=parameters).to_event(1)

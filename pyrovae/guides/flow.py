@@ -1,4 +1,4 @@
-"""A posterior given by a normalising flow."""
+"""A normalizing-flow posterior."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from torch import Tensor, nn
 from pyrovae.distributions.flows import AutoregressiveFlow, Kind
 from pyrovae.guides.base import Guide
 
+__all__ = ["Flow"]
+
 
 class Flow(Guide):
-    r"""The posterior of an inverse autoregressive flow given features h(x) (`pyrovae[flows]`).
+    r"""An inverse autoregressive flow conditional on features h(x) (needs `pyrovae[flows]`).
 
     $$ z = m(h) + s(h) \odot T(e; h),\quad e \sim N(0, I),\qquad
        \log q(z | x) = \log N(e; 0, I) - \log \left| \det \frac{\partial z}{\partial e} \right| $$
 
-    Sampling takes one pass of T and gives the density along the way. To score a value from
-    elsewhere takes D passes.
+    Sampling takes one pass of T, which also gives the density of the sample. Scoring any other
+    value takes D passes.
 
     Args:
         net: maps x to the features h, [..., C].
         latents: the dimension D of z.
-        features: the number of features C.
+        features: the number C of features.
         kind: "spline" for a neural spline flow, or "affine" for the original inverse
             autoregressive flow.
-        transforms: how many autoregressive maps T is made of.
-        hidden: the width of the two hidden layers of each map's network, at least D and better
-            several times D: a masked network of width 64 sees little of 50 dimensions.
+        transforms: the number of autoregressive transforms in T.
+        hidden: the width of the two hidden layers of each transform's network, at least D and
+            preferably several times D, because the masks divide the units among the dimensions.
 
     Raises:
-        ValueError: for a number out of range, an unknown kind, features of another width, or if
-            zuko is not installed.
+        ValueError: if an argument is out of range, the network's output is not C wide, or zuko
+            is not installed.
 
     References:
         Kingma et al., 2016. Improving Variational Inference with Inverse Autoregressive Flow.
@@ -69,7 +71,7 @@ class Flow(Guide):
         if parameters.shape[-1] != self.features:
             raise ValueError(
                 f"Flow expected a network with {self.features} outputs, its features; got "
-                f"{parameters.shape[-1]}: change the network, or say "
+                f"{parameters.shape[-1]}: change the network, or give "
                 f"features={parameters.shape[-1]}"
             )
         return self.flow.fast_to_sample(parameters)

@@ -1,7 +1,7 @@
-r"""Posteriors over a ladder of latents, from the bottom up or from the top down.
+r"""Guides for hierarchical priors, bottom-up or top-down.
 
-bottom-up   q(z_1 | x) \prod_l q(z_{l+1} | z_l)
-top-down    q(z_L | x) \prod_l q(z_l | z_{l+1}, x)
+bottom-up (`Hierarchical`)   q(z_1 | x) \prod_l q(z_{l+1} | z_l)
+top-down (`Ladder`)          q(z_L | x) \prod_l q(z_l | z_{l+1}, x)
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from pyrovae.parts import Part
 from pyrovae.priors.hierarchical import ConditionalNormal
 from pyrovae.priors.hierarchical import Hierarchical as Prior
 
+__all__ = ["Hierarchical", "Ladder"]
+
 
 class Hierarchical(Part):
-    r"""Sample sites "z_1", ..., "z_L" from the bottom up, each given the one below.
+    r"""Sample the sites "z_1", ..., "z_L" bottom-up, each given the one below.
 
     $$ q(z_1, \ldots, z_L | x) = q(z_1 | x) \prod_{l < L} q(z_{l+1} | z_l) $$
 
-    Any guide stands at the bottom; above it, any that takes the latent below in place of x, and
-    then the context. A latent on top that the prior sums out may be left out. The order is not
-    the prior's, so a sum of closed-form KLs is not the rate: train with `Trace_ELBO`.
+    The bottom level may be any guide. Each higher level is called with the latent below in place
+    of x, and then the context. A top latent that is enumerated in the prior may be omitted. The
+    order differs from the prior's, so the sum of the sites' closed-form KLs is not the rate: use
+    `Trace_ELBO`, not `TraceMeanField_ELBO`.
 
     Args:
-        *levels: guides from the lowest, z_1, to the top, z_L.
+        *levels: guides from the bottom, z_1, to the top, z_L.
 
     Raises:
-        ValueError: if there is no level, or one is no module.
+        ValueError: if there are no levels, or one of them is not a module.
 
     References:
         Rezende, Mohamed, Wierstra, 2014. Stochastic Backpropagation.
@@ -57,30 +60,31 @@ class Hierarchical(Part):
         self.levels = modules(self, levels)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample from the bottom up and return z_1."""
+        """Sample every level and return z_1, [..., D_1]."""
         return chain(self.levels, range(1, len(self.levels) + 1), (x,), context)[0]
 
 
 class Ladder(Part):
-    r"""Sample sites "z_L", ..., "z_1" from the top down, sharing the networks of the prior.
+    r"""Sample the sites "z_L", ..., "z_1" top-down, sharing the networks of the prior.
 
-    A deterministic pass upwards, $d_0 = x$, $d_l = \mathrm{up}_l(d_{l-1})$, gives each level an
-    estimate $N(\hat m_l, \hat s_l^2)$. The top is sampled from its estimate; below, estimate and
-    prior $N(m_l(z_{l+1}), s_l(z_{l+1})^2)$ are multiplied:
+    A deterministic upward pass, $d_0 = x$, $d_l = \mathrm{up}_l(d_{l-1})$, gives each level an
+    estimate $N(\hat m_l, \hat s_l^2)$. The top latent is sampled from its estimate. Each lower
+    latent is sampled from the normalized product of its estimate and its prior
+    $N(m_l(z_{l+1}), s_l(z_{l+1})^2)$:
 
     $$ q(z_l | z_{l+1}, x) = N\left( \frac{\hat m_l \hat s_l^{-2} + m_l s_l^{-2}}
        {\hat s_l^{-2} + s_l^{-2}},\; \frac{1}{\hat s_l^{-2} + s_l^{-2}} \right) $$
 
     Args:
-        prior: the `priors.Hierarchical` of the same VAE, the very object, with a
+        prior: the `priors.Hierarchical` of the same VAE (the same object), with a
             `ConditionalNormal` at each level below the top.
-        upward: a network for each level from the lowest up; the first takes (x, *context).
-        estimates: a network for each level from the lowest up, from $d_l$ to 2 D_l numbers: D_l
+        upward: a network for each level, from the bottom; the first takes (x, *context).
+        estimates: a network for each level, from the bottom. It maps $d_l$ to 2 D_l numbers: D_l
             means, then D_l unconstrained scales (see `nets.positive`).
 
     Raises:
-        ValueError: if the numbers of levels differ, a level below the prior's top is no
-            `ConditionalNormal`, or an estimate has not the width of its level.
+        ValueError: if the numbers of levels differ, a level below the prior's top is not a
+            `ConditionalNormal`, or an estimate does not have the width of its level.
 
     References:
         Sonderby, Raiko, Maaloe, Sonderby, Winther, 2016. Ladder Variational Autoencoders.
@@ -114,7 +118,7 @@ class Ladder(Part):
         self.estimates = modules(self, estimates)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample from the top down and return z_1."""
+        """Sample every level and return z_1, [..., D_1]."""
         *lower, top = self._estimates(x, *context)
         z: Tensor = pyro.sample(f"z_{len(lower) + 1}", top)
         for name, conditional in _conditionals(self.prior).items():
@@ -123,7 +127,7 @@ class Ladder(Part):
         return z
 
     def _estimates(self, x: Tensor, *context: Tensor) -> list[dist.Distribution]:
-        """Return what each level makes of x alone, from the lowest to the top."""
+        """Return each level's estimate from x, from the bottom to the top."""
         features, found = (x, *context), []
         for up, estimate in zip(self.upward, self.estimates, strict=True):
             features = (up(*features),)
@@ -134,7 +138,7 @@ class Ladder(Part):
 def _product(
     estimate: dist.Distribution, prior: dist.Distribution, name: str
 ) -> dist.Distribution:
-    """Return the normal whose density is proportional to the product of two normals'."""
+    """Return the normal with density proportional to the product of two normal densities."""
     if estimate.event_shape != prior.event_shape:
         raise ValueError(
             f"site '{name}' has {prior.event_shape[0]} dimensions in the prior; got an estimate "
@@ -149,18 +153,18 @@ def _product(
 def _check_levels(prior: Prior, upward: int, estimates: int) -> None:
     if not isinstance(prior, Prior):
         raise ValueError(
-            f"Ladder shares the networks of a priors.Hierarchical; got {type(prior).__name__}"
+            f"Ladder takes a priors.Hierarchical as its prior; got {type(prior).__name__}"
         )
     if not upward == estimates == len(prior.levels):
         raise ValueError(
-            f"the prior has {len(prior.levels)} levels; got {upward} networks upward and "
-            f"{estimates} estimates: give one of each for every level, the top included"
+            f"the prior has {len(prior.levels)} levels; got {upward} upward networks and "
+            f"{estimates} estimates: give one of each per level, including the top"
         )
     _conditionals(prior)
 
 
 def _conditionals(prior: Prior) -> dict[str, ConditionalNormal]:
-    """Return the levels below the top by their sites, from the top down."""
+    """Return the levels below the top by the names of their sites, from the top down."""
     found = {}
     levels = list(prior.levels)[1:]
     for number, level in zip(range(len(levels), 0, -1), levels, strict=True):

@@ -1,4 +1,4 @@
-"""Several guides in one: each samples its latents under a name of its own."""
+"""Combine several guides in one program."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from torch import Tensor
 
 from pyrovae.composition import Together
 
+__all__ = ["Joint"]
+
 
 class Joint(Together):
     r"""Sample several latents, $q(a | x) \, q(b | x, a) \, q(c | x, a, b) \cdots$.
 
-    Each part is a guide, called with x, the latents before it and then the context. The order is
-    the guide's own and need not be that of the prior.
+    Each part is a guide. It is called with x, the latents sampled before it and then the context.
+    The order of the parts may differ from the prior's.
 
     Args:
-        **parts: a guide for each latent; the name is that of the prior's site. A site that is
-            summed out in the prior may be left out.
+        **parts: a guide for each latent, by the name of the prior's site. A site that is
+            enumerated in the prior may be omitted.
 
     Raises:
-        ValueError: if there is no part, or one is no module.
+        ValueError: if there are no parts, or one of them is not a module.
 
     References:
         Kingma, Rezende, Mohamed, Welling, 2014. Semi-supervised Learning with Deep Generative
@@ -39,5 +41,5 @@ class Joint(Together):
     """
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample every latent and return them side by side, in the order of the guide."""
+        """Sample every latent and return their concatenation, in the order of the parts."""
         return self.sample((x,), context)

@@ -13,41 +13,43 @@ from pyrovae.guides.base import Posterior
 from pyrovae.nets import positive
 from pyrovae.weights.auxiliary import REVERSE_DENSITY
 
+__all__ = ["MixtureOfNormals"]
+
 
 class MixtureOfNormals(Posterior):
     r"""The posterior $q(z | x) = \sum_c w_c(x) N(m_c(x), \mathrm{diag}\, s_c(x)^2)$.
 
-    It can lie in several places at once, where the model explains x in several ways. The density
-    is that of the mixture in both forms; they differ in what is drawn, and so in the gradient:
+    A mixture can represent a multimodal posterior. Both forms have the density of the mixture.
+    They differ in how they sample, and therefore in the gradient:
 
-        component="enumerated":  a draw from each component, weighed by w_c(x): the expectation
-                                 over components is exact. Costs C passes of the decoder; trained
-                                 by `TraceEnum_ELBO`, which takes no KL weight.
-        component="marginal":    one draw from the mixture, with the gradient of implicit
-                                 reparameterisation (see `mixtures.NormalMixture`). One site, any
-                                 objective. Where components lie far apart, their weights are
-                                 learned from the rare draws between them: next to nothing but
-                                 noise. Means and scales do not suffer.
+        component="marginal":    one sample of the mixture, implicitly reparameterized (see
+                                 `distributions.NormalMixture`). One site, which works with every
+                                 objective. When components are far apart, the gradient of their
+                                 weights is dominated by noise; that of means and scales is not.
+        component="enumerated":  one sample of each component, weighted by w_c(x): the expectation
+                                 over components is exact, at the cost of C passes of the decoder.
+                                 It is trained by `TraceEnum_ELBO`, which takes no KL weight.
 
-    In the enumerated form the guide samples an auxiliary site "stratum", then "z", and takes the
-    share of the stratum in the density at z back by a factor, $q(z | x) = w_c q_c(z) / r(c | z)$.
-    `log_weights` are then those of stratified draws, a tighter bound than one draw has, and
-    `vae.encode` meets one component; the mixture is `guide.posterior(guide.net(x))`.
+    In the enumerated form, the guide samples an auxiliary site "stratum", then "z", and observes
+    a factor that divides by the responsibility r of the stratum,
+    $q(z | x) = w_c q_c(z) / r(c | z)$. `log_weights` are those of stratified samples, whose bound
+    is tighter than that of one sample. `vae.encode` returns one component; the mixture is
+    `guide.posterior(guide.net(x))`.
 
     Args:
-        net: maps x to C logits, then the C means [C, D] row by row, then the C unconstrained
-            scales [C, D] (see `nets.positive`).
-        components: C.
-        component: "enumerated" or "marginal".
+        net: maps x to C logits, then C means [C, D] row by row, then C unconstrained scales
+            [C, D] (see `nets.positive`).
+        components: the number C of components.
+        component: "marginal" or "enumerated".
 
     Raises:
-        ValueError: if there is no component, `component` is neither form, or the network's output
-            is not C (1 + 2 D) wide.
+        ValueError: if `components` is below 1, `component` is neither option, or the network's
+            output is not C (1 + 2 D) wide.
 
     References:
         Figurnov, Mohamed, Mnih, 2018. Implicit Reparameterization Gradients.
         Morningstar et al., 2021. Automatic Differentiation Variational Inference with Mixtures
-        (stratified draws).
+        (stratified samples).
 
     Example:
         >>> import pyro, torch
@@ -63,7 +65,7 @@ class MixtureOfNormals(Posterior):
         net: nn.Module,
         components: int,
         *,
-        component: Literal["enumerated", "marginal"] = "enumerated",
+        component: Literal["marginal", "enumerated"] = "marginal",
     ) -> None:
         super().__init__(net)
         check_components(self, components)
@@ -72,11 +74,11 @@ class MixtureOfNormals(Posterior):
 
     @staticmethod
     def width(latents: int, components: int) -> int:
-        """Return the number of the network's outputs for D latent dimensions."""
+        """Return the width of the network's output for D latent dimensions."""
         return components * (1 + 2 * latents)
 
     def posterior(self, parameters: Tensor) -> NormalMixture:
-        """Return the mixture of logits, means and scales [..., C (1 + 2 D)]."""
+        """Return the mixture with logits, means and scales [..., C (1 + 2 D)]."""
         width, count = parameters.shape[-1], self.components
         latents = (width // count - 1) // 2
         if latents < 1 or self.width(latents, count) != width:
@@ -89,7 +91,7 @@ class MixtureOfNormals(Posterior):
         return NormalMixture(logits, loc, positive(raw))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Sample z ~ q(z | x), in the enumerated form from each component where it is summed."""
+        """Sample z ~ q(z | x); in the enumerated form, from each component."""
         mixture = self.posterior(self.net(x, *context))
         if self.component == "marginal":
             z: Tensor = pyro.sample("z", mixture)

@@ -11,15 +11,17 @@ from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
 from pyrovae.nets.heads import diagonal_normal
 
+__all__ = ["FullRankNormal", "LowRankNormal", "MeanFieldNormal"]
+
 
 class MeanFieldNormal(Guide):
-    r"""The factorised posterior $q(z | x) = N(m(x), \mathrm{diag}\, s(x)^2)$.
+    r"""The mean-field normal posterior $q(z | x) = N(m(x), \mathrm{diag}\, s(x)^2)$.
 
     Args:
         net: maps x to 2 D numbers: D means, then D unconstrained scales (see `nets.positive`).
 
     Raises:
-        ValueError: if the network's output is odd in width.
+        ValueError: if the width of the network's output is odd.
 
     References:
         Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
@@ -34,16 +36,16 @@ class MeanFieldNormal(Guide):
     """
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return the diagonal normal of means and scales [..., 2 D]."""
+        """Return the diagonal normal with means and scales [..., 2 D]."""
         return diagonal_normal(parameters, self)
 
 
 class FullRankNormal(Guide):
-    r"""The posterior with full covariance, $q(z | x) = N(m(x), L(x) L(x)^\top)$.
+    r"""The normal posterior with full covariance, $q(z | x) = N(m(x), L(x) L(x)^\top)$.
 
     Args:
         net: maps x to D + D (D + 1) / 2 numbers: the mean, then the lower triangle of the
-            Cholesky factor L row by row, its diagonal unconstrained (see `nets.positive`).
+            Cholesky factor L row by row, with an unconstrained diagonal (see `nets.positive`).
 
     Raises:
         ValueError: if the network's output is not D + D (D + 1) / 2 wide for any D.
@@ -59,11 +61,11 @@ class FullRankNormal(Guide):
 
     @staticmethod
     def width(latents: int) -> int:
-        """Return the number of the network's outputs for D latent dimensions."""
+        """Return the width of the network's output for D latent dimensions."""
         return latents + latents * (latents + 1) // 2
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return the normal of means and Cholesky factors [..., D + D (D + 1) / 2]."""
+        """Return the normal with mean and Cholesky factor [..., D + D (D + 1) / 2]."""
         width = parameters.shape[-1]
         latents = next(d for d in range(width + 1) if self.width(d) >= width)
         if latents == 0 or self.width(latents) != width:
@@ -78,15 +80,16 @@ class FullRankNormal(Guide):
 
 
 class LowRankNormal(Guide):
-    r"""The posterior $q(z | x) = N(m, S (I + V V^\top) S)$ with a diagonal S and V of rank R.
+    r"""The normal posterior $q(z | x) = N(m, S (I + V V^\top) S)$ with S diagonal, V of rank R.
 
-    All depend on x. The correlations cost R D numbers where a full covariance costs D (D + 1) / 2.
-    V counts in units of the scales S, which keeps the density accurate however small these are.
+    m, S and V depend on x. The correlations take R D parameters, where a full covariance takes
+    D (D + 1) / 2. V is in units of the scales S, which keeps the density accurate for small
+    scales.
 
     Args:
         net: maps x to D means, D unconstrained scales (see `nets.positive`), then the factor V
             [D, R] row by row.
-        rank: R.
+        rank: the rank R of V.
 
     Raises:
         ValueError: if the rank is below 1, or the network's output is not D (2 + R) wide.
@@ -114,11 +117,11 @@ class LowRankNormal(Guide):
 
     @staticmethod
     def width(latents: int, rank: int) -> int:
-        """Return the number of the network's outputs for D latent dimensions."""
+        """Return the width of the network's output for D latent dimensions."""
         return latents * (2 + rank)
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return the normal of means, scales and factors [..., D (2 + R)]."""
+        """Return the normal with mean, scales and factor [..., D (2 + R)]."""
         width = parameters.shape[-1]
         latents = width // (2 + self.rank)
         if latents == 0 or self.width(latents, self.rank) != width:

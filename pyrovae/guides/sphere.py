@@ -1,4 +1,4 @@
-"""A posterior on a hypersphere."""
+"""A posterior on the unit sphere."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from pyrovae.distributions import spheres
 from pyrovae.guides.base import Guide
 from pyrovae.nets import positive
 
+__all__ = ["PowerSpherical"]
+
 
 class PowerSpherical(Guide):
-    r"""The posterior $q(z | x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}$ on the unit sphere.
+    r"""The power-spherical posterior $q(z | x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}$.
+
+    z lies on the unit sphere in D dimensions.
 
     Args:
-        net: maps x to D + 1 numbers: a vector whose direction is mu, then the unconstrained
-            concentration (see `nets.positive`).
+        net: maps x to D + 1 numbers: a vector that is normalized to mu, then the unconstrained
+            concentration kappa (see `nets.positive`).
 
     Raises:
         ValueError: if the network has fewer than three outputs.
@@ -36,11 +40,11 @@ class PowerSpherical(Guide):
     """
 
     def posterior(self, parameters: Tensor) -> dist.Distribution:
-        """Return the distribution of directions and concentrations [..., D + 1]."""
+        """Return the distribution with directions and concentrations [..., D + 1]."""
         if parameters.shape[-1] < 3:
             raise ValueError(
-                "PowerSpherical expected a network with D + 1 outputs for D latent dimensions, at "
-                f"least two; got {parameters.shape[-1]}"
+                "PowerSpherical expected a network with D + 1 outputs, D >= 2 the number of "
+                f"latent dimensions; got {parameters.shape[-1]}"
             )
         direction, raw = parameters[..., :-1], parameters[..., -1]
         return spheres.PowerSpherical(normalize(direction, dim=-1), positive(raw))

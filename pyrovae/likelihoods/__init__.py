@@ -1,11 +1,11 @@
-"""Likelihoods: Pyro programs that score x at the site "x" given what the prior returned.
+"""Likelihoods: Pyro programs that score x at the site "x" given the value of the prior.
 
-A likelihood is called as `likelihood(z, x, *context)` inside the plate over data, with x None
-when x is to be drawn. The classes here ask a network for the parameters; the trailing axes that
-x has beyond the latents' leading ones become the event.
+A likelihood is called as `likelihood(z, x, *context)` inside the plate over data; with x None, it
+samples x. Most classes here are distributions whose parameters are the output of a network
+(`NetworkLikelihood`); all axes beyond the leading axes of z are event axes.
 
-A likelihood declares its `domain`, a `torch.distributions.constraints` object that `fit` and
-`evaluate` hold the data against before the first step.
+A likelihood declares its `domain`, a `torch.distributions.constraints` object. `fit` and
+`evaluate` check the data against it before the first step.
 """
 
 from pyrovae.likelihoods.autoregressive import AutoregressiveBernoulli

@@ -1,4 +1,4 @@
-"""Binary images drawn pixel by pixel, each given the ones before it and the latents."""
+"""An autoregressive likelihood of binary images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from pyrovae.likelihoods.base import Likelihood
 from pyrovae.likelihoods.binary import Bernoulli
 from pyrovae.nets import PixelCNN
 
+__all__ = ["AutoregressiveBernoulli", "BernoulliChain"]
+
 
 class BernoulliChain(dist.TorchDistribution):
-    r"""The chain rule over binary pixels, $p(x) = \prod_i Bernoulli(x_i; \sigma(f_i(x_{<i}, h)))$.
+    r"""An autoregressive distribution of binary pixels.
 
-    A score is one pass of the network. A draw is D of them, one pixel at a time.
+    $$ p(x) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(f_i(x_{<i}, h))) $$
+
+    Scoring takes one pass of the network, sampling D passes, one per pixel.
 
     Args:
-        net: gives the logits f(x, h).
-        features: h, [..., F * D]; its leading axes are the batch.
+        net: the network f, which returns the logits f(x, h).
+        features: h, [..., F * D]; the leading axes are the batch shape.
 
     Example:
         >>> net = PixelCNN((1, 3, 3), 2)
@@ -42,12 +46,12 @@ class BernoulliChain(dist.TorchDistribution):
         super().__init__(features.shape[:-1], event, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliChain:
-        """Return the distribution with its batch broadcast to a shape."""
+        """Return the distribution with a larger batch shape."""
         features = self.features.expand(*batch_shape, self.features.shape[-1])
         return BernoulliChain(self.net, features, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Score images [..., D], in nats."""
+        """Return the log-probability of images [..., D], in nats."""
         if self._validate_args:
             self._validate_sample(value)
         logits = self.net(value, self.features)
@@ -56,7 +60,7 @@ class BernoulliChain(dist.TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw images [..., D] pixel by pixel, without gradients."""
+        """Sample images [..., D] pixel by pixel, without gradients."""
         shape = self._extended_shape(torch.Size(sample_shape))
         x = torch.zeros(shape, dtype=self.features.dtype, device=self.features.device)
         for pixel in range(shape[-1]):
@@ -66,10 +70,10 @@ class BernoulliChain(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Draw an image and return the probability of each of its pixels given those before.
+        r"""An unbiased estimate of the mean from one sample, which differs at each call.
 
-        The mean itself is a sum over all images. This is an unbiased estimate of it from one
-        draw, $E_x\, p(x_i = 1 | x_{<i}) = E x_i$, another at each call.
+        It is the conditional probability of each pixel of a sampled image,
+        $E_x\, p(x_i = 1 | x_{<i}) = E x_i$. The exact mean is a sum over all images.
         """
         return self.net(self.sample(), self.features).sigmoid()
 
@@ -77,17 +81,17 @@ class BernoulliChain(dist.TorchDistribution):
 class AutoregressiveBernoulli(Likelihood):
     r"""Binary images, $p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(f_i(x_{<i}, h(z))))$.
 
-    The pixels model one another, so the latents are left with what they share; where the
-    network of pixels is strong enough, training may leave the latents nothing. Drawing, and
-    with it the mean, takes a pass for each pixel.
+    The autoregressive network models local structure, and the latents global structure. If the
+    network is expressive enough to model the data alone, the posterior may collapse. Sampling,
+    and with it the mean, takes one pass per pixel.
 
     Args:
         features: maps (z, *context) to feature maps h [..., F * H * W].
-        pixels: maps an image and feature maps to logits.
+        pixels: the network f, which maps an image and feature maps to logits.
 
     References:
         Gulrajani et al., 2017. PixelVAE: A Latent Variable Model for Natural Images.
-        Chen et al., 2017. Variational Lossy Autoencoder (on what is left to the latents).
+        Chen et al., 2017. Variational Lossy Autoencoder (on posterior collapse).
 
     Example:
         >>> import pyro
@@ -106,17 +110,20 @@ class AutoregressiveBernoulli(Likelihood):
         self.features, self.pixels = features, pixels
 
     def start_at_mean(self, x: Tensor) -> Self:
-        """Set the last bias of the network of pixels to the logits of the data's mean.
+        """Set the last bias of the pixel network to the logits of the data's mean.
 
         Args:
             x: data [N, D], binary or intensities.
 
         Returns:
             The likelihood itself.
+
+        Raises:
+            ValueError: as `NetworkLikelihood.start_at_mean`.
         """
         Bernoulli(self.pixels).start_at_mean(x)
         return self
 
     def observation(self, z: Tensor, *context: Tensor) -> BernoulliChain:
-        """Return p(x | z) with the batch shape of z's leading axes and event shape [D]."""
+        """Return p(x | z) with the leading axes of z as batch shape and event shape [D]."""
         return BernoulliChain(self.pixels, self.features(z, *context))

@@ -1,4 +1,4 @@
-"""What every likelihood of the library shares: a network, a distribution made of its output."""
+"""Base classes of likelihoods: the site "x", and distributions parameterized by a network."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from pyrovae.data.domains import check_domain, check_finite
 from pyrovae.nets import set_last_bias
 from pyrovae.parts import Part
 
+__all__ = ["Likelihood", "NetworkLikelihood", "blocks"]
+
 
 class Likelihood(Part):
-    """Sample or score the site "x" from the distribution p(x | z) that a subclass makes.
+    """Sample or score the site "x" with the distribution p(x | z) that a subclass returns.
 
     Attributes:
-        domain: where data lie, as a `torch.distributions.constraints` object.
+        domain: the domain of the data, a `torch.distributions.constraints` object.
     """
 
     domain: constraints.Constraint
 
     @abc.abstractmethod
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
-        """Return p(x | z) with the batch shape of z's leading axes, the rest its event."""
+        """Return p(x | z) with the leading axes of z as batch shape."""
 
     @final  # type: ignore[misc]
     def forward(self, z: Tensor, x: Tensor | None = None, *context: Tensor) -> Tensor:
-        """Score x, or draw it where it is None."""
+        """Score x, or sample it if it is None."""
         sample: Tensor = pyro.sample("x", self.observation(z, *context), obs=x)
         return sample
 
 
 class NetworkLikelihood(Likelihood):
-    """Read the parameters of p(x | z) off one network.
+    """Parameterize p(x | z) by the output of a network.
 
     Args:
         net: maps (z, *context) to the distribution's parameters.
@@ -48,28 +50,29 @@ class NetworkLikelihood(Likelihood):
 
     @abc.abstractmethod
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return p(x | z), every axis a batch axis, from the network's output."""
+        """Return the univariate distributions of the entries of x, given the network's output."""
 
     @abc.abstractmethod
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the network's output at which the location is the mean of data [N, D]."""
+        """Return the network's output for which the mean of p(x | z) is that of data [N, D]."""
 
     @final
     def start_at_mean(self, x: Tensor) -> Self:
-        r"""Set the last bias of the network so that p(x | z) starts at the data's mean.
+        r"""Set the bias of the network's last layer so that p(x | z) starts at the data's mean.
 
-        The network then learns how a datum differs from the mean, not the mean itself: on MNIST
-        the same training ends two nats better.
+        The network then only learns the deviations from the mean. On MNIST, the ELBO after the
+        same training is about two nats higher.
 
         Args:
-            x: data [N, D] as the likelihood scores them; to a Bernoulli also intensities.
+            x: data [N, D] in the likelihood's domain; for a Bernoulli, intensities are allowed.
 
         Returns:
             The likelihood itself.
 
         Raises:
-            ValueError: for data that are empty, not finite or outside the likelihood's domain; if
-                the network has no last bias as wide as its output (or one per channel).
+            ValueError: if the data are empty, not finite or outside the likelihood's domain, or
+                the network's last layer has no bias of the width of its output (or one per
+                channel).
 
         References:
             Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders (their code).
@@ -90,19 +93,20 @@ class NetworkLikelihood(Likelihood):
 
     @final
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
-        """Return p(x | z); the axes that x has beyond the leading ones of z are its event."""
+        """Return p(x | z); all axes beyond the leading axes of z are event axes."""
         noise = self.noise(self.net(z, *context))
         declared: dist.Distribution = noise.to_event(len(noise.batch_shape) - (z.ndim - 1))
         return declared
 
 
 def blocks(parameters: Tensor, number: int, owner: nn.Module) -> Tensor:
-    """Cut a network's output [..., number * D] into `number` blocks, [..., number, D].
+    """Split a network's output [..., number * D] into `number` blocks, [..., number, D].
 
-    Block by block, not entry by entry, is how the channels of a `ConvDecoder` lie.
+    Blocks are contiguous, as the channels of a `ConvDecoder` are.
 
     Raises:
-        ValueError: naming the owner, if the output is no multiple of `number`.
+        ValueError: if the width of the output is not a multiple of `number`; the message names
+            `owner`.
 
     Example:
         >>> import torch

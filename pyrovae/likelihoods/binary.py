@@ -1,4 +1,4 @@
-"""Likelihoods of binary data."""
+"""A likelihood of binary data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.likelihoods.base import NetworkLikelihood
+
+__all__ = ["Bernoulli"]
 
 
 class Bernoulli(NetworkLikelihood):
@@ -27,9 +29,9 @@ class Bernoulli(NetworkLikelihood):
     domain = constraints.boolean
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the Bernoulli of the given logits."""
+        """Return the Bernoulli distribution with the given logits."""
         return dist.Bernoulli(logits=parameters)
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logits of the mean; half a datum of each kind keeps them finite."""
+        """Return the logits of the mean, with a pseudocount of 1/2 to keep them finite."""
         return ((x.sum(0) + 0.5) / (len(x) + 1)).logit()

@@ -1,12 +1,12 @@
-r"""Likelihoods of counts 0, 1, 2, ..., as floats.
+r"""Likelihoods of counts 0, 1, 2, ..., stored as floats.
 
-The network gives the logarithms h of the means, $\mu_i = e^{h_i}$. With `library=True` it gives
+The network's output h parameterizes the means, $\mu_i = e^{h_i}$. With `library=True`, h are the
 logits of proportions, and the last context is the library size l, the total count of each datum:
 
     mu_i = l softmax(h)_i,      l of shape [N] or [N, 1].
 
-The mean then follows l, and the latents are left with what a datum is made of. A size of 0 counts
-as 1e-8. In the guide, `nets.LogCounts` shows log(1 + x) to a network.
+The means then scale with l, so that the latents model the proportions alone. Library sizes are
+clamped below at 1e-8. For the guide, `nets.LogCounts` applies a network to log(1 + x).
 """
 
 from __future__ import annotations
@@ -22,20 +22,28 @@ from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, Total
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets.inputs import split_library
 
+__all__ = [
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "log_mean",
+]
+
 SMALLEST_LIBRARY: Final = 1e-8
 RAREST_GATE: Final = 0.01
-"""The share of extra zeros at which a zero-inflated likelihood starts."""
+"""The initial probability of an extra zero in a zero-inflated likelihood."""
 
 
 class _AppendLibrary(nn.Module):
-    """Give the library size, which the network does not see, after the network's output."""
+    """Append the library size to a network's output, without passing it to the network."""
 
     def __init__(self, net: nn.Module, owner: str) -> None:
         super().__init__()
         self.net, self.owner = net, owner
 
     def forward(self, z: Tensor, *context: Tensor) -> Tensor:
-        """Return [..., P + 1] for the network's [..., P]."""
+        """Return [..., P + 1] for the network's output [..., P]."""
         context, size = split_library(context, z, self.owner)
         output = self.net(z, *context)
         lead = torch.broadcast_shapes(output.shape[:-1], size.shape[:-1])
@@ -43,7 +51,7 @@ class _AppendLibrary(nn.Module):
 
 
 class _Counts(NetworkLikelihood):
-    """A network of log-means, or of proportions that a library size multiplies."""
+    """Counts whose log-means, or proportions of a library size, are a network's output."""
 
     domain = constraints.nonnegative_integer
 
@@ -52,28 +60,28 @@ class _Counts(NetworkLikelihood):
         self.library = library
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Take the library size [..., 1] off the network's output, if it is there."""
+        """Split the output into the network's and the library size [..., 1], None without one."""
         if self.library:
             return parameters[..., :-1], parameters[..., -1:]
         return parameters, None
 
 
 def log_mean(output: Tensor, size: Tensor | None) -> Tensor:
-    """Return h, or log(l softmax(h)) where there is a library size."""
+    """Return the log-means: h, or log(l softmax(h)) with a library size."""
     if size is None:
         return output
     return output.log_softmax(-1) + size.clamp(min=SMALLEST_LIBRARY).log()
 
 
 def _log_means(x: Tensor) -> Tensor:
-    """Return the logarithms of the columns' means; half a count keeps them finite."""
+    """Return the logs of the columns' means, with a pseudocount of 1/2 to keep them finite."""
     return ((x.sum(0) + 0.5) / (len(x) + 1)).log()
 
 
 class Poisson(_Counts):
-    r"""Counts whose variance is their mean, $p(x | z) = \prod_i \mathrm{Poisson}(x_i; \mu_i(z))$.
+    r"""Poisson counts, $p(x | z) = \prod_i \mathrm{Poisson}(x_i; \mu_i(z))$.
 
-    Log-means above 30, a mean of 1e13, count as 30.
+    Log-means above 30 (a mean of 1e13) are clamped to 30.
 
     Args:
         net: maps z to log-means, or to logits of proportions with `library=True`.
@@ -88,40 +96,42 @@ class Poisson(_Counts):
     """
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the Poisson distribution of the given log-means."""
+        """Return the Poisson distribution with the given log-means."""
         return LogPoisson(log_mean(*self.split(parameters)))
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the log-means, or logits of proportions."""
+        """Return the logs of the means, which are logits of the proportions too."""
         return _log_means(x)
 
 
 class _Dispersed(_Counts):
-    """Counts with one learned dispersion for each column."""
+    """Counts with a learned concentration for each column."""
 
     def __init__(self, net: nn.Module, width: int, *, library: bool = False) -> None:
         super().__init__(net, library=library)
         if width < 1:
-            raise ValueError(f"{type(self).__name__} takes one column or more; got {width}")
+            raise ValueError(f"{type(self).__name__} needs at least one column; got {width}")
         self.log_concentration = nn.Parameter(torch.zeros(width))
 
     def dispersed(self, output: Tensor, size: Tensor | None) -> OverdispersedPoisson:
-        """Return the negative binomial around the means."""
+        """Return the negative binomial with the given means."""
         width = len(self.log_concentration)
         if output.shape[-1] != width:
             raise ValueError(
-                f"{type(self).__name__} of {width} columns takes as many log-means; the network "
-                f"gave {output.shape[-1]}"
+                f"{type(self).__name__} with {width} columns needs {width} log-means; the network "
+                f"returned {output.shape[-1]}"
             )
         mean = log_mean(output, size)
         return OverdispersedPoisson(mean, self.log_concentration.expand_as(mean))
 
 
 class NegativeBinomial(_Dispersed):
-    r"""Counts with more variance than their mean, $\mathrm{Var}[x_i | z] = \mu_i + \mu_i^2 / r_i$.
+    r"""Overdispersed counts, $\mathrm{Var}[x_i | z] = \mu_i + \mu_i^2 / r_i$.
 
-    The concentration $r_i$ (the inverse dispersion) is a parameter of the column, starting at 1;
-    as it grows the likelihood becomes `Poisson`.
+    $$ p(x | z) = \prod_i \mathrm{NB}(x_i; \mu_i(z), r_i) $$
+
+    The concentration $r_i$ (the inverse dispersion) is a learned parameter of each column,
+    initially 1. The limit of large $r_i$ is `Poisson`.
 
     Args:
         net: maps z to log-means, or to logits of proportions with `library=True`.
@@ -129,7 +139,7 @@ class NegativeBinomial(_Dispersed):
         library: whether the last context is the library size (see `likelihoods.counts`).
 
     Raises:
-        ValueError: if the network's output has another width.
+        ValueError: if `width` is below 1, or the network's output does not have this width.
 
     References:
         Lopez, Regier, Cole, Jordan, Yosef, 2018. Deep generative modeling for single-cell
@@ -143,11 +153,11 @@ class NegativeBinomial(_Dispersed):
     """
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the negative binomial of the given log-means."""
+        """Return the negative binomial with the given log-means."""
         return self.dispersed(*self.split(parameters))
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the log-means, or logits of proportions."""
+        """Return the logs of the means, which are logits of the proportions too."""
         return _log_means(x)
 
 
@@ -158,11 +168,11 @@ class ZeroInflatedNegativeBinomial(_Dispersed):
 
     Args:
         net: maps z to log-means (as in `NegativeBinomial`), then logits of $\pi$.
-        width: the number of columns, half that of the network's outputs.
+        width: the number of columns, half the width of the network's output.
         library: whether the last context is the library size (see `likelihoods.counts`).
 
     Raises:
-        ValueError: if the network's output has another width.
+        ValueError: if `width` is below 1, or the network's output is not twice as wide.
 
     References:
         Lopez et al., 2018 (see `NegativeBinomial`).
@@ -175,7 +185,7 @@ class ZeroInflatedNegativeBinomial(_Dispersed):
     """
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the zero-inflated negative binomial of log-means and gates."""
+        """Return the zero-inflated negative binomial with the given log-means and gate logits."""
         output, size = self.split(parameters)
         log_means, gate_logits = blocks(output, 2, self).unbind(-2)
         return dist.ZeroInflatedDistribution(
@@ -183,16 +193,16 @@ class ZeroInflatedNegativeBinomial(_Dispersed):
         )
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the log-means at gates of 1%; under a library size, 1% too small."""
+        """Return log-means and gates of 1%; with a library size, the means are 1% too small."""
         gates = torch.full_like(x[0], RAREST_GATE)
         return torch.cat([_log_means(x) - torch.log1p(-gates), gates.logit()])
 
 
 class Multinomial(_Counts):
-    r"""The kinds of n items, $p(x | z, n) = \frac{n!}{\prod_i x_i!} \prod_i p_i(z)^{x_i}$.
+    r"""Counts given their total n, $p(x | z, n) = \frac{n!}{\prod_i x_i!} \prod_i p_i(z)^{x_i}$.
 
-    The total n may differ from datum to datum. A datum is scored at its own total; a draw and a
-    mean need n from elsewhere, which is the last context with `library=True`.
+    The total n may differ between data. A datum is scored at its own total. Samples and means
+    need n, which is the last context with `library=True`.
 
     Args:
         net: maps z to the logits of p.
@@ -210,10 +220,10 @@ class Multinomial(_Counts):
     """
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the multinomial of the given logits and totals."""
+        """Return the multinomial with the given logits and totals."""
         logits, size = self.split(parameters)
         return TotalsMultinomial(logits, None if size is None else size.squeeze(-1))
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the log-means, or logits of proportions."""
+        """Return the logs of the means, which are logits of the proportions too."""
         return _log_means(x)

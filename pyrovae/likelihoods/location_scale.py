@@ -1,4 +1,4 @@
-"""Likelihoods of real data: a location, and a scale around it."""
+"""Likelihoods of real data from location-scale families."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch.distributions import constraints
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import SMALLEST_SCALE, positive, unconstrained
 
+__all__ = ["Laplace", "Normal", "StudentT"]
+
 
 class _LocationScale(NetworkLikelihood):
-    """A location from the network, and a scale: fixed, learned, or from the network too."""
+    """A location from the network, and a scale that is fixed, learned or from the network."""
 
     domain = constraints.real
 
@@ -25,9 +27,11 @@ class _LocationScale(NetworkLikelihood):
     ) -> None:
         super().__init__(net)
         if isinstance(scale, str) and scale not in ("learned", "network"):
-            raise ValueError(f"scale is a positive number, 'learned' or 'network'; got '{scale}'")
+            raise ValueError(
+                f"scale must be a positive number, 'learned' or 'network'; got '{scale}'"
+            )
         if not isinstance(scale, str) and not 0 < scale < float("inf"):
-            raise ValueError(f"a fixed scale is positive and finite; got {scale}")
+            raise ValueError(f"a fixed scale must be positive and finite; got {scale}")
         self.scale = scale
         if scale == "learned":
             self.raw_scale = nn.Parameter(unconstrained(torch.tensor(1.0)))
@@ -35,12 +39,12 @@ class _LocationScale(NetworkLikelihood):
             self.register_buffer("fixed_scale", torch.tensor(float(scale)))
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the mean, and zeros for the scales where the network gives them."""
+        """Return the mean, followed by zeros for the scales if the network outputs them."""
         mean = x.mean(0)
         return torch.cat([mean, torch.zeros_like(mean)]) if self.scale == "network" else mean
 
     def location_and_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Split the network's output where it gives both, else add the one scale."""
+        """Return the location and the scale; split the output if the network gives both."""
         if self.scale == "network":
             loc, raw = blocks(parameters, 2, self).unbind(-2)
             return loc, positive(raw)
@@ -50,36 +54,36 @@ class _LocationScale(NetworkLikelihood):
 
 
 class _ClosedFormScale(_LocationScale):
-    """A family whose best scale is a function of the distances between data and locations."""
+    """A family whose maximum-likelihood scale is a closed-form function of the residuals."""
 
     @abc.abstractmethod
     def best_scale(self, residuals: Tensor) -> Tensor:
-        """Return the scale of greatest likelihood given x - m."""
+        """Return the maximum-likelihood scale given the residuals x - m."""
 
     @final
     @torch.no_grad()
     def fit_scale(self, z: Tensor, x: Tensor, *context: Tensor) -> Self:
-        r"""Set the learned scale to the optimum that it has in closed form.
+        r"""Set the learned scale to its closed-form optimum.
 
-        Given draws z ~ q(z | x) no other scale has a higher ELBO: the root of the mean of
-        $(x - m(z))^2$ for a `Normal`, the mean of $|x - m(z)|$ for a `Laplace`, over particles,
-        data and dimensions. Gradients lead to the same place; this is the step all at once,
-        between steps of SVI or at the end.
+        Given samples z ~ q(z | x), it maximizes the ELBO: the root mean square of x - m(z) for a
+        `Normal`, the mean of |x - m(z)| for a `Laplace`, over particles, data and dimensions. SVI
+        converges to the same scale by gradients; call this method between steps or after
+        training.
 
-        The scale stays a parameter of p(x | z). Computed from the batch that is scored, it would
-        make p(x | z) depend on x, which is no density, and no bound could be measured with it.
+        The scale stays a parameter of p(x | z). A scale computed from the batch that is scored
+        would make p(x | z) depend on x, which is not a density, and the ELBO not a bound.
 
         Args:
-            z: what the prior returns, drawn from the posterior: [N, L], or [K, N, L].
+            z: values of the prior sampled from the posterior, [N, L] or [K, N, L].
             x: data [N, D].
-            *context: as the network takes it.
+            *context: passed to the network.
 
         Returns:
             The likelihood itself.
 
         Raises:
-            ValueError: if the scale is not learned, if m(z) and x differ in width, or if x is met
-                so closely that the scale would be below the smallest (see `nets.positive`).
+            ValueError: if the scale is not learned, m(z) and x differ in width, or the optimum is
+                below the smallest scale (see `nets.positive`) or not finite.
 
         References:
             Rybkin, Daniilidis, Levine, 2021. Simple and Effective VAE Training with Calibrated
@@ -96,19 +100,19 @@ class _ClosedFormScale(_LocationScale):
         name = type(self).__name__
         if self.scale != "learned":
             raise ValueError(
-                f"{name} has scale={self.scale!r}: make it with scale='learned' to fit the scale"
+                f"{name} has scale={self.scale!r}: construct it with scale='learned' to fit it"
             )
         loc = self.net(z, *context)
         if loc.shape[-1] != x.shape[-1]:
             raise ValueError(
                 f"{name} has locations of shape {tuple(loc.shape)} for data of shape "
-                f"{tuple(x.shape)}: they have one width, so reshape the data or the network"
+                f"{tuple(x.shape)}: their widths must agree, so change the data or the network"
             )
         scale = self.best_scale(x - loc)
         if not SMALLEST_SCALE < scale < math.inf:
             raise ValueError(
-                f"{name} takes scales above {SMALLEST_SCALE} and finite; the best is "
-                f"{float(scale):g}: fix one instead, scale=0.01"
+                f"{name} needs a finite scale above {SMALLEST_SCALE}; the optimum is "
+                f"{float(scale):g}: use a fixed scale instead, such as scale=0.01"
             )
         self.raw_scale.copy_(unconstrained(scale))
         return self
@@ -119,8 +123,8 @@ class Normal(_ClosedFormScale):
 
     Args:
         net: maps z to means, or to means and then unconstrained scales with `scale="network"`.
-        scale: a fixed positive number; "learned", one scalar for all of x, starting at 1 (and
-            set to its optimum by `fit_scale`); or "network", one for each x_i as a function of z.
+        scale: a positive number, fixed; "learned", one parameter for all entries of x, initially
+            1 (`fit_scale` sets it to its optimum); or "network", a function of z for each x_i.
 
     Raises:
         ValueError: if `scale` is none of these.
@@ -139,7 +143,7 @@ class Normal(_ClosedFormScale):
         return dist.Normal(*self.location_and_scale(parameters))
 
     def best_scale(self, residuals: Tensor) -> Tensor:
-        """Return the root of the mean square."""
+        """Return the root mean square."""
         return residuals.square().mean().sqrt()
 
 
@@ -147,8 +151,12 @@ class Laplace(_ClosedFormScale):
     r"""Real data with heavier tails, $p(x | z) = \prod_i \exp(-|x_i - m_i(z)| / s) / 2s$.
 
     Args:
-        net: maps z to medians, or to medians and unconstrained scales with `scale="network"`.
+        net: maps z to medians, or to medians and then unconstrained scales with
+            `scale="network"`.
         scale: as in `Normal`.
+
+    Raises:
+        ValueError: as `Normal`.
 
     Example:
         >>> import pyro, torch
@@ -164,24 +172,24 @@ class Laplace(_ClosedFormScale):
         return dist.Laplace(*self.location_and_scale(parameters))
 
     def best_scale(self, residuals: Tensor) -> Tensor:
-        """Return the mean distance."""
+        """Return the mean absolute residual."""
         return residuals.abs().mean()
 
 
 class StudentT(_LocationScale):
     r"""Real data with outliers, $p(x | z) = \prod_i t_\nu((x_i - m_i(z)) / s) / s$.
 
-    Far from m the log-density falls as $-(\nu + 1) \log |x_i - m_i|$, not as a square: an outlier
-    pulls the network the less the farther it lies.
+    Far from m the log-density falls as $-(\nu + 1) \log |x_i - m_i|$, not quadratically, so that
+    the gradient of an outlier decreases with its distance.
 
     Args:
-        net: maps z to locations, or to locations and unconstrained scales with
+        net: maps z to locations, or to locations and then unconstrained scales with
             `scale="network"`.
-        df: the degrees of freedom nu, above 1, so that p(x | z) has a mean.
-        scale: as in `Normal`; the scale s, not the standard deviation.
+        df: the degrees of freedom nu, above 1 (so that p(x | z) has a mean) and finite.
+        scale: as in `Normal`. It is the scale s, not the standard deviation.
 
     Raises:
-        ValueError: if `df` is not above 1 and finite, or `scale` none of the above.
+        ValueError: if `df` is not above 1 and finite, or as `Normal`.
 
     References:
         Lange, Little, Taylor, 1989. Robust Statistical Modeling Using the t Distribution.
@@ -204,9 +212,9 @@ class StudentT(_LocationScale):
     ) -> None:
         super().__init__(net, scale=scale)
         if not 1 < df < math.inf:
-            raise ValueError(f"StudentT takes degrees of freedom above 1 and finite; got df={df}")
+            raise ValueError(f"StudentT needs finite degrees of freedom above 1; got df={df}")
         self.df = float(df)
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return Student's t distribution around the network's locations."""
+        """Return Student's t distribution with the network's locations."""
         return dist.StudentT(self.df, *self.location_and_scale(parameters))

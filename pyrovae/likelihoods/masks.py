@@ -1,10 +1,10 @@
-r"""Data with missing entries: their terms vanish, and the bound is that of the observed part.
+r"""Likelihoods of data with missing entries: bounds are on the log-density of the observed ones.
 
     log p(x_obs, z) = log p(z) + sum over observed i of log p(x_i | z)
 
-A boolean mask of the shape of x, True where an entry is observed, is the last context of the
-programs. What stands at a missing entry is a value of the likelihood's domain, 0 by convention
-(1/2 for `Beta`), and is not read; `fill_missing` makes such x and mask from data with NaN.
+The programs take a boolean mask of the shape of x, True where an entry is observed, as their last
+context. Missing entries hold any value of the likelihood's domain, by convention 0 (1/2 for
+`Beta`); it is not read. `fill_missing` returns such x and mask from data with NaN.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from pyrovae.distributions.columns import JointColumns
 from pyrovae.likelihoods.base import Likelihood
 from pyrovae.nets.inputs import rows_of, split_mask
 
+__all__ = ["Masked", "fill_missing"]
+
 
 @final
 class Masked(Likelihood):
-    r"""Score the observed entries alone, $\log p(x_{obs} | z) = \sum_i m_i \log p(x_i | z)$.
+    r"""Score the observed entries only, $\log p(x_{obs} | z) = \sum_i m_i \log p(x_i | z)$.
 
-    The mask m [N, D] is the last context; the likelihood within takes the context before it. The
-    entries must be independent given z, as they are under every likelihood of numbers, counts or
-    `Columns`. Draws are complete: the mask does not cut them. The bound is one only if the guide
-    does not see the missing entries either: give its network as `nets.HideMissing(net)`.
+    The mask m [N, D] is the last context; the wrapped likelihood takes the context before it. The
+    entries must be independent given z. Samples are complete: the mask does not apply to them.
+    Bounds are valid only if the guide does not depend on the missing entries either: wrap its
+    network in `nets.HideMissing`.
 
     Args:
-        likelihood: what scores the entries.
+        likelihood: the likelihood of complete data.
 
     Raises:
-        ValueError: if the last context is no boolean mask of the shape of x, or the entries are
-            not independent given z.
+        ValueError: if the last context is not a boolean mask of the shape of x, or the entries
+            are not independent given z.
 
     References:
         Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete
@@ -60,14 +62,14 @@ class Masked(Likelihood):
         super().__init__()
         if not isinstance(likelihood, Likelihood):
             raise ValueError(
-                f"Masked takes a likelihood of the library; got {type(likelihood).__name__}: in a "
-                "program of your own mask the entries by dist.Normal(...).mask(mask).to_event(1)"
+                f"Masked takes a pyrovae.likelihoods.Likelihood; got {type(likelihood).__name__}. "
+                "In your own program, use dist.Normal(...).mask(mask).to_event(1)"
             )
         self.likelihood = likelihood
         self.domain = likelihood.domain
 
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
-        """Return p(x | z), whose log-probability is that of the observed entries."""
+        """Return p(x | z) with the missing entries masked."""
         complete = self.likelihood.observation(z, *context[:-1])
         rows = rows_of(complete.batch_shape, context)
         _, mask = split_mask(context, (*rows, *complete.event_shape), "Masked")
@@ -75,7 +77,7 @@ class Masked(Likelihood):
 
 
 def fill_missing(x: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return x with `value` in place of every NaN, and the mask of observed entries.
+    """Return x with every NaN replaced by `value`, and the mask of observed entries.
 
     Example:
         >>> x, mask = fill_missing(torch.tensor([[1.0, float("nan")]]))
@@ -91,7 +93,7 @@ def _masked(complete: Any, mask: Tensor) -> dist.Distribution:
         return complete.each(lambda part, columns: _masked(part, mask.index_select(-1, columns)))
     if not isinstance(complete, td.Independent) or complete.base_dist.event_shape:
         raise ValueError(
-            "Masked takes a likelihood whose entries are independent given z; got the joint "
+            "Masked takes a likelihood with independent entries given z; got the joint "
             f"distribution {type(complete).__name__} of event shape {tuple(complete.event_shape)}"
         )
     declared: dist.Distribution = complete.base_dist.mask(mask).to_event(len(complete.event_shape))

@@ -1,9 +1,9 @@
-"""Likelihoods of pixels as they are stored: whole numbers 0, ..., L - 1, as floats.
+"""Likelihoods of integer pixels 0, ..., L - 1, stored as floats.
 
-Their log-probabilities are of the pixels themselves, not of a density around them, so that
-`bounds.bits_per_dimension` of them compares with any other model of the same pixels. An encoder
-sees numbers up to 255: `nets.Rescaled` maps them to [-1, 1] first. Intensities in [0, 1] that
-were 8-bit pixels become so again by `(255 * x).round()`.
+They give probabilities of the pixels, not densities, so that their bits per dimension
+(`bounds.bits_per_dimension`) are comparable with those of any other model of the same pixels. For
+the encoder, `nets.Rescaled` maps pixels up to 255 to [-1, 1]. `(255 * x).round()` restores 8-bit
+pixels from intensities in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import positive, unconstrained
 
+__all__ = ["Categorical", "DiscretizedLogisticMixture"]
+
 
 def _levels(number: int, owner: nn.Module) -> constraints.Constraint:
     if number < 2:
         raise ValueError(
-            f"{type(owner).__name__} takes two levels of a pixel or more; got {number}"
+            f"{type(owner).__name__} needs at least two levels of a pixel; got {number}"
         )
     return constraints.integer_interval(0, number - 1)
 
 
 class Categorical(NetworkLikelihood):
-    r"""Pixels as classes, $P(x_i = c | z) = \mathrm{softmax}_c(h_{ci}(z))$: any histogram.
+    r"""Categorical pixels, $P(x_i = c | z) = \mathrm{softmax}_c(h_{ci}(z))$.
 
     Args:
-        net: maps z to `classes` blocks of D logits: all those of class 0, then of class 1, ...
-            (the channels of a `ConvDecoder`). The last layer is as large as that.
+        net: maps z to `classes` blocks of D logits: those of class 0, then those of class 1, ...
+            (the channels of a `ConvDecoder`). The output layer is `classes` times as wide as x.
         classes: the number of levels, 256 for 8-bit pixels.
 
     Raises:
-        ValueError: for fewer than two classes, or if the network's output is no multiple of them.
+        ValueError: if there are fewer than two classes, or the width of the network's output is
+            not a multiple of `classes`.
 
     References:
         van den Oord, Kalchbrenner, Kavukcuoglu, 2016. Pixel Recurrent Neural Networks.
@@ -57,15 +60,15 @@ class Categorical(NetworkLikelihood):
         self.domain, self.classes = _levels(classes, self), classes
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the distribution over levels of the given logits."""
+        """Return the distribution over levels with the given logits."""
         logits = blocks(parameters, self.classes, self)
         return Levels(logits.transpose(-1, -2))
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the log-frequencies; a datum spread over all classes keeps them finite.
+        """Return the log-frequencies, with a pseudocount of 1/C per class to keep them finite.
 
         Raises:
-            ValueError: if x has values that are no classes.
+            ValueError: if x has values that are not classes.
         """
         check_domain(x, self.domain, type(self).__name__)
         width = x.shape[-1]
@@ -75,26 +78,26 @@ class Categorical(NetworkLikelihood):
 
 
 class DiscretizedLogisticMixture(NetworkLikelihood):
-    r"""Pixels as rounded mixtures of logistics, a few numbers a pixel whatever the levels.
+    r"""Pixels with a discretized mixture of logistics, with few parameters per pixel.
 
     $$ P(x_i | z) = \sum_m w_{mi} \left[ \sigma\!\left(\frac{x_i + 1/2 - l_{mi}}{s_{mi}}\right)
        - \sigma\!\left(\frac{x_i - 1/2 - l_{mi}}{s_{mi}}\right) \right] $$
 
-    with the tails beyond 0 and L - 1 added to these two levels. Channels are independent given z.
+    The levels 0 and L - 1 include the tails. Channels are independent given z.
 
     Args:
         net: maps z to 3 blocks of `components` blocks of D numbers: logits of the weights w,
-            locations l, unconstrained scales s (see `nets.positive`). Locations and scales count
-            in halves of the range: the levels 0 to L - 1 lie at -1 to 1.
-        components: the logistics in a mixture.
+            locations l, unconstrained scales s (see `nets.positive`). Locations and scales are in
+            units of half the range, in which the levels 0 to L - 1 are mapped to [-1, 1].
+        components: the number of components of each mixture.
         levels: L, 256 for 8-bit pixels.
 
     Raises:
-        ValueError: for no component, fewer than two levels, or if the network's output is no
-            multiple of 3 `components`.
+        ValueError: if `components` is below 1, `levels` is below 2, or the width of the network's
+            output is not a multiple of 3 `components`.
 
     References:
-        Salimans, Karpathy, Chen, Kingma, 2017. PixelCNN++ (without its coupling of channels).
+        Salimans, Karpathy, Chen, Kingma, 2017. PixelCNN++ (which couples the channels).
 
     Example:
         >>> import pyro, torch
@@ -109,12 +112,12 @@ class DiscretizedLogisticMixture(NetworkLikelihood):
         super().__init__(net)
         if components < 1:
             raise ValueError(
-                f"DiscretizedLogisticMixture takes at least one component; got {components}"
+                f"DiscretizedLogisticMixture needs at least one component; got {components}"
             )
         self.domain, self.components, self.levels = _levels(levels, self), components, levels
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the mixture of discretized logistics."""
+        """Return the mixture of discretized logistic distributions."""
         numbers = blocks(parameters, 3 * self.components, self)
         logits, loc, raw = numbers.transpose(-1, -2).chunk(3, dim=-1)
         half = (self.levels - 1) / 2
@@ -122,7 +125,7 @@ class DiscretizedLogisticMixture(NetworkLikelihood):
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), rounded)
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return equal weights, the mean as every location, and scales of the data's spread."""
+        """Return equal weights, locations at the mean, and scales from the standard deviation."""
         half = (self.levels - 1) / 2
         loc = x.mean(0) / half - 1
         scale = (math.sqrt(3) / math.pi / half) * x.std(0, correction=0).clamp_min(0.5)

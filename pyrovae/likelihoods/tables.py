@@ -1,7 +1,7 @@
-"""Tables whose columns are of different kinds, each scored by a likelihood of its own.
+"""A likelihood of tables with columns of different types.
 
-One site "x" holds the joint distribution of all columns, so that whatever reads that site
-(`decode`, `reconstruct`, the log-weights, masks) reads a table as it reads any other data.
+Each group of columns has its own likelihood. One site "x" holds the joint distribution of all
+columns, so that `decode`, `reconstruct`, log-weights and masks work as for any other data.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from torch.distributions import constraints
 from pyrovae.distributions.columns import JointColumns
 from pyrovae.likelihoods.base import Likelihood
 
+__all__ = ["Columns"]
+
 
 @final
 class Columns(Likelihood):
-    r"""Mixed columns, $p(x | z) = \prod_g p_g(x_{C_g} | z)$ over disjoint groups of columns.
+    r"""Heterogeneous columns, $p(x | z) = \prod_g p_g(x_{C_g} | z)$ over groups of columns.
 
-    Data stay one float tensor [N, D]; a column of classes holds the numbers 0, 1, 2, ...
+    Data are one float tensor [N, D]; a categorical column holds the class indices 0, 1, 2, ...
 
     Args:
-        groups: a likelihood and a list of the columns that it scores, for each group.
-        trunk: maps (z, *context) to the features [..., F] that every group takes in place of z;
-            without one each group takes z and the context.
+        groups: for each group, a likelihood and the list of the columns that it scores.
+        trunk: maps (z, *context) to features [..., F], which every likelihood takes in place of
+            z. Without a trunk, each likelihood takes z and the context.
 
     Raises:
-        ValueError: if the groups leave out a column or share one, or a likelihood gives another
-            number of columns than its group has.
+        ValueError: if the groups omit or share a column, or the event shape of a likelihood is
+            not that of its group.
 
     References:
         Nazabal, Olmos, Ghahramani, Valera, 2020. Handling Incomplete Heterogeneous Data using
@@ -67,16 +69,16 @@ class Columns(Likelihood):
         self.domain = constraints.stack([domains[i] for i in everywhere.argsort()], dim=-1)
 
     def observation(self, z: Tensor, *context: Tensor) -> JointColumns:
-        """Return p(x | z) with the batch shape of z's leading axes and event shape [D]."""
+        """Return p(x | z) with the leading axes of z as batch shape and event shape [D]."""
         inputs = (z, *context) if self.trunk is None else (self.trunk(z, *context),)
         likelihoods = [cast(Likelihood, likelihood) for likelihood in self.likelihoods]
         parts = [likelihood.observation(*inputs) for likelihood in likelihoods]
         for part, columns, likelihood in zip(parts, self.columns, likelihoods, strict=True):
             if tuple(part.event_shape) != (len(columns),):
                 raise ValueError(
-                    f"{type(likelihood).__name__} of the columns {columns} gave the event shape "
-                    f"{tuple(part.event_shape)}; expected ({len(columns)},): give its network as "
-                    "many outputs as the columns need"
+                    f"{type(likelihood).__name__} of the columns {columns} has event shape "
+                    f"{tuple(part.event_shape)}; expected ({len(columns)},): change the width of "
+                    "its network"
                 )
         groups = [self.get_buffer(f"group_{number}") for number in range(len(parts))]
         return JointColumns(parts, groups, self.get_buffer("place"))
@@ -86,7 +88,7 @@ def _check_groups(groups: Sequence[tuple[Likelihood, list[int]]]) -> None:
     for likelihood, columns in groups:
         if not isinstance(likelihood, Likelihood) or isinstance(likelihood, Columns):
             raise ValueError(
-                "a group is a likelihood of one kind and a list of its columns, such as "
+                "a group is a pair of a likelihood and a list of columns, such as "
                 f"(Normal(net), [0, 1]); got {type(likelihood).__name__}"
             )
         if not isinstance(columns, list | tuple):
@@ -100,6 +102,6 @@ def _check_groups(groups: Sequence[tuple[Likelihood, list[int]]]) -> None:
         missing = [column for column in wanted if column not in named]
         twice = sorted({column for column in named if named.count(column) > 1})
         raise ValueError(
-            "the groups name each column from 0 on once; "
-            f"got {named}, where {missing} are missing and {twice} are named twice"
+            "the groups must contain each column 0, 1, ... exactly once; "
+            f"got {named}, where {missing} are missing and {twice} are repeated"
         )

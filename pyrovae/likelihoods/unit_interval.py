@@ -1,4 +1,4 @@
-"""Likelihoods of intensities, numbers between 0 and 1."""
+"""Likelihoods of intensities in [0, 1]."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from pyrovae.distributions import continuous_bernoulli
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import SMALLEST_SCALE, positive
 
+__all__ = ["Beta", "ContinuousBernoulli"]
+
 DARKEST: Final = 0.01
-"""The mean at which a pixel starts that is always 0: its best logit is minus infinity."""
+"""The initial mean of a pixel that is 0 in all data, whose optimal logit is minus infinity."""
 
 
 class ContinuousBernoulli(NetworkLikelihood):
-    r"""Intensities in [0, 1], $p(x | z) = \prod_i C(h_i) e^{h_i(z) x_i}$ with $C$ its normaliser.
+    r"""Intensities in [0, 1], $p(x | z) = \prod_i C(h_i(z)) e^{h_i(z) x_i}$, C the normalizer.
 
-    What a Bernoulli likelihood of grey pixels lacks is $C$, and without it there is no bound.
+    A Bernoulli log-likelihood of intensities omits C. It is not a log-density, so the ELBO is not
+    a bound on log p(x).
 
     Args:
-        net: maps z to logits h; the mean of x_i rises with h_i, but is not its sigmoid.
+        net: maps z to logits h. The mean of x_i increases with h_i, but is not its sigmoid.
 
     References:
         Loaiza-Ganem, Cunningham, 2019. The Continuous Bernoulli: Fixing a Pervasive Error in
@@ -42,11 +45,11 @@ class ContinuousBernoulli(NetworkLikelihood):
     domain = constraints.unit_interval
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the continuous Bernoulli of the given logits."""
+        """Return the continuous Bernoulli distribution with the given logits."""
         return continuous_bernoulli.ContinuousBernoulli(parameters)
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logits of the mean, found by bisection; it is kept within [0.01, 0.99]."""
+        """Return the logits of the mean, clamped to [0.01, 0.99], by bisection."""
         mean = x.mean(0).clamp(DARKEST, 1 - DARKEST).double()
         high = torch.full_like(mean, 2 / DARKEST)
         low = -high
@@ -58,16 +61,16 @@ class ContinuousBernoulli(NetworkLikelihood):
 
 
 class Beta(NetworkLikelihood):
-    r"""Intensities strictly between 0 and 1, $p(x | z) = \prod_i \mathrm{Beta}(x_i; a_i, b_i)$.
+    r"""Intensities in (0, 1), $p(x | z) = \prod_i \mathrm{Beta}(x_i; a_i, b_i)$.
 
-    The network gives mean and concentration, $a = c\, \sigma(h)$ and $b = c\, \sigma(-h)$.
+    $$ a_i = c_i(z)\, \sigma(h_i(z)), \qquad b_i = c_i(z)\, \sigma(-h_i(z)) $$
 
-    At 0 and 1 the density is zero or infinite, so data there are refused. Shrink them, as in
-    `0.5 + 0.99 * (x - 0.5)`, or take `ContinuousBernoulli`.
+    The density is zero or infinite at 0 and 1, so such data are refused. Shrink them, as in
+    `0.5 + 0.99 * (x - 0.5)`, or use `ContinuousBernoulli`.
 
     Args:
-        net: maps z to logits h of the means, then unconstrained concentrations c (see
-            `nets.positive`), one of each for each x_i.
+        net: maps z to D logits h of the means, then D unconstrained concentrations c (see
+            `nets.positive`).
 
     References:
         Ferrari, Cribari-Neto, 2004. Beta Regression for Modelling Rates and Proportions.
@@ -84,7 +87,7 @@ class Beta(NetworkLikelihood):
     domain = open_unit_interval
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
-        """Return the beta distribution of logits of means, and concentrations."""
+        """Return the beta distribution with the given mean logits and concentrations."""
         logits, raw = blocks(parameters, 2, self).unbind(-2)
         concentration = positive(raw)
         # The floor keeps digamma finite where the sigmoid underflows.
@@ -92,6 +95,6 @@ class Beta(NetworkLikelihood):
         return dist.Beta(a, b)
 
     def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logits of the mean, and zeros for the concentrations."""
+        """Return the logits of the mean, followed by zeros for the concentrations."""
         logits = x.mean(0).logit()
         return torch.cat([logits, torch.zeros_like(logits)])

@@ -1,11 +1,11 @@
-"""Networks that read the last axis and broadcast over every axis before it.
+"""Networks that act on the last axis and broadcast over all leading axes.
 
-A likelihood meets latents of shape [N, D] while it trains and [K, N, D] while it is measured, so
-every network maps [..., in] to [..., out]. Data are flat vectors: the convolutional pair folds
-the last axis to an image and unfolds it again, which makes it a drop-in replacement of an `MLP`.
-Given several inputs (`net(z, *context)`), a perceptron or an image's decoder concatenates them
-along the last axis; an image's encoder takes the image alone. No network normalises over a batch,
-which would tie its data together.
+A likelihood gets latents of shape [N, D] in training and [K, N, D] in evaluation, so every
+network maps [..., in] to [..., out]. Data are flat vectors: the convolutional networks reshape
+the last axis to an image and back, so that they can replace an `MLP`. Given several inputs,
+`net(z, *context)`, perceptrons and image decoders concatenate them along the last axis; image
+encoders take the image alone. No network uses batch normalization, under which data would depend
+on each other.
 """
 
 from pyrovae.nets.autoregressive import PixelCNN

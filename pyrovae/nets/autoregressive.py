@@ -1,4 +1,4 @@
-"""Masked convolutions: what they say of a pixel, they read off the pixels before it."""
+"""Masked convolutions: the output at a pixel depends only on the pixels before it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pyrovae.nets.blocks import Offset, Residual, on_images
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
+__all__ = ["MaskedConvolution", "PixelCNN"]
+
 
 class MaskedConvolution(nn.Module):
-    """Convolve with the pixels before each pixel, row by row, and with itself if it may.
+    """A convolution whose kernel is masked to the pixels before the center, in raster order.
 
     Args:
         width: channels of the input.
         following: channels of the output.
         size: side of the kernel, odd.
-        sees_itself: whether the pixel's own place counts among those before it.
+        sees_itself: whether the mask includes the center (mask "B" of the paper, else "A").
 
     References:
         van den Oord, Kalchbrenner, Kavukcuoglu, 2016. Pixel Recurrent Neural Networks.
@@ -48,22 +50,22 @@ class MaskedConvolution(nn.Module):
 
 
 class PixelCNN(Part):
-    r"""Map an image and feature maps to logits, each from the pixels before: $f_i(x_{<i}, h)$.
+    r"""Map an image x and feature maps h to logits $f_i(x_{<i}, h)$, one for each pixel.
 
-    A masked convolution of 7 x 7 over the image, to which a 1 x 1 convolution of the features
-    is added, then residual blocks of masked 3 x 3 convolutions. Pixels are ordered row by row.
-    There is no normalisation, which would let a pixel see the ones after it. A stack of square
-    masks leaves a blind spot, above and to the right, where earlier pixels are not seen: the
-    product of the $p(x_i | x_{<i})$ is a density all the same.
+    The network is a masked 7 x 7 convolution of the image plus a 1 x 1 convolution of the
+    features, followed by residual blocks of masked 3 x 3 convolutions. Pixels are in raster
+    order. There is no normalization, because it would leak later pixels. Stacked masks have a
+    blind spot above and to the right, so some earlier pixels are ignored; the product of the
+    conditionals is a normalized density regardless.
 
     Args:
-        shape: (1, height, width) of an image.
-        features: channels of the feature maps h, as large as the image.
-        channels: width of the hidden layers.
+        shape: (1, height, width) of the image.
+        features: the number F of channels of h, which has the image's height and width.
+        channels: the width of the hidden layers.
         blocks: the number of residual blocks.
 
     Raises:
-        ValueError: if the image has other than one channel, and for inputs of another width.
+        ValueError: if the image does not have one channel, or an input has the wrong width.
 
     References:
         van den Oord, Kalchbrenner, Kavukcuoglu, 2016. Pixel Recurrent Neural Networks.
@@ -82,7 +84,7 @@ class PixelCNN(Part):
         if len(shape) != 3 or shape[0] != 1 or min(shape) < 1:
             raise ValueError(
                 "PixelCNN takes images of one channel, (1, height, width); got "
-                f"{tuple(shape)}. Use a ConvDecoder for colours"
+                f"{tuple(shape)}. Use a ConvDecoder for color images"
             )
         self.shape, self.features = tuple(shape), features
         self.first = MaskedConvolution(1, channels, 7, sees_itself=False)

@@ -1,4 +1,4 @@
-"""What several networks are built of. Nothing here looks across data: no batch statistics."""
+"""Building blocks of several networks. None of them uses batch statistics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+__all__ = ["Offset", "Residual", "group_norm", "on_images"]
+
 CHANNELS_PER_GROUP: Final = 16
 
 
 class Residual(nn.Module):
-    r"""Add to the input what a module makes of it, $x + f(x)$.
+    r"""Add the output of a module to its input, $x + f(x)$.
 
     References:
         He, Zhang, Ren, Sun, 2016. Deep Residual Learning for Image Recognition.
@@ -27,16 +29,16 @@ class Residual(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of the input and the module's output."""
+        """Return x + f(x)."""
         out: Tensor = x + self.inner(x)
         return out
 
 
 class Offset(nn.Module):
-    """Add a learned bias to each entry of the last axis: as the last layer, `set_last_bias`'s.
+    """Add a learned bias to each entry of the last axis.
 
-    A convolution has one bias for a whole channel; what images share in each place (the outline
-    of a face, a dark margin) needs one for each pixel.
+    As the last layer of a convolutional network, it gives each pixel its own bias, which
+    `set_last_bias` can set; a convolution has one bias per channel only.
     """
 
     def __init__(self, size: int) -> None:
@@ -49,7 +51,7 @@ class Offset(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a normalisation of each datum alone, over groups of about 16 channels.
+    """Return a group normalization over groups of about 16 channels.
 
     References:
         Wu, He, 2018. Group Normalization.

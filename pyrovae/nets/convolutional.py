@@ -1,9 +1,9 @@
-"""Convolutional and residual encoders and decoders of images with sides of 8 pixels or more.
+"""Convolutional and residual encoders and decoders for images of at least 8 x 8 pixels.
 
-Every stage halves (or doubles) both sides of the image, as often as leaves the shorter one
-between 4 and 7 pixels: twice at 28 pixels, five times at 128. The channels double along with it,
-up to eight times their first number. A side that is not divided evenly is rounded down by an
-encoder; a decoder makes a larger image and cuts it.
+Each stage halves (or doubles) both sides of the image. The number of stages leaves the shorter
+side at 4 to 7 pixels: two stages for 28 pixels, five for 128. Each stage doubles the channels, up
+to eight times the first number. Encoders round odd sides down; decoders produce a larger image
+and crop it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from pyrovae.nets.blocks import Offset, Residual, group_norm, on_images
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
+__all__ = ["ConvDecoder", "ConvEncoder", "ResNetDecoder", "ResNetEncoder"]
+
 SMALLEST_SIDE: Final = 4
 WIDEST: Final = 8
 
 
 class _ImageEncoder(Part):
-    """Convolutions, then a linear layer that reads the features off all of their maps."""
+    """Convolutions, followed by a linear layer to the features."""
 
     def __init__(self, shape: Shape, features: int, *, channels: int = 32) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class _ImageEncoder(Part):
 
     @abc.abstractmethod
     def convolutions(self, stages: int, channels: int) -> tuple[list[nn.Module], int]:
-        """Return layers that halve the image so many times, and the channels of their output."""
+        """Return layers that halve the image `stages` times, and their output channels."""
 
     @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ class _ImageEncoder(Part):
 
 
 class _ImageDecoder(Part):
-    """A linear layer that makes small maps of the latents, then convolutions that enlarge them."""
+    """A linear layer to small feature maps, followed by convolutions that enlarge them."""
 
     def __init__(self, latents: int, shape: Shape, *, channels: int = 32) -> None:
         super().__init__()
@@ -61,11 +63,11 @@ class _ImageDecoder(Part):
 
     @abc.abstractmethod
     def convolutions(self, stages: int, channels: int) -> tuple[list[nn.Module], int]:
-        """Return layers that double the maps so many times, and the channels of their input."""
+        """Return layers that double the maps `stages` times, and their input channels."""
 
     @final  # type: ignore[misc]
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map latents [..., D], concatenated with any context, to flat images [..., C * H * W]."""
+        """Map latents [..., D], concatenated with the context, to flat images [..., C * H * W]."""
         z = join(inputs, self.latents, self)
         _, height, width = self.shape
         image = self.layers(z.reshape(-1, self.latents))[..., :height, :width]
@@ -74,17 +76,17 @@ class _ImageDecoder(Part):
 
 
 class ConvEncoder(_ImageEncoder):
-    """Map flat images [..., C * H * W] to [..., features] by strided convolutions.
+    """Map flat images [..., C * H * W] to features [..., F] by strided convolutions.
 
-    One convolution of stride 2 for each stage, and a linear layer; no normalisation.
+    Each stage is a convolution of stride 2. A linear layer follows; there is no normalization.
 
     Args:
-        shape: (channels, height, width) of an image, both sides 8 or more.
-        features: width of the output.
-        channels: width of the first convolution; each later one has twice as many, up to 8 times.
+        shape: (channels, height, width) of the image, both sides at least 8.
+        features: the number F of outputs.
+        channels: channels of the first convolution; each stage doubles them, up to 8 times.
 
     Raises:
-        ValueError: for another shape, and for inputs of another width.
+        ValueError: if the shape is not that of an image, or an input has the wrong width.
 
     Example:
         >>> import torch
@@ -93,7 +95,7 @@ class ConvEncoder(_ImageEncoder):
     """
 
     def convolutions(self, stages: int, channels: int) -> tuple[list[nn.Module], int]:
-        """Return a strided convolution and a rectifier for each stage."""
+        """Return a strided convolution and a ReLU for each stage."""
         widths = [self.shape[0], *_widths(stages, channels)]
         body: list[nn.Module] = []
         for width, following in pairwise(widths):
@@ -102,14 +104,16 @@ class ConvEncoder(_ImageEncoder):
 
 
 class ConvDecoder(_ImageDecoder):
-    """Map latents [..., D] to flat images [..., C * H * W], the mirror of `ConvEncoder`.
+    """Map latents [..., D] to flat images [..., C * H * W] by transposed convolutions.
+
+    It mirrors `ConvEncoder`.
 
     Args:
-        latents: width of the input (of all inputs together, where there are several).
-        shape: (channels, height, width) of an image, both sides 8 or more. A likelihood that
-            wants two numbers for each pixel takes an image of twice the channels.
-        channels: width of the last hidden layer; each earlier one has twice as many, up to 8
-            times.
+        latents: the width of the input, or of the concatenation of several inputs.
+        shape: (channels, height, width) of the image, both sides at least 8. For a likelihood
+            with two parameters per pixel, give twice the channels.
+        channels: channels of the last hidden layer; each earlier stage has twice as many, up to
+            8 times.
 
     Raises:
         ValueError: as `ConvEncoder`.
@@ -121,7 +125,7 @@ class ConvDecoder(_ImageDecoder):
     """
 
     def convolutions(self, stages: int, channels: int) -> tuple[list[nn.Module], int]:
-        """Return a rectifier and a transposed convolution for each stage."""
+        """Return a ReLU and a transposed convolution for each stage."""
         widths = _widths(stages, channels)[::-1]
         body: list[nn.Module] = []
         for width, following in pairwise(widths):
@@ -131,15 +135,15 @@ class ConvDecoder(_ImageDecoder):
 
 
 class ResNetEncoder(_ImageEncoder):
-    """Map flat images [..., C * H * W] to [..., features] by residual blocks.
+    """Map flat images [..., C * H * W] to features [..., F] by residual blocks.
 
-    Each stage is a residual block (group normalisation, SiLU, 3 x 3 convolution, twice) and a
+    Each stage is a residual block (group normalization, SiLU, 3 x 3 convolution, twice) and a
     convolution of stride 2.
 
     Args:
-        shape: (channels, height, width) of an image, both sides 8 or more.
-        features: width of the output.
-        channels: width at full resolution; it doubles at each stage, up to 8 times.
+        shape: (channels, height, width) of the image, both sides at least 8.
+        features: the number F of outputs.
+        channels: channels at full resolution; each stage doubles them, up to 8 times.
 
     Raises:
         ValueError: as `ConvEncoder`.
@@ -155,7 +159,7 @@ class ResNetEncoder(_ImageEncoder):
     """
 
     def convolutions(self, stages: int, channels: int) -> tuple[list[nn.Module], int]:
-        """Return a residual block and a strided convolution for each stage, and a last block."""
+        """Return a residual block and a strided convolution per stage, and a final block."""
         widths = _widths(stages + 1, channels)
         body: list[nn.Module] = [nn.Conv2d(self.shape[0], channels, 3, padding=1)]
         for width, following in pairwise(widths):
@@ -164,15 +168,16 @@ class ResNetEncoder(_ImageEncoder):
 
 
 class ResNetDecoder(_ImageDecoder):
-    """Map latents [..., D] to flat images [..., C * H * W], the mirror of `ResNetEncoder`.
+    """Map latents [..., D] to flat images [..., C * H * W] by residual blocks.
 
-    Maps are enlarged by repeating each pixel before a convolution, which leaves no chequered
-    pattern.
+    It mirrors `ResNetEncoder`. Each stage upsamples by repeating pixels before a convolution,
+    which avoids checkerboard artifacts.
 
     Args:
-        latents: width of the input (of all inputs together, where there are several).
+        latents: the width of the input, or of the concatenation of several inputs.
         shape: as in `ConvDecoder`.
-        channels: width at full resolution; each stage before has twice as many, up to 8 times.
+        channels: channels at full resolution; each earlier stage has twice as many, up to 8
+            times.
 
     Raises:
         ValueError: as `ConvEncoder`.
@@ -188,7 +193,7 @@ class ResNetDecoder(_ImageDecoder):
     """
 
     def convolutions(self, stages: int, channels: int) -> tuple[list[nn.Module], int]:
-        """Return a residual block and an enlargement for each stage, and the image's layer."""
+        """Return a residual block and an upsampling per stage, and the output layer."""
         widths = _widths(stages + 1, channels)[::-1]
         body: list[nn.Module] = [_block(widths[0])]
         for width, following in pairwise(widths):
@@ -209,7 +214,7 @@ def _image(shape: Shape) -> Shape:
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 2 * SMALLEST_SIDE:
         raise ValueError(
             "convolutional networks take images (channels, height, width) with sides of at "
-            f"least {2 * SMALLEST_SIDE} pixels; got {tuple(shape)}. Pad the image, or use an MLP"
+            f"least {2 * SMALLEST_SIDE} pixels; got {tuple(shape)}. Pad the images or use an MLP"
         )
     channels, height, width = shape
     return channels, height, width
@@ -221,5 +226,5 @@ def _stages(shape: Shape) -> int:
 
 def _widths(number: int, channels: int) -> list[int]:
     if channels < 1:
-        raise ValueError(f"a convolution has at least one channel; got channels={channels}")
+        raise ValueError(f"a convolution needs at least one channel; got channels={channels}")
     return [channels * min(2**i, WIDEST) for i in range(number)]

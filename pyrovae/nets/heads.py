@@ -1,4 +1,4 @@
-"""What goes into a network and what comes out of it: joined inputs, positive outputs."""
+"""Inputs and outputs of networks: concatenated inputs, positive outputs, initial biases."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from torch import Tensor, nn
 
 from pyrovae.data.domains import flat_line
 
+__all__ = [
+    "SMALLEST_SCALE",
+    "diagonal_normal",
+    "join",
+    "positive",
+    "set_last_bias",
+    "unconstrained",
+]
+
 SMALLEST_SCALE: Final = 1e-5
 
 
 def positive(h: Tensor) -> Tensor:
-    r"""Map a network's output to a scale, $\log(1 + e^h) + 10^{-5}$.
+    r"""Map an unconstrained output h to a positive scale, $\log(1 + e^h) + 10^{-5}$.
 
-    The value is finite and its square is a normal float32 for every |h| < 1e18: an exponential
-    overflows at h = 50 once it is squared, and a bare softplus underflows at h = -50.
+    The scale and its square are normal float32 numbers for every |h| < 1e18. The square of an
+    exponential would overflow at h = 50, and that of a plain softplus underflow at h = -50.
 
     Example:
         >>> import torch
@@ -28,7 +37,7 @@ def positive(h: Tensor) -> Tensor:
 
 
 def unconstrained(scale: Tensor) -> Tensor:
-    r"""Invert `positive`: return the network's output at which a scale is this one.
+    r"""Invert `positive`: return the output h with `positive(h) == scale`.
 
     Example:
         >>> import torch
@@ -40,10 +49,15 @@ def unconstrained(scale: Tensor) -> Tensor:
 
 
 def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
-    """Concatenate inputs along the last axis, leading axes broadcast, and check the width.
+    """Concatenate inputs along the last axis, broadcast their leading axes, and check the width.
+
+    Args:
+        inputs: tensors [..., D_i].
+        size: the width that the network takes, the sum of the D_i.
+        owner: the network, whose weights set the dtype.
 
     Raises:
-        ValueError: if the joined width is not `size`, or the dtype is not that of the weights.
+        ValueError: if the total width is not `size`, or the dtype is not that of the weights.
     """
     joined = inputs[0]
     if len(inputs) > 1:
@@ -53,13 +67,13 @@ def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
     if joined.ndim == 0 or joined.shape[-1] != size:
         shapes = " + ".join(str(tuple(x.shape)) for x in inputs)
         image = len(inputs) == 1 and joined.ndim > 2 and joined[0].numel() == size
-        remedy = f"Images are flat vectors here: {flat_line(joined)}"
+        remedy = f"Flatten the images: {flat_line(joined)}"
         if not image:
-            remedy = f"Give it {size} numbers in a row, or make it for as many as there are"
+            remedy = f"Give inputs of total width {size}, or change the width of the network"
         if any(x.ndim == 1 for x in inputs[1:]):
             remedy = (
-                "A context [N] is given as columns: torch.nn.functional.one_hot(label, classes)"
-                ".float(), value[:, None]; labels that are no context stay out: give x alone"
+                "Give a context [N] as columns: torch.nn.functional.one_hot(label, classes)"
+                ".float() or value[:, None]. If the labels are not a context, give x alone"
             )
         raise ValueError(f"{name} expected inputs [..., {size}]; got {shapes}. {remedy}")
     wanted = next(owner.parameters()).dtype
@@ -72,12 +86,12 @@ def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
 
 
 def set_last_bias(net: nn.Module, output: Tensor) -> None:
-    """Make a network's output start around given values: set the bias of its last layer.
+    """Set the bias of a network's last layer, so that its initial output is near `output`.
 
-    Where that bias has one entry per channel of a flat image, it becomes the channel's mean.
+    If the bias has one entry per channel of a flat image, it is set to the channel means.
 
     Raises:
-        ValueError: if the last layer has no bias, or one that does not divide the output.
+        ValueError: if the last layer has no bias, or its width does not divide that of `output`.
     """
     last = list(net.modules())[-1]
     bias = getattr(last, "bias", None)
@@ -95,10 +109,10 @@ def set_last_bias(net: nn.Module, output: Tensor) -> None:
 
 
 def diagonal_normal(parameters: Tensor, owner: nn.Module) -> dist.Distribution:
-    """Return the normal of D means and D unconstrained scales, [..., 2 D], for a part.
+    """Return the diagonal normal of D means and D unconstrained scales, [..., 2 D].
 
     Raises:
-        ValueError: naming the part, if the width is odd or 0.
+        ValueError: if the width is odd or 0; the message names `owner`.
     """
     width = parameters.shape[-1]
     if width % 2 or width == 0:

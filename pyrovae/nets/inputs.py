@@ -1,7 +1,7 @@
-"""What an encoder is shown of data that are counts, or partly missing.
+"""Preprocess the input of an encoder: counts, and data with missing entries.
 
-Each part stands before a network and changes its first input. What it needs beside x comes last in
-the context, and goes no further; parts may stand before one another.
+Each part wraps a network and transforms its first input. If it needs a tensor besides x (library
+sizes, a mask), it takes the last context and does not pass it on. Parts can be nested.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["HideMissing", "LogCounts", "check_mask", "rows_of", "split_library", "split_mask"]
+
 
 class LogCounts(Part):
-    r"""Show a network $\log(1 + x)$ in place of counts x, which may be thousands.
+    r"""Apply a network to $\log(1 + x)$ instead of counts x, which may have a large range.
 
     Args:
         net: takes log(1 + x) and the context.
-        library: whether the last context is the library size l of each datum, [N] or [N, 1];
-            the network is given log(1 + l) in its place, one more input.
+        library: whether the last context is the library size l of each datum, [N] or [N, 1].
+            The network gets log(1 + l) [N, 1] in its place.
+
+    Raises:
+        ValueError: if `library` is set and the last context does not have this shape.
 
     References:
         Lopez, Regier, Cole, Jordan, Yosef, 2018. Deep generative modeling for single-cell
@@ -41,7 +46,7 @@ class LogCounts(Part):
         self.net, self.library = net, library
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Take logarithms and ask the network."""
+        """Return the network's output at log(1 + x)."""
         if self.library:
             context, size = split_library(context, x, "LogCounts")
             context = (*context, size.log1p())
@@ -50,17 +55,18 @@ class LogCounts(Part):
 
 
 class HideMissing(Part):
-    r"""Show a network 0 wherever an entry of x is missing: the last context is the mask.
+    r"""Apply a network to x with its missing entries replaced by 0.
 
-    Without it a guide may read what stands at the missing entries, and the bound is none.
+    The last context is the mask, True where an entry is observed. A guide must not depend on the
+    values at missing entries: the bound would not be a bound on log p(x_obs).
 
     Args:
         net: takes the filled x and the context before the mask.
-        append_mask: whether the mask follows x as D more inputs, so that the network can tell a
-            missing entry from one that is 0.
+        append_mask: whether to append the mask to x as D more inputs, so that the network can
+            distinguish a missing entry from an observed 0.
 
     Raises:
-        ValueError: if the last context is no boolean mask of the shape of x.
+        ValueError: if the last context is not a boolean mask of the shape of x.
 
     References:
         Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete
@@ -81,7 +87,7 @@ class HideMissing(Part):
         self.net, self.append_mask = net, append_mask
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Fill x with 0 where it is missing and ask the network."""
+        """Return the network's output at x filled with 0."""
         context, mask = split_mask(context, tuple(x.shape), "HideMissing")
         shown = torch.where(mask, x, 0.0)
         if self.append_mask:
@@ -93,15 +99,16 @@ class HideMissing(Part):
 def split_mask(
     context: tuple[Tensor, ...], shape: tuple[int, ...], owner: str
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Take the mask of observed entries off the end of a context.
+    """Split a context into the part before the mask of observed entries, and the mask.
 
     Raises:
-        ValueError: naming the owner, if the last context is no boolean tensor of the shape of x.
+        ValueError: if the last context is not a boolean tensor of the shape of x; the message
+            names `owner`.
     """
     if not context:
         raise ValueError(
             f"{owner} takes the mask of observed entries as its last context; got no context: "
-            f"give a boolean tensor of shape {shape} after x"
+            f"pass a boolean tensor of shape {shape} after x"
         )
     *rest, mask = context
     check_mask(mask, shape, owner)
@@ -109,10 +116,11 @@ def split_mask(
 
 
 def check_mask(mask: Tensor, shape: tuple[int, ...], owner: str) -> None:
-    """Hold a mask of observed entries against the shape of x.
+    """Check the dtype and shape of a mask of observed entries.
 
     Raises:
-        ValueError: naming the owner, if the mask is not boolean or has another shape.
+        ValueError: if the mask is not boolean or not of the shape of x; the message names
+            `owner`.
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         met = f"a tensor of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -122,18 +130,20 @@ def check_mask(mask: Tensor, shape: tuple[int, ...], owner: str) -> None:
         )
     if tuple(mask.shape) != shape:
         raise ValueError(
-            f"{owner} takes a mask with one entry for each of x, of shape {shape}; got shape "
-            f"{tuple(mask.shape)}"
+            f"{owner} takes a mask of shape {shape}, that of x; got shape {tuple(mask.shape)}"
         )
 
 
 def split_library(
     context: tuple[Tensor, ...], beside: Tensor, owner: str
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Take the library size off the end of a context, as a column [N, 1] of `beside`'s dtype.
+    """Split a context into the part before the library size, and the library size [N, 1].
+
+    The library size is converted to the dtype of `beside`, a tensor with N rows.
 
     Raises:
-        ValueError: naming the owner, if the last context is no tensor of shape [N] or [N, 1].
+        ValueError: if the last context is not a tensor of shape [N] or [N, 1]; the message names
+            `owner`.
     """
     *rest, size = context or (None,)
     rows = rows_of(beside.shape[:-1], context)
@@ -142,15 +152,15 @@ def split_library(
         met = tuple(size.shape) if isinstance(size, Tensor) else type(size).__name__
         raise ValueError(
             f"{owner} takes the library size of each datum as its last context, of "
-            f"shape {wanted[0]} or {wanted[1]}; got {met}: give x.sum(1) after x"
+            f"shape {wanted[0]} or {wanted[1]}; got {met}: pass x.sum(1) after x"
         )
     return tuple(rest), size.reshape(*rows, 1).to(beside.dtype)
 
 
 def rows_of(lead: torch.Size, context: tuple[Any, ...]) -> tuple[int, ...]:
-    """Return (N,), given leading axes [..., N]; where these broadcast, the last context knows N.
+    """Return (N,) from leading axes [..., N], or from the last context if they broadcast.
 
-    They do under a class that is summed out, which comes as [C, 1, 1].
+    The leading axes of an enumerated class are [C, 1, 1], which do not contain N.
     """
     if lead[-1:] == (1,) and context and isinstance(context[-1], Tensor):
         return tuple(context[-1].shape[:1])

@@ -12,9 +12,11 @@ from pyrovae.nets.blocks import Residual
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
+__all__ = ["MLP", "GatedMLP", "ResidualMLP"]
+
 
 class _Perceptron(Part):
-    """Hidden layers, made by a function of their widths, and a linear one at the end."""
+    """Hidden layers, constructed by a function of their widths, and a linear output layer."""
 
     def __init__(
         self, sizes: tuple[int, ...], hidden: Callable[[int, int], list[nn.Module]]
@@ -23,7 +25,7 @@ class _Perceptron(Part):
         if len(sizes) < 2 or min(sizes) < 1:
             name = type(self).__name__
             raise ValueError(
-                f"{name} needs at least two widths, each 1 or more, as {name}(64, 10, 2); "
+                f"{name} needs at least two widths, each 1 or more, such as {name}(64, 10, 2); "
                 f"got {sizes}"
             )
         self.sizes = tuple(sizes)
@@ -32,20 +34,21 @@ class _Perceptron(Part):
 
     @final  # type: ignore[misc]
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map inputs [..., s_0], concatenated where there are several, to [..., s_L]."""
+        """Map the concatenation of the inputs, [..., s_0], to [..., s_L]."""
         out: Tensor = self.layers(join(inputs, self.sizes[0], self))
         return out
 
 
 class MLP(_Perceptron):
-    r"""A multilayer perceptron $[..., s_0] \to [..., s_L]$, linear in its last layer.
+    r"""A multilayer perceptron $[..., s_0] \to [..., s_L]$ with a linear output layer.
 
     Args:
-        *sizes: widths of input, hidden layers and output, at least two.
-        activation: the class of the non-linearity between layers.
+        *sizes: the widths of the input, the hidden layers and the output, at least two.
+        activation: the class of the nonlinearity after each hidden layer.
 
     Raises:
-        ValueError: for fewer than two sizes or a size below 1, and for inputs of another width.
+        ValueError: if there are fewer than two sizes, a size is below 1, or an input has the
+            wrong width.
 
     Example:
         >>> import torch
@@ -58,12 +61,13 @@ class MLP(_Perceptron):
 
 
 class GatedMLP(_Perceptron):
-    r"""A perceptron whose hidden units are gated, $h' = (A h + a) \odot \sigma(B h + b)$.
+    r"""A perceptron with gated linear units, $h' = (A h + a) \odot \sigma(B h + b)$.
 
-    The product passes gradients where a saturated unit would not; the last layer is linear.
+    The linear path passes gradients that a saturating nonlinearity would block. The output layer
+    is linear.
 
     Args:
-        *sizes: widths of input, hidden layers and output, at least two.
+        *sizes: the widths of the input, the hidden layers and the output, at least two.
 
     Raises:
         ValueError: as `MLP`.
@@ -83,13 +87,13 @@ class GatedMLP(_Perceptron):
 
 
 class ResidualMLP(_Perceptron):
-    r"""A perceptron of residual blocks, $h' = P h + f(P h)$ with two layers in each f.
+    r"""A perceptron of residual blocks, $h' = P h + f(P h)$.
 
-    P is the identity where a width equals the one before, else a linear map; f normalises each
-    datum alone (layer normalisation). The last layer is linear.
+    P is the identity if the width does not change, else a linear map. f is a layer normalization
+    and two linear layers, each after a ReLU. The output layer is linear.
 
     Args:
-        *sizes: widths of input, blocks and output, at least two.
+        *sizes: the widths of the input, the blocks and the output, at least two.
 
     Raises:
         ValueError: as `MLP`.

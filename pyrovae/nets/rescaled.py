@@ -1,4 +1,4 @@
-"""A network whose input lies in a range known beforehand, such as that of stored pixels."""
+"""Rescale the input of a network from a known range, such as that of 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
+__all__ = ["Rescaled"]
+
 
 class Rescaled(Part):
-    r"""Map the first input from [low, high] to [-1, 1], then ask a network.
+    r"""Apply a network to the first input mapped from [low, high] to [-1, 1].
 
-    An encoder of pixels 0 to 255 learns at the usual rates so; the likelihood scores the pixels
-    themselves.
+    It lets an encoder of pixels 0 to 255 train at the usual learning rates, while the likelihood
+    scores the pixels themselves.
 
     Args:
         net: takes the rescaled input and any context.
-        low: what becomes -1.
-        high: what becomes 1.
+        low: the value that is mapped to -1.
+        high: the value that is mapped to 1.
 
     Raises:
-        ValueError: if `low` is not below `high`.
+        ValueError: unless `low` is below `high`.
 
     Example:
         >>> import torch
@@ -34,6 +36,6 @@ class Rescaled(Part):
         self.net, self.low, self.high = net, low, high
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Rescale x and pass it on with the context."""
+        """Return the network's output at the rescaled x and the context."""
         out: Tensor = self.net(2 * (x - self.low) / (self.high - self.low) - 1, *context)
         return out

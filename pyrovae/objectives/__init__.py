@@ -1,27 +1,31 @@
-r"""Training objectives: whatever `bounds` can measure, SVI can train.
+r"""Training objectives: losses for SVI from bounds on log-weights.
 
-Each is a `pyro.infer.ELBO` made from one bound on log-weights [K, N]: the bound of each datum is
-taken over its own K weights, then multiplied by the scale of the plate (outside the logarithm)
-and summed over data. They go into Pyro's `SVI`, into `pyrovae.SVI`, into `fit` as
-`Step(loss=IWAE(50, gradient="dreg"))`, and are modules: `IWAE(50)(model, guide)`.
+Each objective is a `pyro.infer.ELBO` that reduces log-weights [K, N] to a bound for each datum,
+multiplies it by the scale of the plate (outside the logarithm) and sums over data. Objectives work
+in Pyro's `SVI`, in `pyrovae.SVI`, in `fit` as `Step(loss=IWAE(50, gradient="dreg"))`, and as
+modules, `IWAE(50)(model, guide)`. `particles` is the number K of particles, and k the group size
+of a bound.
 
-The value of the loss is the bound, whatever stands in for its gradient. How the gradient reaches
-the guide is an argument (see `estimators`):
+The value of the loss is always the bound. The argument `gradient` selects the gradient estimator
+of the guide (see `pyrovae.objectives.gradients`):
 
-- "plain": through draws and densities; the score function, with the other particles as baseline,
-  at sites without a reparameterised sample;
-- "stl": through the draws alone. Unbiased for the ELBO; biased for a bound of several particles;
-- "dreg": doubly reparameterised: unbiased for every bound here, and without noise at the exact
-  posterior; far from it the plain gradient may vary less.
+- "plain": through samples and densities. Sites that are not reparameterized use the score
+  function, with the other particles as baseline.
+- "stl": through the samples only (sticking the landing). It is unbiased for the ELBO, and biased
+  for bounds of several particles.
+- "dreg": doubly reparameterized. It is unbiased for every bound here and has zero variance at the
+  exact posterior; far from it, the plain gradient may have a lower variance.
 
-Every site lies in the plate over data, as for `log_weights`. A latent that is summed out belongs
-to the model alone: the bound does not contain its posterior, so a guide that has one is refused.
+Every site must lie in the plate over data, as for `log_weights`. An enumerated latent belongs to
+the model only: the bound does not contain its posterior, so a guide with one is refused.
 """
 
 from pyrovae.objectives import aggregate, handlers, regularized
-from pyrovae.objectives.apart import CUBO, PIWAE, ReweightedWakeSleep
 from pyrovae.objectives.base import LowerBound, Objective
+from pyrovae.objectives.cubo import CUBO
 from pyrovae.objectives.lower_bounds import CIWAE, IWAE, MIWAE, Renyi
+from pyrovae.objectives.piwae import PIWAE
+from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
     "CIWAE",

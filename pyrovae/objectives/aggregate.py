@@ -1,10 +1,10 @@
-r"""What one minibatch says of the aggregate posterior, the mean of the posteriors over the data.
+r"""Estimates of the aggregate posterior from a minibatch.
 
     q(z) = 1/N sum_n q(z | x_n),        z_m ~ q(z | x_m)
 
-Its density at the draws is estimated from the matrix log q(z_m | x_n); its distance to the prior,
-its covariance and the dependence of its dimensions from the draws and moments alone. This module
-knows nothing of programs: it imports torch alone.
+Its log-density at the samples is estimated from the matrix log q(z_m | x_n). Its distance to the
+prior, its covariance and the dependence of its dimensions are estimated from samples and moments.
+The functions take tensors, not programs.
 """
 
 from __future__ import annotations
@@ -16,25 +16,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Decomposition",
+    "GaussianKernel",
+    "InverseMultiquadratic",
+    "Kernel",
+    "covariance",
+    "decompose",
+    "discrimination_loss",
+    "log_aggregate",
+    "mmd",
+    "moment_penalty",
+    "permute_dimensions",
+    "squared_distances",
+    "stratified",
+    "weighted",
+]
+
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""A function of draws [M, D] and [N, D] that returns k(x_m, y_n), [M, N]."""
+"""A function of samples [M, D] and [N, D] that returns k(x_m, y_n), [M, N]."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    r"""The rate in three parts; each of shape [M], one draw for each datum, in nats.
+    r"""The decomposition of the KL term into three parts, [M] each, in nats.
 
     $$ KL(q(z|x) \| p(z)) = \underbrace{I_q(z; n)} + \underbrace{KL(q(z) \| \textstyle\prod_j
        q(z_j))} + \underbrace{\textstyle\sum_j KL(q(z_j) \| p(z_j))} $$
 
-    on average over the data. The parts of a draw add up to log q(z_m | x_m) - log p(z_m) exactly,
-    however q(z) was estimated.
+    on average over the data. The parts of each sample sum to log q(z_m | x_m) - log p(z_m)
+    exactly, for any estimate of q(z).
 
     Attributes:
-        information: log q(z | x) - log q(z): index-code mutual information on average.
+        information: log q(z | x) - log q(z), the index-code mutual information on average.
         total_correlation: log q(z) - log prod_j q(z_j).
-        dimension_wise_kl: log prod_j q(z_j) - log p(z): the sum over dimensions of KL divergences
-            where the prior factorises.
+        dimension_wise_kl: log prod_j q(z_j) - log p(z), the sum of the dimensions' KL divergences
+            if the prior factorizes.
 
     References:
         Hoffman, Johnson, 2016. ELBO Surgery.
@@ -47,22 +64,22 @@ class Decomposition:
 
     @property
     def rate(self) -> Tensor:
-        """The sum of the three."""
+        """The sum of the three parts, log q(z | x) - log p(z)."""
         return self.information + self.total_correlation + self.dimension_wise_kl
 
 
 def weighted(batch: int, size: int) -> Tensor:
     r"""Return the log-weights of minibatch-weighted sampling, $-\log N M$ for each pair, [M, M].
 
-    The estimate of q(z) is too low in expectation, for data drawn at random as for all of them
-    ($q(z) / N$ at M = N): gradients are useful, values are not. `stratified` is unbiased.
+    The estimate of q(z) is biased low, also for the full data (it is $q(z) / N$ at M = N). Its
+    gradients are useful, its values are not. `stratified` is unbiased.
 
     Args:
-        batch: M, data in the minibatch.
-        size: N, data in all.
+        batch: the number M of data in the minibatch.
+        size: the number N of data.
 
     Raises:
-        ValueError: for a batch of fewer than two, or more than there are data.
+        ValueError: if the batch has fewer than two or more than N data.
 
     References:
         Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
@@ -77,19 +94,19 @@ def weighted(batch: int, size: int) -> Tensor:
 
 
 def stratified(batch: int, size: int) -> Tensor:
-    r"""Return the log-weights of minibatch-stratified sampling, [M, M]: rows are draws.
+    r"""Return the log-weights of minibatch-stratified sampling, [M samples, M data].
 
-    The datum that a draw came from weighs $\frac1N$, each other one of the minibatch
-    $\frac{N-1}{N (M-1)}$. For minibatches drawn without replacement the estimate of q(z) is
-    unbiased, and with all the data it is exact. (The paper gives one of the others another
-    weight than the rest; this is the mean over which one it is, so its variance is no larger.)
+    The datum of a sample has weight $\frac1N$, every other datum of the minibatch
+    $\frac{N-1}{N (M-1)}$. For minibatches drawn without replacement, the estimate of q(z) is
+    unbiased; with M = N it is exact. (The paper gives one of the other data a different weight;
+    these weights are the average over the choice of that datum, so the variance is no larger.)
 
     Args:
-        batch: M, data in the minibatch.
-        size: N, data in all.
+        batch: the number M of data in the minibatch.
+        size: the number N of data.
 
     Raises:
-        ValueError: for a batch of fewer than two, or more than there are data.
+        ValueError: if the batch has fewer than two or more than N data.
 
     References:
         Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs,
@@ -113,7 +130,7 @@ def log_aggregate(log_q: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
        \sum_j \log \sum_n w_{mn} q(z_{mj} | x_n) $$
 
     Args:
-        log_q: log q(z_mj | x_n), [M draws, M data, D dimensions].
+        log_q: log q(z_mj | x_n), [M samples, M data, D dimensions].
         log_weights: [M, M], from `stratified` or `weighted`.
 
     Example:
@@ -128,10 +145,10 @@ def log_aggregate(log_q: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decompose(log_q: Tensor, log_prior: Tensor, log_weights: Tensor) -> Decomposition:
-    """Take the rate apart into information, total correlation and dimension-wise KL.
+    """Decompose the KL term into information, total correlation and dimension-wise KL.
 
     Args:
-        log_q: log q(z_mj | x_n), [M draws, M data, D dimensions].
+        log_q: log q(z_mj | x_n), [M samples, M data, D dimensions].
         log_prior: log p(z_m), [M].
         log_weights: [M, M], from `stratified` or `weighted`.
 
@@ -152,10 +169,10 @@ class GaussianKernel:
     r"""The kernel $k(x, y) = \exp(-|x - y|^2 / 2 w^2)$.
 
     Args:
-        width: w, above 0. For D dimensions of unit variance, distances are about sqrt(2 D).
+        width: w, positive. For D dimensions of unit variance, distances are about sqrt(2 D).
 
     Raises:
-        ValueError: for a width that is not positive and finite.
+        ValueError: if the width is not positive and finite.
 
     Example:
         >>> GaussianKernel(1.0)(torch.zeros(1, 2), torch.ones(1, 2))
@@ -168,19 +185,19 @@ class GaussianKernel:
         _check_positive("a Gaussian kernel's width", self.width)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k(x_m, y_n) of draws [M, D] and [N, D]."""
+        """Return k(x_m, y_n), [M, N], of samples [M, D] and [N, D]."""
         return (-0.5 * squared_distances(x, y) / self.width**2).exp()
 
 
 @dataclass(frozen=True)
 class InverseMultiquadratic:
-    r"""The kernel $k(x, y) = C / (C + |x - y|^2)$, whose tails reach far-away draws.
+    r"""The kernel $k(x, y) = C / (C + |x - y|^2)$, which has heavy tails.
 
     Args:
-        scale: C, above 0; 2 D s^2 for a prior of D dimensions of variance s^2.
+        scale: C, positive; 2 D s^2 for a prior with D dimensions of variance s^2.
 
     Raises:
-        ValueError: for a scale that is not positive and finite.
+        ValueError: if the scale is not positive and finite.
 
     References:
         Tolstikhin, Bousquet, Gelly, Schoelkopf, 2018. Wasserstein Auto-Encoders.
@@ -196,30 +213,30 @@ class InverseMultiquadratic:
         _check_positive("an inverse multiquadratic kernel's scale", self.scale)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k(x_m, y_n) of draws [M, D] and [N, D]."""
+        """Return k(x_m, y_n), [M, N], of samples [M, D] and [N, D]."""
         return self.scale / (self.scale + squared_distances(x, y))
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Return |x_m - y_n|^2, [M, N], of draws [M, D] and [N, D], exact and smooth at 0."""
+    """Return |x_m - y_n|^2, [M, N], of samples [M, D] and [N, D], differentiable at 0."""
     return (x.unsqueeze(1) - y).square().sum(-1)
 
 
 def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
-    r"""Estimate the squared maximum mean discrepancy of two distributions without bias.
+    r"""Return the unbiased estimate of the squared maximum mean discrepancy.
 
     $$ \frac{\sum_{i \ne j} k(x_i, x_j)}{M (M - 1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{N (N - 1)}
        - \frac{2 \sum_{ij} k(x_i, y_j)}{M N} $$
 
-    Unbiased, so negative at times where the distributions are close.
+    The estimate can be negative if the distributions are close.
 
     Args:
-        x: independent draws [M, D].
-        y: independent draws [N, D].
-        kernel: positive definite.
+        x: independent samples [M, D].
+        y: independent samples [N, D].
+        kernel: a positive definite kernel.
 
     Raises:
-        ValueError: for fewer than two draws of either.
+        ValueError: if there are fewer than two samples of either.
 
     References:
         Gretton et al., 2012. A Kernel Two-Sample Test, lemma 6.
@@ -231,22 +248,20 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(
-            f"the discrepancy compares pairs of draws; got {len(x)} and {len(y)} draws: give at "
-            "least two of each"
+            f"the discrepancy compares pairs of samples; got {len(x)} and {len(y)} samples: give "
+            "at least two of each"
         )
     return _mean_of_pairs(kernel(x, x)) + _mean_of_pairs(kernel(y, y)) - 2 * kernel(x, y).mean()
 
 
 def covariance(means: Tensor) -> Tensor:
-    r"""Return the covariance over the data of the posterior means, $Cov_x[E_q z]$, [D, D].
-
-    The sum of squares is divided by N - 1, which makes it unbiased.
+    r"""Return the unbiased covariance of the posterior means over data, $Cov_x[E_q z]$, [D, D].
 
     Args:
         means: E[z | x_n] under the posterior, [N, D].
 
     Raises:
-        ValueError: for fewer than two rows.
+        ValueError: if there are fewer than two rows.
 
     Example:
         >>> covariance(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
@@ -254,17 +269,17 @@ def covariance(means: Tensor) -> Tensor:
                 [0., 0.]])
     """
     if len(means) < 2:
-        raise ValueError(f"a covariance takes at least two data; got {len(means)}")
-    centred = means - means.mean(0)
-    return centred.mT @ centred / (len(means) - 1)
+        raise ValueError(f"a covariance needs at least two data; got {len(means)}")
+    centered = means - means.mean(0)
+    return centered.mT @ centered / (len(means) - 1)
 
 
 def moment_penalty(covariance: Tensor, *, off_diagonal: float, diagonal: float) -> Tensor:
-    r"""Return how far a covariance is from the identity.
+    r"""Return the DIP-VAE penalty on the distance of a covariance from the identity.
 
     $$ \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2 $$
 
-    With the covariance of the means this is DIP-VAE-I, with that of the draws DIP-VAE-II.
+    With the covariance of the posterior means it is DIP-VAE-I, with that of q(z) DIP-VAE-II.
 
     References:
         Kumar, Sattigeri, Balakrishnan, 2018. Variational Inference of Disentangled Latent
@@ -280,7 +295,7 @@ def moment_penalty(covariance: Tensor, *, off_diagonal: float, diagonal: float) 
 
 
 def permute_dimensions(z: Tensor) -> Tensor:
-    r"""Shuffle each dimension of draws [M, D] by itself: draws from $\prod_j q(z_j)$.
+    r"""Permute each dimension of samples [M, D] independently, to sample $\prod_j q(z_j)$.
 
     References:
         Kim, Mnih, 2018. Disentangling by Factorising, algorithm 1.
@@ -294,15 +309,15 @@ def permute_dimensions(z: Tensor) -> Tensor:
 
 
 def discrimination_loss(of_draws: Tensor, of_permuted: Tensor) -> Tensor:
-    r"""Return the cross-entropy of telling draws of q(z) from those of $\prod_j q(z_j)$, in nats.
+    r"""Return the cross-entropy of discriminating q(z) from $\prod_j q(z_j)$, in nats.
 
     $$ -\tfrac12 E_{q(z)} \log \sigma(d(z)) - \tfrac12 E_{\prod_j q(z_j)} \log \sigma(-d(z)) $$
 
-    It is least, over all functions d, at the log-ratio $d(z) = \log q(z) - \log \prod_j q(z_j)$.
+    Its minimum over all functions d is at $d(z) = \log q(z) - \log \prod_j q(z_j)$.
 
     Args:
-        of_draws: d at draws of q(z), [M].
-        of_permuted: d at permuted draws, [M].
+        of_draws: d at samples of q(z), [M].
+        of_permuted: d at permuted samples, [M].
 
     Example:
         >>> discrimination_loss(torch.zeros(3), torch.zeros(3))
@@ -313,12 +328,12 @@ def discrimination_loss(of_draws: Tensor, of_permuted: Tensor) -> Tensor:
 
 
 def _mean_of_pairs(gram: Tensor) -> Tensor:
-    """Average a Gram matrix over the pairs of different draws."""
+    """Average a Gram matrix over pairs of different samples."""
     return (gram.sum() - _diagonal(gram).sum()) / (len(gram) * (len(gram) - 1))
 
 
 def _diagonal(square: Tensor) -> Tensor:
-    """Return the entries [i, i]; `Tensor.diagonal` makes Inductor warn as it compiles."""
+    """Return the diagonal; `Tensor.diagonal` makes Inductor warn when it compiles."""
     rows = torch.arange(len(square), device=square.device)
     return square[rows, rows]
 
@@ -326,16 +341,16 @@ def _diagonal(square: Tensor) -> Tensor:
 def _check_sizes(batch: int, size: int) -> None:
     if batch < 2:
         raise ValueError(
-            f"the aggregate posterior takes a minibatch of at least two data; got {batch}: choose "
-            "a batch size that leaves no single row"
+            f"the aggregate posterior needs a minibatch of at least two data; got {batch}: choose "
+            "a batch size that leaves no batch of one row"
         )
     if size < batch:
         raise ValueError(
             f"a minibatch is drawn from the data without replacement; got a batch of {batch} and "
-            f"data_size={size}: give the number of data in the whole set"
+            f"data_size={size}: give the size of the whole data set"
         )
 
 
 def _check_positive(what: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise ValueError(f"{what} is above 0, and finite; got {value}")
+        raise ValueError(f"{what} must be positive and finite; got {value}")

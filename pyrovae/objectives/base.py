@@ -1,4 +1,4 @@
-"""What every objective on log-weights shares."""
+"""Base classes of objectives on log-weights."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from pyrovae.objectives.gradients import (
 )
 from pyrovae.weights.traces import trace_pair
 
+__all__ = ["LowerBound", "Objective", "check_groups"]
+
 
 class Objective(ELBO, abc.ABC):
-    """A loss for SVI from one bound on log-weights.
+    """A loss for SVI that is computed from log-weights [K, N].
 
     Args:
-        particles: K, drawn at once in a plate at dim -2.
-        gradient: "plain", "stl" or "dreg".
+        particles: the number K of particles, sampled at once in a plate at dim -2.
+        gradient: "plain", "stl" or "dreg" (see `pyrovae.objectives`).
 
     Raises:
-        ValueError: if there is no particle or no such estimator.
+        ValueError: if `particles` is not a positive integer, or the gradient is unknown.
     """
 
     raises: ClassVar[str] = ""
@@ -41,7 +43,7 @@ class Objective(ELBO, abc.ABC):
         if not _is_count(particles):
             raise ValueError(f"a bound needs at least one particle; got {particles}")
         if gradient not in GRADIENTS:
-            raise ValueError(f"gradient is one of {', '.join(GRADIENTS)}; got {gradient!r}")
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
         super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
         self.gradient: Gradient = gradient
 
@@ -59,28 +61,28 @@ class Objective(ELBO, abc.ABC):
 
     @abc.abstractmethod
     def losses(self, programs: Programs) -> tuple[Draw, Tensor]:
-        """Return a draw and the loss of each datum, [N], with the gradient that trains."""
+        """Return the particles and the loss of each datum, [N], with the training gradient."""
 
     @final
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss, in nats summed over data.
+        """Return the loss as a float, in nats, summed over data.
 
         Raises:
-            ValueError: as `log_weights`, and as `estimators.draw`.
+            ValueError: as `log_weights` and `gradients.draw`.
         """
         with torch.no_grad():
             return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
 
     @final
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss as a tensor to take the gradient of."""
+        """Return the loss as a scalar tensor with a gradient."""
         model, guide = (functools.partial(program, **kwargs) for program in (model, guide))
         drawn, losses = self.losses(Programs(model, guide, args, self.num_particles))
         return (drawn.layout.scale * losses).sum()
 
     @final
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss and add its gradient to the parameters'."""
+        """Return the loss as a float and accumulate its gradient in the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
@@ -88,24 +90,26 @@ class Objective(ELBO, abc.ABC):
 
 
 class LowerBound(Objective, Bound):
-    """A bound that model and guide raise together."""
+    """A lower bound that is maximized over both the model and the guide."""
 
     @final
     def losses(self, programs: Programs) -> tuple[Draw, Tensor]:
-        """Return the negative bound of each datum."""
+        """Return the particles and the negative bound of each datum, [N]."""
         drawn = draw(programs, self.gradient)
         return drawn, -surrogate(self, drawn, self.gradient)
 
 
-def product_of(m: int, k: int) -> int:
-    """Return the particles in m bounds of k.
+def check_groups(particles: int, k: int) -> None:
+    """Check that particles can be divided into groups of k.
 
     Raises:
-        ValueError: if either is below 1.
+        ValueError: if either is not a positive integer, or k does not divide `particles`.
     """
-    if not (_is_count(m) and _is_count(k)):
-        raise ValueError(f"a bound averages m >= 1 bounds of k >= 1 particles; got m={m}, k={k}")
-    return m * k
+    if not (_is_count(particles) and _is_count(k)) or particles % k:
+        raise ValueError(
+            "a mean of bounds needs particles that are a positive multiple of the group size k; "
+            f"got particles={particles}, k={k}"
+        )
 
 
 def _is_count(number: object) -> bool:

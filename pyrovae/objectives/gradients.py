@@ -1,17 +1,18 @@
-r"""Gradient estimators: how the gradient of a bound on log-weights reaches model and guide.
+r"""Gradient estimators of bounds on log-weights with respect to model and guide.
 
-A bound $B$ maps log-weights [K, N] to [N]. Its plain gradient reaches the guide by two ways:
-through the draws, $z = z(\epsilon, \phi)$, and through the density $\log q_\phi(z)$. At one
-particle the second has expectation zero and is mere noise: "sticking the landing" drops it. At
-more it is a pathwise gradient in disguise: "doubly reparameterised", the gradient with respect to
-the draw of particle k is multiplied by
+A bound $B$ maps log-weights [K, N] to [N]. Its plain gradient with respect to the guide has two
+terms: the pathwise term through the samples, $z = z(\epsilon, \phi)$, and the score term through
+the density $\log q_\phi(z)$. For one particle, the score term has expectation zero; "sticking the
+landing" drops it. For several particles, the doubly reparameterized estimator rewrites it as a
+pathwise term: it drops the score term and multiplies the gradient with respect to the sample of
+particle k by
 
 $$ r_k = 1 - \frac{\partial^2 B}{\partial \ell_k^2} \Big/ \frac{\partial B}{\partial \ell_k},
    \qquad \ell_k = \log w_k, $$
 
-which for IWAE is the normalised weight. A site without reparameterisation gets the score
-function, where each particle is held against the bound as it would be had it weighed like the
-others.
+which for IWAE is the normalized weight. Sites that are not reparameterized use the score
+function. The baseline of a particle is the bound with its log-weight replaced by the mean of the
+others' (VIMCO).
 
 References:
     Roeder, Wu, Duvenaud, 2017. Sticking the Landing.
@@ -33,6 +34,7 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrovae.weights import bounds
 from pyrovae.weights.log_joint import (
     Layout,
     check_defined,
@@ -49,25 +51,41 @@ from pyrovae.weights.sites import (
 )
 from pyrovae.weights.traces import Program, check_pair, trace_guide, trace_model
 
+__all__ = [
+    "GRADIENTS",
+    "Bound",
+    "Draw",
+    "Frozen",
+    "Gradient",
+    "Programs",
+    "check_no_factor",
+    "check_nothing_enumerated",
+    "detached",
+    "draw",
+    "gradient_only",
+    "model_bound",
+    "surrogate",
+]
+
 Gradient = Literal["plain", "stl", "dreg"]
 GRADIENTS: Final = ("plain", "stl", "dreg")
 
 
 class Bound(abc.ABC):
-    """A reduction of log-weights, with what a doubly reparameterised gradient asks of it."""
+    """A reduction of log-weights, with the derivatives that "dreg" needs."""
 
     @abc.abstractmethod
     def value(self, log_w: Tensor) -> Tensor:
-        """Return B, [N], of log-weights [K, N]."""
+        """Return the bound B, [N], of log-weights [K, N]."""
 
     @abc.abstractmethod
     def curvature(self, log_w: Tensor) -> Tensor:
-        """Return the second derivative of B in each log-weight over the first, [K, N]."""
+        """Return the ratio of the second to the first derivative of B in each log-weight."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """A model and a guide with the arguments they run on, for K particles."""
+    """A model and a guide with their arguments, to be run with K particles."""
 
     model: Program
     guide: Program
@@ -75,24 +93,24 @@ class Programs:
     particles: int
 
     def trace_guide(self, given: Any = None) -> Any:
-        """Trace the guide, at the values of an earlier trace if given."""
+        """Trace the guide, replayed on an earlier trace if given."""
         return trace_guide(self.guide, *self.args, particles=self.particles, given=given)
 
     def trace_model(self, given: Any) -> Any:
-        """Trace the model at the values of a guide's trace."""
+        """Trace the model, replayed on a trace of the guide."""
         return trace_model(self.model, *self.args, particles=self.particles, given=given)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """K draws for each datum, weighed.
+    """K weighted particles for each datum.
 
     Attributes:
-        guide_trace: what the guide drew.
-        log_w: [K, N], enumerated sites summed out, in nats.
-        layout: what the sites share.
+        guide_trace: the trace of the guide.
+        log_w: log-weights [K, N], with enumerated sites summed out, in nats.
+        layout: the scale and the enumeration dimensions that the sites share.
         exponent: the power of the latents' densities in the weights: 1, or a KL weight.
-        paths: the draws on their way into log_w, each with its number of event axes.
+        paths: the sampled values that enter log_w, each with its number of event axes.
     """
 
     guide_trace: Any
@@ -103,19 +121,24 @@ class Draw:
 
 
 def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) -> Draw:
-    """Run both programs and weigh the draws, so that gradients go where the estimator wants them.
+    """Run both programs and compute log-weights with the gradients of an estimator.
+
+    Args:
+        programs: the model and the guide.
+        gradient: "plain", "stl" or "dreg".
+        freeze_model: whether to treat the model's parameters as constants.
 
     Raises:
-        ValueError: as `log_weights`; naming the site, if "stl" or "dreg" meet one that is not
-            reparameterised, if the guide sums out what the bound would have to train, if two
-            sites are scaled differently, or if a weight is not defined.
+        ValueError: as `log_weights`; and naming the site, if "stl" or "dreg" meet a site that is
+            not reparameterized, the guide enumerates a latent that the bound would not train, two
+            sites have different scales, or a weight is undefined.
     """
     guide_trace = programs.trace_guide()
     _check_enumerated(guide_trace, gradient)
     given: Any = guide_trace
     paths: list[tuple[Tensor, int]] = []
     if gradient != "plain":
-        _check_reparameterised(guide_trace, gradient)
+        _check_reparameterized(guide_trace, gradient)
         given, paths = _with_paths(guide_trace)
     with Frozen() if freeze_model else contextlib.nullcontext():
         model_trace = programs.trace_model(given)
@@ -134,7 +157,7 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
 
 
 def surrogate(bound: Bound, draw: Draw, gradient: Gradient) -> Tensor:
-    """Return B of a draw, [N], with the gradient that the estimator gives it."""
+    """Return the bound, [N], with the gradient of the estimator."""
     if gradient == "dreg":
         ratio = 1 - draw.exponent * bound.curvature(draw.log_w.detach())
         for z, event_dim in draw.paths:
@@ -148,10 +171,10 @@ def surrogate(bound: Bound, draw: Draw, gradient: Gradient) -> Tensor:
 
 
 class Frozen(TorchFunctionMode):
-    """Let what runs in the block see every parameter as a constant.
+    """Treat every parameter as a constant within the block.
 
-    Each leaf that asks for gradients is replaced by its detached self as it enters an operation;
-    what depends on draws still carries their gradient.
+    Each leaf tensor that requires a gradient is detached as it enters an operation. Gradients
+    still flow through samples, which are not leaves.
     """
 
     def __torch_function__(  # noqa: D105
@@ -166,12 +189,27 @@ def _frozen(value: Any) -> Any:
 
 
 def detached(trace: Any) -> Any:
-    """Return a trace whose values are constants."""
+    """Return a copy of a trace with detached values."""
     return _with_values(trace, Tensor.detach)
 
 
+def model_bound(programs: Programs, drawn: Draw) -> Tensor:
+    """Return IWAE over all particles, [N], with a gradient for the model only."""
+    fixed = detached(drawn.guide_trace)
+    model_trace = programs.trace_model(fixed)
+    check_no_factor(model_trace)
+    log_p = drawn.layout.log_density(objective_sites(model_trace))
+    log_q = drawn.layout.log_density(guide_sites(fixed)).detach()
+    return bounds.iwae(drawn.layout.summed_out(log_p - log_q))
+
+
+def gradient_only(value: Tensor) -> Tensor:
+    """Return zeros with the gradient of a tensor."""
+    return value - value.detach()
+
+
 def _with_paths(trace: Any) -> tuple[Any, list[tuple[Tensor, int]]]:
-    """Return the trace with an alias of each draw: its gradient can be scaled, the draw's not."""
+    """Return the trace with a view of each sample, whose gradient can be scaled separately."""
     given = _with_values(trace, lambda z: z.view_as(z))
     sites = [site for _, site in guide_sites(given)]
     return given, [(site["value"], site["fn"].event_dim) for site in sites]
@@ -193,13 +231,13 @@ def _has_path(site: Any) -> bool:
     return bool(site["fn"].has_rsample)
 
 
-def _check_reparameterised(guide_trace: Any, gradient: Gradient) -> None:
+def _check_reparameterized(guide_trace: Any, gradient: Gradient) -> None:
     for name, site in guide_sites(guide_trace):
         if not _has_path(site):
             raise ValueError(
-                f"gradient='{gradient}' differentiates through the draws, but the guide's site "
-                f"'{name}' is drawn from {type(site['fn']).__name__}, which has no "
-                "reparameterised sample: use gradient='plain', which takes the score function "
+                f"gradient='{gradient}' differentiates through samples, but the guide's site "
+                f"'{name}' has the distribution {type(site['fn']).__name__}, which has no "
+                "reparameterized sample: use gradient='plain', which uses the score function "
                 "there, or a continuous relaxation"
             )
     if gradient == "dreg":
@@ -207,76 +245,77 @@ def _check_reparameterised(guide_trace: Any, gradient: Gradient) -> None:
 
 
 def _check_no_point_mass(guide_trace: Any) -> None:
-    """Refuse a Delta that follows no draw: it has no score for the identity to replace."""
+    """Refuse a point mass, which has no density for "dreg" to differentiate."""
     sites = guide_sites(guide_trace)
     if any(site["infer"].get("is_auxiliary") for _, site in sites):
         return
     for name, site in sites:
         if is_point_mass(site):
             raise ValueError(
-                f"gradient='dreg' needs a density, and the guide's site '{name}' is a point mass: "
+                f"gradient='dreg' needs a density, but the guide's site '{name}' is a point mass: "
                 "use gradient='stl' or 'plain'"
             )
 
 
 def _check_enumerated(guide_trace: Any, gradient: Gradient) -> None:
-    """Refuse a guide whose classes are summed out, where the bound would not train them right.
+    """Refuse a guide with enumerated sites that the bound would not train correctly.
 
-    A posterior over a summed-out latent is not part of log sum_c p(x, z_c, c) / q(z_c | c). The
-    strata of a mixture (auxiliary) are, as long as densities and draws keep their gradients.
+    The posterior over an enumerated latent c is not part of log sum_c p(x, z_c, c) / q(z_c | c).
+    The strata of a mixture (auxiliary sites) are, if samples and densities keep their gradients.
     """
     for name, site in sample_sites(guide_trace):
         if enumeration_dim(site) is None:
             continue
         if not site["infer"].get("is_auxiliary"):
             raise ValueError(
-                f"site '{name}' is summed out, so the guide's posterior of it is not in the bound "
-                "and would not be trained: leave it out of the guide, or train with TraceEnum_ELBO"
+                f"site '{name}' is enumerated, so the guide's posterior over it is not in the "
+                "bound and would not be trained: remove it from the guide, or use TraceEnum_ELBO"
             )
         if gradient != "plain" or not all(_has_path(s) for _, s in guide_sites(guide_trace)):
             raise ValueError(
-                f"the guide sums over its site '{name}', for which only gradient='plain' with "
-                "reparameterised sites is known: use that, TraceEnum_ELBO, or a marginal mixture"
+                f"the guide enumerates its site '{name}', which only gradient='plain' with "
+                "reparameterized sites supports: use that, TraceEnum_ELBO, or a marginal mixture"
             )
 
 
 def check_no_factor(model_trace: Any) -> None:
-    """Refuse what free bits and capacity add, where its gradient would not be the guide's own.
+    """Refuse the factors of `free_bits` and `capacity`, whose gradients belong to both programs.
 
     Raises:
-        ValueError: naming the factor.
+        ValueError: if the model has such a factor; the message names it.
     """
     for name, site in objective_sites(model_trace):
         if is_training_factor(site):
             raise ValueError(
-                f"the handler's factor '{name}' goes with objectives in which both programs share "
-                "one gradient, and with 'dreg' for a guide of one site: use gradient='plain'"
+                f"the handler's factor '{name}' needs an objective that trains both programs with "
+                "one gradient, or 'dreg' for a guide with one site: use gradient='plain'"
             )
 
 
 def check_nothing_enumerated(guide_trace: Any) -> None:
-    """Refuse a guide with strata where every site needs a density of its own.
+    """Refuse a guide with enumerated sites.
 
     Raises:
-        ValueError: naming the site.
+        ValueError: if there is one; the message names it.
     """
     for name, site in sample_sites(guide_trace):
         if enumeration_dim(site) is not None:
             raise ValueError(
-                f"the guide sums over its site '{name}', and wake-sleep fits q at single draws: "
-                "use a marginal mixture, or another objective"
+                f"the guide enumerates its site '{name}', but wake-sleep fits q to single "
+                "samples: use a marginal mixture, or another objective"
             )
 
 
 def _density_of_draws(programs: Programs, given: Any, draw_paths: Any, log_q: Tensor) -> Tensor:
-    """Score the draws again, with the gradient that reaches log q through them alone."""
+    """Score the samples again, with the gradient of log q through the samples only."""
     paths, layout = draw_paths
     again = layout.log_density(guide_sites(programs.trace_guide(given)))
     if not is_fake(again) and not torch.allclose(again, log_q, rtol=1e-3, atol=1e-2):
         raise ValueError(
-            "the guide gave other densities when it was run again at its own draws: it draws "
-            "noise beside its sites, as dropout does (switch it off with .eval()), or a flow in "
-            "it does not invert exactly; or use gradient='plain'"
+            "the guide returned different densities when it was replayed on its own samples. "
+            "Either it has randomness outside its sites, such as dropout (disable it with "
+            ".eval()), or it contains a flow that does not invert exactly; or use "
+            "gradient='plain'"
         )
     through = [(z, event_dim) for z, event_dim in paths if z.requires_grad and again.requires_grad]
     found = again.detach()
@@ -296,14 +335,13 @@ def _summed(values: Tensor, event_dim: int) -> Tensor:
 
 
 def _score_function(bound: Bound, log_w: Tensor, score: Tensor) -> Tensor:
-    """Return zeros [N] with the score-function gradient, its baseline left one particle out."""
+    """Return zeros [N] with the score-function gradient and leave-one-out baselines."""
     learned = (bound.value(log_w) - _without_each(bound, log_w)).detach()
-    term = (learned * score).sum(0)
-    return term - term.detach()
+    return gradient_only((learned * score).sum(0))
 
 
 def _without_each(bound: Bound, log_w: Tensor) -> Tensor:
-    """Return [K, N]: the bound if log-weight k were the others' mean; 0 if they give none."""
+    """Return the bound with log-weight k replaced by the others' mean, [K, N], 0 if infinite."""
     particles = len(log_w)
     if particles == 1:
         return torch.zeros_like(log_w)

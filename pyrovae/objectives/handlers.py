@@ -1,15 +1,15 @@
-r"""Effect handlers that change what a pair of programs is trained on, never what is reported.
+r"""Effect handlers that change the training objective of a pair of programs.
 
-`kl_weight` multiplies the log-probabilities of the latent sites. `free_bits` and `capacity`
-replace their KL: beside each latent site the model observes a factor,
+`kl_weight` scales the log-probabilities of the latent sites. `free_bits` and `capacity` replace
+the KL term of each latent site: the model observes an additional factor,
 
-    log-factor = KL - (what is to stand in its place),
+    log-factor = KL - replacement,
 
-in the same plates and at the same scale, which any objective counts as it counts an observed
-site. `log_weights`, and with it every reported number, reads unscaled log-probabilities and
-skips those factors.
+in the same plates and with the same scale, which objectives treat like any observed site.
+Evaluation is not affected: `log_weights` uses unscaled log-probabilities and skips these factors.
 
-Each handler has `wrap(model, guide)`, which returns the pair to train, so that they compose.
+Each handler has a method `wrap(model, guide)` that returns the pair to train, so that handlers
+compose.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyrovae.objectives.paired_traces import innermost
 from pyrovae.weights.kl import closed_form_kl
 from pyrovae.weights.sites import TRAINING_FACTOR, enumeration_dim, is_training_factor
 from pyrovae.weights.traces import Program
 
+__all__ = ["Handler", "capacity", "free_bits", "kl_weight"]
+
 _POSTERIOR: Final = "_posterior"
-"""The key of `infer` under which a guide's site carries its distribution to the model."""
+"""The key of `infer` under which a guide's site passes its distribution to the model."""
 
 
 class _Setting:
-    """A number of 0 or more, and beside it a tensor that changes in place with it.
+    """A nonnegative number, mirrored in a tensor that is updated in place.
 
-    A step that was compiled with the tensor sees the new value.
+    Compiled steps read the tensor, and so see a new value.
     """
 
     def __init__(self, what: str) -> None:
@@ -53,19 +56,19 @@ class _Setting:
 
     def __set__(self, handler: Any, value: float) -> None:
         if not 0 <= value < math.inf:
-            raise ValueError(f"{self.what} is 0 or more, and finite; got {value}")
+            raise ValueError(f"{self.what} must be 0 or more and finite; got {value}")
         handler.__dict__[self.name] = value
         handler.__dict__.setdefault(f"_{self.name}", torch.tensor(0.0)).fill_(value)
 
 
 class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's own are)
-    r"""Weigh the Kullback-Leibler term, $E_q \log p(x | z) - \beta\, KL(q(z | x) \| p(z))$.
+    r"""Scale the KL term by beta, $E_q \log p(x | z) - \beta\, KL(q(z | x) \| p(z))$.
 
-    Wrap both programs: the log-probability of every latent site is multiplied by beta in the
-    model and in the guide alike, and so is what another handler puts in the place of its KL.
+    It scales the log-probability of every latent site in the model and in the guide, and the
+    replacement of a KL term by another handler. Wrap both programs.
 
     Args:
-        beta: 0 or more; 1 is the ELBO. It may be set anew between steps.
+        beta: 0 or more; 1 is the ELBO. The attribute may be set between steps.
 
     Raises:
         ValueError: if beta is negative or not finite.
@@ -90,7 +93,7 @@ class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's o
         self.beta = beta
 
     def wrap(self, model: Program, guide: Program) -> tuple[Program, Program]:
-        """Return the pair with its KL term weighed."""
+        """Return the pair with the KL term scaled."""
         return self(model), self(guide)
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -100,24 +103,24 @@ class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's o
 
 @dataclass(frozen=True)
 class _Latent:
-    """A latent site as the model meets it, beside the posterior that its value was drawn from."""
+    """A latent site of the model, with the posterior that its value was sampled from."""
 
     site: Any
     posterior: Any
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q || p) of the site, [..., N], at the values of the sites before it."""
+        """KL(q || p) of the site, [..., N], given the values of the earlier sites, in nats."""
         return self._divergence(self.posterior, self.site["fn"]).expand(self.batch)
 
     @cached_property
     def kl_by_dimension(self) -> Tensor:
-        """The same by coordinate, of the shape of the site's value."""
+        """KL(q || p) of each coordinate, of the shape of the site's value, in nats."""
         pair = [_univariate(fn, self.site["name"]) for fn in (self.posterior, self.site["fn"])]
         return self._divergence(*pair).expand(self.batch + self.site["fn"].event_shape)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average over the data and particles that the site's mask keeps, not over the event."""
+        """Average over the unmasked data and particles, not over event dimensions."""
         rows = values.reshape(-1, *values.shape[len(self.batch) :])
         if self.site["mask"] is None:
             return rows.mean(0)
@@ -132,7 +135,7 @@ class _Latent:
         return found
 
     def _divergence(self, q: Any, p: Any) -> Tensor:
-        """Return KL(q || p), by the log-ratio at the value where no closed form is known."""
+        """Return KL(q || p) in closed form if known, else the log-ratio at the value."""
         try:
             return torch.as_tensor(closed_form_kl(q, p))
         except NotImplementedError:
@@ -141,10 +144,10 @@ class _Latent:
 
 
 class _KLTerm(abc.ABC):
-    """Put something else in the place of the KL of a pair's latent sites."""
+    """Replace the KL term of each latent site."""
 
     def wrap(self, model: Program, guide: Program) -> tuple[Program, Program]:
-        """Return the pair to train: the model must be replayed on this guide's draws."""
+        """Return the pair to train; the model must be replayed on this guide."""
 
         @functools.wraps(model)
         def replaced(*args: Any, **kwargs: Any) -> Any:
@@ -160,28 +163,29 @@ class _KLTerm(abc.ABC):
 
     @abc.abstractmethod
     def log_factor(self, latents: list[_Latent]) -> Tensor:
-        """Return what is added at the last of the latents met so far, [..., N]."""
+        """Return the log-factor at the last of the latents sampled so far, [..., N]."""
 
 
 class free_bits(_KLTerm):  # noqa: N801
-    r"""Leave the first nats of each latent's KL free.
+    r"""Exempt the first nats of each latent's KL from the objective.
 
     $$ E_q \log p(x | z) - \sum_i \max(\lambda, \overline{KL_i}),\qquad
        \overline{KL_i} = \frac1N \sum_n KL(q(z_i | x_n) \| p(z_i)) $$
 
-    A latent whose KL, averaged over the minibatch (and over particles that run at once), lies
-    under lambda is not pulled to the prior any further. KLs are in closed form where one is
-    known, else the log-ratio of the draw. Which latents lie under lambda is decided by the
-    minibatch; the gradient takes that as given.
+    A latent whose KL, averaged over the minibatch (and over vectorized particles), is below
+    lambda is not pulled toward the prior. The KL is the closed form if known, else the log-ratio
+    at the sample. The set of latents below lambda is determined on each minibatch and treated as
+    constant by the gradient.
 
     Args:
-        nats: lambda, 0 or more, for each i. It may be set anew between steps.
-        per: whether i counts the coordinates of every latent site, or the sites.
+        nats: lambda, 0 or more, for each i. The attribute may be set between steps.
+        per: "dimension" if i ranges over the coordinates of every latent site, "site" if it
+            ranges over the sites.
 
     Raises:
-        ValueError: for lambda below 0; and as the programs run, naming the site, for one that is
-            summed out or auxiliary, for one that does not factorise where `per` is "dimension",
-            and for a model that does not run on the draws of the guide it was wrapped with.
+        ValueError: if lambda is negative or not finite. When the programs run: if a site is
+            enumerated or auxiliary, does not factorize while `per` is "dimension", or the model
+            is not replayed on the guide that it was wrapped with.
 
     References:
         Kingma et al., 2016. Improved Variational Inference with Inverse Autoregressive Flow.
@@ -199,16 +203,16 @@ class free_bits(_KLTerm):  # noqa: N801
         10.0
     """
 
-    nats = _Setting("the KL that is free, in nats,")
+    nats = _Setting("the free KL, in nats,")
     _nats: Tensor
 
     def __init__(self, nats: float, *, per: Literal["dimension", "site"] = "dimension") -> None:
         if per not in ("dimension", "site"):
-            raise ValueError(f"free bits are per 'dimension' or per 'site'; got per={per!r}")
+            raise ValueError(f"free_bits takes per='dimension' or per='site'; got per={per!r}")
         self.nats, self.per = nats, per
 
     def log_factor(self, latents: list[_Latent]) -> Tensor:
-        r"""Return $-\sum_i \max(0, \lambda - KL_i)$, each datum its own part of the mean."""
+        r"""Return $-\sum_i \max(0, \lambda - KL_i)$, split among the data, [..., N]."""
         last = latents[-1]
         kl = last.kl_by_dimension if self.per == "dimension" else last.kl
         free = self._nats.to(kl)
@@ -217,20 +221,20 @@ class free_bits(_KLTerm):  # noqa: N801
 
 
 class capacity(_KLTerm):  # noqa: N801
-    r"""Hold the KL at a capacity, $E_q \log p(x | z) - \gamma\, |\overline{KL} - c|$.
+    r"""Constrain the KL to a capacity c, $E_q \log p(x | z) - \gamma\, |\overline{KL} - c|$.
 
-    The KL is the sum over the latent sites, averaged over the minibatch (and over particles that
-    run at once); it is in closed form where one is known, else the log-ratio of the draw. Sites
-    that lie under masks or scales of their own are each held in the measure of their own.
+    The KL is the sum over the latent sites, averaged over the minibatch (and over vectorized
+    particles). It is the closed form if known, else the log-ratio at the sample. The factor of
+    each site has the masks and scales of that site.
 
     Args:
-        c: the capacity in nats per datum, 0 or more. It may be set anew between steps: a
-            callback of `fit` may raise it as the training goes on.
+        c: the capacity in nats per datum, 0 or more. The attribute may be set between steps, for
+            example by a callback of `fit` that increases it during training.
         strength: gamma, 0 or more.
 
     Raises:
-        ValueError: for c or gamma below 0; and as the programs run, as `free_bits`, and for
-            latent sites that do not lie in the same plates.
+        ValueError: if c or gamma is negative or not finite. When the programs run: as
+            `free_bits`, or if the latent sites are not in the same plates.
 
     References:
         Burgess et al., 2018. Understanding Disentangling in beta-VAE.
@@ -252,7 +256,7 @@ class capacity(_KLTerm):  # noqa: N801
         self.c, self.strength = c, strength
 
     def log_factor(self, latents: list[_Latent]) -> Tensor:
-        """Return the KL of the site less what it adds to the penalty: the sum telescopes."""
+        """Return the site's KL minus the increase of the penalty, which telescopes over sites."""
         *earlier, last = latents
         added = last.kl - self._penalty(latents)
         return added + self._penalty(earlier) if earlier else added
@@ -261,7 +265,7 @@ class capacity(_KLTerm):  # noqa: N801
         shapes = {latent.site["name"]: tuple(latent.batch) for latent in latents}
         if len(set(shapes.values())) > 1:
             raise ValueError(
-                f"a capacity adds up the KL of sites in the same plates; got shapes {shapes}: "
+                f"capacity needs all latent sites in the same plates; got batch shapes {shapes}: "
                 "put every latent site in the plate over data"
             )
         excess = sum(latent.kl for latent in latents) - self._c.to(latents[-1].kl)
@@ -272,9 +276,9 @@ Handler = kl_weight | free_bits | capacity
 
 
 class _SendPosteriors(Messenger):
-    """Let each latent site of a guide carry its distribution, which a replay hands to the model.
+    """Attach the distribution of each latent site of a guide to its message.
 
-    What travels with the draw itself cannot be that of another run of the guide.
+    A replay passes it to the model together with the sample, so it cannot be from another run.
     """
 
     def __init__(self, term: _KLTerm) -> None:
@@ -287,18 +291,18 @@ class _SendPosteriors(Messenger):
         name, infer = msg["name"], msg["infer"]
         if infer.get("is_auxiliary"):
             raise ValueError(
-                f"site '{name}' of the guide is auxiliary, so no site of the model has its KL: "
-                f"leave {type(self.term).__name__} out"
+                f"site '{name}' of the guide is auxiliary, so it has no KL with a site of the "
+                f"model: remove {type(self.term).__name__}"
             )
         if _POSTERIOR in infer and infer[_POSTERIOR][0] is not self.term:
             raise ValueError(
-                f"two handlers replace the KL of site '{name}': give one of free_bits and capacity"
+                f"two handlers replace the KL of site '{name}': use one of free_bits and capacity"
             )
         msg["infer"] = {**infer, _POSTERIOR: (self.term, msg["fn"])}
 
 
 class _AddFactors(Messenger):
-    """Observe a factor beside each latent site of one run of a model."""
+    """Observe a factor after each latent site in one run of a model."""
 
     def __init__(self, term: _KLTerm) -> None:
         super().__init__()
@@ -310,18 +314,18 @@ class _AddFactors(Messenger):
         kind = type(self.term).__name__
         if enumeration_dim(msg) is not None:
             raise ValueError(
-                f"site '{msg['name']}' is summed out, and {kind} takes the KL of draws: leave "
-                f"{kind} out, or draw the site"
+                f"site '{msg['name']}' is enumerated, but {kind} needs a sampled site: remove "
+                f"{kind}, or sample the site"
             )
         term, posterior = msg["infer"].get(_POSTERIOR, (None, None))
         if term is not self.term:
             raise ValueError(
-                f"site '{msg['name']}' of the model was not drawn by the guide that {kind} "
-                "wrapped: train both programs that one wrap(model, guide) returned, the model "
-                "replayed on the guide's trace, as objectives do"
+                f"site '{msg['name']}' of the model was not sampled by the guide that {kind} "
+                "wrapped: train the pair that one call of wrap(model, guide) returned, with the "
+                "model replayed on the guide's trace, as objectives do"
             )
         self.latents.append(_Latent(msg, posterior))
-        # The plates, scales and masks of the latent are still in force, and hold for the factor.
+        # The plates, scales and masks of the latent site still apply, so the factor gets them too.
         factor = dist.Unit(self.term.log_factor(self.latents))
         mark = {TRAINING_FACTOR: True}
         pyro.sample(f"{msg['name']}_{kind}", factor, obs=factor.sample(), infer=mark)
@@ -332,13 +336,11 @@ def _is_latent(msg: Any) -> bool:
 
 
 def _univariate(fn: Any, name: str) -> Any:
-    """Return the independent univariate distributions that a distribution is made of."""
-    base = fn
-    while isinstance(base, torch.distributions.Independent):
-        base = base.base_dist
+    """Return the univariate distributions whose product a distribution is."""
+    base = innermost(fn)
     if base.event_shape:
         raise ValueError(
-            f"site '{name}' is a {type(base).__name__}, which does not factorise over its "
-            "dimensions, so they have no KL of their own: use free_bits(..., per='site')"
+            f"site '{name}' is a {type(base).__name__}, which does not factorize over its "
+            "dimensions, so a KL per dimension is not defined: use free_bits(..., per='site')"
         )
     return base

@@ -1,4 +1,4 @@
-"""Lower bounds that model and guide raise together."""
+"""Lower bounds that are maximized over both the model and the guide."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from typing import final
 
 from torch import Tensor
 
-from pyrovae.objectives.base import LowerBound, product_of
-from pyrovae.objectives.gradients import (
-    Gradient,
-)
+from pyrovae.objectives.base import LowerBound, check_groups
+from pyrovae.objectives.gradients import Gradient
 from pyrovae.weights import bounds
+
+__all__ = ["CIWAE", "IWAE", "MIWAE", "Renyi"]
 
 
 @final
 class IWAE(LowerBound):
-    r"""Raise the importance-weighted bound, $E \log \frac1k \sum_{i=1}^k w_i$.
+    r"""Maximize the importance-weighted bound, $E \log \frac1K \sum_{i=1}^K w_i$.
 
     Args:
-        k: particles in the bound; 1 is the ELBO.
-        gradient: "plain", "stl" or "dreg" (see the module). The plain gradient's signal for the
-            guide falls with k (Rainforth et al., 2018); that of "dreg" does not.
+        particles: the number K of particles; 1 is the ELBO.
+        gradient: "plain", "stl" or "dreg" (see `pyrovae.objectives`). The signal-to-noise ratio
+            of the guide's plain gradient falls with K (Rainforth et al., 2018); that of "dreg"
+            does not.
 
     Raises:
-        ValueError: if k is below 1.
+        ValueError: if `particles` is below 1.
 
     References:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
@@ -38,64 +39,68 @@ class IWAE(LowerBound):
         True
     """
 
-    def __init__(self, k: int, gradient: Gradient = "plain") -> None:
-        super().__init__(k, gradient)
+    def __init__(self, particles: int, *, gradient: Gradient = "plain") -> None:
+        super().__init__(particles, gradient)
 
     def value(self, log_w: Tensor) -> Tensor:
-        """Return the bound at k particles."""
+        """Return the bound, [N]."""
         return bounds.iwae(log_w)
 
     def curvature(self, log_w: Tensor) -> Tensor:
-        r"""Return $1 - \bar w_k$."""
+        r"""Return $1 - \bar w_k$, [K, N]."""
         return 1 - bounds.normalized_weights(log_w)
 
 
 @final
 class MIWAE(LowerBound):
-    r"""Raise the mean of m importance-weighted bounds at k particles each.
+    r"""Maximize the mean of m = K / k importance-weighted bounds with k particles each.
 
     $$ E \frac1m \sum_{j=1}^m \log \frac1k \sum_{i=1}^k w_{ij} $$
 
-    With k = 1 it is the ELBO with m particles.
+    With k = 1, it is the ELBO with K particles.
 
     Args:
-        m: bounds that are averaged.
-        k: particles in each.
-        gradient: "plain", "stl" or "dreg".
+        particles: the number K of particles.
+        k: particles per bound, a divisor of K.
+        gradient: "plain", "stl" or "dreg" (see `pyrovae.objectives`).
+
+    Raises:
+        ValueError: if `particles` is not a positive multiple of k.
 
     References:
         Rainforth et al., 2018. Tighter Variational Bounds are Not Necessarily Better.
 
     Example:
         >>> import torch
-        >>> MIWAE(2, 1).value(torch.tensor([[0.0], [-2.0]]))
+        >>> MIWAE(2, k=1).value(torch.tensor([[0.0], [-2.0]]))
         tensor([-1.])
     """
 
-    def __init__(self, m: int, k: int, gradient: Gradient = "plain") -> None:
-        super().__init__(product_of(m, k), gradient)
+    def __init__(self, particles: int, *, k: int, gradient: Gradient = "plain") -> None:
+        check_groups(particles, k)
+        super().__init__(particles, gradient)
         self.k = k
 
     def value(self, log_w: Tensor) -> Tensor:
-        """Return the mean of the bounds."""
+        """Return the mean of the bounds, [N]."""
         return bounds.iwae(log_w, self.k)
 
     def curvature(self, log_w: Tensor) -> Tensor:
-        """Return one minus the weight normalised within its own bound."""
+        """Return one minus the weights normalized within each group, [K, N]."""
         return 1 - bounds.normalized_weights(log_w, self.k)
 
 
 @final
 class CIWAE(LowerBound):
-    r"""Raise the convex combination $\beta\, ELBO + (1 - \beta)\, IWAE_k$.
+    r"""Maximize the convex combination $\beta\, ELBO + (1 - \beta)\, IWAE_K$.
 
     Args:
-        beta: the ELBO's share, from 0 to 1.
-        k: particles.
-        gradient: "plain", "stl" or "dreg".
+        beta: the weight of the ELBO, from 0 to 1.
+        particles: the number K of particles.
+        gradient: "plain", "stl" or "dreg" (see `pyrovae.objectives`).
 
     Raises:
-        ValueError: if beta is not between 0 and 1.
+        ValueError: if `beta` is not in [0, 1], or `particles` is below 1.
 
     References:
         Rainforth et al., 2018. Tighter Variational Bounds are Not Necessarily Better.
@@ -106,17 +111,17 @@ class CIWAE(LowerBound):
         tensor([-0.7831])
     """
 
-    def __init__(self, beta: float, k: int, gradient: Gradient = "plain") -> None:
+    def __init__(self, beta: float, particles: int, *, gradient: Gradient = "plain") -> None:
         bounds.check_share(beta)
-        super().__init__(k, gradient)
+        super().__init__(particles, gradient)
         self.beta = beta
 
     def value(self, log_w: Tensor) -> Tensor:
-        """Return the convex combination."""
+        """Return the convex combination, [N]."""
         return bounds.ciwae(log_w, self.beta)
 
     def curvature(self, log_w: Tensor) -> Tensor:
-        r"""Return $(1 - \beta)(1 - \bar w_k)$ times the share of IWAE in the slope."""
+        r"""Return $(1 - \bar w_k)$ times the share of IWAE in the first derivative, [K, N]."""
         weights = bounds.normalized_weights(log_w)
         if self.beta == 0:
             return 1 - weights
@@ -126,18 +131,18 @@ class CIWAE(LowerBound):
 
 @final
 class Renyi(LowerBound):
-    r"""Raise the Renyi bound, $\frac{1}{1-\alpha} E \log \frac1k \sum_i w_i^{1-\alpha}$.
+    r"""Maximize the Renyi bound, $\frac{1}{1-\alpha} E \log \frac1K \sum_i w_i^{1-\alpha}$.
 
-    alpha = 0 is IWAE; alpha between 0 and 1 lies between IWAE and the ELBO; a negative alpha
-    gives an optimistic bound, above $\log p(x)$ for large k.
+    alpha = 0 is IWAE. For alpha between 0 and 1, the bound lies between the ELBO and IWAE. For
+    negative alpha it is not a lower bound: it exceeds $\log p(x)$ for large K.
 
     Args:
-        alpha: the order, other than 1.
-        k: particles.
-        gradient: "plain", "stl" or "dreg".
+        alpha: the order, finite and not 1.
+        particles: the number K of particles.
+        gradient: "plain", "stl" or "dreg" (see `pyrovae.objectives`).
 
     Raises:
-        ValueError: if alpha is 1 or not finite.
+        ValueError: if `alpha` is 1 or not finite, or `particles` is below 1.
 
     References:
         Li, Turner, 2016. Renyi Divergence Variational Inference.
@@ -148,16 +153,16 @@ class Renyi(LowerBound):
         tensor([-0.7598])
     """
 
-    def __init__(self, alpha: float, k: int, gradient: Gradient = "plain") -> None:
+    def __init__(self, alpha: float, particles: int, *, gradient: Gradient = "plain") -> None:
         bounds.check_alpha(alpha)
-        super().__init__(k, gradient)
+        super().__init__(particles, gradient)
         self.alpha = alpha
 
     def value(self, log_w: Tensor) -> Tensor:
-        """Return the bound of order alpha."""
+        """Return the bound of order alpha, [N]."""
         return bounds.renyi(log_w, self.alpha)
 
     def curvature(self, log_w: Tensor) -> Tensor:
-        r"""Return $(1 - \alpha)(1 - s_k)$, s the softmax of $(1 - \alpha) \log w$."""
+        r"""Return $(1 - \alpha)(1 - s_k)$, s the softmax of $(1 - \alpha) \log w$, [K, N]."""
         power = 1 - self.alpha
         return power * (1 - bounds.normalized_weights(power * log_w))

@@ -1,7 +1,7 @@
-r"""One draw of every latent for each datum of a minibatch, to hold against each other.
+r"""Traces of model and guide with one sample per datum, paired by latent site.
 
-Objectives on the aggregate posterior read values, moments and densities off the two traces. Every
-latent is continuous, reparameterised and unmasked here; errors name the site.
+Objectives on the aggregate posterior use the values, moments and densities of the two traces.
+Every latent must be continuous, reparameterized and unmasked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from pyrovae.weights.sites import (
 )
 from pyrovae.weights.traces import trace_pair
 
+__all__ = ["Latent", "Minibatch", "Term", "draw_minibatch", "innermost"]
+
 
 @dataclass(frozen=True)
 class Term:
-    """The density of one site of one program.
+    """The log-probability of one site of one program.
 
     Attributes:
-        name: of the site.
-        fn: its distribution, of batch shape [1, N].
-        value: its draw or observation, [1, N, ...].
-        log_prob: unscaled, [1, N], in nats.
-        scale: of plates and handlers, a number or a tensor that broadcasts to [1, N].
+        name: the name of the site.
+        fn: its distribution, with batch shape [1, N].
+        value: its sample or observation, [1, N, ...].
+        log_prob: the unscaled log-probability, [1, N], in nats.
+        scale: the scale of plates and handlers, a number or a tensor that broadcasts to [1, N].
     """
 
     name: str
@@ -45,40 +47,40 @@ class Term:
 
 @dataclass(frozen=True)
 class Latent:
-    """A latent site in both programs.
+    """A latent site of both programs.
 
     Attributes:
-        model: its density under the prior.
-        guide: its density under the posterior.
+        model: its term under the prior.
+        guide: its term under the posterior.
     """
 
     model: Term
     guide: Term
 
     def values(self) -> Tensor:
-        """Return the draws of q(z | x_n), [N, D], flattened."""
+        """Return the samples of q(z | x_n), flattened to [N, D]."""
         return _flat(self.guide.value, self.guide)
 
     def prior_values(self) -> Tensor:
-        """Draw as often from p(z), [N, D], with gradients where the prior gives them."""
+        """Return N samples of p(z), [N, D], reparameterized if the prior is."""
         fn = self.model.fn
         return _flat(fn.rsample() if fn.has_rsample else fn.sample(), self.guide)
 
     def pairwise_log_q(self) -> Tensor:
-        """Return log q(z_mj | x_n), [N draws, N data, D].
+        """Return log q(z_mj | x_n), [N samples, N data, D].
 
         Raises:
-            ValueError: if the posterior does not say that its dimensions are independent.
+            ValueError: if the posterior is not a product of univariate distributions.
         """
-        fn = self.guide.fn
-        if not _is_factorised(fn):
+        fn = innermost(self.guide.fn)
+        if fn.event_shape:
             raise ValueError(
                 f"site '{self.guide.name}' has a posterior {type(fn).__name__} that is not "
-                "factorised over dimensions, so that q(z_j | x) is not at hand: draw it from a "
-                "univariate family, as dist.Normal(loc, scale).to_event(1)"
+                "factorized over dimensions, so q(z_j | x) is not available: use a univariate "
+                "family, such as dist.Normal(loc, scale).to_event(1)"
             )
-        pairs: Tensor = fn.base_dist.log_prob(self.guide.value.transpose(0, 1))
-        return pairs.flatten(2)
+        pairs: Tensor = fn.log_prob(self.guide.value.transpose(0, 1))
+        return pairs.reshape(*pairs.shape[:2], -1)
 
     def means(self) -> Tensor:
         """Return E[z | x_n] under the posterior, [N, D]."""
@@ -86,7 +88,7 @@ class Latent:
 
     def covariances(self) -> Tensor:
         """Return Cov[z | x_n] under the posterior, [N, D, D]."""
-        if _is_factorised(self.guide.fn):
+        if not innermost(self.guide.fn).event_shape:
             variances = _flat(self._moment("variance"), self.guide)
             eye = torch.eye(variances.shape[-1], dtype=variances.dtype, device=variances.device)
             return variances.unsqueeze(-1) * eye
@@ -97,21 +99,21 @@ class Latent:
             found: Tensor = getattr(self.guide.fn, moment)
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(
-                f"site '{self.guide.name}' has a posterior {type(self.guide.fn).__name__} whose "
-                f"{moment} is not known: draw it from a normal"
+                f"site '{self.guide.name}' has a posterior {type(self.guide.fn).__name__} without "
+                f"a known {moment}: use a normal posterior"
             ) from error
         return found
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """What one run of the two programs on N data gave.
+    """The terms of both programs on a minibatch of N data.
 
     Attributes:
-        latents: the sites of the model that the guide drew.
-        auxiliary: the sites that the guide alone drew.
-        observed: the sites that the model scored.
-        factors: what handlers added to the model, such as `handlers.free_bits`.
+        latents: the latent sites of both programs.
+        auxiliary: the sites that only the guide samples.
+        observed: the observed sites of the model.
+        factors: the factors of handlers such as `handlers.free_bits`.
     """
 
     latents: list[Latent]
@@ -126,43 +128,39 @@ class Minibatch:
 
     @property
     def negative_elbo(self) -> Tensor:
-        """The loss of Pyro's `Trace_ELBO` on these draws: a sum over data, scales applied."""
+        """The loss of Pyro's `Trace_ELBO` at these samples: the scaled sum over data, in nats."""
         gained = [*self.observed, *self.factors, *(z.model for z in self.latents)]
         spent = [*self.auxiliary, *(z.guide for z in self.latents)]
         return _total(spent) - _total(gained)
 
     @property
     def data_scale(self) -> Tensor:
-        """The scale of each datum, [N]: that of the first observed site."""
+        """The scale of the first observed site, for each datum, [N]."""
         first = self.observed[0]
         scale: Tensor = first.scale * torch.ones_like(first.log_prob[0])
         return scale.reshape(self.size)
 
     @property
     def latent(self) -> Latent:
-        """The only latent site.
-
-        Raises:
-            ValueError: if there are several.
-        """
+        """The latent site. It raises a ValueError if there are several."""
         if len(self.latents) != 1:
             raise ValueError(
-                "this objective is on one latent site; the programs share "
+                "this objective needs exactly one latent site; the programs share "
                 f"{[z.guide.name for z in self.latents]}: concatenate them in one site"
             )
         return self.latents[0]
 
     def values(self) -> Tensor:
-        """Return the draws of all latent sites side by side, [N, D]."""
+        """Return the concatenated samples of all latent sites, [N, D]."""
         return torch.cat([z.values() for z in self.latents], dim=-1)
 
 
 def draw_minibatch(model: Any, guide: Any, *args: Any, **kwargs: Any) -> Minibatch:
-    """Run the guide, then the model on its draws, with one draw for each datum.
+    """Run the guide and the model replayed on it, with one sample per datum.
 
     Raises:
-        ValueError: naming the site, for one that is discrete, not reparameterised, masked while
-            latent, or not of batch shape [N]; for fewer than two data; and as `log_weights`.
+        ValueError: if a latent site is discrete, not reparameterized or masked, a site does not
+            have batch shape [N], or there are fewer than two data; and as `log_weights`.
     """
     programs = [functools.partial(program, **kwargs) for program in (model, guide)]
     model_trace, guide_trace = trace_pair(*programs, *args, particles=1)
@@ -195,12 +193,12 @@ def _check_comparable(found: Minibatch) -> None:
     if not found.latents or not found.observed:
         missing = "no observed site" if found.latents else "no latent site"
         raise ValueError(
-            f"an aggregate posterior is that of latents given data; the model has {missing}"
+            f"an aggregate posterior needs a latent and an observed site; the model has {missing}"
         )
     if found.size < 2:
         raise ValueError(
             "an objective on the aggregate posterior compares the data of a minibatch; got one "
-            "row: choose a batch size that leaves no single row"
+            "row: choose a batch size that leaves no batch of one row"
         )
 
 
@@ -208,26 +206,31 @@ def _check_latent(name: str, site: Any, *, drawn: bool) -> None:
     family = type(site["fn"]).__name__
     if enumeration_dim(site) is not None or (drawn and not site["fn"].has_rsample):
         raise ValueError(
-            f"site '{name}' is drawn from a {family} without reparameterisation, and the gradient "
-            "goes through the draws: use a continuous latent, or pyro.infer.Trace_ELBO"
+            f"site '{name}' has the distribution {family}, which is not reparameterized, but the "
+            "gradient flows through samples: use a continuous latent, or pyro.infer.Trace_ELBO"
         )
     if site["mask"] is not None and site["mask"] is not True:
         raise ValueError(
-            f"site '{name}' is masked, so that it is not of the aggregate posterior: leave the "
-            "rows out of the minibatch, or mask the observed site alone"
+            f"site '{name}' is masked, so the aggregate posterior is not defined: remove the rows "
+            "from the minibatch, or mask the observed site only"
         )
 
 
-def _is_factorised(fn: Any) -> bool:
-    independent = isinstance(fn, Independent)
-    return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)
+def innermost(fn: Any) -> Any:
+    """Return the base distribution below any `Independent`.
+
+    It has no event dimension exactly if the distribution is a product of univariate ones.
+    """
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
 
 
 def _total(terms: list[Term]) -> Tensor:
-    """Sum over terms and data, scales applied."""
+    """Return the sum of scaled log-probabilities over terms and data."""
     return torch.stack([(term.scale * term.log_prob).sum() for term in terms]).sum()
 
 
 def _flat(value: Tensor, like: Term) -> Tensor:
-    """Return a tensor [1, N, ...] as [N, D]."""
+    """Reshape a tensor [1, N, ...] to [N, D]."""
     return value.reshape(like.log_prob.shape[-1], -1)

@@ -1,13 +1,13 @@
-r"""Objectives that ask something of the aggregate posterior q(z), which no datum has alone.
+r"""Objectives with a regularizer on the aggregate posterior q(z).
 
-    loss = sum_n scale_n [ -log p(x_n | z_n) + log q(z_n | x_n) - log p(z_n) ]  +  regulariser
+    loss = sum_n scale_n [ -log p(x_n | z_n) + log q(z_n | x_n) - log p(z_n) ]  +  regularizer
 
-The first part is Pyro's `Trace_ELBO` on one draw for each datum, every term under the scale of its
-site. The regulariser is a sum over data too: a number for the minibatch is multiplied by the sum
-of the scales of the observed site. `handlers.kl_weight` weighs what belongs to the rate, and
-leaves penalties alone: `MMD` under `kl_weight(0.0)` is a Wasserstein auto-encoder.
+The first term is the loss of Pyro's `Trace_ELBO` with one sample per datum; each term has the
+scale of its site. The regularizer is a sum over data too: a value of the whole minibatch is
+multiplied by the sum of the scales of the observed site. `handlers.kl_weight` scales the KL term
+and not the regularizer: `MMD` with `kl_weight(0.0)` is a Wasserstein auto-encoder.
 
-The gradient goes through the draws, so every latent is continuous and reparameterised.
+The gradient flows through the samples, so every latent must be continuous and reparameterized.
 """
 
 from __future__ import annotations
@@ -25,31 +25,34 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyrovae.objectives import aggregate
+from pyrovae.objectives.gradients import gradient_only
 from pyrovae.objectives.paired_traces import Minibatch, draw_minibatch
 from pyrovae.vae import announce
 
+__all__ = ["DIP", "MMD", "FactorVAE", "Regularized", "TotalCorrelation"]
+
 
 class Regularized(ELBO, abc.ABC):
-    """What the objectives share: a loss from one draw of every latent for each datum."""
+    """A loss that is computed from one sample of every latent for each datum."""
 
     @abc.abstractmethod
     def regularized(self, minibatch: Minibatch) -> Tensor:
-        """Return the loss, a scalar to differentiate, in nats over the whole data set."""
+        """Return the loss as a differentiable scalar, in nats, scaled to the whole data set."""
 
     @final
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss as a scalar whose gradient is that of the objective."""
+        """Return the loss as a scalar tensor with a gradient."""
         return self.regularized(draw_minibatch(model, guide, *args, **kwargs))
 
     @final
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss as a number."""
+        """Return the loss as a float."""
         with torch.no_grad():
             return self._checked(self.differentiable_loss(model, guide, *args, **kwargs))
 
     @final
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss as a number and leave the gradients in the parameters' `grad`."""
+        """Return the loss as a float and accumulate its gradient in the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
@@ -66,26 +69,26 @@ class Regularized(ELBO, abc.ABC):
 
 @final
 class TotalCorrelation(Regularized):
-    r"""Weigh the three parts of the rate apart: the beta-TCVAE.
+    r"""The beta-TCVAE objective: separate weights for three parts of the KL term.
 
     $$ -\log p(x|z) + \alpha\, I_q(z; n) + \beta\, KL(q(z) \| \textstyle\prod_j q(z_j))
        + \gamma \textstyle\sum_j KL(q(z_j) \| p(z_j)) $$
 
-    With all weights 1 it is the negative ELBO, draw by draw. The last term is what it says where
-    the prior factorises; see `aggregate.Decomposition`.
+    With all weights 1, it is the negative ELBO at the same samples. The last term is a sum of KL
+    divergences if the prior factorizes; see `aggregate.Decomposition`.
 
     Args:
-        data_size: N, the data from which minibatches are drawn without replacement.
-        beta: weight of the total correlation.
-        alpha: weight of the index-code mutual information.
-        gamma: weight of the dimension-wise KL.
-        sampling: "stratified", an unbiased estimate of q(z), or "weighted", too low an estimate:
-            the gradient is useful, the value is off by up to D log N.
+        data_size: the number N of data from which minibatches are drawn without replacement.
+        beta: the weight of the total correlation.
+        alpha: the weight of the index-code mutual information.
+        gamma: the weight of the dimension-wise KL.
+        sampling: "stratified" for an unbiased estimate of q(z), or "weighted" for an estimate
+            that is biased low: its gradient is useful, its value is off by up to D log N.
 
     Raises:
-        ValueError: for a negative weight; for a minibatch of one, or larger than data_size; for
-            programs without exactly one latent site that the guide draws from a distribution
-            factorised over dimensions, such as `dist.Normal(loc, scale).to_event(1)`.
+        ValueError: if a weight is negative, the minibatch has one row or more than data_size
+            rows, or the programs do not have exactly one latent site, or its posterior is not a
+            product of univariate distributions such as `dist.Normal(loc, scale).to_event(1)`.
 
     References:
         Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
@@ -113,9 +116,11 @@ class TotalCorrelation(Regularized):
         super().__init__()
         samplings = {"stratified": aggregate.stratified, "weighted": aggregate.weighted}
         if sampling not in samplings:
-            raise ValueError(f"sampling is one of {sorted(samplings)}; got {sampling!r}")
+            raise ValueError(f"sampling must be one of {sorted(samplings)}; got {sampling!r}")
         if data_size < 2:
-            raise ValueError(f"data_size is the number of data, two or more; got {data_size}")
+            raise ValueError(
+                f"data_size must be at least two, the number of data; got {data_size}"
+            )
         self.data_size, self._log_weights = data_size, samplings[sampling]
         self.alpha = _weight("alpha", alpha)
         self.beta = _weight("beta", beta)
@@ -125,11 +130,11 @@ class TotalCorrelation(Regularized):
     def decomposition(
         self, model: Any, guide: Any, *args: Any, **kwargs: Any
     ) -> aggregate.Decomposition:
-        """Return the three parts of the rate at one draw for each datum, [N] each, unscaled."""
+        """Return the unscaled parts of the KL term at one sample per datum, [N] each, in nats."""
         return self._decompose(draw_minibatch(model, guide, *args, **kwargs))
 
     def regularized(self, minibatch: Minibatch) -> Tensor:
-        """Return the negative ELBO with the parts of the rate weighed."""
+        """Return the negative ELBO with weighted parts of the KL term."""
         parts = self._decompose(minibatch)
         excess = (
             (self.alpha - 1) * parts.information
@@ -141,26 +146,26 @@ class TotalCorrelation(Regularized):
     def _decompose(self, minibatch: Minibatch) -> aggregate.Decomposition:
         latent = minibatch.latent
         log_q = latent.pairwise_log_q()
-        with log_q.device:  # a step on a GPU takes nothing from the CPU
+        with log_q.device:  # a captured step on a GPU must not copy from the CPU
             log_weights = self._log_weights(minibatch.size, self.data_size)
         return aggregate.decompose(log_q, latent.model.log_prob[0], log_weights)
 
 
 @final
 class DIP(Regularized):
-    r"""Draw the covariance of the posterior towards the identity: DIP-VAE.
+    r"""The DIP-VAE objective: penalize the distance of a covariance C from the identity.
 
     $$ -ELBO + \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2 $$
 
     Args:
-        off_diagonal: the weight of the entries off the diagonal.
-        diagonal: the weight of those on it.
-        covariance: "means" takes that of the posterior means over the data (DIP-VAE-I),
-            "aggregate" that of q(z), which adds the mean posterior covariance (DIP-VAE-II).
+        off_diagonal: the weight of the off-diagonal entries.
+        diagonal: the weight of the diagonal entries.
+        covariance: "means" for the covariance of the posterior means over the data (DIP-VAE-I),
+            "aggregate" for that of q(z), which adds the mean posterior covariance (DIP-VAE-II).
 
     Raises:
-        ValueError: for a negative weight; for a minibatch of one; for programs with several
-            latent sites, or a posterior whose moments are not known.
+        ValueError: if a weight is negative, the minibatch has one row, the programs have several
+            latent sites, or the moments of the posterior are unknown.
 
     References:
         Kumar, Sattigeri, Balakrishnan, 2018. Variational Inference of Disentangled Latent
@@ -183,7 +188,7 @@ class DIP(Regularized):
     ) -> None:
         super().__init__()
         if covariance not in ("means", "aggregate"):
-            raise ValueError(f'covariance is "means" or "aggregate"; got {covariance!r}')
+            raise ValueError(f'covariance must be "means" or "aggregate"; got {covariance!r}')
         self.off_diagonal = _weight("off_diagonal", off_diagonal)
         self.diagonal = _weight("diagonal", diagonal)
         self.covariance = covariance
@@ -201,23 +206,23 @@ class DIP(Regularized):
 
 @final
 class MMD(Regularized):
-    r"""Draw the aggregate posterior towards the prior: InfoVAE, Wasserstein auto-encoder.
+    r"""Penalize the maximum mean discrepancy of aggregate posterior and prior.
 
     $$ -ELBO + \lambda\, MMD^2(q(z), p(z)) $$
 
-    by the unbiased estimate on the draws of the minibatch and as many of the prior. Under
-    `handlers.kl_weight(1 - alpha)` it is the InfoVAE, under `kl_weight(0.0)` the WAE-MMD, whose
-    guide may be a `dist.Delta`. A prior whose draws are not reparameterised gets no gradient of
-    the divergence.
+    The discrepancy is the unbiased estimate from the samples of the minibatch and as many samples
+    of the prior. With `handlers.kl_weight(1 - alpha)` this is the InfoVAE, with `kl_weight(0.0)`
+    the WAE-MMD, whose guide may be a `dist.Delta`. A prior without reparameterized samples gets
+    no gradient from the discrepancy.
 
     Args:
-        kernel: a function of draws [M, D] and [N, D] that returns [M, N], such as
-            `aggregate.GaussianKernel` and `aggregate.InverseMultiquadratic`.
-        weight: lambda, of the squared discrepancy for each datum.
+        kernel: a function of samples [M, D] and [N, D] that returns [M, N], such as
+            `aggregate.GaussianKernel` or `aggregate.InverseMultiquadratic`.
+        weight: lambda, the weight of the squared discrepancy per datum.
 
     Raises:
-        ValueError: for a negative weight, a kernel that is not callable, a minibatch of one, or
-            programs with several latent sites.
+        ValueError: if the weight is negative, the kernel is not callable, the minibatch has one
+            row, or the programs have several latent sites.
 
     References:
         Zhao, Song, Ermon, 2019. InfoVAE.
@@ -237,8 +242,8 @@ class MMD(Regularized):
         super().__init__()
         if not callable(kernel):
             raise ValueError(
-                f"a kernel is a function of two tensors of draws; got {kernel!r}: give "
-                "pyrovae.objectives.aggregate.GaussianKernel(width) or one of your own"
+                f"a kernel must be a function of two tensors of samples; got {kernel!r}: use "
+                "pyrovae.objectives.aggregate.GaussianKernel(width) or your own function"
             )
         self.kernel, self.weight = kernel, _weight("weight", weight)
 
@@ -251,27 +256,27 @@ class MMD(Regularized):
 
 @final
 class FactorVAE(Regularized):
-    r"""Penalise the total correlation that a discriminator estimates.
+    r"""Penalize the total correlation, estimated by a discriminator.
 
     $$ -ELBO + \gamma\, E_{q(z)}[d(z)], \qquad d(z) \approx \log q(z) - \log \textstyle\prod_j
        q(z_j) $$
 
-    The discriminator d is trained in the same step, on its own loss: the cross-entropy of telling
-    the draws of the minibatch from the same draws with each dimension shuffled. The value is the
-    VAE's loss alone; the gradient of the VAE's parameters is that of this value, the
-    discriminator's that of its cross-entropy, and neither reaches the other. Any SVI is told of
-    the discriminator's parameters, so it trains both; `groups` gives the discriminator a learning
-    rate and moments of its own. Without SVI, `objective(model, guide)(x).backward()` leaves both
-    gradients, for two torch optimisers.
+    The discriminator d is trained in the same step. Its loss is the cross-entropy of
+    discriminating the samples of the minibatch from the same samples with each dimension
+    permuted. The value is the VAE's loss only. The VAE's parameters get the gradient of this
+    value, the discriminator's that of its cross-entropy. Any SVI trains both, because the
+    discriminator's parameters are announced to it; `groups` gives the discriminator its own
+    learning rate and moments. Without SVI, `objective(model, guide)(x).backward()` accumulates
+    both gradients, for two torch optimizers.
 
     Args:
         gamma: the weight of the total correlation.
-        discriminator: maps draws [N, D] to one logit each, [N, 1]. Several latent sites are
+        discriminator: maps samples [N, D] to logits [N, 1]. Several latent sites are
             concatenated.
 
     Raises:
-        ValueError: for a negative gamma, a discriminator that is no module, without parameters,
-            or that returns another shape, and for a minibatch of one.
+        ValueError: if gamma is negative, the discriminator is not a module or returns another
+            shape, or the minibatch has one row.
 
     References:
         Kim, Mnih, 2018. Disentangling by Factorising.
@@ -294,17 +299,17 @@ class FactorVAE(Regularized):
         super().__init__()
         if not isinstance(discriminator, nn.Module):
             raise ValueError(
-                f"a discriminator is an nn.Module; got {type(discriminator).__name__}: give "
-                "pyrovae.nets.MLP(latents, 100, 1) or one of your own"
+                f"a discriminator must be an nn.Module; got {type(discriminator).__name__}: use "
+                "pyrovae.nets.MLP(latents, 100, 1) or your own module"
             )
         self.gamma, self.discriminator = _weight("gamma", gamma), discriminator
 
     def groups(self, parameters: Iterable[Tensor], **options: Any) -> list[dict[str, Any]]:
-        """Split parameters into two groups for a torch optimiser.
+        """Split parameters into the groups of VAE and discriminator for a torch optimizer.
 
         Args:
-            parameters: of the VAE and of the discriminator, in any order.
-            **options: of the discriminator's group, such as `lr` and `betas`.
+            parameters: the parameters of the VAE and of the discriminator, in any order.
+            **options: the options of the discriminator's group, such as `lr` and `betas`.
         """
         own = {id(parameter) for parameter in self.discriminator.parameters()}
         parameters = list(parameters)
@@ -314,7 +319,7 @@ class FactorVAE(Regularized):
         ]
 
     def regularized(self, minibatch: Minibatch) -> Tensor:
-        """Return the VAE's loss, with the gradient of the discriminator's loss added to it."""
+        """Return the VAE's loss, with the gradient of the discriminator's loss added."""
         for name, parameter in self.discriminator.named_parameters():
             if parameter.requires_grad:
                 announce(f"discriminator.{name}", parameter)
@@ -323,10 +328,10 @@ class FactorVAE(Regularized):
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         log_ratio = self._logits(functional_call(self.discriminator, fixed, (z,)), z)
         loss = minibatch.negative_elbo + self.gamma * (minibatch.data_scale * log_ratio).sum()
-        return loss + (own - own.detach())
+        return loss + gradient_only(own)
 
     def discriminator_loss(self, z: Tensor) -> Tensor:
-        """Return the discriminator's cross-entropy on draws [N, D], in nats: log 2 at chance."""
+        """Return the discriminator's cross-entropy on samples [N, D], in nats; log 2 at chance."""
         permuted = aggregate.permute_dimensions(z)
         return aggregate.discrimination_loss(
             self._logits(self.discriminator(z), z),
@@ -336,13 +341,13 @@ class FactorVAE(Regularized):
     def _logits(self, logits: Tensor, z: Tensor) -> Tensor:
         if logits.shape not in ((len(z),), (len(z), 1)):
             raise ValueError(
-                f"the discriminator returned {tuple(logits.shape)} for draws {tuple(z.shape)}; "
-                f"expected one logit each, {(len(z), 1)}: end it in a layer of width 1"
+                f"the discriminator returned {tuple(logits.shape)} for samples {tuple(z.shape)}; "
+                f"expected one logit per sample, {(len(z), 1)}: give it an output layer of width 1"
             )
         return logits.reshape(len(z))
 
 
 def _weight(name: str, value: float) -> float:
     if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is a weight, 0 or more, and finite; got {value}")
+        raise ValueError(f"{name} must be 0 or more and finite; got {value}")
     return value

@@ -1,11 +1,11 @@
-"""Every figure is a function of something measured, and returns a figure that nothing else owns.
+"""Figures of training, evaluation and latent spaces. Each function returns a new figure.
 
 The functions build `matplotlib.figure.Figure` objects directly: they open no window, register
-nothing with pyplot and change no setting of matplotlib. A notebook shows the figure that a cell
-returns; `save` writes it as PNG. Colours can be told apart by colour-blind readers, and markers
-repeat what the colours say. Bounds, rates and distortions are in nats per datum.
+nothing with pyplot and change no setting of matplotlib. A notebook displays the figure that a
+cell returns, and `save` writes it as PNG. Colors are distinguishable by color-blind readers, and
+markers repeat them. Bounds, rates and distortions are in nats per datum.
 
-Images are flat vectors, as everywhere in the library: `shape` is (channels, height, width).
+Images are flat vectors, as in the whole library; `shape` is (channels, height, width).
 """
 
 from pyrovae.plots.comparison import comparison

@@ -1,4 +1,4 @@
-"""Two models over the same data: how the differences lie, and their means."""
+"""Plot the paired differences of two models on the same data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pyrovae.measure.compare import APART, Comparison
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 
+__all__ = ["comparison"]
+
 
 def comparison(comparison: Comparison) -> Figure:
-    """Draw the differences per datum of the tightest bound, and the mean of every difference.
+    """Plot a histogram of the differences per datum, and the mean of each quantity's difference.
 
-    The bars are 95% intervals over data.
+    The histogram shows the tightest bound. Error bars are 95% intervals over data.
 
     Args:
-        comparison: as returned by `compare`.
+        comparison: the result of `compare`.
 
     Raises:
-        ValueError: if a datum has no finite difference.
+        ValueError: if the difference of a datum is not finite.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -36,8 +38,8 @@ def comparison(comparison: Comparison) -> Figure:
     values = comparison.differences[comparison.bound].value
     if not torch.isfinite(values).all():
         raise ValueError(
-            f"{int((~values.isfinite()).sum())} data have no finite difference to draw: they are "
-            f"impossible under {a}, {b} or both"
+            f"{int((~values.isfinite()).sum())} data have no finite difference to plot: they have "
+            f"zero probability under {a}, {b} or both"
         )
     figure = blank(WIDTH, 2.9)
     per_datum, means = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -55,10 +57,10 @@ def _spread(axes: Any, comparison: Comparison, values: torch.Tensor) -> None:
     a, b = comparison.names
     estimate = comparison.differences[comparison.bound]
     edges = torch.linspace(*_ends(values), 41, dtype=torch.float64).tolist()
-    for side, colour, name in ((values > 0, TRAIN, a), (values < 0, VALIDATION, b)):
+    for side, color, name in ((values > 0, TRAIN, a), (values < 0, VALIDATION, b)):
         share = side.double().mean().item()
         axes.hist(
-            values[side].tolist(), edges, color=colour, alpha=0.85, label=f"{name}: {share:.0%}"
+            values[side].tolist(), edges, color=color, alpha=0.85, label=f"{name}: {share:.0%}"
         )
     axes.axvline(estimate.mean, color="#333333", linewidth=1.4, linestyle=(0, (4, 2)))
     axes.set_ylabel("data")
@@ -67,7 +69,7 @@ def _spread(axes: Any, comparison: Comparison, values: torch.Tensor) -> None:
 
 
 def _ends(values: torch.Tensor) -> tuple[float, float]:
-    """Return the ends of 40 bins of which one begins at zero."""
+    """Return the ends of 40 equal bins with an edge at zero."""
     low, high = min(values.min().item(), 0.0), max(values.max().item(), 0.0)
     if low == high:
         return -1.0, 1.0

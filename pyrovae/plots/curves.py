@@ -1,4 +1,4 @@
-"""Bounds on log p(x) against the particles they take, and the rate against the distortion."""
+"""Plot bounds on log p(x) against the number of particles, and rate-distortion curves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, cle
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
+__all__ = ["bounds", "level", "lines_of_one_elbo", "particle_axis", "rate_distortion"]
+
 
 def bounds(report: Report | SavedFinding) -> Figure:
-    """Draw the importance-weighted bounds against k; at k = 1 stands the ELBO.
+    """Plot the importance-weighted bounds against k, with the ELBO at k = 1.
 
-    The bars are one standard error over particles to either side. The error over data is common
-    to all points, since they are measured on the same data, and would drown their differences:
-    the figure states it instead. Where the Pareto k-hat of every datum lets it be believed, a
-    dashed line is the bounds' extrapolation to infinitely many particles, with one standard error.
+    Error bars are one standard error over particles. The error over data is common to all points,
+    because they are evaluated on the same data; it is stated in the legend. If the Pareto k-hat
+    of every datum is within its limit, a dashed line shows the extrapolation to infinitely many
+    particles, with a band of one standard error.
 
     Args:
-        report: as returned by `evaluate`, or by `read_report`.
+        report: the result of `evaluate` or `read_report`.
 
     Raises:
         ValueError: if the report has no importance-weighted bound.
@@ -44,8 +46,8 @@ def bounds(report: Report | SavedFinding) -> Figure:
     names = [name for name in report.quantities if name.startswith("IWAE-")]
     if not names:
         raise ValueError(
-            "the report has no importance-weighted bound to draw: evaluate with two particles or "
-            "more, or with ks"
+            "the report has no importance-weighted bound to plot: evaluate with at least two "
+            "particles, or with ks"
         )
     estimates = {1: estimate_of(report, "ELBO")}
     estimates |= {int(name.removeprefix("IWAE-")): estimate_of(report, name) for name in names}
@@ -75,13 +77,13 @@ def bounds(report: Report | SavedFinding) -> Figure:
 
 
 def rate_distortion(found: RateDistortion) -> Figure:
-    """Draw the distortion of each model against its rate, and lines along which the ELBO stays.
+    """Plot the distortion of each model against its rate, with contours of the ELBO.
 
-    The bars are one standard error over particles to either side; the numbers at the points are
-    the KL weights that the models were trained at.
+    Error bars are one standard error over particles. Each point is labeled with the KL weight of
+    its model's training.
 
     Args:
-        found: as returned by `pyrovae.rate_distortion`.
+        found: the result of `pyrovae.rate_distortion`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -124,17 +126,17 @@ def rate_distortion(found: RateDistortion) -> Figure:
 
 
 def _between(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, float]]:
-    """Return places on the line from one point to the next, both ends among them."""
+    """Return eleven points on the line between two points, including both."""
     shares = [share / 10 for share in range(11)]
     return [(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for t in shares]
 
 
 def lines_of_one_elbo(axes: Any, points: list[tuple[float, float]]) -> None:
-    """Draw lines of slope -1 across the axes as they stand, the ELBO on each, off the points."""
+    """Draw contours of the ELBO, of slope -1, with labels away from the points."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
 
     def room(rate: float, total: float) -> float:
-        """Return how far a place on a line is from the nearest point, in widths of the axes."""
+        """Return the distance of a place on a line to the nearest point, in widths of the axes."""
         return min(
             math.hypot((rate - r) / (right - left), (total - rate - d) / (top - bottom))
             for r, d in points
@@ -164,7 +166,7 @@ def lines_of_one_elbo(axes: Any, points: list[tuple[float, float]]) -> None:
 
 
 def level(axes: Any, estimate: Estimate, label: str) -> None:
-    """Draw a mean as a dashed line across, in a band of one standard error over particles."""
+    """Draw a mean as a horizontal dashed line, with a band of one standard error."""
     error = known(estimate.error_over_particles)
     band = (estimate.mean - error, estimate.mean + error)
     axes.axhspan(*band, color=VALIDATION, alpha=0.2, linewidth=0)
@@ -172,7 +174,7 @@ def level(axes: Any, estimate: Estimate, label: str) -> None:
 
 
 def particle_axis(axes: Any, ks: list[int]) -> None:
-    """Make x logarithmic, its ticks at the k drawn, or at powers of ten where they crowd."""
+    """Set a logarithmic x axis with ticks at the values of k, or at powers of ten if crowded."""
     crowded = any(following < 2.2 * k for k, following in zip(ks, ks[1:], strict=False))
     ticks = [10**i for i in range(len(str(ks[-1])))] if crowded else ks
     axes.set_xscale("log")

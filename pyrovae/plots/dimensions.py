@@ -1,4 +1,4 @@
-"""What each latent dimension costs, and so carries."""
+"""Plot the KL divergence of each latent dimension."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
 from pyrovae.weights.bounds import students_factor
 
+__all__ = ["kl_per_dimension"]
+
 PREFIX: Final = "KL per dimension, "
 NAMED: Final = 24
-"""The bars, at most, that have room for the number of their dimension."""
+"""The largest number of bars that are labeled with their dimension."""
 
 
 def kl_per_dimension(report: Finding) -> Figure:
-    """Draw the KL of each latent dimension, greatest first, with one standard error over data.
+    """Plot the KL of each latent dimension in descending order, one panel per site.
 
-    A panel for each site; dimensions of 0.01 nats or less, which carry next to nothing, are grey.
+    Error bars are one standard error over data. Dimensions of at most 0.01 nats are gray.
 
     Args:
-        report: as returned by `evaluate`, or by `read_report`.
+        report: the result of `evaluate` or `read_report`.
 
     Raises:
-        ValueError: if no site has a KL for each dimension: a full-rank guide's has none.
+        ValueError: if no site has a KL per dimension, as with a full-rank guide.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -43,8 +45,8 @@ def kl_per_dimension(report: Finding) -> Figure:
     }
     if not each:
         raise ValueError(
-            f"'{report.title}' has no KL for each dimension: both densities of a site must "
-            "factorise, as a mean-field guide's does"
+            f"'{report.title}' has no KL for each dimension: prior and posterior of a site must "
+            "factorize over dimensions, as with a mean-field guide"
         )
     figure = blank(0.8 * WIDTH, 2.5 * len(each))
     panels = figure.subplots(len(each), 1, squeeze=False)[:, 0]

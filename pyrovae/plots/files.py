@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Write figures to files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from matplotlib.figure import Figure
 from pyrovae.files import write_atomically
 from pyrovae.plots.image_grid import png
 
+__all__ = ["save"]
+
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG: whole, or not at all.
+    """Write a figure as PNG, atomically.
 
     Args:
-        figure: any figure of matplotlib's.
-        path: a file name that ends in .png; its folder is made.
+        figure: any matplotlib figure.
+        path: a file name that ends in .png; its folder is created if needed.
 
     Raises:
-        ValueError: for another ending.
-        OSError: if it cannot be written; a file that was there stays.
+        ValueError: if the name does not end in .png.
+        OSError: if the file cannot be written; an existing file is left unchanged.
 
     Example:
         >>> import tempfile
@@ -30,5 +32,5 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"figures are written as PNG; got the name '{path.name}': end it in .png")
+        raise ValueError(f"figures are written as .png files; got the name '{path.name}'")
     write_atomically(path, png(figure))

@@ -1,4 +1,4 @@
-"""From the ELBO up to log p(x): what each gap costs."""
+"""Plot the inference gaps between the ELBO and log p(x)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 from pyrovae.weights.bounds import Estimate
 
+__all__ = ["gaps"]
+
 WITHOUT_FLOW: Final = (
     (measured.ELBO, "ELBO", None, ""),
-    (measured.REFINED, "refined", measured.AMORTISATION, "amortisation"),
+    (measured.REFINED, "refined", measured.AMORTISATION, "amortization"),
     (measured.LOG_EVIDENCE, "log p(x)", measured.APPROXIMATION, "approximation"),
 )
 WITH_FLOW: Final = (
@@ -22,22 +24,22 @@ WITH_FLOW: Final = (
     (measured.FLOW, "refined\nflow", measured.GAINED, "gained by the flow"),
     (measured.LOG_EVIDENCE, "log p(x)", measured.OF_FLOW, "missed by the flow"),
 )
-COLOURS: Final = (OBJECTIVE, VALIDATION, TRAIN, CLASSES[2])
+COLORS: Final = (OBJECTIVE, VALIDATION, TRAIN, CLASSES[2])
 HATCHES: Final = ("", "", "//", "..")
 
 
 def gaps(finding: Finding) -> Figure:
-    r"""Draw the levels from the ELBO to log p(x), and between them what each gap costs.
+    r"""Plot the levels from the ELBO to log p(x), and the gaps between them as bars.
 
-    A bar reaches from the level before it to its own; its height is the gap, and its error bar
-    two standard errors of the gap over particles to either side. From datum to datum the levels
-    vary together, far more than the gaps: the errors over data stand beside the gaps' numbers.
+    Each bar spans two successive levels; its height is the gap. Its error bar is two standard
+    errors of the gap over particles. The number beside it includes the gap's standard error over
+    data, which is far smaller than that of the levels, because they vary together.
 
     Args:
-        finding: what `gaps.Gaps` found, or what `read_report` read of it.
+        finding: the result of `pyrovae.Gaps`, also as read by `read_report`.
 
     Raises:
-        ValueError: for what something else found.
+        ValueError: if it is the result of another diagnostic.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -87,7 +89,7 @@ def _bar(axes: Any, place: int, ends: list[float], gap: Estimate, label: str) ->
         gap.mean,
         bottom=low,
         width=0.8,
-        color=COLOURS[place],
+        color=COLORS[place],
         alpha=0.55,
         hatch=HATCHES[place],
         edgecolor="white",

@@ -1,4 +1,4 @@
-"""Where the aggregate posterior and the prior miss each other."""
+"""Plot the mismatch of aggregate posterior and prior in a plane of the latent space."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from pyrovae.measure.latents.plane import LatentPlane
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import VALIDATION, blank, clean
 
+__all__ = ["holes"]
+
 PRIOR: Final = "#1A1A1A"
 OUTSIDE: Final = "#6A3D9A"
 SHARES: Final = (0.99, 0.9, 0.5)
-"""Of the prior's mass, what its contours hold."""
+"""The shares of the prior's mass within its contours."""
 
 
 def holes(plane: LatentPlane) -> Figure:
-    """Draw the aggregate posterior, the prior's contours, and where one misses the other.
+    """Plot the aggregate posterior, contours of the prior, and the regions where they mismatch.
 
-    A hole is where q(z) is below `plane.hole` times p(z): a decoder has hardly been trained there,
-    and the prior sends draws to it. It matters as far as the prior has mass there, so holes are
-    hatched inside the outermost contour alone; codes outside the prior are outlined where the
-    aggregate has as much.
+    A hole is a region where q(z) < `plane.hole` p(z): the prior samples there, but the decoder
+    was hardly trained there. Holes are hatched within the outermost contour of the prior. Regions
+    outside the prior, p(z) < `plane.hole` q(z), are hatched within the contour that holds the
+    same share of the aggregate posterior.
 
     Args:
-        plane: as returned by `planes.latent_plane`.
+        plane: the result of `pyrovae.latent_plane`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -60,20 +62,20 @@ def holes(plane: LatentPlane) -> Figure:
     return figure
 
 
-def _hatch(axes: Any, plane: LatentPlane, where: Tensor, colour: str, pattern: str) -> None:
-    """Hatch a region of the grid and draw its edge."""
+def _hatch(axes: Any, plane: LatentPlane, where: Tensor, color: str, pattern: str) -> None:
+    """Hatch a region of the grid and draw its boundary."""
     if not where.any():
         return
     across, up = plane.grid.tolist()
     inside = where.T.float().numpy()
     filled = axes.contourf(across, up, inside, levels=[0.5, 1.5], colors="none", hatches=[pattern])
-    filled.set_edgecolor(colour)
+    filled.set_edgecolor(color)
     filled.set_linewidth(0)
-    axes.contour(across, up, inside, levels=[0.5], colors=colour, linewidths=1.1)
+    axes.contour(across, up, inside, levels=[0.5], colors=color, linewidths=1.1)
 
 
 def _levels(density: Tensor) -> list[float]:
-    """Return the densities above which lie `SHARES` of the mass, from the lowest."""
+    """Return the density levels that enclose `SHARES` of the mass, in ascending order."""
     ordered = density.flatten().sort(descending=True).values
     mass = ordered.cumsum(0) / ordered.sum()
     return sorted(ordered[int((mass < share).sum())].item() for share in SHARES)

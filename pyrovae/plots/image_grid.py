@@ -1,4 +1,4 @@
-"""Images in rows, in one frame: what a VAE's data, reconstructions and samples are drawn as."""
+"""Draw images in a grid: data, reconstructions, samples and traversals."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+__all__ = ["PIXELS_PER_INCH", "WIDTH", "PortableFigure", "columns", "mosaic", "png"]
+
 PIXELS_PER_INCH: Final = 120
 WIDTH: Final = 7.2
-"""Inches: the width of a notebook's page or a journal's double column."""
+"""The width of a figure in inches, that of a notebook page or a journal's double column."""
 
 
 class PortableFigure(Figure):
-    """A figure that a notebook shows without pyplot."""
+    """A figure that a notebook displays without pyplot."""
 
     def _repr_png_(self) -> bytes:
         return png(self)
 
 
 def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG, the same bytes for the same figure."""
+    """Return a figure as PNG bytes, reproducibly."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def mosaic(rows: list[Tensor], *, names: list[str]) -> Figure:
-    """Draw rows of images [N_i, H, W, C] in one frame, a thin gap between them.
+    """Draw rows of images [N_i, H, W, C] in one axes, with thin gaps between the images.
+
+    Args:
+        rows: images of one size.
+        names: a label for each row, or none.
 
     Raises:
         ValueError: if a pixel is NaN or infinite.
@@ -57,13 +63,13 @@ def mosaic(rows: list[Tensor], *, names: list[str]) -> Figure:
 
 
 def columns(n: int) -> int:
-    """Return how many images stand in a row: full rows, from square to twice as wide as high."""
+    """Return the number of columns for n images: full rows if possible, at most 2 : 1."""
     full = [c for c in range(1, n + 1) if n % c == 0 and n <= c * c <= 4 * n]
     return min(full[0] if full else math.ceil(math.sqrt(2 * n)), 20)
 
 
 def _frame(canvas: Tensor, count: int, *, beside: float, caption: str) -> Any:
-    """Return axes of the canvas's proportions, room for row names beside, a caption below."""
+    """Return axes with the canvas's aspect ratio, and room for row labels and a caption."""
     edge, below = 0.04, 0.26 if caption else 0.0
     across = min(WIDTH - beside, 1.2 * count)
     tall = across * canvas.shape[0] / canvas.shape[1]
@@ -81,7 +87,7 @@ def _frame(canvas: Tensor, count: int, *, beside: float, caption: str) -> Any:
 def _range(images: Iterable[Tensor]) -> tuple[float, float]:
     values = torch.cat([image.flatten() for image in images])
     if not torch.isfinite(values).all():
-        raise ValueError("the images have NaN or infinite values: has the training diverged?")
+        raise ValueError("the images have NaN or infinite values: did the training diverge?")
     low, high = values.min().item(), values.max().item()
     inside = low >= 0 and high <= 1
     return (0.0, 1.0) if inside or low == high else (low, high)

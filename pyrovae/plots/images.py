@@ -1,4 +1,4 @@
-"""Images that a VAE rebuilds, draws and changes one latent at a time, in rows."""
+"""Plot reconstructions, samples and latent traversals of image models."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import evaluation_mode
 
+__all__ = ["reconstructions", "samples", "traversals"]
+
 
 @torch.no_grad()
 def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
-    """Draw data above their reconstructions, the mean of p(x | z) at one z ~ q(z | x).
+    """Plot data above their reconstructions, the mean of p(x | z) at one z ~ q(z | x).
 
-    Images with values in [0, 1] are drawn on that scale; others share the scale from the least
-    to the greatest value, which the figure states.
+    The color scale is [0, 1] if all values lie in it, else the range of the values, which the
+    figure states.
 
     Args:
         vae: the VAE.
-        x: the data to show, [N, C * H * W], ten in a row.
-        shape: (C, H, W), with one channel (grey) or three (red, green, blue).
-        *context: as for `vae.reconstruct`.
+        x: the data to show, [N, C * H * W], ten per row.
+        shape: (C, H, W), with one channel (grayscale) or three (RGB).
+        *context: passed to `vae.reconstruct`.
 
     Raises:
         ValueError: if x is empty or not of this shape, or p(x | z) has no mean.
@@ -50,10 +52,10 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
 
 
 def traversals(traversal: Traversal, shape: Shape) -> Figure:
-    """Draw the means of p(x | z) along latent dimensions, a row each, left to right.
+    """Plot the means of p(x | z) along latent dimensions, one row per dimension.
 
     Args:
-        traversal: as returned by `traversals.traverse`.
+        traversal: the result of `pyrovae.traverse`.
         shape: as for `reconstructions`.
 
     Raises:
@@ -72,17 +74,16 @@ def traversals(traversal: Traversal, shape: Shape) -> Figure:
 
 @torch.no_grad()
 def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
-    """Draw the means of p(x | z) at n draws from the prior, z ~ p(z).
+    """Plot the means of p(x | z) at n samples of the prior, z ~ p(z).
 
     Args:
         vae: the VAE.
-        n: how many.
+        n: the number of images.
         shape: as for `reconstructions`.
-        *context: as for `vae.predictive`.
+        *context: passed to `vae.predictive`.
 
     Raises:
-        ValueError: if n is below 1, what the VAE draws is not of this shape, or p(x | z) has no
-            mean.
+        ValueError: if n is below 1, the samples are not of this shape, or p(x | z) has no mean.
 
     Example:
         >>> import pyrovae as pv

@@ -1,4 +1,4 @@
-"""Where the data lie in the latent space."""
+"""Plot the posterior means of data in the latent space."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import evaluation_mode
 
+__all__ = ["latent_map"]
+
 MOMENT_DRAWS: Final = 100
-"""Draws for the mean of a posterior that has none in closed form."""
+"""The number of samples for the moments of a posterior without closed-form ones."""
 
 
 @torch.no_grad()
 def latent_map(
     vae: VAE, x: Tensor, labels: Tensor | Sequence[int], *context: Any, site: str | None = None
 ) -> Figure:
-    """Draw the posterior mean of a latent site for each datum, coloured by label.
+    """Plot the posterior mean of a latent site for each datum, colored by label.
 
-    Two dimensions are drawn as they are; of more, the first two principal components of the
-    posterior means; of one, the mean against the posterior's standard deviation.
+    Two latent dimensions are plotted directly. For more, the axes are the first two principal
+    components of the posterior means; for one, they are its mean and standard deviation.
 
     Args:
         vae: the VAE.
         x: data [N, ...].
-        labels: N whole numbers.
-        *context: as for `vae.encode`.
-        site: the latent site, where the guide has several.
+        labels: integers [N].
+        *context: passed to `vae.encode`.
+        site: the name of the latent site, if the guide has several.
 
     Raises:
-        ValueError: if there is not one label for each datum, for one datum of three dimensions
-            or more, and as `vae.encode`.
+        ValueError: if `labels` does not have one label per datum, or principal components are
+            needed for a single datum; and as `vae.encode`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -81,7 +83,7 @@ def latent_map(
 
 
 def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
-    """Return [N, 2] and the names of the two axes."""
+    """Return the coordinates of the data, [N, 2], and the labels of the axes."""
     means, deviations = (moment.cpu().double().reshape(n, -1) for moment in _moments(posterior))
     if means.shape[1] == 1:
         names = ["posterior mean of $z$", "posterior standard deviation of $z$"]
@@ -89,19 +91,19 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
     if means.shape[1] == 2:
         return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
     if n < 2:
-        raise ValueError("principal components take the latents of two data or more; got one")
-    centred = means - means.mean(0)
-    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+        raise ValueError("principal components need at least two data; got one")
+    centered = means - means.mean(0)
+    _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
     share = spread.square() / spread.square().sum().clamp(min=1e-300)
     signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    return centred @ (signs * axes)[:2].T, [
+    return centered @ (signs * axes)[:2].T, [
         f"posterior means, {order} component ({100 * part:.0f}% of variance)"
         for order, part in zip(("first", "second"), share.tolist(), strict=False)
     ]
 
 
 def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, from draws where they are not known."""
+    """Return the mean and the standard deviation, from samples if there is no closed form."""
     try:
         moments = posterior.mean, posterior.stddev
     except NotImplementedError:

@@ -1,4 +1,4 @@
-"""How far the scores of novel data lie from those of the model's own."""
+"""Plot the novelty scores of in-distribution and novel data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pyrovae.measure.novelty import Detection
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import TRAIN, VALIDATION, blank, clean
 
+__all__ = ["novelty"]
+
 BINS = 40
 
 
 def novelty(detection: Detection) -> Figure:
-    """Draw the scores of both kinds of data as histograms, a panel for each score.
+    """Plot histograms of the scores of both kinds of data, one panel per score.
 
-    Each histogram has an area of 1; the title gives the area under the ROC curve. The axis spans
-    the middle 99% of all scores, and what is beyond counts in the bins at its ends.
+    Histograms are normalized to area 1. The title states the area under the ROC curve. The axis
+    spans the central 99% of all scores; scores beyond are counted in the outermost bins.
 
     Args:
-        detection: as returned by `Novelty`.
+        detection: the result of `pyrovae.Novelty`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -45,9 +47,9 @@ def novelty(detection: Detection) -> Figure:
             low, high = low - 0.5, high + 0.5
         edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64).tolist()
         looks = (("the model's kind", TRAIN), ("novel", VALIDATION))
-        for scores, (label, colour) in zip(kinds, looks, strict=True):
+        for scores, (label, color) in zip(kinds, looks, strict=True):
             values = scores.clamp(low, high).tolist()
-            axes.hist(values, edges, density=True, color=colour, alpha=0.6, label=label)
+            axes.hist(values, edges, density=True, color=color, alpha=0.6, label=label)
         area = detection.quantities[name]
         error = "" if math.isnan(area.error_over_data) else f" ± {area.error_over_data:.3f}"
         axes.set_title(f"AUROC {area.mean:.3f}{error}", loc="left", fontsize=10)

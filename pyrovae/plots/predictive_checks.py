@@ -1,4 +1,4 @@
-"""Where the real data lie among those drawn from the model, discrepancy by discrepancy."""
+"""Plot predictive checks: discrepancies of real data and of data sampled from the model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pyrovae.measure.predictive_checks import PredictiveChecks
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
+__all__ = ["predictive_checks"]
+
 COLUMNS = 3
 
 
 def predictive_checks(checks: PredictiveChecks) -> Figure:
-    """Draw each discrepancy of the data drawn as a histogram, of the real ones as a line.
+    """Plot each discrepancy as a histogram over replicated data and a line at the real data.
 
-    A discrepancy that looks at latents has no one real value; its difference, drawn - real, is
-    shown, and the line stands at 0. Panels of discrepancies outside have the line's colour.
+    The real value of a discrepancy that depends on latents varies; the panel then shows the
+    difference, drawn - real, with the line at 0. Panels of discrepancies that reject the model
+    are highlighted.
 
     Args:
-        checks: as returned by `PredictiveCheck`.
+        checks: the result of `pyrovae.PredictiveCheck`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -54,14 +57,14 @@ def _panel(axes: Any, checks: PredictiveChecks, name: str) -> None:
     values, at = (drawn - real, 0.0) if moves else (drawn, real[0].item())
     outside = name in checks.outside
     axes.hist(values.tolist(), 30, color=OBJECTIVE, alpha=0.75, label="drawn from the model")
-    colour = VALIDATION if outside else TRAIN
+    color = VALIDATION if outside else TRAIN
     label = "real data, outside" if outside else "real data"
-    axes.axvline(at, color=colour, linewidth=2, label=label)
+    axes.axvline(at, color=color, linewidth=2, label=label)
     axes.set_title(
         f"{name}: p = {checks.p_value(name).mean:.3f}",
         loc="left",
         fontsize=9,
-        color=colour if outside else "black",
+        color=color if outside else "black",
     )
     if moves:
         axes.set_xlabel("drawn - real")

@@ -1,4 +1,4 @@
-"""How far apart the bounds of annealed importance sampling lie."""
+"""Plot the upper and lower bounds of annealed importance sampling."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pyrovae.measure.findings import Finding, estimate_of
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
+__all__ = ["sandwich"]
+
 
 def sandwich(found: Finding) -> Figure:
-    """Draw the bounds on each simulated datum, and the gap between them, least to greatest.
+    """Plot the bounds on log p(x) of simulated data, and the sorted gaps between them.
 
-    The first panel shows the bound from above against that from below: on the line they agree.
-    The second shows what they differ by, with the mean and two errors over the data; one
-    datum has none.
+    The first panel shows the upper against the lower bound of each datum; on the diagonal they
+    agree. The second shows their difference, with its mean and a band of two standard errors over
+    data (none for a single datum).
 
     Args:
-        found: what `AIS` found, or what `read_report` read of it.
+        found: the result of `pyrovae.AIS`, also as read by `read_report`.
 
     Raises:
-        ValueError: for what something else found.
+        ValueError: if it is the result of another diagnostic.
 
     Example:
         >>> import torch, pyrovae as pv

@@ -1,4 +1,4 @@
-"""A training's history: the ELBO and its two parts, epoch by epoch."""
+"""Plot the history of a training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 from pyrovae.train.callbacks import History
 
+__all__ = ["history"]
+
 
 def history(history: History) -> Figure:
-    """Draw the ELBO and its two parts, rate and distortion, against the epoch.
+    """Plot the ELBO, the rate and the distortion against the epoch.
 
-    The first panel also shows the objective by its name, what the steps climbed, averaged over
-    each epoch: with a KL weight or another loss it is not the ELBO.
+    The first panel also shows the training objective, averaged over each epoch. With a KL weight
+    or another loss, it differs from the ELBO.
 
     Args:
-        history: as returned by `fit`.
+        history: the result of `fit`.
 
     Raises:
-        ValueError: if the history has no epoch.
+        ValueError: if the history has no epochs.
 
     Example:
         >>> import pyrovae as pv
@@ -32,21 +34,19 @@ def history(history: History) -> Figure:
         ['ELBO', 'rate', 'distortion']
     """
     if not history.epochs:
-        raise ValueError("the history has no epoch to draw: train for at least one")
+        raise ValueError("the history has no epochs to plot: train for at least one")
     epochs = history.column("epoch")
     figure = blank(WIDTH, 2.5)
     panels = figure.subplots(1, 3)
     objective = [-loss for loss in history.column("loss")]
     panels[0].plot(epochs, objective, color=OBJECTIVE, linestyle=DASHED, label=history.objective)
     for axes, name in zip(panels, ("elbo", "rate", "distortion"), strict=True):
-        for prefix, colour, marker in (("", TRAIN, "o"), ("validation_", VALIDATION, "s")):
+        for prefix, color, marker in (("", TRAIN, "o"), ("validation_", VALIDATION, "s")):
             values = history.column(prefix + name)
             if any(math.isfinite(value) for value in values):
                 label = "validation" if prefix else "training data"
                 size = 3.5 if len(epochs) <= 30 else 0
-                axes.plot(
-                    epochs, values, color=colour, marker=marker, markersize=size, label=label
-                )
+                axes.plot(epochs, values, color=color, marker=marker, markersize=size, label=label)
         axes.set_title("ELBO" if name == "elbo" else name, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

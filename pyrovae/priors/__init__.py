@@ -1,7 +1,9 @@
-"""Priors: Pyro programs that sample the latent sites and return what the likelihood takes.
+"""Priors: Pyro programs that sample the latent sites and return the likelihood's input.
 
-A prior is called as `prior(*context)` inside the plate over data. A plain function is as good as
-a class; the classes here hold buffers, so that `.to(device)` moves them.
+A prior is called as `prior(*context)` inside the plate over data. It may be any function or
+module. The classes here are modules that hold their parameters and buffers, so that
+`.to(device)` moves them. Most sample one site "z" from a distribution (`Prior`); `Joint` and
+`Hierarchical` combine several priors in one program.
 """
 
 from pyrovae.priors.base import Prior

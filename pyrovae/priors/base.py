@@ -1,4 +1,4 @@
-"""What the priors with one site "z" share: a distribution, and a site that is sampled from it."""
+"""The base class of priors with one latent site "z"."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from pyrovae.parts import Part
 
+__all__ = ["Prior", "check_latents"]
+
 
 class Prior(Part):
-    """Sample the site "z" from the distribution that a subclass makes."""
+    """Sample the site "z" from the distribution that a subclass returns."""
 
     @abc.abstractmethod
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return p(z | context), with batch shape [] or that of the context's leading axes."""
+        """Return p(z | context), with batch shape [] or that of the context."""
 
     @final  # type: ignore[misc]
     def forward(self, *context: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ class Prior(Part):
 
 
 def check_latents(owner: Prior, latents: int) -> None:
-    """Hold the number of latent dimensions against what a prior needs.
+    """Check the number of latent dimensions of a prior.
 
     Raises:
         ValueError: if it is below 1.

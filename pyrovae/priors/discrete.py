@@ -1,8 +1,8 @@
-"""Discrete latents: classes that are summed out exactly, classes relaxed to a simplex, bits.
+"""Priors over discrete latents: enumerated classes, relaxed classes, and bits.
 
-A class comes to the networks as a one-hot vector [..., C], whatever its site holds, so that
-`net(z)` reads a drawn class, a summed-out one (all classes along an axis of their own, left of
-the particles) and a relaxed one alike.
+A prior over classes returns a one-hot vector [..., C] (or a point of the simplex), whatever its
+site holds. The networks therefore take a sampled class, an enumerated class (with an enumeration
+axis left of the particles) and a relaxed class in the same form.
 """
 
 from __future__ import annotations
@@ -19,36 +19,47 @@ from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "OneHot",
+    "RelaxedOneHot",
+    "sample_index",
+    "sample_one_hot",
+    "sample_relaxed",
+    "set_temperature",
+]
+
 ENUMERATE: Final = {"enumerate": "parallel"}
 
 
 def sample_index(fn: dist.Distribution) -> Tensor:
-    """Sample a class by its index at a site "z" that is enumerable; return it one-hot."""
+    """Sample the index of a class at an enumerable site "z"; return the one-hot vector."""
     index = pyro.sample("z", fn, infer=ENUMERATE)
     classes = torch.arange(fn.logits.shape[-1], device=index.device)
     return (index.unsqueeze(-1) == classes).to(fn.logits.dtype)
 
 
 def sample_one_hot(fn: dist.Distribution) -> Tensor:
-    """Sample a one-hot vector at a site "z" that is enumerable."""
+    """Sample a one-hot vector at an enumerable site "z"."""
     z: Tensor = pyro.sample("z", fn, infer=ENUMERATE)
     return z
 
 
 def sample_relaxed(fn: LogConcrete) -> Tensor:
-    """Sample log y at a site "z" and return y, a point in the simplex."""
+    """Sample log y at a site "z"; return y, a point of the simplex."""
     log_y: Tensor = pyro.sample("z", fn)
     return log_y.exp()
 
 
 def set_temperature(held: Tensor, temperature: float) -> None:
-    """Change a temperature in place, so that a step that was compiled with it sees it.
+    """Set a temperature in place, so that compiled steps see the new value.
 
     Raises:
         ValueError: if it is not positive and finite.
     """
     if not 0 < temperature < math.inf:
-        raise ValueError(f"a temperature is positive and finite; got {temperature}")
+        raise ValueError(f"a temperature must be positive and finite; got {temperature}")
     held.fill_(temperature)
 
 
@@ -60,7 +71,7 @@ def _keep_logits(owner: Part, logits: Tensor, *, learned: bool) -> None:
 
 
 class _Classes(Part):
-    """Hold the logits of C classes: zeros, or learned from zeros."""
+    """Hold the logits of C classes, initially zero, as a buffer or as a parameter."""
 
     logits: Tensor
 
@@ -72,17 +83,17 @@ class _Classes(Part):
 
 
 class Categorical(_Classes):
-    r"""Sample a class at a site "z" that holds its index, and return it one-hot.
+    r"""Sample the index of a class at a site "z", and return the one-hot vector.
 
     $$ p(z = c) = \mathrm{softmax}(h)_c $$
 
     The site is marked for parallel enumeration: `log_weights` and `TraceEnum_ELBO` sum over it
-    exactly, unless the guide draws it. An index is what labels are, so
-    `pyro.condition(vae.model, {"z": labels})` makes a classified model of it.
+    exactly, unless the guide samples it. Class labels are indices too, so
+    `pyro.condition(vae.model, {"z": labels})` gives the model of labeled data.
 
     Args:
-        classes: C.
-        learned: whether h is learned, from uniform; it stays uniform otherwise.
+        classes: the number C of classes.
+        learned: whether to learn h. It is zero initially, and stays so unless it is learned.
 
     Raises:
         ValueError: if there are fewer than two classes.
@@ -97,20 +108,20 @@ class Categorical(_Classes):
     """
 
     def forward(self, *context: Tensor) -> Tensor:
-        """Sample a class and return it one-hot, [..., C]; the context does not matter."""
+        """Sample a class and return its one-hot vector [..., C]; the context is ignored."""
         return sample_index(dist.Categorical(logits=self.logits))
 
 
 class OneHot(_Classes):
-    r"""Sample a class at a site "z" that holds its one-hot vector, and return it.
+    r"""Sample a one-hot vector at a site "z".
 
     $$ p(z = e_c) = \mathrm{softmax}(h)_c $$
 
-    As `Categorical`, with the vector in place of the index at the site.
+    It is like `Categorical`, but the site holds the vector instead of the index.
 
     Args:
-        classes: C.
-        learned: whether h is learned, from uniform; it stays uniform otherwise.
+        classes: the number C of classes.
+        learned: whether to learn h. It is zero initially, and stays so unless it is learned.
 
     Raises:
         ValueError: if there are fewer than two classes.
@@ -123,7 +134,7 @@ class OneHot(_Classes):
     """
 
     def forward(self, *context: Tensor) -> Tensor:
-        """Sample a one-hot vector [..., C]; the context does not matter."""
+        """Sample a one-hot vector [..., C]; the context is ignored."""
         return sample_one_hot(dist.OneHotCategorical(logits=self.logits))
 
 
@@ -133,19 +144,20 @@ class RelaxedOneHot(_Classes):
     $$ p(y) = (C - 1)! \, T^{C-1} \prod_c \frac{\pi_c \, y_c^{-T-1}}{\sum_j \pi_j y_j^{-T}},
        \qquad \pi = \mathrm{softmax}(h) $$
 
-    The site "z" holds log y; the likelihood takes y. With `guides.RelaxedOneHot` every draw is
-    differentiable. The bound is one of the relaxed model, whose likelihood meets points between
-    the corners: it is no bound on the evidence of the model with classes, whatever the
-    temperature. Measure that one with the classes summed out, on the trained networks:
-    `VAE(OneHot(C), vae.likelihood, guides.OneHot(vae.posterior.net))`.
+    The site "z" holds log y; the likelihood takes y. Samples of prior and `guides.RelaxedOneHot`
+    are reparameterized. Bounds are on the evidence of the relaxed model. They are not bounds on
+    the evidence of the discrete model at any temperature, because the relaxed likelihood is
+    evaluated inside the simplex. To evaluate the discrete model, enumerate the classes with the
+    trained networks: `VAE(OneHot(C), vae.likelihood, guides.OneHot(vae.posterior.net))`.
 
     Args:
-        classes: C.
-        temperature: T; as it falls to 0 the draws approach one-hot vectors.
-        learned: whether h is learned, from uniform; it stays uniform otherwise.
+        classes: the number C of classes.
+        temperature: T; samples approach one-hot vectors as it goes to 0.
+        learned: whether to learn h. It is zero initially, and stays so unless it is learned.
 
     Raises:
-        ValueError: if there are fewer than two classes, or the temperature is not positive.
+        ValueError: if there are fewer than two classes, or the temperature is not positive and
+            finite.
 
     References:
         Jang, Gu, Poole, 2017. Categorical Reparameterization with Gumbel-Softmax.
@@ -166,7 +178,7 @@ class RelaxedOneHot(_Classes):
         self.anneal(temperature)
 
     def anneal(self, temperature: float) -> None:
-        """Change the temperature, between steps too; the guide has one of its own.
+        """Set the temperature, at any time between steps. The guide has its own temperature.
 
         Raises:
             ValueError: if it is not positive and finite.
@@ -174,7 +186,7 @@ class RelaxedOneHot(_Classes):
         set_temperature(self.temperature, temperature)
 
     def forward(self, *context: Tensor) -> Tensor:
-        """Sample y in the simplex, [..., C]; the context does not matter."""
+        """Sample y in the simplex, [..., C]; the context is ignored."""
         return sample_relaxed(LogConcrete(self.temperature, logits=self.logits))
 
 
@@ -183,12 +195,12 @@ class Bernoulli(Prior):
 
     $$ p(z) = \prod_d \mathrm{Bernoulli}(z_d; \sigma(h_d)) $$
 
-    The bits are drawn, not summed out: there are $2^D$ vectors. `Trace_ELBO` trains the guide by
-    the score function.
+    The bits are sampled, not enumerated, since there are $2^D$ vectors. `Trace_ELBO` trains the
+    guide with the score-function estimator.
 
     Args:
-        latents: D.
-        learned: whether h is learned, from 0; each bit is fair otherwise.
+        latents: the number D of bits.
+        learned: whether to learn h. It is zero initially, and stays so unless it is learned.
 
     Raises:
         ValueError: if `latents` is below 1.
@@ -211,5 +223,5 @@ class Bernoulli(Prior):
         _keep_logits(self, torch.zeros(latents), learned=learned)
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the bits; the context does not matter."""
+        """Return the Bernoulli distribution; the context is ignored."""
         return dist.Bernoulli(logits=self.logits).to_event(1)

@@ -1,4 +1,4 @@
-"""A prior learned as a normalising flow."""
+"""A normalizing-flow prior."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from torch import Tensor
 from pyrovae.distributions.flows import AutoregressiveFlow, Kind
 from pyrovae.priors.base import Prior
 
+__all__ = ["Flow"]
+
 
 class Flow(Prior):
     r"""Sample a site "z" from a learned autoregressive flow (needs `pyrovae[flows]`).
 
     $$ \log p(z) = \log N(f(z); 0, I) + \log \left| \det \frac{\partial f}{\partial z} \right| $$
 
-    The density takes one pass of f, and sampling D: in training, a prior is only scored.
+    Scoring takes one pass of f, sampling D passes. Training only scores the prior.
 
     Args:
         latents: the dimension D of z.
-        kind: "spline" for a neural spline flow, which acts on each z_i in [-5, 5], or "affine"
-            for a masked autoregressive flow.
-        transforms: how many autoregressive maps f is made of.
-        hidden: the width of the two hidden layers of each map's network, at least D.
+        kind: "spline" for a neural spline flow, which is the identity for z_i outside [-5, 5],
+            or "affine" for a masked autoregressive flow.
+        transforms: the number of autoregressive transforms in f.
+        hidden: the width of the two hidden layers of each transform's network, at least D.
 
     Raises:
-        ValueError: for a number out of range or an unknown kind, or if zuko is not installed.
+        ValueError: if an argument is out of range, or zuko is not installed.
 
     References:
         Durkan et al., 2019. Neural Spline Flows.
@@ -46,5 +48,5 @@ class Flow(Prior):
         self.flow = AutoregressiveFlow(latents, kind=kind, transforms=transforms, hidden=hidden)
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the flow, batch shape []; the context does not matter."""
+        """Return the flow, with batch shape []; the context is ignored."""
         return self.flow.fast_to_score()

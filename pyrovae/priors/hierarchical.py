@@ -1,6 +1,6 @@
-r"""A ladder of latents: each is drawn given the one above it.
+r"""Hierarchical priors: each latent is sampled given the one above it.
 
-p(z_1, ..., z_L) = p(z_L) \prod_{l < L} p(z_l | z_{l+1})
+$$ p(z_1, \ldots, z_L) = p(z_L) \prod_{l < L} p(z_l | z_{l+1}) $$
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from pyrovae.nets.heads import diagonal_normal
 from pyrovae.parts import Part
 from pyrovae.priors.base import Prior
 
+__all__ = ["ConditionalNormal", "Hierarchical"]
+
 
 class ConditionalNormal(Prior):
-    r"""Sample a site "z" from a normal that a network reads off what it is called with, h.
+    r"""Sample a site "z" from a diagonal normal whose parameters are the output of a network.
 
     $$ p(z | h) = N(m(h), \mathrm{diag}\, s(h)^2) $$
 
-    Alone it is called with the context: p(z | context). A level of `Hierarchical` or a part of
-    `Joint` is called with other latents first.
+    The input h is the context, p(z | context), or in `Hierarchical` and `Joint` the latents
+    sampled before and then the context.
 
     Args:
-        net: maps what it is called with to 2 D numbers: D means, then D unconstrained scales
-            (see `nets.positive`).
+        net: maps h to 2 D numbers: D means, then D unconstrained scales (see `nets.positive`).
 
     Raises:
-        ValueError: if the network's output is odd in width.
+        ValueError: if the width of the network's output is odd.
 
     References:
         Sohn, Lee, Yan, 2015. Learning Structured Output Representation using Deep Conditional
@@ -46,23 +47,23 @@ class ConditionalNormal(Prior):
         self.net = net
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return p(z | h) with the leading axes of h, other latents and the context, as batch."""
+        """Return p(z | h), where h is the arguments, with their leading axes as batch shape."""
         return diagonal_normal(self.net(*context), self)
 
 
 class Hierarchical(Part):
-    r"""Sample sites "z_L", ..., "z_1" from the top down and return the lowest, z_1.
+    r"""Sample the sites "z_L", ..., "z_1" top-down, and return the lowest, z_1.
 
     $$ p(z_1, \ldots, z_L) = p(z_L) \prod_{l < L} p(z_l | z_{l+1}) $$
 
-    Any prior stands on top; below it, any that takes the latent above and then the context, as
-    `ConditionalNormal` does. With a class on top it is a prior of clusters.
+    The top level may be any prior. Each lower level is called with the latent above and then the
+    context, as `ConditionalNormal` is. With a class at the top, it is a mixture prior.
 
     Args:
-        *levels: priors from the top, z_L, to the lowest, z_1.
+        *levels: priors from the top, z_L, to the bottom, z_1.
 
     Raises:
-        ValueError: if there is no level, or one is no module.
+        ValueError: if there are no levels, or one of them is not a module.
 
     References:
         Rezende, Mohamed, Wierstra, 2014. Stochastic Backpropagation.
@@ -85,5 +86,5 @@ class Hierarchical(Part):
         self.levels = modules(self, levels)
 
     def forward(self, *context: Tensor) -> Tensor:
-        """Sample from the top down and return z_1 of shape [..., D_1]."""
+        """Sample every level and return z_1, [..., D_1]."""
         return chain(self.levels, range(len(self.levels), 0, -1), (), context)[-1]

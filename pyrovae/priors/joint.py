@@ -1,4 +1,4 @@
-"""Several parts in one program: each samples its latents under a name of its own."""
+"""Combine several priors in one program."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from torch import Tensor
 
 from pyrovae.composition import Together
 
+__all__ = ["Joint"]
+
 
 class Joint(Together):
-    r"""Sample several latents, $p(a) \, p(b | a) \, p(c | a, b) \cdots$, and return them all.
+    r"""Sample several latents, $p(a) \, p(b | a) \, p(c | a, b) \cdots$, and concatenate them.
 
-    Each part is a prior, called with the latents before it and then the context; one that takes
-    no notice of them is independent, as `StandardNormal`. The likelihood takes the latents side
-    by side, in the order given.
+    Each part is a prior. It is called with the latents sampled before it and then the context; a
+    prior that ignores its arguments, such as `StandardNormal`, is independent of them. The
+    likelihood takes the concatenation of the latents, in the order of the parts.
 
     Args:
-        **parts: a prior for each latent; the name becomes the name of its site.
+        **parts: a prior for each latent; the keyword becomes the name of its site.
 
     Raises:
-        ValueError: if there is no part, or one is no module.
+        ValueError: if there are no parts, or one of them is not a module.
 
     References:
         Kingma, Rezende, Mohamed, Welling, 2014. Semi-supervised Learning with Deep Generative
@@ -36,5 +38,5 @@ class Joint(Together):
     """
 
     def forward(self, *context: Tensor) -> Tensor:
-        """Sample every latent and return them side by side, [..., D_a + D_b + ...]."""
+        """Sample every latent and return their concatenation, [..., D_a + D_b + ...]."""
         return self.sample((), context)

@@ -14,31 +14,35 @@ from pyrovae.distributions.mixtures import NormalMixture, check_component, check
 from pyrovae.nets import positive, unconstrained
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = ["MixtureOfNormals"]
+
 
 class MixtureOfNormals(Prior):
     r"""Sample a site "z" from a learned mixture of C diagonal normals, $\sum_c w_c N(m_c, s_c^2)$.
 
-    The component is summed out of the density of "z", or is a site of its own:
+    The component is marginalized in the density of "z", or is a site of its own:
 
         component="marginal":    z ~ sum_c w_c N(m_c, s_c^2)
         component="enumerated":  component ~ Categorical(w),  z ~ N(m_component, s_component^2)
 
-    Both give the same log-weights. The marginal form works with every objective, and two matrix
-    products make 500 components a small part of a step. In the enumerated form the model samples
-    the site "component", marked for parallel enumeration: the guide stays as it is, samples "z"
-    alone; `TraceEnum_ELBO` and `log_weights` sum the component out, and Pyro's `infer_discrete`,
-    with "z" conditioned on, tells which one a datum belongs to. It holds [C, ..., D] numbers at
-    once: at C = 500 and D = 50 a step takes eight times as long, and twice where it is compiled.
+    Both forms give the same log-weights. The marginal form works with every objective; it is
+    scored by two matrix products, so that 500 components add little to a step. In the enumerated
+    form, the model samples a site "component" that is marked for parallel enumeration. The guide
+    samples "z" alone. `TraceEnum_ELBO` and `log_weights` sum over the component, and Pyro's
+    `infer_discrete`, conditioned on "z", returns the component of each datum. This form holds
+    [C, ..., D] tensors: with C = 500 and D = 50, a step takes eight times as long as with the
+    marginal form (twice when compiled).
 
-    The means start as draws and the scales as one number, together of about unit variance.
+    The initial means are random and the initial scales equal, such that the mixture has about
+    unit variance.
 
     Args:
         latents: the dimension D of z.
-        components: C.
+        components: the number C of components.
         component: "marginal" or "enumerated".
 
     Raises:
-        ValueError: if `latents` or `components` is below 1, or `component` is neither.
+        ValueError: if `latents` or `components` is below 1, or `component` is neither option.
 
     References:
         Dilokthanakul et al., 2016. Deep Unsupervised Clustering with Gaussian Mixture VAEs.
@@ -68,7 +72,7 @@ class MixtureOfNormals(Prior):
         self.raw_scale = nn.Parameter(unconstrained(half))
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the mixture, or the normal of a component that is sampled first."""
+        """Return the mixture, or sample the component and return its normal."""
         mixture = NormalMixture(self.logits, self.loc, positive(self.raw_scale))
         if self.component == "marginal":
             return mixture

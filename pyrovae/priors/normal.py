@@ -1,4 +1,4 @@
-"""A normal prior that is trained."""
+"""A normal prior with learned parameters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from pyrovae.nets import positive, unconstrained
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = ["Normal"]
+
 
 class Normal(Prior):
-    r"""Sample a site "z" from a learned normal, $p(z) = N(m, \mathrm{diag}\, s^2)$.
+    r"""Sample a site "z" from a learned diagonal normal, $p(z) = N(m, \mathrm{diag}\, s^2)$.
 
-    It starts as the standard normal.
+    It is initialized to the standard normal.
 
     Args:
         latents: the dimension D of z.
@@ -36,5 +38,5 @@ class Normal(Prior):
         self.raw_scale = nn.Parameter(unconstrained(torch.ones(latents)))
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the learned normal; the context does not matter."""
+        """Return the learned normal; the context is ignored."""
         return dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)

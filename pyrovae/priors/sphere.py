@@ -9,14 +9,16 @@ from torch import Tensor
 from pyrovae.distributions.spheres import SphericalUniform
 from pyrovae.priors.base import Prior
 
+__all__ = ["UniformSphere"]
+
 
 class UniformSphere(Prior):
     r"""Sample a site "z" uniformly from the unit sphere $S^{D-1}$.
 
-    Its guide is `guides.PowerSpherical`; the KL divergence between the two is in closed form.
+    The matching guide is `guides.PowerSpherical`; their KL divergence has a closed form.
 
     Args:
-        latents: the number D of coordinates of z, at least 2; the sphere has D - 1 dimensions.
+        latents: the number D of coordinates of z, at least 2. The sphere has D - 1 dimensions.
 
     Raises:
         ValueError: if `latents` is below 2.
@@ -38,11 +40,9 @@ class UniformSphere(Prior):
     def __init__(self, latents: int) -> None:
         super().__init__()
         if latents < 2:
-            raise ValueError(
-                f"UniformSphere needs at least two latent dimensions, a circle; got {latents}"
-            )
+            raise ValueError(f"UniformSphere needs at least two latent dimensions; got {latents}")
         self.register_buffer("origin", torch.zeros(latents))
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the uniform distribution; the context does not matter."""
+        """Return the uniform distribution; the context is ignored."""
         return SphericalUniform(self.origin)

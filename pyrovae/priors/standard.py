@@ -1,4 +1,4 @@
-"""Priors with nothing to train: location 0 and scale 1 in each dimension, with other tails."""
+"""Fixed priors with location 0 and scale 1 in each dimension, and different tails."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from pyrovae.priors.base import Prior, check_latents
 
+__all__ = ["Laplace", "StandardNormal", "StudentT"]
+
 
 class _Standard(Prior):
-    """A location of zeros and a scale of ones, as buffers."""
+    """Hold a location of zeros and a scale of ones as buffers."""
 
     loc: Tensor
     scale: Tensor
@@ -41,15 +43,15 @@ class StandardNormal(_Standard):
     """
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the standard normal; the context does not matter."""
+        """Return the standard normal; the context is ignored."""
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
 class Laplace(_Standard):
     r"""Sample a site "z" from Laplace distributions, $p(z) = \prod_d \tfrac12 e^{-|z_d|}$.
 
-    Unlike the normal's, its density is no function of |z| alone: the peak at 0 draws the
-    posterior's means towards the axes, a step towards latents that mean something one by one.
+    Unlike the standard normal, this density is not rotationally symmetric: its peaks pull
+    posterior means toward the axes, which favors latents that are interpretable one by one.
 
     Args:
         latents: the dimension D of z.
@@ -64,20 +66,20 @@ class Laplace(_Standard):
     """
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the product of Laplace distributions; the context does not matter."""
+        """Return the product of Laplace distributions; the context is ignored."""
         return dist.Laplace(self.loc, self.scale).to_event(1)
 
 
 class StudentT(_Standard):
-    r"""Sample a site "z" from Student's t with $\nu$ degrees of freedom in each dimension.
+    r"""Sample a site "z" from Student's t distributions with $\nu$ degrees of freedom.
 
     $$ p(z) \propto \prod_d (1 + z_d^2 / \nu)^{-(\nu + 1) / 2} $$
 
-    The tails let posteriors lie far out at little cost: log p falls with log |z|, not with z^2.
+    The heavy tails cost a posterior far from 0 little: log p falls with log |z|, not with z^2.
 
     Args:
         latents: the dimension D of z.
-        df: the degrees of freedom, positive and finite; the normal is their limit.
+        df: the degrees of freedom nu, positive and finite.
 
     Raises:
         ValueError: if `latents` is below 1, or `df` is not positive and finite.
@@ -85,21 +87,21 @@ class StudentT(_Standard):
     Example:
         >>> import pyro, torch
         >>> with pyro.plate("data", 3):
-        ...     StudentT(2, df=5.0)().shape
+        ...     StudentT(2, df=5)().shape
         torch.Size([3, 2])
     """
 
     df: Tensor
 
-    def __init__(self, latents: int, df: float) -> None:
+    def __init__(self, latents: int, *, df: float = 4.0) -> None:
         super().__init__(latents)
         if not 0 < df < math.inf:
             raise ValueError(
-                f"StudentT has degrees of freedom that are positive and finite; got df={df}. "
-                "Their limit at infinity is StandardNormal"
+                f"StudentT needs positive and finite degrees of freedom; got df={df}. The limit "
+                "of infinite df is StandardNormal"
             )
         self.register_buffer("df", torch.tensor(float(df)))
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the product of Student's t; the context does not matter."""
+        """Return the product of Student's t distributions; the context is ignored."""
         return dist.StudentT(self.df, self.loc, self.scale).to_event(1)

@@ -1,4 +1,4 @@
-"""The VampPrior: a mixture of posteriors."""
+"""The VampPrior: a mixture of the guide's posteriors at learned pseudo-inputs."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from pyrovae.data.domains import check_finite
 from pyrovae.distributions.mixtures import check_components, mixture
 from pyrovae.priors.base import Prior
 
+__all__ = ["MARGIN", "VampPrior"]
+
 MARGIN = 0.01
-"""How far from the ends of the data's range, as a part of it, a pseudo-input starts at least."""
+"""The least initial distance of a pseudo-input from the ends of the range, as a share of it."""
 
 
 class VampPrior(Prior):
-    r"""Sample a site "z" from a mixture of the guide's own posteriors at K learned inputs.
+    r"""Sample a site "z" from a mixture of the guide's posteriors at C learned pseudo-inputs.
 
-    $$ p(z) = \frac1K \sum_{k=1}^K q(z | u_k) $$
+    $$ p(z) = \frac1C \sum_{c=1}^C q(z | u_c) $$
 
-    The pseudo-inputs $u_k$ are trained, and stay in the data's range,
-    $u_k = l + (h - l)\, \sigma(v_k)$ for the least and greatest values l and h of each
-    coordinate. They start at data: call `start_at_data` before anything else.
+    The pseudo-inputs are parameterized as $u_c = l + (h - l)\, \sigma(v_c)$, with l and h the
+    minimum and maximum of each coordinate of the data, so that they stay in the data's range.
+    Call `start_at_data` to initialize them before the prior is used.
 
-    Give the same guide to the VAE, so that prior and posterior share one encoder. A guide with a
-    diagonal normal is scored by two matrix products, so that the prior costs little beyond the
-    encoder at K inputs; any other posterior holds K numbers or more for each datum and latent.
+    Give the same guide to the VAE, so that prior and posterior share one encoder. With a
+    diagonal normal posterior, the mixture is scored by two matrix products and costs little more
+    than the encoder at C inputs. Any other posterior needs memory for C values per datum and
+    latent dimension.
 
     Args:
-        guide: the guide of the VAE; the prior calls it without context.
-        components: K.
+        guide: the guide of the VAE; the prior calls its network without context.
+        components: the number C of pseudo-inputs.
 
     Raises:
-        ValueError: if the guide does not make its posterior of a network's output, `components`
-            is below 1, or the prior runs before it has pseudo-inputs.
+        ValueError: if the guide has no network and posterior, `components` is below 1, or the
+            prior is used before it has pseudo-inputs.
 
     References:
         Tomczak, Welling, 2018. VAE with a VampPrior.
@@ -63,9 +66,9 @@ class VampPrior(Prior):
         amortized = callable(getattr(guide, "posterior", None)) and hasattr(guide, "net")
         if not (isinstance(guide, nn.Module) and amortized):
             raise ValueError(
-                "VampPrior takes the guide of the VAE, to share its encoder: one that makes its "
-                "posterior of a network's output, such as pyrovae.guides.MeanFieldNormal or a "
-                f"pyrovae.guides.Guide of your own; got {type(guide).__name__}"
+                "VampPrior takes the guide of the VAE, to share its encoder: a "
+                "pyrovae.guides.Guide such as MeanFieldNormal, or a module with `net` and "
+                f"`posterior`; got {type(guide).__name__}"
             )
         check_components(self, components)
         self.guide = guide
@@ -77,27 +80,27 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def start_at_data(self, x: Tensor) -> Self:
-        r"""Put the pseudo-inputs at K rows of data, drawn at random, and take the data's range.
+        r"""Initialize the pseudo-inputs to C random rows of the data, and store the data's range.
 
-        Values at an end of the range start one hundredth of it inside, where the sigmoid has a
-        slope.
+        Values at an end of the range are moved inside by one hundredth of it, where the sigmoid
+        has a gradient.
 
         Args:
-            x: data [N, D] with N >= K: binary, intensities, or real.
+            x: data [N, D] with N >= C: binary, intensities, or real.
 
         Returns:
             The prior itself.
 
         Raises:
-            ValueError: if there are fewer data than pseudo-inputs, if x is not [N, D] or not
-                finite, or if it is not as wide as the guide's network takes.
+            ValueError: if there are fewer data than pseudo-inputs, x is not [N, D] or not finite,
+                or its width is not that of the guide's network.
         """
         check_finite(x)
         components = len(self.raw)
         if x.ndim != 2 or len(x) < components:
             raise ValueError(
-                f"VampPrior starts {components} pseudo-inputs at as many data, x [N, D] with N >= "
-                f"{components}; got {tuple(x.shape)}. Give more data, or ask for fewer components"
+                f"VampPrior initializes {components} pseudo-inputs to as many rows of x [N, D], "
+                f"N >= {components}; got {tuple(x.shape)}. Give more data or fewer components"
             )
         x = x.to(next(self.guide.parameters(), self.raw))
         self.guide.posterior(self.guide.net(x[:1]))
@@ -110,21 +113,21 @@ class VampPrior(Prior):
 
     @property
     def pseudo_inputs(self) -> Tensor:
-        """The pseudo-inputs u, [K, D]."""
+        """The pseudo-inputs u, [C, D]. It raises a ValueError before `start_at_data`."""
         if not len(self.low):
             raise ValueError(
-                "VampPrior has no pseudo-inputs yet: start them at the training data with "
+                "VampPrior has no pseudo-inputs yet: initialize them to training data with "
                 "prior.start_at_data(x)"
             )
         return self.low + (self.high - self.low) * self.raw.sigmoid()
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
-        """Return the mixture of posteriors; the context does not matter."""
+        """Return the mixture of posteriors; the context is ignored."""
         return mixture(self.logits, self.guide.posterior(self.guide.net(self.pseudo_inputs)))
 
 
 def _take_width(prior: VampPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Make room for pseudo-inputs that were saved where there are none yet."""
+    """Resize empty pseudo-inputs to those of a state dict before it is loaded."""
     for name in ("raw", "low", "high"):
         tensor, saved = getattr(prior, name), state.get(prefix + name)
         if saved is not None and not tensor.numel():

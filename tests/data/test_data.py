@@ -1,4 +1,4 @@
-"""Data sets, batches, binarisation and the domains that likelihoods check."""
+"""Data sets, batches, binarization and the domains that likelihoods check."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_what_a_split_draws_lies_in_the_domain(binarization, domain):
     assert (digits.train.draw().unique().numel() > 2) is (binarization is None)
 
 
-def test_static_binarisation_is_always_the_same_and_dynamic_is_drawn_afresh():
+def test_static_binarization_is_always_the_same_and_dynamic_is_drawn_afresh():
     torch.manual_seed(1)
     one = load(binarization="static").train
     torch.manual_seed(2)
@@ -174,7 +174,7 @@ def test_empty_data_are_refused(empty):
 
 
 def test_members_of_unequal_length_are_refused():
-    with pytest.raises(ValueError, match=r"one row per datum each; got shapes \[\(5, 2\), \(4,\)"):
+    with pytest.raises(ValueError, match=r"one row per datum; got shapes \[\(5, 2\), \(4,\)"):
         Batches((X, LABELS[:4]), 2)
 
 
@@ -187,7 +187,7 @@ def test_data_that_cannot_be_walked_twice_are_refused(spent, name):
 @pytest.mark.parametrize(
     ("value", "domain", "message"),
     [
-        (0.5, constraints.boolean, "0 or 1; got 0.5 at row 1. Grey pixels are binarised"),
+        (0.5, constraints.boolean, "0 or 1; got 0.5 at row 1. Binarize grayscale pixels"),
         (2.0, constraints.unit_interval, r"in \[0, 1\]; got 2 at row 1. Divide the pixels by 255"),
         (1.5, constraints.nonnegative_integer, "counts .*; got 1.5 at row 1. Round or rescale"),
         (-1.0, constraints.nonnegative_integer, "counts .*; got -1 at row 1"),
@@ -205,7 +205,7 @@ def test_a_value_outside_the_domain_is_named_with_its_row(value, domain, message
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="unknown data set 'cifar': the known ones are 'digits'"):
+    with pytest.raises(ValueError, match="unknown data set 'cifar': choose 'digits'"):
         load("cifar")
     with pytest.raises(ValueError, match="'dynamic', 'static' or None; got 'both'"):
         load("digits", binarization="both")
@@ -213,7 +213,7 @@ def test_unknown_names_are_refused():
 
 def test_mnist_asks_for_its_folder():
     with pytest.raises(
-        ValueError, match="'mnist' needs the folder.*load.'mnist', root='data'.*--root"
+        ValueError, match="'mnist' needs a root.*load.'mnist', root='data'.*--root"
     ):
         data.load("mnist")
 

@@ -63,7 +63,7 @@ REFUSED = {
     "an array": (X.numpy(), r"got ndarray: give torch\.from_numpy\(x\)\.float\(\)"),
     "a tuple of arrays": ((X.numpy(), LABELS.numpy()), r"ndarray: give torch\.from_numpy"),
     "a context that is an array": ((X, LABELS.numpy()), r"ndarray: give torch\.from_numpy"),
-    "a context that is a number": ((X, 3.0), r"a row for each datum; got float"),
+    "a context that is a number": ((X, 3.0), r"one row per datum; got float"),
     "a data frame": (
         of_library("DataFrame", "pandas.core.frame"),
         r'got DataFrame: give torch\.from_numpy\(x\.to_numpy\("float32"\)\)',
@@ -141,7 +141,7 @@ def test_a_label_as_context_trains_the_way_that_the_error_says():
 
 IMAGES = [
     ((9, 8, 8, 3), r"x\.movedim\(-1, 1\)\.flatten\(1\)"),
-    ((9, 3, 8, 8), r"(here:|give) x\.flatten\(1\)"),
+    ((9, 3, 8, 8), r"(images:|give) x\.flatten\(1\)"),
 ]
 
 

@@ -155,7 +155,7 @@ def test_with_one_component_a_draw_moves_as_a_normal_does():
 
 
 def test_a_draw_in_single_precision_has_finite_gradients_where_it_rounds():
-    # At 1e4 neighbouring numbers of float32 are 1e-3 apart, a hundred scales of 1e-5.
+    # At 1e4 neighboring numbers of float32 are 1e-3 apart, a hundred scales of 1e-5.
     values = torch.zeros(2), torch.full((2, 3), 1e4), torch.full((2, 3), 1e-5)
     for value in values:
         value.requires_grad_()

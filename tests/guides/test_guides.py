@@ -253,7 +253,8 @@ class Constant(nn.Module):
 def test_a_mixture_finds_both_modes_of_a_posterior_and_with_them_the_evidence():
     """One normal holds one of two modes, log 2 below the evidence; a mixture holds both."""
     x = torch.full((5000, 1), 4.0)
-    guide = guides.MixtureOfNormals(Constant(0.0, 1.5, 1.0, -1.0, 0.0, 0.0), components=2)
+    net = Constant(0.0, 1.5, 1.0, -1.0, 0.0, 0.0)
+    guide = guides.MixtureOfNormals(net, components=2, component="enumerated")
     vae = pv.VAE(pv.priors.StandardNormal(1), Square(), guide)
     step = pv.Step(optim=pyro.optim.Adam({"lr": 0.05}))
     pv.fit(vae, x, epochs=1, batch_size=25, step=step, callbacks=[])
@@ -308,7 +309,7 @@ def test_a_datum_that_is_no_batch_is_refused():
     )
     for use in (vae.encode, vae.reconstruct):
         with pytest.raises(
-            ValueError, match=r"got \(8,\), of which .* a batch of one is x\[None\]"
+            ValueError, match=r"got \(8,\), and .* Give a single datum as x\[None\]"
         ):
             use(torch.zeros(8))
         use(torch.zeros(1, 8))

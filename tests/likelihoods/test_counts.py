@@ -238,7 +238,7 @@ def test_a_library_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="Poisson takes the library size") as error:
         likelihood.observation(torch.zeros(4, 2), torch.ones(shape))
     assert f"(4,) or (4, 1); got {shape}" in str(error.value)
-    with pytest.raises(ValueError, match="library size .* got NoneType: give x.sum"):
+    with pytest.raises(ValueError, match="library size .* got NoneType: pass x.sum"):
         likelihood.observation(torch.zeros(4, 2))
 
 
@@ -382,8 +382,14 @@ def test_what_is_no_count_is_refused_before_the_first_step(likelihood, value):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda net: likelihoods.NegativeBinomial(net, 4), "NegativeBinomial of 4 .* gave 3"),
-        (lambda net: likelihoods.NegativeBinomial(net, 1), "NegativeBinomial of 1 .* gave 3"),
+        (
+            lambda net: likelihoods.NegativeBinomial(net, 4),
+            "NegativeBinomial with 4 .* returned 3",
+        ),
+        (
+            lambda net: likelihoods.NegativeBinomial(net, 1),
+            "NegativeBinomial with 1 .* returned 3",
+        ),
         (lambda net: likelihoods.ZeroInflatedNegativeBinomial(net, 3), "multiple of 2 .*got 3"),
     ],
 )
@@ -393,7 +399,7 @@ def test_a_network_of_another_width_is_refused(make, message):
 
 
 def test_no_columns_are_refused():
-    with pytest.raises(ValueError, match="NegativeBinomial takes one column or more; got 0"):
+    with pytest.raises(ValueError, match="NegativeBinomial needs at least one column; got 0"):
         likelihoods.NegativeBinomial(MLP(2, 3), 0)
 
 

@@ -107,8 +107,8 @@ def outputs_of(family, seed=0, rows=5, width=3):
 
     Scales and concentrations are around 2: a beta's tail beyond the last float64 below 1 is none.
     """
-    centres = torch.tensor([0.0, 2.0])[: family.outputs, None]
-    return centres + 0.5 * random(seed, rows, family.outputs, width)
+    centers = torch.tensor([0.0, 2.0])[: family.outputs, None]
+    return centers + 0.5 * random(seed, rows, family.outputs, width)
 
 
 def distribution(family, h):
@@ -280,7 +280,7 @@ def test_only_a_learned_scale_is_trained_and_a_fixed_one_is_kept_with_the_state(
 @location_scale
 @pytest.mark.parametrize("scale", [0, -1.0, float("inf"), float("nan")])
 def test_a_fixed_scale_that_is_not_positive_and_finite_is_refused(family, scale):
-    with pytest.raises(ValueError, match=f"scale is positive and finite; got {scale}"):
+    with pytest.raises(ValueError, match=f"scale must be positive and finite; got {scale}"):
         family(nn.Identity(), scale=scale)
 
 
@@ -292,7 +292,7 @@ def test_an_unknown_kind_of_scale_is_refused(family):
 
 @pytest.mark.parametrize("df", [0, 1, -2.0, float("nan"), float("inf")])
 def test_degrees_of_freedom_without_a_mean_are_refused(df):
-    with pytest.raises(ValueError, match=f"degrees of freedom above 1 and finite; got df={df}"):
+    with pytest.raises(ValueError, match=f"finite degrees of freedom above 1; got df={df}"):
         STUDENT(nn.Identity(), df=df)
 
 
@@ -309,7 +309,7 @@ def test_a_width_that_does_not_divide_among_the_parameters_is_refused(make):
 @pytest.mark.parametrize(
     ("make", "value", "message"),
     [
-        (likelihoods.Bernoulli, 0.5, "0 or 1; got 0.5 at row 2. Grey pixels are binarised"),
+        (likelihoods.Bernoulli, 0.5, "0 or 1; got 0.5 at row 2. Binarize grayscale pixels"),
         (likelihoods.ContinuousBernoulli, 255.0, r"in \[0, 1\]; got 255 at row 2. Divide"),
         (likelihoods.Beta, 1.0, "above 0 and below 1; got 1 at row 2. Shrink the data"),
         (likelihoods.Beta, 0.0, "above 0 and below 1; got 0 at row 2. Shrink the data"),

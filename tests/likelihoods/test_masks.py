@@ -177,9 +177,9 @@ def test_a_table_with_gaps_is_fitted_and_evaluated():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (SEEN[:, :3], r"one entry for each of x, of shape \(4, 4\); got shape \(4, 3\)"),
-        (SEEN[:3], r"of shape \(4, 4\); got shape \(3, 4\)"),
-        (SEEN[0], r"of shape \(4, 4\); got shape \(4,\)"),
+        (SEEN[:, :3], r"of shape \(4, 4\), that of x; got shape \(4, 3\)"),
+        (SEEN[:3], r"of shape \(4, 4\), that of x; got shape \(3, 4\)"),
+        (SEEN[0], r"of shape \(4, 4\), that of x; got shape \(4,\)"),
         (SEEN.float(), r"boolean mask.* got a tensor of torch.float32: convert it with mask.bool"),
         (None, "boolean mask.* got NoneType"),
     ],
@@ -222,10 +222,12 @@ def test_nan_is_refused_with_a_way_to_mend_it():
     ],
 )
 def test_entries_that_depend_on_each_other_are_refused(likelihood):
-    with pytest.raises(ValueError, match=r"entries are independent given z; got .*\(4,\)"):
+    with pytest.raises(ValueError, match=r"independent entries given z; got .*\(4,\)"):
         Masked(likelihood()).observation(torch.zeros(4, 2), SEEN)
 
 
 def test_what_is_no_likelihood_is_refused():
-    with pytest.raises(ValueError, match="a likelihood of the library; got function: in a prog"):
+    with pytest.raises(
+        ValueError, match="a pyrovae.likelihoods.Likelihood; got function. In your"
+    ):
         Masked(lambda z, x=None: None)

@@ -76,10 +76,10 @@ every = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys()
 
 def outputs_of(family, rows=5, width=1):
     """Return what a network might give; a mixture's scales are a tenth of the range."""
-    centres = torch.zeros(family.outputs, 1)
+    centers = torch.zeros(family.outputs, 1)
     if family.truth is not softmax_of:
-        centres[-family.outputs // 3 :] = -2.0
-    return centres + 0.5 * random(0, rows, family.outputs, width)
+        centers[-family.outputs // 3 :] = -2.0
+    return centers + 0.5 * random(0, rows, family.outputs, width)
 
 
 def distribution(family, h):
@@ -261,8 +261,11 @@ def test_classes_are_checked_before_they_are_counted():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CATEGORICAL(nn.Identity(), classes=1), "Categorical takes two levels .*; got 1"),
-        (lambda: MIXTURE(nn.Identity(), levels=0), "Mixture takes two levels .*; got 0"),
+        (
+            lambda: CATEGORICAL(nn.Identity(), classes=1),
+            "Categorical needs at least two levels .*; got 1",
+        ),
+        (lambda: MIXTURE(nn.Identity(), levels=0), "Mixture needs at least two levels .*; got 0"),
         (lambda: MIXTURE(nn.Identity(), components=0), "at least one component; got 0"),
         (lambda: pv.nets.Rescaled(nn.Identity(), low=1.0, high=1.0), "low < high; got low=1.0"),
     ],

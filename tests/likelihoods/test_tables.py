@@ -155,11 +155,11 @@ NORMAL = Normal(MLP(2, 2))
     ("groups", "message"),
     [
         ([(NORMAL, [0, 2])], r"once; got \[0, 2\], where \[1\] are missing and \[\]"),
-        ([(NORMAL, [0, 1]), (NORMAL, [1])], r"\[\] are missing and \[1\] are named twice"),
+        ([(NORMAL, [0, 1]), (NORMAL, [1])], r"\[\] are missing and \[1\] are repeated"),
         ([(NORMAL, [-1, 0])], r"got \[-1, 0\]"),
-        ([], r"name each column from 0 on once; got \[\]"),
-        ([(MLP(2, 2), [0, 1])], r"a group is a likelihood .*got MLP"),
-        ([(table(), [0, 1, 2, 3])], r"a group is a likelihood .*got Columns"),
+        ([], r"contain each column 0, 1, ... exactly once; got \[\]"),
+        ([(MLP(2, 2), [0, 1])], r"a group is a pair of a likelihood .*got MLP"),
+        ([(table(), [0, 1, 2, 3])], r"a group is a pair of a likelihood .*got Columns"),
         ([(NORMAL, 0)], r"Normal takes a list of columns, such as \[0, 1\]; got 0"),
     ],
 )

@@ -218,7 +218,7 @@ class TestVerdict:
     def test_impossible_data(self):
         found = told([-math.inf, 1.0], [0.0, 0.0])
         assert "1 data have no finite difference" in found.verdict[0]
-        with pytest.raises(ValueError, match="1 data have no finite difference to draw"):
+        with pytest.raises(ValueError, match="1 data have no finite difference to plot"):
             draw(found)
 
     def test_one_seed_is_said(self):

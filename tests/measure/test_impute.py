@@ -120,7 +120,7 @@ def test_a_class_that_is_summed_out_is_averaged_over_exactly(side):
         infer = ENUMERATE if side == "model" else {}
         with data_plate(x):
             c = pyro.sample("c", dist.Categorical(world.weights), infer=infer)
-            noise = dist.Normal(world.centres[c], world.noise)
+            noise = dist.Normal(world.centers[c], world.noise)
             pyro.sample("x", noise.mask(mask).to_event(1), obs=x)
 
     def guide(x, mask):
@@ -129,12 +129,12 @@ def test_a_class_that_is_summed_out_is_averaged_over_exactly(side):
                 pyro.sample("c", dist.Categorical(world.off_classes(x)), infer=ENUMERATE)
 
     filled = impute((model, guide), x, mask, particles=500, draws=5000)
-    normal = torch.distributions.Normal(world.centres[:, 0], world.noise)
+    normal = torch.distributions.Normal(world.centers[:, 0], world.noise)
     posterior = (world.weights.log() + normal.log_prob(x[:, :1])).softmax(-1)
-    close(filled.x[:, 1], posterior @ world.centres[:, 1])
+    close(filled.x[:, 1], posterior @ world.centers[:, 1])
     close(filled.effective_sample_size, torch.full((5,), 500.0).double())
     close(filled.standard_error[:, 1], torch.zeros(5).double())
-    parts = scipy.stats.norm(world.centres[:, 1].numpy(), world.noise)
+    parts = scipy.stats.norm(world.centers[:, 1].numpy(), world.noise)
     for n, share in enumerate(posterior.numpy()):
         # The distribution function of each draw is uniform.
         uniform = parts.cdf(filled.draws[:, n, 1, None].numpy()) @ share

@@ -237,7 +237,7 @@ class TestAnyProgram:
         found = Latents(draws=10_000)((world.model_enumerated, world.guide_without_class), x)
         q = td.Normal(0.8 * x, 1.1)
         z = q.sample((20_000,))
-        within = td.Normal(world.centres, world.spread).log_prob(z.unsqueeze(-2)).sum(-1)
+        within = td.Normal(world.centers, world.spread).log_prob(z.unsqueeze(-2)).sum(-1)
         rates = q.log_prob(z).sum(-1) - (world.weights.log() + within).logsumexp(-1)
         assert_within(found.numbers[latents.RATE], rates.mean().item())
         assert latents.DIMENSION_WISE not in found.numbers

@@ -18,9 +18,9 @@ IMAGES = {
     "28 pixels": (1, 28, 28),
     "Frey faces": (1, 28, 20),
     "45 pixels, two channels": (2, 45, 45),
-    "32 pixels in colour": (3, 32, 32),
-    "64 pixels in colour": (3, 64, 64),
-    "128 pixels in colour": (3, 128, 128),
+    "32 pixels in color": (3, 32, 32),
+    "64 pixels in color": (3, 64, 64),
+    "128 pixels in color": (3, 128, 128),
 }
 IMAGE_NETWORKS = {
     "ConvEncoder": lambda shape: nets.ConvEncoder(shape, 4, channels=2),
@@ -92,7 +92,9 @@ def test_inputs_of_another_width_or_dtype_are_refused(make, width, out):
 @pytest.mark.parametrize("family", [nets.MLP, nets.GatedMLP, nets.ResidualMLP])
 @pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2)])
 def test_a_perceptron_needs_two_positive_widths(family, sizes):
-    message = f"{family.__name__} needs at least two widths, each 1 or more, as {family.__name__}"
+    message = (
+        f"{family.__name__} needs at least two widths, each 1 or more, such as {family.__name__}"
+    )
     with pytest.raises(ValueError, match=message):
         family(*sizes)
 
@@ -177,7 +179,7 @@ def test_a_patch_of_the_image_lies_where_its_map_of_the_encoder_is():
     net = nets.ConvEncoder((3, 28, 20), 4, channels=2)
     maps, x = net.layers[:-1], torch.randn(1, 3, 28, 20)
     moved = x.clone()
-    moved[:, 1, 16:20, 8:12] += 1  # map (4, 2), and its neighbours by the kernel's overlap
+    moved[:, 1, 16:20, 8:12] += 1  # map (4, 2), and its neighbors by the kernel's overlap
     changed = (maps(moved) != maps(x)).reshape(4, 7, 5).any(0).nonzero()
     assert ((changed - torch.tensor([4, 2])).abs() <= 1).all()
     assert len(changed) > 0

@@ -140,8 +140,8 @@ def expected_gaussian(width, loc, covariance):
     """Return E exp(-|d|^2 / 2 w^2) of d ~ N(loc, covariance)."""
     spread = covariance + width**2 * torch.eye(len(loc), dtype=torch.float64)
     normal = td.MultivariateNormal(loc, spread)
-    log_normaliser = len(loc) * (math.log(width) + 0.5 * math.log(2 * math.pi))
-    return (normal.log_prob(torch.zeros_like(loc)) + log_normaliser).exp().item()
+    log_normalizer = len(loc) * (math.log(width) + 0.5 * math.log(2 * math.pi))
+    return (normal.log_prob(torch.zeros_like(loc)) + log_normalizer).exp().item()
 
 
 def expected_kernel(kernel, loc, covariance):
@@ -277,12 +277,12 @@ def test_sizes_that_make_no_sense_are_refused(weights):
 @pytest.mark.parametrize("kernel", [GaussianKernel, InverseMultiquadratic])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
 def test_a_kernel_without_a_positive_width_is_refused(kernel, value):
-    with pytest.raises(ValueError, match=f"is above 0, and finite; got {value}"):
+    with pytest.raises(ValueError, match=f"must be positive and finite; got {value}"):
         kernel(value)
 
 
 def test_too_few_draws_are_refused():
-    with pytest.raises(ValueError, match="got 1 and 3 draws"):
+    with pytest.raises(ValueError, match="got 1 and 3 samples"):
         aggregate.mmd(torch.zeros(1, 2), torch.zeros(3, 2), GaussianKernel(1.0))
-    with pytest.raises(ValueError, match="a covariance takes at least two data; got 1"):
+    with pytest.raises(ValueError, match="a covariance needs at least two data; got 1"):
         aggregate.covariance(torch.zeros(1, 2))

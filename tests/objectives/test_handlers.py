@@ -93,7 +93,7 @@ OBJECTIVES = {
     "IWAE": objectives.IWAE(3),
     "IWAE, stl": objectives.IWAE(3, gradient="stl"),
     "IWAE, dreg": objectives.IWAE(3, gradient="dreg"),
-    "MIWAE": objectives.MIWAE(2, 3),
+    "MIWAE": objectives.MIWAE(6, k=3),
 }
 
 
@@ -282,7 +282,7 @@ def test_a_discrete_site_has_its_kl_in_closed_form():
 
 
 class TwoBumps(nn.Module):
-    """A mixture of two normals, which has no reparameterised draw and no closed-form KL."""
+    """A mixture of two normals, which has no reparameterized draw and no closed-form KL."""
 
     def __init__(self):
         super().__init__()
@@ -297,7 +297,7 @@ class TwoBumps(nn.Module):
 @pytest.mark.parametrize(
     "handler", [free_bits(4.0, per="site"), free_bits(4.0), capacity(4.0, strength=0.0)]
 )
-def test_score_function_gradients_are_right_where_nothing_is_reparameterised(handler):
+def test_score_function_gradients_are_right_where_nothing_is_reparameterized(handler):
     """The mean of 20,000 draws is the gradient of the exact distortion, within 4 standard errors.
 
     All the KL, of half a nat, is free: the distortion is all there is to descend.

@@ -16,10 +16,10 @@ def mean_field():
 
 
 SETTINGS = {
-    "a KL weight is": (kl_weight, "beta"),
-    "the KL that is free, in nats, is": (free_bits, "nats"),
-    "a capacity, in nats, is": (lambda c: capacity(c, strength=1.0), "c"),
-    "the strength of a capacity is": (
+    "a KL weight must be": (kl_weight, "beta"),
+    "the free KL, in nats, must be": (free_bits, "nats"),
+    "a capacity, in nats, must be": (lambda c: capacity(c, strength=1.0), "c"),
+    "the strength of a capacity must be": (
         lambda strength: capacity(1.0, strength=strength),
         "strength",
     ),
@@ -30,7 +30,7 @@ SETTINGS = {
 @pytest.mark.parametrize(("said", "setting"), SETTINGS.items(), ids=SETTINGS)
 def test_settings_are_0_or_more_at_first_and_later(said, setting, value):
     make, name = setting
-    wanted = f"{said} 0 or more, and finite; got {value}"
+    wanted = f"{said} 0 or more and finite; got {value}"
     with pytest.raises(ValueError, match=wanted):
         make(value)
     handler = make(1.0)
@@ -42,7 +42,7 @@ def test_settings_are_0_or_more_at_first_and_later(said, setting, value):
 
 
 def test_free_bits_are_per_dimension_or_per_site():
-    with pytest.raises(ValueError, match="per 'dimension' or per 'site'; got per='latent'"):
+    with pytest.raises(ValueError, match="per='dimension' or per='site'; got per='latent'"):
         free_bits(1.0, per="latent")
 
 
@@ -57,7 +57,7 @@ def test_a_model_that_does_not_follow_its_guide_is_refused(kind, make):
     vae, x = mean_field()
     handler = make()
     model, _ = handler.wrap(vae.model, vae.guide)
-    said = f"site 'z' of the model was not drawn by the guide that {kind} wrapped"
+    said = f"site 'z' of the model was not sampled by the guide that {kind} wrapped"
     for guide in (vae.guide, make().wrap(vae.model, vae.guide)[1]):
         with pytest.raises(ValueError, match=said):
             infer.Trace_ELBO().loss(model, guide, x)
@@ -82,7 +82,9 @@ def test_sites_that_are_summed_out_are_refused(kind, make, where):
         "guide": (world.model, world.guide_enumerated),
     }
     objective = infer.TraceEnum_ELBO(max_plate_nesting=1)
-    with pytest.raises(ValueError, match=f"site 'c' is summed out, and {kind} takes the KL"):
+    with pytest.raises(
+        ValueError, match=f"site 'c' is enumerated, but {kind} needs a sampled site"
+    ):
         objective.loss(*make().wrap(*programs[where]), world.sample(3))
 
 
@@ -98,7 +100,7 @@ def test_auxiliary_sites_are_refused():
         infer.Trace_ELBO().loss(*free_bits(1.0).wrap(world.model, guide), world.sample(3))
 
 
-def test_bits_per_dimension_need_dimensions_that_factorise():
+def test_bits_per_dimension_need_dimensions_that_factorize():
     world = LinearGaussian()
     vae, x = world.vae(world.exact_posterior), world.sample(3)
     with pytest.raises(ValueError, match="site 'z' is a MultivariateNormal.*per='site'"):
@@ -121,7 +123,9 @@ def test_a_capacity_needs_its_sites_in_the_same_plates():
         program(x, observe=False)
 
     x = random(3, 5, 1)
-    with pytest.raises(ValueError, match=r"same plates; got shapes .*'scale': \(\), 'z': \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"same plates; got batch shapes .*'scale': \(\), 'z': \(5,\)"
+    ):
         infer.Trace_ELBO().loss(*capacity(1.0, strength=1.0).wrap(model, guide), x)
     # Free bits need no common plate: 1 + 5 terms, of a KL of 0, count 2 nats each.
     for objective in (infer.Trace_ELBO(), infer.TraceMeanField_ELBO()):

@@ -126,7 +126,7 @@ def test_a_compiled_step_sees_the_fitted_scale():
 @families
 @pytest.mark.parametrize("scale", [0.3, "network"])
 def test_a_scale_that_is_not_learned_is_not_fitted(family, scale):
-    with pytest.raises(ValueError, match=f"scale={scale!r}: make it with scale='learned'"):
+    with pytest.raises(ValueError, match=f"scale={scale!r}: construct it with scale='learned'"):
         family(nn.Linear(2, 6), scale=scale).fit_scale(torch.zeros(5, 2), torch.zeros(5, 6))
 
 
@@ -136,7 +136,7 @@ def test_a_scale_without_a_finite_optimum_above_the_smallest_is_refused(x):
     nn.init.zeros_(net.weight)
     nn.init.zeros_(net.bias)
     likelihood = Normal(net)
-    with pytest.raises(ValueError, match="scales above 1e-05 and finite; the best is"):
+    with pytest.raises(ValueError, match="finite scale above 1e-05; the optimum is"):
         likelihood.fit_scale(torch.zeros(5, 2), torch.full((5, 3), x))
     assert scale_of(likelihood) == pytest.approx(1)
 

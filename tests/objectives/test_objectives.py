@@ -29,14 +29,14 @@ def by_hand_power(column, p):
 CASES = {
     "IWAE": (IWAE(6), by_hand_iwae),
     "IWAE at 1": (IWAE(1), lambda c: c[0]),
-    "MIWAE": (MIWAE(2, 3), lambda c: (by_hand_iwae(c[:3]) + by_hand_iwae(c[3:])) / 2),
-    "ELBO": (MIWAE(6, 1), lambda c: sum(c) / 6),
+    "MIWAE": (MIWAE(6, k=3), lambda c: (by_hand_iwae(c[:3]) + by_hand_iwae(c[3:])) / 2),
+    "ELBO": (MIWAE(6, k=1), lambda c: sum(c) / 6),
     "CIWAE": (CIWAE(0.3, 6), lambda c: 0.3 * sum(c) / 6 + 0.7 * by_hand_iwae(c)),
     "Renyi": (Renyi(0.5, 6), lambda c: by_hand_power(c, 0.5)),
     "Renyi, optimistic": (Renyi(-1.0, 6), lambda c: by_hand_power(c, 2.0)),
     "Renyi, above 1": (Renyi(2.0, 6), lambda c: by_hand_power(c, -1.0)),
     "CUBO": (CUBO(3.0, 6), lambda c: -by_hand_power(c, 3.0)),
-    "PIWAE": (PIWAE(3, 2), by_hand_iwae),
+    "PIWAE": (PIWAE(6, k=2), by_hand_iwae),
     "RWS": (ReweightedWakeSleep(6), by_hand_iwae),
 }
 """Objectives with what each raises, from the K log-weights of one datum."""
@@ -59,13 +59,13 @@ def test_the_loss_is_minus_the_bound_of_the_log_weights(name):
 
 
 @pytest.mark.parametrize("gradient", ["stl", "dreg"])
-@pytest.mark.parametrize("make", [IWAE, functools.partial(PIWAE, 2), functools.partial(CUBO, 2)])
+@pytest.mark.parametrize("make", [IWAE, functools.partial(PIWAE, k=2), functools.partial(CUBO, 2)])
 def test_the_value_does_not_depend_on_the_gradient(make, gradient):
     world, x = Linear(), random(0, 4, 3)
     losses = []
     for which in ("plain", gradient):
         torch.manual_seed(1)
-        losses.append(make(4, which).loss_and_grads(world.model, world.guide, x))
+        losses.append(make(4, gradient=which).loss_and_grads(world.model, world.guide, x))
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
@@ -116,7 +116,7 @@ def test_a_scale_on_both_programs_weighs_each_datum(scale):
     for gradient in ("plain", "stl", "dreg"):
         programs = (scaled(program, scale) for program in (world.model, world.guide))
         torch.manual_seed(1)
-        loss = IWAE(3, gradient).loss(*programs, x)
+        loss = IWAE(3, gradient=gradient).loss(*programs, x)
         assert loss == pytest.approx(-(with_zeros * bounds.iwae(log_w)).sum().item(), rel=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_a_mask_takes_its_data_out_of_the_bound():
     mask = torch.tensor([True, False, True, True])
     programs = [poutine.mask(program, mask=mask) for program in (world.model, world.guide)]
     torch.manual_seed(1)
-    loss = IWAE(3, "dreg").loss(*programs, x)
+    loss = IWAE(3, gradient="dreg").loss(*programs, x)
     torch.manual_seed(1)
     log_w = log_weights(world, x, particles=3)
     assert loss == pytest.approx(-bounds.iwae(log_w)[mask].sum().item(), rel=1e-10)
@@ -239,17 +239,18 @@ def test_cubo_lies_above_the_evidence_and_its_estimate_rises_to_it():
     ("make", "words"),
     [
         (lambda: IWAE(0), "at least one particle; got 0"),
-        (lambda: MIWAE(0, 5), "m=0, k=5"),
-        (lambda: MIWAE(5, 0), "m=5, k=0"),
-        (lambda: PIWAE(5, -1), "k=-1"),
+        (lambda: MIWAE(0, k=5), "particles=0, k=5"),
+        (lambda: MIWAE(5, k=0), "particles=5, k=0"),
+        (lambda: MIWAE(5, k=2), "multiple of the group size k; got particles=5, k=2"),
+        (lambda: PIWAE(5, k=-1), "k=-1"),
         (lambda: Renyi(1.0, 5), "other than 1, the ELBO.s; got 1.0"),
         (lambda: Renyi(math.inf, 5), "finite order"),
         (lambda: CUBO(0.5, 5), "n >= 1; got n = 0.5"),
         (lambda: CIWAE(-0.1, 5), "between 0 and 1; got beta = -0.1"),
         (lambda: CIWAE(1.1, 5), "between 0 and 1"),
-        (lambda: ReweightedWakeSleep(1), "two or more"),
-        (lambda: ReweightedWakeSleep(5, "stl"), "'plain' or 'dreg'"),
-        (lambda: IWAE(5, "vimco"), "one of plain, stl, dreg; got 'vimco'"),
+        (lambda: ReweightedWakeSleep(1), "at least two"),
+        (lambda: ReweightedWakeSleep(5, gradient="stl"), "'plain' or 'dreg'"),
+        (lambda: IWAE(5, gradient="vimco"), "one of plain, stl, dreg; got 'vimco'"),
     ],
 )
 def test_what_makes_no_objective_is_refused(make, words):
@@ -257,7 +258,7 @@ def test_what_makes_no_objective_is_refused(make, words):
         make()
 
 
-@pytest.mark.parametrize("objective", [IWAE(3), IWAE(3, "dreg"), PIWAE(2, 2)])
+@pytest.mark.parametrize("objective", [IWAE(3), IWAE(3, gradient="dreg"), PIWAE(4, k=2)])
 def test_a_weight_that_is_not_defined_names_its_datum_and_site(objective):
     def model(x):
         with data_plate(x):
@@ -280,7 +281,9 @@ def test_a_weight_that_is_not_defined_names_its_datum_and_site(objective):
 @pytest.mark.parametrize("svi", [pyro.infer.SVI, functools.partial(pv.SVI, compile=False)])
 def test_svi_raises_the_bound(svi):
     world, x = Linear(), LinearGaussian().sample(50)
-    trained = svi(world.model, world.guide, pyro.optim.Adam({"lr": 0.02}), IWAE(4, "dreg"))
+    trained = svi(
+        world.model, world.guide, pyro.optim.Adam({"lr": 0.02}), IWAE(4, gradient="dreg")
+    )
     evidence = -float(world.world.log_evidence(x).sum())
     assert trained.step(x) > evidence + 8
     for _ in range(300):
@@ -308,7 +311,7 @@ def test_a_compiled_step_is_the_eager_one(name, interpreted):
 
 def test_fit_trains_the_bound_and_shows_the_elbo_apart():
     world, x = Linear(), LinearGaussian().sample(200)
-    step = pv.Step(pyro.optim.Adam({"lr": 0.02}), loss=IWAE(20, "dreg"))
+    step = pv.Step(pyro.optim.Adam({"lr": 0.02}), loss=IWAE(20, gradient="dreg"))
     history = pv.fit(world, x, epochs=20, batch_size=50, step=step, callbacks=[])
     assert history.objective == "IWAE, 20 particles"
     last = history.epochs[-1]
@@ -348,7 +351,7 @@ def test_fit_says_which_datum_has_no_weight():
     world, x = Linear(), random(0, 600, 3)
     x[570, 0] = 6.0  # beyond the data on which `fit` tries the programs
     vae = pv.VAE(world.prior, NotDefinedBeyondFive(), world.posterior)
-    step = pv.Step(loss=IWAE(3, "dreg"))
+    step = pv.Step(loss=IWAE(3, gradient="dreg"))
     with pytest.raises(pv.NonFiniteLoss, match=r"datum \d+ are not defined.*'x' is not finite"):
         pv.fit(vae, x, epochs=1, batch_size=50, step=step, callbacks=[])
 
@@ -366,7 +369,7 @@ def test_a_term_without_weight_is_left_out():
     assert CIWAE(1.0, 2).value(log_w).item() == -math.inf
 
 
-@pytest.mark.parametrize("make", [lambda: IWAE(2.5), lambda: IWAE(True), lambda: MIWAE(2, 2.0)])  # noqa: FBT003
+@pytest.mark.parametrize("make", [lambda: IWAE(2.5), lambda: IWAE(True), lambda: MIWAE(4, k=2.0)])  # noqa: FBT003
 def test_particles_are_counted_in_whole_numbers(make):
     with pytest.raises(ValueError, match="particle"):
         make()

@@ -96,14 +96,14 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("wrapped", PROGRAMS.values(), ids=PROGRAMS.keys())
-def test_without_a_regulariser_it_is_pyros_elbo(neutral, wrapped):
+def test_without_a_regularizer_it_is_pyros_elbo(neutral, wrapped):
     vae, x = trained()
     model, guide, x = wrapped(vae, x)
     wanted = seeded_loss(Trace_ELBO(), model, guide, x)
     assert seeded_loss(neutral, model, guide, x) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_without_a_regulariser_the_gradients_are_pyros(neutral):
+def test_without_a_regularizer_the_gradients_are_pyros(neutral):
     vae, x = trained()
     parameters = list(vae.parameters())
     found = seeded_gradients(neutral, vae.model, vae.guide, x, parameters)
@@ -112,7 +112,7 @@ def test_without_a_regulariser_the_gradients_are_pyros(neutral):
         torch.testing.assert_close(grad, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_the_regulariser_is_a_sum_over_data_times_the_scale(objective):
+def test_the_regularizer_is_a_sum_over_data_times_the_scale(objective):
     vae, x = trained()
     plain = seeded_loss(objective, vae.model, vae.guide, x)
     scaled = (poutine.scale(program, scale=0.3) for program in (vae.model, vae.guide))

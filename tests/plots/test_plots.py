@@ -100,7 +100,7 @@ class TestMosaics:
         assert figure.axes[0].images[0].get_clim() == pytest.approx((-2, 3))
         assert figure.axes[0].get_xlabel() == "darkest -2, brightest 3"
 
-    def test_colour_images_are_scaled_to_the_unit_interval(self):
+    def test_color_images_are_scaled_to_the_unit_interval(self):
         x = torch.linspace(-2, 2, 48).reshape(1, 48)
         target = vae(width=48, likelihood=pv.likelihoods.Normal)
         figure = plots.reconstructions(target, x, (3, 4, 4))
@@ -206,7 +206,7 @@ class TestHistory:
         assert [len(axes.lines) for axes in panels] == [2, 1, 1]
 
     def test_an_empty_history_is_an_error(self):
-        with pytest.raises(ValueError, match="no epoch to draw"):
+        with pytest.raises(ValueError, match="no epochs to plot"):
             plots.history(pv.History())
 
 
@@ -299,15 +299,15 @@ class TestLatentMap:
         assert torch.allclose(points, wanted)
         assert figure.axes[0].get_ylabel() == "posterior standard deviation of $z$"
 
-    def test_classes_differ_in_colour_and_marker_up_to_seventy(self):
+    def test_classes_differ_in_color_and_marker_up_to_seventy(self):
         looks = {
             (style.CLASSES[i % len(style.CLASSES)], style.MARKERS[i % len(style.MARKERS)])
             for i in range(70)
         }
         assert len(looks) == 70
         figure = plots.latent_map(vae(2), binary(10), range(10))
-        colours = [to_hex(dots.get_facecolor()[0]) for dots in figure.axes[0].collections]
-        assert colours == [colour.lower() for colour in style.CLASSES]
+        colors = [to_hex(dots.get_facecolor()[0]) for dots in figure.axes[0].collections]
+        assert colors == [color.lower() for color in style.CLASSES]
 
     def test_labels_of_another_length_are_an_error(self):
         with pytest.raises(ValueError, match=r"each of the 4 data; got labels of shape \(3,\)"):
@@ -331,7 +331,7 @@ class TestSave:
         assert [file.name for file in path.parent.iterdir()] == ["bounds.png"]
 
     def test_another_ending_is_an_error(self, tmp_path, report):
-        with pytest.raises(ValueError, match=r"'bounds.pdf': end it in \.png"):
+        with pytest.raises(ValueError, match=r"as .png files; got the name 'bounds.pdf'"):
             plots.save(plots.bounds(report), tmp_path / "bounds.pdf")
 
     def test_a_notebook_shows_the_png(self, report):

@@ -95,7 +95,7 @@ def mixture_vae(world, kind, guide=None):
     prior = getattr(priors, kind)(3, learned=True).double()
     prior.logits.data = world.weights.log()
     guide = guide or getattr(guides, kind)(OffClasses(world))
-    return pv.VAE(prior, noisy(exactly(world.centres.T), world.noise), guide)
+    return pv.VAE(prior, noisy(exactly(world.centers.T), world.noise), guide)
 
 
 def nothing(x):
@@ -116,12 +116,12 @@ def test_a_class_summed_out_leaves_the_evidence(kind, guide):
 def test_the_objective_that_sums_and_its_gradient_are_those_of_the_explicit_sum(kind, guide):
     world = Mixture()
     x, vae = world.sample(5), mixture_vae(world, kind, guide)
-    world.centres.requires_grad_()
+    world.centers.requires_grad_()
     bound = (world.log_evidence(x) if guide else world.sampled_elbo(x)).sum()
     loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(vae.model, vae.guide, x)
     torch.testing.assert_close(loss, -bound, rtol=0, atol=1e-9)
     if guide:
-        (wanted,) = torch.autograd.grad(bound, world.centres)
+        (wanted,) = torch.autograd.grad(bound, world.centers)
         (found,) = torch.autograd.grad(-loss, vae.likelihood.net.weight)
         torch.testing.assert_close(found.T, wanted)
 
@@ -229,15 +229,15 @@ BAD = {
     "no bit": (lambda: priors.Bernoulli(0), "Bernoulli needs at least one latent dim.*got 0"),
     "no temperature": (
         lambda: priors.RelaxedOneHot(3, temperature=0),
-        "a temperature is positive and finite; got 0",
+        "a temperature must be positive and finite; got 0",
     ),
     "a negative temperature": (
         lambda: guides.RelaxedOneHot(MLP(2, 3), temperature=-0.5),
-        "a temperature is positive and finite; got -0.5",
+        "a temperature must be positive and finite; got -0.5",
     ),
     "a network of one output": (
         lambda: guides.Categorical(MLP(2, 1)).posterior(torch.zeros(5, 1)),
-        "Categorical expected.* an output for each of at least two classes; got 1",
+        "Categorical expected.* one output per class, at least two; got 1",
     ),
 }
 

@@ -229,11 +229,11 @@ def test_context_reaches_every_level():
 
 
 def cluster_prior(world):
-    centres, spread = world.centres.T, torch.full((2,), world.spread, dtype=torch.float64)
+    centers, spread = world.centers.T, torch.full((2,), world.spread, dtype=torch.float64)
     classes = priors.OneHot(3, learned=True).double()
     classes.logits.data = world.weights.log()
     zero = torch.zeros(2, dtype=torch.float64)
-    return classes, priors.ConditionalNormal(linear(centres, zero, spread))
+    return classes, priors.ConditionalNormal(linear(centers, zero, spread))
 
 
 def test_a_class_on_top_of_a_ladder_is_summed_out_around_the_draws():
@@ -341,15 +341,18 @@ NETS = {"upward": [MLP(3, 4), MLP(4, 4)], "estimates": [MLP(4, 4), MLP(4, 2)]}
 BAD = {
     "no level": (lambda: priors.Hierarchical(), "Hierarchical.*at least one part; got none"),
     "no level in the guide": (lambda: guides.Hierarchical(), "Hierarchical.*got none"),
-    "no part": (lambda: priors.Joint(), "Joint is composed of at least one part; got none"),
-    "a function": (lambda: guides.Joint(z=print), "Joint is composed of modules; got builtin_"),
+    "no part": (lambda: priors.Joint(), "Joint needs at least one part; got none"),
+    "a function": (
+        lambda: guides.Joint(z=print),
+        "Joint takes torch modules as parts; got builtin_",
+    ),
     "another prior": (
         lambda: guides.Ladder(priors.StandardNormal(1), **NETS),
-        "Ladder shares the networks of a priors.Hierarchical; got StandardNormal",
+        "Ladder takes a priors.Hierarchical as its prior; got StandardNormal",
     ),
     "too few networks": (
         lambda: guides.Ladder(PRIOR, **NETS | {"upward": [MLP(3, 4)]}),
-        "prior has 2 levels; got 1 networks upward and 2 estimates: give one of each",
+        "prior has 2 levels; got 1 upward networks and 2 estimates: give one of each",
     ),
     "a level that is not normal": (
         lambda: guides.Ladder(priors.Hierarchical(PRIOR, priors.OneHot(3)), **NETS),

@@ -91,7 +91,7 @@ def test_weights_stay_finite_and_right_where_a_relaxed_class_rounds_to_zero():
 
 
 def relaxed_world(temperature=0.5):
-    """Return a VAE of two relaxed classes in one dimension, and its centres."""
+    """Return a VAE of two relaxed classes in one dimension, and its centers."""
     torch.manual_seed(2)
     prior = priors.RelaxedOneHot(2, temperature=temperature)
     net = nn.Linear(2, 1, bias=False)

@@ -62,7 +62,7 @@ def test_pseudo_inputs_start_at_distinct_rows_of_the_data():
     prior = priors.VampPrior(GUIDES["MeanFieldNormal"](), 20).double().start_at_data(x)
     span = x.amax(0) - x.amin(0)
     away = (prior.pseudo_inputs.unsqueeze(1) - x).abs() / span
-    # A datum moves towards the middle by MARGIN of the range at most, up to rounding.
+    # A datum moves toward the middle by MARGIN of the range at most, up to rounding.
     nearest = (away.amax(-1) <= MARGIN * (1 + 1e-9)).double()
     assert torch.equal(nearest.sum(0), torch.ones(20).double())
     assert torch.equal(nearest.sum(1), torch.ones(20).double())
@@ -205,7 +205,7 @@ def test_a_guide_that_is_passed_to_load_is_the_prior_s_too(tmp_path):
     vae = vamp_vae(lambda: Shifted(nn.Linear(3, 2)))
     pv.save(vae, tmp_path)
     with pytest.raises(
-        ValueError, match="cannot rebuild the prior.*'Linear' is a program of your"
+        ValueError, match="cannot rebuild the prior.*'Linear' is not a pyrovae.parts.Part"
     ):
         pv.load(tmp_path)
     own = Shifted(nn.Linear(3, 2))
@@ -253,7 +253,7 @@ def test_no_component_is_refused(components):
 
 def test_more_pseudo_inputs_than_data_are_refused():
     prior = priors.VampPrior(GUIDES["MeanFieldNormal"](), 4)
-    with pytest.raises(ValueError, match=r"starts 4 pseudo-inputs.*N >= 4; got \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"initializes 4 pseudo-inputs.*N >= 4; got \(3, 3\)"):
         prior.start_at_data(torch.zeros(3, 3))
 
 

@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_the_last_good_report(tmp_path, monkeypatch, how):
 def test_a_full_disk_at_the_first_save_leaves_nothing(tmp_path, monkeypatch, how):
     with monkeypatch.context() as patch:
         break_disk(patch, how)
-        with pytest.raises(OSError, match="no file was there before"):
+        with pytest.raises(OSError, match="no file existed before"):
             pv.save(library_vae(), tmp_path / "run")
     assert contents(tmp_path) == {}
 

@@ -70,14 +70,14 @@ class LinearGuide(nn.Module):
     def __init__(self, world):
         super().__init__()
         eye = torch.eye(world.width, dtype=torch.float64)
-        self.centre = world.mean
+        self.center = world.mean
         mixing = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
         self.gain = nn.Parameter(mixing @ world.posterior_mean(eye + world.mean).T)
         self.bias = nn.Parameter(torch.tensor([0.6, -0.4], dtype=torch.float64))
         self.log_scale = nn.Parameter(world.off_scale.log())
 
     def forward(self, x):
-        loc = (x - self.centre) @ self.gain.T + self.bias
+        loc = (x - self.center) @ self.gain.T + self.bias
         pyro.sample("z", dist.Normal(loc, self.log_scale.exp()).to_event(1))
 
 

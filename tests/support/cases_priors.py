@@ -30,9 +30,9 @@ def low_rank_guide() -> guides.Guide:
     return guides.LowRankNormal(MLP(4, 5, guides.LowRankNormal.width(2, 1)), rank=1)
 
 
-def mixture_guide(**options: str) -> torch.nn.Module:
+def mixture_guide(component: str = "enumerated") -> torch.nn.Module:
     net = MLP(4, 5, guides.MixtureOfNormals.width(2, 3))
-    return guides.MixtureOfNormals(net, components=3, **options)
+    return guides.MixtureOfNormals(net, components=3, component=component)
 
 
 def case(

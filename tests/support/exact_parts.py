@@ -49,5 +49,5 @@ class WithinClass(nn.Module):
         self.world = world
 
     def forward(self, x, one_hot):
-        exact = self.world.within_class(x, one_hot @ self.world.centres)
+        exact = self.world.within_class(x, one_hot @ self.world.centers)
         return torch.cat([exact.loc, unconstrained(exact.scale)], -1)

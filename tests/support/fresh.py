@@ -29,7 +29,7 @@ def started(function, *arguments):
 
 def _context():
     context = multiprocessing.get_context("forkserver")
-    # PyTorch imports the second when it makes an optimiser, the library the third for digits.
+    # PyTorch imports the second when it makes an optimizer, the library the third for digits.
     context.set_forkserver_preload(["pyrovae", "torch._dynamo", "sklearn.datasets"])
     return context
 

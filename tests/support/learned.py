@@ -93,18 +93,18 @@ class Ladder(nn.Module):
 
 
 class Classes(nn.Module):
-    """The mixture world with learned centres, and a guide that draws the class."""
+    """The mixture world with learned centers, and a guide that draws the class."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = Mixture()
-        self.centres = parameter(self.world.centres)
+        self.centers = parameter(self.world.centers)
         self.logits = parameter([0.5, -0.3, 0.1])
 
     def model(self, x: Tensor, infer: Any = None) -> None:
         with data_plate(x):
             c = pyro.sample("c", dist.Categorical(self.world.weights), infer=infer or {})
-            noise = dist.Normal(self.centres[c], self.world.noise)
+            noise = dist.Normal(self.centers[c], self.world.noise)
             pyro.sample("x", noise.to_event(1), obs=x)
 
     def model_enumerated(self, x: Tensor) -> None:
@@ -119,7 +119,7 @@ class Classes(nn.Module):
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Return log p(c, x), [N, 3]."""
-        normal = torch.distributions.Normal(self.centres, self.world.noise)
+        normal = torch.distributions.Normal(self.centers, self.world.noise)
         return self.world.weights.log() + normal.log_prob(x.unsqueeze(-2)).sum(-1)
 
     def exact_iwae_2(self, x: Tensor) -> Tensor:

@@ -134,20 +134,20 @@ class LinearGaussian:
 
 
 class Mixture:
-    """A class c of three, a centre for each, x around it: the evidence is a sum of three terms.
+    """A class c of three, a center for each, x around it: the evidence is a sum of three terms.
 
-    With `continuous` a latent z lies between the class and x: z ~ N(centre_c, t^2), x ~ N(z, s^2).
+    With `continuous` a latent z lies between the class and x: z ~ N(center_c, t^2), x ~ N(z, s^2).
     """
 
     def __init__(self, *, continuous: bool = False) -> None:
         self.weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-        self.centres, self.noise = 1.5 * random(3, 3, 2), 0.7
+        self.centers, self.noise = 1.5 * random(3, 3, 2), 0.7
         self.spread = 0.8 if continuous else 0.0
 
     def _model(self, x: Tensor, infer: dict[str, str]) -> None:
         with data_plate(x):
             c = pyro.sample("c", dist.Categorical(self.weights), infer=infer)
-            loc = self.centres[c]
+            loc = self.centers[c]
             if self.spread:
                 loc = pyro.sample("z", dist.Normal(loc, self.spread).to_event(1))
             pyro.sample("x", dist.Normal(loc, self.noise).to_event(1), obs=x)
@@ -162,7 +162,7 @@ class Mixture:
         with data_plate(x):
             c = pyro.sample("c", dist.Categorical(self.off_classes(x)), infer=infer)
             if self.spread:
-                pyro.sample("z", self.within_class(x, self.centres[c]).to_event(1))
+                pyro.sample("z", self.within_class(x, self.centers[c]).to_event(1))
 
     def guide(self, x: Tensor) -> None:
         """Draw the class from the off posterior, z from its exact conditional."""
@@ -180,10 +180,10 @@ class Mixture:
     def broad(self, x: Tensor) -> dist.Normal:
         return dist.Normal(0.8 * x, 1.1)
 
-    def within_class(self, x: Tensor, centre: Tensor) -> dist.Normal:
+    def within_class(self, x: Tensor, center: Tensor) -> dist.Normal:
         """Return p(z | x, c), by Bayes' rule for normals."""
         precision = self.noise**-2 + self.spread**-2
-        loc = (x / self.noise**2 + centre / self.spread**2) / precision
+        loc = (x / self.noise**2 + center / self.spread**2) / precision
         return dist.Normal(loc, precision**-0.5)
 
     def off_classes(self, x: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class Mixture:
     def log_joint(self, x: Tensor) -> Tensor:
         """Return log p(c, x), [N, 3], with z integrated out."""
         scale = math.hypot(self.noise, self.spread)
-        normal = torch.distributions.Normal(self.centres, scale)
+        normal = torch.distributions.Normal(self.centers, scale)
         return self.weights.log() + normal.log_prob(x.unsqueeze(-2)).sum(-1)
 
     def log_evidence(self, x: Tensor) -> Tensor:
@@ -206,13 +206,13 @@ class Mixture:
     def log_joint_with(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x, z) of the continuous world, the class summed out."""
         normal = torch.distributions.Normal
-        within = normal(self.centres, self.spread).log_prob(z.unsqueeze(-2)).sum(-1)
+        within = normal(self.centers, self.spread).log_prob(z.unsqueeze(-2)).sum(-1)
         log_prior = (self.weights.log() + within).logsumexp(-1)
         return log_prior + normal(z, self.noise).log_prob(x).sum(-1)
 
     def sample(self, n: int) -> Tensor:
-        centre = self.centres[torch.multinomial(self.weights, n, replacement=True)]
-        return centre + math.hypot(self.noise, self.spread) * torch.randn_like(centre)
+        center = self.centers[torch.multinomial(self.weights, n, replacement=True)]
+        return center + math.hypot(self.noise, self.spread) * torch.randn_like(center)
 
 
 class Hierarchy:

@@ -579,7 +579,7 @@ def test_checkpoint_leaves_the_last_good_epoch_after_a_crash(tmp_path):
         ({"validation": torch.cat([torch.zeros(900, SIZE), GREY])}, "got 0.5 at row 900"),
         ({"validation": torch.zeros(9, SIZE + 1)}, r"expected inputs \[\.\.\., 16\]"),
         ({"data": pv.data.Split(2 * torch.ones(9, SIZE), torch.zeros(9), dynamic=True)}, "0, 1"),
-        ({"step": Step(kl_weight=-1.0)}, "a KL weight is 0 or more"),
+        ({"step": Step(kl_weight=-1.0)}, "a KL weight must be 0 or more"),
         ({"target": object()}, "a VAE or a pair"),
     ],
 )

@@ -9,11 +9,7 @@ from worlds import EXACT, OFF, LinearGaussian
 
 import pyrovae as pv
 from pyrovae.weights.compiled import MAX_GRAPHS, CompiledRun
-from pyrovae.weights.log_weights import (
-    iterate_log_weights,
-    log_weight_terms,
-    log_weights,
-)
+from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
 
 
 def both(measure, pair, **arguments):

@@ -12,11 +12,7 @@ from worlds import ENUMERATE, EXACT, OFF, LinearGaussian, Mixture, data_plate, r
 
 import pyrovae as pv
 from pyrovae.weights import bounds, given
-from pyrovae.weights.log_weights import (
-    iterate_log_weights,
-    log_weight_terms,
-    log_weights,
-)
+from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
 from pyrovae.weights.pair import Terms
 from pyrovae.weights.run import run
 
@@ -104,10 +100,10 @@ def test_the_entry_of_a_summed_site_is_its_exact_posterior(side):
 def test_gradients_through_a_summed_site_are_those_of_the_exact_sum():
     world = Mixture()
     x = world.sample(5)
-    world.centres.requires_grad_()
-    (wanted,) = torch.autograd.grad(world.log_evidence(x).sum(), world.centres)
+    world.centers.requires_grad_()
+    (wanted,) = torch.autograd.grad(world.log_evidence(x).sum(), world.centers)
     log_w = log_weights((world.model_enumerated, world.guide_without_class), x, particles=1)
-    (found,) = torch.autograd.grad(log_w.sum(), world.centres)
+    (found,) = torch.autograd.grad(log_w.sum(), world.centers)
     torch.testing.assert_close(found, wanted)
 
 

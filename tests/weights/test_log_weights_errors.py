@@ -7,11 +7,7 @@ import torch
 from worlds import LinearGaussian, data_plate
 
 import pyrovae as pv
-from pyrovae.weights.log_weights import (
-    iterate_log_weights,
-    log_weight_terms,
-    log_weights,
-)
+from pyrovae.weights.log_weights import iterate_log_weights, log_weight_terms, log_weights
 
 WORLD = LinearGaussian()
 
@@ -29,15 +25,18 @@ def vae(width=3, latents=2):
     [
         (
             torch.zeros(4, 7),
-            r"MLP expected inputs \[\.\.\., 3\]; got \(4, 7\)\. Give it 3 numbers",
+            r"MLP expected inputs \[\.\.\., 3\]; got \(4, 7\)\. Give inputs of total width 3",
         ),
-        (torch.zeros(4, 3, 1), r"inputs \[\.\.\., 3\]; got \(4, 3, 1\)\. Images.*x\.flatten\(1\)"),
+        (
+            torch.zeros(4, 3, 1),
+            r"inputs \[\.\.\., 3\]; got \(4, 3, 1\)\. Flatten.*x\.flatten\(1\)",
+        ),
         (torch.zeros(4, 3).double(), r"weights of torch.float32; got.*float64.*x\.to\("),
         (torch.zeros(4, 3).long(), r"weights of torch.float32; got.*int64.*x\.to\("),
-        (torch.zeros(0, 3), r"at least one row, \[N, \.\.\.\]; got \(0, 3\)"),
-        (torch.zeros(4, 0), r"at least one row, \[N, \.\.\.\]; got \(4, 0\)"),
-        (torch.tensor(1.0), r"at least one row, \[N, \.\.\.\]; got \(\)"),
-        ([[0.0, 0.0, 0.0]], r"x is a tensor.*got list"),
+        (torch.zeros(0, 3), r"at least one row, \[N, \.\.\.\]; got shape \(0, 3\)"),
+        (torch.zeros(4, 0), r"at least one row, \[N, \.\.\.\]; got shape \(4, 0\)"),
+        (torch.tensor(1.0), r"at least one row, \[N, \.\.\.\]; got shape \(\)"),
+        ([[0.0, 0.0, 0.0]], r"x must be a tensor.*got list"),
         (torch.tensor([[0.0] * 3, [0, torch.nan, 0]]), r"NaN.* 1 of 2 data.*row 1: drop"),
         (torch.tensor([[torch.inf] * 3] * 2), r"infinite.* 2 of 2 data.*row 0: drop"),
     ],
