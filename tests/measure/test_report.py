@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from worlds import Hierarchy, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
-from pyrovae.measure.report import _beside, _gain
+from pyrovae.measure.annealing.ais import _beside, _gain
 from pyrovae.weights import bounds
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
