@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 import pyrovae
+from pyrovae import guides, likelihoods, nets, priors
 from pyrovae.files import json_as_bytes, tensors_as_bytes, write_atomically, write_together
 from pyrovae.parts import build
 from pyrovae.randomness import Steps
@@ -39,6 +40,9 @@ from pyrovae.runs import schemas
 from pyrovae.vae import VAE, keep_steps, steps_of
 
 FORMAT: Final = 1
+
+PARTS: Final = (guides, likelihoods, nets, priors)
+"""Where the library's parts are defined: a process that has only loaded a run knows them too."""
 
 NEVER_TRAINED: Final = (
     "No training is recorded in this run's folder: its parameters may be those that it was made "
