@@ -40,8 +40,9 @@ _LIBRARIES: Final = tuple(
 )
 _PYRO_INFER: Final = str(Path(pyro.__file__).parent / "infer")
 _PYRO_UTILS: Final = (str(Path(pyro.__file__).parent / "util.py"), f"{_PYRO_INFER}/util.py")
-_RECORDERS: Final = tuple(str(Path(__file__).with_name(f"{n}.py")) for n in ("recording", "svi"))
-_MODES: Final = (__file__, str(Path(__file__).with_name("estimators.py")))
+_PACKAGE: Final = Path(__file__).parents[1]
+_RECORDERS: Final = (__file__, str(_PACKAGE / "train" / "svi.py"))
+_MODES: Final = (__file__, str(_PACKAGE / "objectives" / "gradients.py"))
 _VALIDATION: Final = torch.distributions.distribution.__file__
 
 
