@@ -7,6 +7,7 @@ passes but the last have one shape.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -17,6 +18,7 @@ from pyrovae.graphs.capture import Recorded, record
 from pyrovae.graphs.guards import Reach, Watch
 from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
 from pyrovae.weights.log_weights import Program, Terms, run
+from pyrovae.weights.particles import Settled
 
 MAX_GRAPHS: Final = 2
 """How many shapes are compiled before the rest runs as it is."""
@@ -59,15 +61,17 @@ class CompiledRun:
         self, programs: tuple[Program, Program], data: tuple[Tensor, Any], particles: int
     ) -> tuple[Recorded, Any, list[Tensor]] | None:
         """Return the graph for data of this shape, how its outputs are named, and its inputs."""
-        if ambient():
+        if ambient() or not (self._static or self._graphs):
             return None
+        settled = [Settled(program, particles, data[0], *data[1]) for program in programs]
+        ways = tuple(program.scales is None for program in settled)
         try:
             given = Arguments(data)
-            key = (programs, particles, settings(), given.shape)
+            key = (programs, ways, particles, settings(), given.shape)
             found = self._standing(key)
             if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
                 reach = Reach([*programs, *given.objects()])
-                graph, structure = _record(programs, reach, given, particles)
+                graph, structure = _record(settled, reach, given, particles)
                 self._graphs.append((key, reach.watch(graph.closed_over), graph, structure))
                 found = graph, structure
         except NotRecordable as reason:
@@ -86,14 +90,15 @@ class CompiledRun:
 
 
 def _record(
-    programs: tuple[Program, Program], reach: Reach, given: Arguments, particles: int
+    programs: Sequence[Program], reach: Reach, given: Arguments, particles: int
 ) -> tuple[Recorded, Any]:
     structure = None
 
     def terms(*tensors: Tensor) -> list[Tensor]:
         nonlocal structure
         x, context = given.refilled(iter(tensors), given.floats)
-        found = run(*programs, x, *context, particles=particles)
+        model, guide = programs
+        found = run(model, guide, x, *context, particles=particles)
         flat, structure = pytree.tree_flatten((found.prior, found.likelihood, found.guide))
         return flat
 
