@@ -57,9 +57,9 @@ class _Finding(msgspec.Struct):
     findings: dict[str, _Finding] = {}
 
 
-class _Report(_Finding):
+class _Report(_Finding, kw_only=True):
     data: int | None = None
-    particles: int | None = None
+    particles: int
     seed: int | None = None
     run: str | None = None
     data_set: str | None = None
