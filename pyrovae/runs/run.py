@@ -29,9 +29,11 @@ from typing import Any, Final
 import safetensors
 import safetensors.torch
 import torch
+from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
 import pyrovae
+from pyrovae import guides, likelihoods, nets, priors
 from pyrovae.files import json_as_bytes, tensors_as_bytes, write_atomically, write_together
 from pyrovae.parts import build
 from pyrovae.randomness import Steps
@@ -40,6 +42,9 @@ from pyrovae.vae import VAE
 from pyrovae.weights.target import keep_steps, steps_of
 
 FORMAT: Final = 1
+
+PARTS: Final = (guides, likelihoods, nets, priors)
+"""Where the library's parts are defined: a process that has only loaded a run knows them too."""
 
 NEVER_TRAINED: Final = (
     "No training is recorded in this run's folder: its parameters may be those that it was made "
@@ -323,6 +328,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _whole_state(vae: VAE) -> dict[str, Tensor]:
+    """Return every tensor that makes the VAE what it is, by the names in the file.
+
+    Raises:
+        ValueError: if a module keeps something else beside its tensors.
+    """
+    further = [name for name in vae.state_dict() if name.endswith("_extra_state")]
+    if further:
+        raise ValueError(
+            f"a run's folder holds tensors, and {further} are what modules keep beside theirs "
+            "(get_extra_state): hold it in a buffer, self.register_buffer(name, tensor)"
+        )
     stored = {f"{STORED}{name}": value for name, value in vae.stored.values().items()}
     return _distinct_state(vae) | stored | _held_buffers(vae) | _steps(vae)
 
@@ -357,12 +373,21 @@ def _fits(wanted: Tensor, saved: Tensor) -> bool:
     return same_axes and all(w in (0, s) for w, s in zip(wanted.shape, saved.shape, strict=True))
 
 
+def _make_deferred(vae: VAE) -> None:
+    """Make the parameters that Pyro modules declare by methods, and make when first asked."""
+    for module in [module for module in vae.modules() if isinstance(module, PyroModule)]:
+        for kind in type(module).__mro__:
+            for name in [name for name, v in vars(kind).items() if isinstance(v, PyroParam)]:
+                getattr(module, name)
+
+
 def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
     stored = {name for name in saved if name.startswith(STORED)}
     vae.stored.load({name.removeprefix(STORED): saved.pop(name) for name in stored})
     steps = saved.pop(STEPS, None)
     if steps is not None and steps.shape == (2,) and steps.dtype == torch.int64:
         keep_steps(vae, Steps(*steps.tolist()))
+    _make_deferred(vae)
     held = _held_buffers(vae)
     wanted = _distinct_state(vae) | held
     for problem, names in (

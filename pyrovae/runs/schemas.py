@@ -6,6 +6,7 @@ the place, such as `$.data.shape`.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -27,14 +28,18 @@ class _Data(msgspec.Struct):
 class _Config(msgspec.Struct):
     vae: dict[str, Any]
     run: str | None = None
-    created: str | None = None
+    created: datetime.datetime | msgspec.UnsetType = msgspec.UNSET
     command: list[str] | None = None
-    versions: dict[str, str] | None = None
+    versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     data: Any = None
     training: dict[str, Any] | None = None
     recipe: str | None = None
     seed: int | None = None
     demo: bool | None = None
+
+
+class _Epoch(msgspec.Struct):
+    epoch: int
 
 
 class _Quantity(msgspec.Struct):
@@ -52,9 +57,9 @@ class _Finding(msgspec.Struct):
     findings: dict[str, _Finding] = {}
 
 
-class _Report(_Finding):
+class _Report(_Finding, kw_only=True):
     data: int | None = None
-    particles: int | None = None
+    particles: int
     seed: int | None = None
     run: str | None = None
     data_set: str | None = None
@@ -64,8 +69,8 @@ class _Report(_Finding):
     split: str | None = None
     limit: int | None = None
     command: list[str] | None = None
-    created: str | None = None
-    versions: dict[str, str] | None = None
+    created: datetime.datetime | msgspec.UnsetType = msgspec.UNSET
+    versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     point_masses: list[str] = []
     tensors: str | None = None
     untrusted: int | None = None
@@ -93,7 +98,7 @@ def data(read: Any) -> dict[str, Any]:
 
 def epoch(read: Any) -> dict[str, Any]:
     """Return a line of `metrics.jsonl`: numbers by name, None for one that is missing."""
-    return _fitting(read, dict[str, _Number])
+    return _fitting(_fitting(read, _Epoch), dict[str, _Number])
 
 
 def report(read: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ passes but the last have one shape.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils import _pytree as pytree
 from pyrovae.graphs.capture import Recorded, record
 from pyrovae.graphs.guards import Reach, Watch
 from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
+from pyrovae.weights.particles import Settled
 from pyrovae.weights.run import TERMS, Read, run
 from pyrovae.weights.traces import Program
 
@@ -65,15 +67,17 @@ class CompiledRun:
         wanted: tuple[int, Read],
     ) -> tuple[Recorded, Any, list[Tensor]] | None:
         """Return the graph for data of this shape, how its outputs are named, and its inputs."""
-        if ambient():
+        if ambient() or not (self._static or self._graphs):
             return None
+        settled = [Settled(program, wanted[0], data[0], *data[1]) for program in programs]
+        ways = tuple(program.scales is None for program in settled)
         try:
             given = Arguments(data)
-            key = (programs, wanted, settings(), given.shape)
+            key = (programs, ways, wanted, settings(), given.shape)
             found = self._standing(key)
             if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
                 reach = Reach([*programs, *given.objects()])
-                graph, structure = _record(programs, reach, given, wanted)
+                graph, structure = _record(settled, reach, given, wanted)
                 self._graphs.append((key, reach.watch(graph.closed_over), graph, structure))
                 found = graph, structure
         except NotRecordable as reason:
@@ -92,7 +96,7 @@ class CompiledRun:
 
 
 def _record(
-    programs: tuple[Program, Program], reach: Reach, given: Arguments, wanted: tuple[int, Read]
+    programs: Sequence[Program], reach: Reach, given: Arguments, wanted: tuple[int, Read]
 ) -> tuple[Recorded, Any]:
     structure = None
     particles, read = wanted
@@ -100,7 +104,8 @@ def _record(
     def terms(*tensors: Tensor) -> list[Tensor]:
         nonlocal structure
         x, context = given.refilled(iter(tensors), given.floats)
-        found = run(*programs, x, *context, particles=particles, read=read)
+        model, guide = programs
+        found = run(model, guide, x, *context, particles=particles, read=read)
         flat, structure = pytree.tree_flatten(found)
         return flat
 

@@ -5,9 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
-import fresh
 import hypothesis
 import pytest
 import torch
@@ -48,7 +46,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path):
     code = (
-        "import sys, time, pathlib; from pyrovae import folders\n"
+        "import sys, time, pathlib; from pyrovae.runs import folder as folders\n"
         "with folders.held(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
@@ -232,58 +230,63 @@ def put(tree, path, value):
     return tree
 
 
+def removed(tree, path):
+    inner = tree
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return tree
+
+
+FILES = [
+    "config.json",
+    "evaluation.json",
+    "evaluation.safetensors",
+    "metrics.jsonl",
+    "model.safetensors",
+]
+COMMANDS = ("report", "compare", "sample", "report")
+
+
+def damaged(content, name, draw):
+    """Return what a file holds after one mutation; None where it is gone."""
+    kinds = ["byte", "cut", "gone"]
+    if not name.endswith("safetensors"):
+        kinds += ["value"] * 6 + ["key"] * 2
+    kind = draw(st.sampled_from(kinds))
+    if kind in ("value", "key"):
+        tree = json.loads(content)
+        path = draw(st.sampled_from(list(places(tree))))
+        if kind == "key" and path:
+            return json.dumps(removed(tree, path)).encode() + b"\n"
+        return json.dumps(put(tree, path, draw(VALUES))).encode() + b"\n"
+    if kind == "gone":
+        return None
+    at = draw(st.integers(0, len(content) - 1))
+    if kind == "cut":
+        return content[:at]
+    return content[:at] + bytes([draw(st.integers(0, 255))]) + content[at + 1 :]
+
+
 @hypothesis.settings(
     max_examples=int(os.environ.get("MUTATIONS", "60")),
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(data=st.data())
 def test_a_damaged_file_is_one_line_or_loads(evaluated, tmp_path_factory, capsys, data):
-    """Each file of a run, one value of it replaced, or a byte: `report` never says more."""
+    """Each file of a run: a value, a key or a byte another, cut short, or gone."""
     folder = tmp_path_factory.mktemp("mutant") / "run"
     shutil.copytree(evaluated, folder)
-    names = ["config.json", "evaluation.json", "metrics.jsonl", "model.safetensors"]
-    name = data.draw(st.sampled_from([*names, "evaluation.safetensors"]))
-    content = bytearray((folder / name).read_bytes())
-    if name.endswith("safetensors") or data.draw(st.integers(0, 3)) == 0:
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at] = data.draw(st.integers(0, 255))
-    else:
-        tree = json.loads(content)
-        path = data.draw(st.sampled_from(list(places(tree))))
-        content = json.dumps(put(tree, path, data.draw(VALUES))).encode() + b"\n"
-    (folder / name).write_bytes(content)
+    name = data.draw(st.sampled_from(FILES))
+    content = damaged((folder / name).read_bytes(), name, data.draw)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    command = data.draw(st.sampled_from(COMMANDS))
+    others = [str(evaluated)] if command == "compare" else []
     capsys.readouterr()
-    code = main(["report", str(folder)])
+    code = main([command, *others, str(folder)])
     said = capsys.readouterr()
     assert code in (0, 1, 2)
     assert all(len(line) <= 500 for line in (said.err + said.out).splitlines())
     assert (code == 0) == (said.err == "")
-
-
-@pytest.mark.slow
-def test_a_killed_training_leaves_one_run(tmp_path):
-    """Killed at moments spread over a first training and over one that writes over it."""
-    moments = int(os.environ.get("MOMENTS", "4"))
-    for i in range(moments):
-        folder = tmp_path / "run"
-        latents = 4 + i
-        sizes = ["--latents", str(latents), "--hidden", "8", "--epochs", "500"]
-        command = ["train", "--data", "digits", *sizes, "--out", str(folder), "--overwrite"]
-        process = fresh.started(main, command)
-        started = time.monotonic()
-        while not _names(folder, latents) and time.monotonic() - started < 60:
-            time.sleep(0.005)
-        time.sleep(0.05 * i)
-        process.kill()
-        process.join()
-        width = pv.load(folder).prior.loc.numel()
-        assert width == Run(folder).config["vae"]["prior"]["args"][0]
-        assert width in (latents, latents - 1)
-        assert len(Run(folder).metrics) <= 500
-
-
-def _names(folder, latents):
-    try:
-        return Run(folder).config["vae"]["prior"]["args"][0] == latents
-    except ValueError:
-        return False

@@ -44,6 +44,18 @@ class Convolved(nn.Module):
         return self.conv(self.linear(z).view(-1, 2, 4)).flatten(1)
 
 
+class Reshaped(nn.Module):
+    """An image's decoder that takes the first axis, whatever it is, for the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.conv = nn.Linear(2, 12), nn.Conv2d(3, 3, 2)
+
+    def forward(self, z):
+        hidden = self.linear(z.reshape(z.shape[0], -1))
+        return self.conv(hidden.view(z.shape[0], 3, 2, 2)).flatten(1)
+
+
 class Recurrent(nn.Module):
     """It takes the first of three axes for time: of K particles the first alone is right."""
 
@@ -79,7 +91,8 @@ class Attending(nn.Module):
         return self.out(tokens.flatten(1))
 
 
-OWN = {c.__name__: c for c in (Normalised, Convolved, Recurrent, Concatenated, Attending)}
+KINDS = Normalised, Convolved, Reshaped, Recurrent, Concatenated, Attending
+OWN = {c.__name__: c for c in KINDS}
 
 
 class Scored(nn.Module):

@@ -1,0 +1,43 @@
+"""Commands in processes that are killed at a chosen moment, forked from one that has imported."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+
+import torch
+
+from pyrovae.cli import main
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def begun(*arguments):
+    """Begin a command of the command line."""
+    CONTEXT.set_forkserver_preload(["killed", "pyrovae.commands", "sklearn.datasets"])
+    process = CONTEXT.Process(target=_run, args=([*map(str, arguments)],))
+    process.start()
+    return process
+
+
+def _run(arguments):
+    torch.set_num_threads(1)
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        code = main(arguments)
+    os._exit(code)
+
+
+def killed(process, *, once, after):
+    """Kill a process some seconds after something is there to be seen."""
+    began = time.monotonic()
+    while not once() and process.is_alive() and time.monotonic() - began < 60:
+        time.sleep(0.001)
+    time.sleep(after)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
