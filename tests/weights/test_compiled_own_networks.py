@@ -21,8 +21,7 @@ pytestmark = pytest.mark.usefixtures("interpreted")
 
 def weighed(case, particles, **given):
     with pv.seeded(3), torch.no_grad():
-        arguments = case.vae.model, case.vae.guide, case.x, *case.context
-        return pv.log_weights(arguments, particles=particles, **given)
+        return pv.log_weights(case.vae, case.x, *case.context, particles=particles, **given)
 
 
 @pytest.mark.parametrize("particles", [1, 2, 7])
