@@ -149,7 +149,7 @@ def test_what_pyro_trains_is_measured_by_every_door(name):
     case = own(name)
     data = case.x, *case.context
     report = pv.evaluate(
-        case.vae, data, particles=200, diagnostics=[pv.AIS(40, chains=16, data=2)]
+        case.vae, data, particles=200, diagnostics=[pv.AIS(20, chains=16, data=2)]
     )
     assert not report.refused
     q = case.vae.encode(*data)
