@@ -4,6 +4,9 @@ import hypothesis
 import pytest
 import torch
 
+import pyrovae as pv
+from pyrovae.randomness import generators_kept
+
 hypothesis.settings.register_profile(
     "same-every-run", derandomize=True, database=None, deadline=None, max_examples=50
 )
@@ -14,3 +17,16 @@ hypothesis.settings.load_profile("same-every-run")
 def interpreted(monkeypatch):
     """Run the recorded graphs without Inductor: what is tested is the recording."""
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+
+
+@pytest.fixture
+def recorded_annealing(monkeypatch, interpreted):
+    """Anneal along recorded graphs, as a long run does: the same numbers, three times as fast."""
+    slope = pv.ais.LatentDensity.slope
+
+    def recorded(path, u, beta):
+        with generators_kept():
+            path.compile()
+        return slope(path, u, beta)
+
+    monkeypatch.setattr(pv.ais.LatentDensity, "slope", recorded)

@@ -235,6 +235,7 @@ class TestWorlds:
         u = path.draw()
         assert torch.allclose(path.point(u).log_joint, world.log_joint_with(x, u))
 
+    @pytest.mark.usefixtures("recorded_annealing")
     def test_intervals_cover_the_evidence_95_times_in_100(self):
         """The bound on x_n is short of log p by var / 2K = 0.004, a twentieth of its error."""
         world = LinearGaussian()
@@ -245,6 +246,7 @@ class TestWorlds:
         assert 0.92 <= float((z_scores.abs() < 1.96).double().mean()) <= 0.98
 
 
+@pytest.mark.usefixtures("recorded_annealing")
 def test_intervals_over_data_cover_95_times_in_100():
     """Two hundred test sets of 40 data; the truth is the mean over all, known ten times better."""
     world = LinearGaussian()
@@ -335,6 +337,7 @@ class Squares:
         return (joint.exp().sum(-1) * (z[1] - z[0])).log().sum(-1)
 
 
+@pytest.mark.usefixtures("recorded_annealing")
 @pytest.mark.slow
 class TestManyModes:
     x = number([[2.0, 2.5], [3.0, 2.0], [2.2, 2.2], [2.7, 3.1]])
@@ -360,6 +363,7 @@ class TestManyModes:
         assert "take more temperatures" in " ".join(found.verdict)
 
 
+@pytest.mark.usefixtures("recorded_annealing")
 class TestSandwich:
     def pair(self):
         world = LinearGaussian()
@@ -477,6 +481,7 @@ class TestSimulation:
             for column in range(2):
                 mean_is((drawn - world.mean) * z[:, column : column + 1], world.weight[:, column])
 
+    @pytest.mark.usefixtures("recorded_annealing")
     def test_draws_given_a_label_that_is_observed(self):
         """The label stays what it is, and the bounds hold of x and the label together."""
 

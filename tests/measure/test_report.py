@@ -265,6 +265,7 @@ class TestFigure:
         assert not pv.plots.bounds(report).axes[0].patches
 
 
+@pytest.mark.usefixtures("recorded_annealing")
 class TestAnnealing:
     """The report holds its tightest bound against annealing on the same data, the first ones."""
 

@@ -163,7 +163,7 @@ def test_what_pyro_trains_is_measured_by_every_door(name):
     case = own(name)
     data = case.x, *case.context
     report = pv.evaluate(
-        case.vae, data, particles=200, diagnostics=[pv.AIS(40, particles=16, limit=2)]
+        case.vae, data, particles=200, diagnostics=[pv.AIS(20, particles=16, limit=2)]
     )
     assert not report.refused
     q = case.vae.encode(*data)
