@@ -1,8 +1,8 @@
 """Conditional VAEs: digits given their label, and the lower half of an image given the upper.
 
-The context reaches prior, likelihood and guide alike: p(z | c) p(x | z, c) and q(z | x, c). For
-generation the context is the label, one-hot; for completion it is the upper half of the image and
-x the lower. What the context knows is nothing that z must say: the rate falls.
+Prior, likelihood and guide all get the context c: p(z | c) p(x | z, c) and q(z | x, c). For
+generation the context is the one-hot label. For completion it is the upper half of the image, and
+x is the lower half. z need not encode information that is in the context, so the rate is lower.
 
 References:
     Sohn, Lee, Yan, 2015. Learning Structured Output Representation using Deep Conditional
@@ -22,7 +22,7 @@ LATENTS, HIDDEN = 6, 200
 
 
 def make_vae(x: Tensor, context: int) -> pv.VAE:
-    """Return a VAE of x whose every part takes a context of so many numbers (0 for none)."""
+    """Return a VAE of x whose parts take a context of the given width (0 for none)."""
     width = x.shape[-1]
     if context:
         prior = pv.priors.ConditionalNormal(MLP(context, HIDDEN, 2 * LATENTS))
@@ -34,7 +34,7 @@ def make_vae(x: Tensor, context: int) -> pv.VAE:
 
 
 def tasks(split: pv.data.Split) -> dict[str, tuple[Tensor, ...]]:
-    """Return data and context of each task; the pixels are drawn once."""
+    """Return data and context of each task; the pixels are binarized once."""
     x = split.draw()
     labels = torch.nn.functional.one_hot(split.labels, 10).to(x.dtype)
     return {
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def draw(vae: pv.VAE, path: str) -> None:
-    """Draw the means of p(x | z, c) at draws z ~ p(z | c), a row for each label."""
+    """Plot the means of p(x | z, c) at samples z ~ p(z | c), one row per label."""
     import matplotlib.pyplot as plt
 
     labels = torch.eye(10).repeat_interleave(10, 0)

@@ -1,8 +1,8 @@
 """Counts with a library size: Poisson and negative binomial likelihoods on simulated genes.
 
-Each cell has a type, which sets the proportions of its genes, and a library size, which sets how
-many molecules were counted. The library size is context: it scales the mean and is not modeled.
-Counts vary more than a Poisson allows; the negative binomial learns by how much for each gene.
+Each cell has a type, which determines the proportions of its genes, and a library size, which
+determines how many molecules were counted. The library size is context: it scales the mean and is
+not modeled. The counts are overdispersed; the negative binomial learns a dispersion per gene.
 
 References:
     Lopez, Regier, Cole, Jordan, Yosef, 2018. Deep generative modeling for single-cell

@@ -1,14 +1,15 @@
-"""Counts under two likelihoods of one's own, Poisson and binomial, as Pyro programs.
+"""Two custom likelihoods of counts, Poisson and binomial, as Pyro programs.
 
-A pixel of the handwritten digits is a genuine count: how many of the 16 dots of a 4 x 4 cell
-were inked. A likelihood is a module that scores x at the site "x"; declaring the `domain` of its
-data makes `fit` and `evaluate` refuse any others. A Poisson count is unbounded, a cell's is not:
-the binomial likelihood knows the 16.
+A pixel of the handwritten digits is a count: the number of inked dots among the 16 of a 4 x 4
+cell. A likelihood is a module that scores x at the site "x". If it declares the `domain` of its
+data, `fit` and `evaluate` refuse other data. Poisson counts are unbounded; the binomial likelihood
+is bounded by 16.
 
-It prints both tables, then what a test digit is worth under each. 40 epochs gave, in nats,
+It prints both reports, then the log-probability of a test digit under each model. After 40 epochs,
+in nats,
 
     independent Poisson  log p     -184.82      each pixel at its training mean
-    Poisson VAE          IWAE-1000 -106.05      2.5% of the counts it draws are above 16
+    Poisson VAE          IWAE-1000 -106.05      2.5% of its sampled counts are above 16
     Binomial VAE         IWAE-1000 -103.28
 """
 
@@ -56,7 +57,7 @@ def make_vae(likelihood: torch.nn.Module, width: int) -> pv.VAE:
 
 
 def independent_poisson(train: torch.Tensor, test: torch.Tensor) -> float:
-    """Return the mean log-probability of the test data, each pixel at its training mean."""
+    """Return the mean log-probability of the test data under independent pixels."""
     rate = train.mean(0).clamp(min=1e-3)
     return dist.Poisson(rate).to_event(1).log_prob(test).mean().item()
 

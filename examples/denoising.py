@@ -1,8 +1,8 @@
 """A denoising VAE: noisy images in, clean images out.
 
-The noisy image is the context, and the guide sees nothing else: p(z) p(x | z) and q(z | noisy).
-The likelihood scores the clean image. Compared with a VAE whose guide was trained on clean images
-and is then shown noisy ones: its bound on the clean image is lower.
+The noisy image is the context, and the only input of the guide: p(z) p(x | z) and q(z | noisy).
+The likelihood scores the clean image. It is compared with a VAE whose guide was trained on clean
+images and is evaluated on noisy ones, which has a lower bound on the clean image.
 
 References:
     Im, Ahn, Memisevic, Bengio, 2017. Denoising Criterion for Variational Auto-Encoding Framework.
@@ -22,7 +22,7 @@ LATENTS, HIDDEN, WIDTH = 8, 200, 64
 
 
 class FromContext(Part):
-    """Show a network the context in place of x."""
+    """Apply a network to the context instead of x."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class FromContext(Part):
 
 
 class WithoutContext(Part):
-    """Show a network its first input alone."""
+    """Apply a network to its first input only."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def make_vae() -> pv.VAE:
 
 
 def flipped(x: Tensor, share: float, seed: int) -> Tensor:
-    """Flip a share of the pixels."""
+    """Flip a fraction of the pixels."""
     generator = torch.Generator().manual_seed(seed)
     return torch.where(torch.rand(x.shape, generator=generator) < share, 1 - x, x)
 

@@ -3,9 +3,9 @@
     python examples/faces.py --data freyfaces.npz --figure faces.png
     python examples/faces.py --data celeba --root data
 
-An .npz file holds gray images under the key "images" ([N, H, W], 0 to 255), as the Frey Faces do;
-celeba comes through torchvision, 64 x 64 in color. The scale of the noise is learned: it sets the
-balance of reconstruction and rate that beta would set by hand.
+An .npz file contains grayscale images under the key "images" ([N, H, W], 0 to 255), as the Frey
+Faces do; celeba is loaded by torchvision, 64 x 64 in color. The scale of the noise is learned, and
+determines the balance of reconstruction and rate, for which a beta-VAE has a parameter.
 
 References:
     Rybkin, Daniilidis, Levine, 2021. Simple and Effective VAE Training with Calibrated Decoders.
@@ -41,7 +41,7 @@ def celeba(root: str, count: int) -> tuple[Tensor, tuple[int, int, int]]:
 
 
 def blobs() -> tuple[Tensor, tuple[int, int, int]]:
-    """Return small gray images of one bright spot each, to try the program on."""
+    """Return small grayscale images of one bright spot each, for a smoke test."""
     grid = torch.stack(torch.meshgrid(torch.arange(28), torch.arange(20), indexing="ij"), -1)
     centers = torch.rand(200, 1, 1, 2) * torch.tensor([28.0, 20.0])
     return torch.exp(-(grid - centers).square().sum(-1) / 20).flatten(1), (1, 28, 20)

@@ -1,11 +1,11 @@
-"""A normalizing flow as the guide: q(z | x) bent to the posterior (needs pyrovae[flows]).
+"""A normalizing flow as the guide (needs pyrovae[flows]).
 
     python -m pip install 'pyrovae[flows]'
 
-A mean-field normal has no correlations and one shape. An inverse autoregressive flow, conditioned
-on features of x, has both, and still samples in one pass. Compared on the digits with mean-field,
-low-rank and full-rank normals: the gap between IWAE and the ELBO is what the family, and the one
-network for all data, leave.
+A mean-field normal has no correlations and a fixed shape. An inverse autoregressive flow,
+conditioned on features of x, is more flexible and still samples in one pass. It is compared on the
+digits with mean-field, low-rank and full-rank normals. The gap between IWAE and the ELBO is due to
+the variational family and to amortization.
 
 References:
     Rezende, Mohamed, 2015. Variational Inference with Normalizing Flows.

@@ -1,9 +1,9 @@
-"""A normalizing flow as the prior: p(z) learned by invertible networks (needs pyrovae[flows]).
+"""A normalizing flow as the prior (needs pyrovae[flows]).
 
     python -m pip install 'pyrovae[flows]'
 
-A standard normal prior asks the guide to fill a ball; a flow lets the aggregate posterior keep its
-shape and learns that shape instead. Compared with the standard normal on the digits.
+With a standard normal prior, the aggregate posterior must become normal; a flow prior learns its
+shape instead. It is compared with the standard normal on the digits.
 
 References:
     Chen et al., 2017. Variational Lossy Autoencoder.

@@ -1,9 +1,9 @@
-"""Two levels of latents: a bottom-up guide, and the ladder's top-down guide.
+"""Two levels of latents with a bottom-up guide and with a top-down ladder guide.
 
-p(z_2) p(z_1 | z_2) p(x | z_1). The bottom-up guide q(z_1 | x) q(z_2 | z_1) may leave the top
-level unused; the ladder multiplies an estimate from x with the prior's own conditional and shares
-its networks. Prints each table, and log q - log p of each level, averaged: for the ladder, and for
-the top of the other, it is a KL, the nats that the level carries.
+The model is p(z_2) p(z_1 | z_2) p(x | z_1). With the bottom-up guide q(z_1 | x) q(z_2 | z_1), the
+top level may stay unused. The ladder multiplies an estimate from x by the prior's conditional, and
+shares the prior's networks. The script prints each report, and the mean of log q - log p of each
+level. For the ladder, and for the top level of the bottom-up guide, it is a KL divergence.
 
 References:
     Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.

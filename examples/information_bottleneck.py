@@ -1,8 +1,9 @@
-"""The deep variational information bottleneck: a label likelihood in the place of p(x | z).
+"""The deep variational information bottleneck, with a likelihood of labels instead of images.
 
-The image is the context; what is scored at the site "x" is its label. The objective
-E log p(y | z) - beta KL(q(z | image) || p(z)) bounds I(z; y) - beta I(z; image): the latent keeps
-what tells the label and forgets the rest. Printed for several beta: the rate, and the accuracy.
+The image is the context, and its label is scored at the site "x". The objective
+E log p(y | z) - beta KL(q(z | image) || p(z)) is, up to a constant, a lower bound on
+I(z; y) - beta I(z; image): the latent keeps the information about the label and discards the rest.
+The script prints the rate and the accuracy for several beta.
 
 References:
     Alemi, Fischer, Dillon, Murphy, 2017. Deep Variational Information Bottleneck.
@@ -33,7 +34,7 @@ class Label(torch.nn.Module):
 
 
 class FromImage(torch.nn.Module):
-    """Draw z given the image alone: the label is not seen."""
+    """Sample z given the image only, not the label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class FromImage(torch.nn.Module):
 
 @torch.no_grad()
 def accuracy(vae: pv.VAE, y: Tensor, image: Tensor) -> float:
-    """Return the share of labels that the posterior mean of z predicts."""
+    """Return the accuracy of the labels predicted from the posterior mean of z."""
     logits = vae.likelihood.net(vae.encode(y, image).mean)
     return (logits.argmax(-1) == y).double().mean().item()
 

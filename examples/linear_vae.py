@@ -1,8 +1,8 @@
-"""A linear VAE is probabilistic PCA: the same evidence, noise and principal subspace.
+"""A linear VAE recovers probabilistic PCA: the same evidence, noise and principal subspace.
 
-With x ~ N(W z + m, s^2 I) and a linear guide of full rank, the ELBO can reach log p(x): its
-optimum is known in closed form. Trained by SVI on data from a low-rank world, the VAE is compared
-with the eigenvectors of the data's covariance: likelihood, noise, angle between the subspaces.
+With x ~ N(W z + m, s^2 I) and a linear full-rank guide, the ELBO can reach log p(x), and the
+optimum has a closed form. The VAE is trained by SVI on data with a low-rank covariance, and
+compared with the closed form: likelihood, noise, and the angle between the subspaces.
 
 References:
     Tipping, Bishop, 1999. Probabilistic Principal Component Analysis.

@@ -1,9 +1,9 @@
-"""Half of the pixels are missing: bound the observed part, and fill in the rest.
+"""Train on images with half of the pixels missing, and impute the missing pixels.
 
-The mask is the last context of the programs. `Masked` leaves the terms of missing entries out,
-`HideMissing` shows the guide zeros in their place, and `impute` averages the decoder
-over particles weighted by p(x_obs, z) / q(z | x_obs). Printed: the bounds on log p(x_obs), and the
-cross-entropy of the hidden pixels beside that of each pixel's observed mean.
+The mask is the last context of the programs. `Masked` omits the terms of missing entries,
+`HideMissing` replaces them by zeros for the guide, and `impute` averages the decoder over
+particles weighted by p(x_obs, z) / q(z | x_obs). The script prints bounds on log p(x_obs), and the
+cross-entropy of the missing pixels, compared with predicting each pixel's observed mean.
 
 References:
     Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete Data.
@@ -31,7 +31,7 @@ def make_vae() -> pv.VAE:
 
 
 def with_gaps(x: Tensor, missing: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return x with zeros at missing entries, and the mask of those observed."""
+    """Return x with zeros at missing entries, and the mask of observed entries."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(x.shape, generator=generator) >= missing
     return torch.where(mask, x, 0.0), mask

@@ -1,8 +1,9 @@
-"""Clusters without labels: a class that is summed out, and a continuous latent around its center.
+"""Unsupervised clustering with an enumerated class and a continuous latent.
 
-p(c) p(z | c) p(x | z), with q(z | x) alone in the guide: `TraceEnum_ELBO` and `log_weights` sum
-over the class exactly, so nothing discrete is sampled. The class of a datum is read off the prior,
-p(c | z) at the mean of q(z | x), and compared with the digits' labels, which training never sees.
+The model is p(c) p(z | c) p(x | z), and the guide is q(z | x): `TraceEnum_ELBO` and `log_weights`
+sum over the class exactly, so nothing discrete is sampled. The cluster of a datum is the most
+probable class under p(c | z) at the mean of q(z | x). The clusters are compared with the digits'
+labels, which are not used in training.
 
 References:
     Jiang, Zheng, Tan, Tang, Zhou, 2017. Variational Deep Embedding.
@@ -42,7 +43,7 @@ def cluster(vae: pv.VAE, x: Tensor) -> Tensor:
 
 
 def purity(clusters: Tensor, labels: Tensor) -> float:
-    """Return the share of data whose label is the most frequent one of their cluster."""
+    """Return the fraction of data whose label is the most frequent one of their cluster."""
     right = 0
     for c in clusters.unique():
         right += int(labels[clusters == c].bincount().max())

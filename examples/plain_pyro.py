@@ -1,11 +1,11 @@
-"""Pyro's own tools on `vae.model` and `vae.guide`, which are ordinary Pyro programs.
+"""Use Pyro's own tools on `vae.model` and `vae.guide`, which are ordinary Pyro programs.
 
 - `SVI` with `Trace_ELBO` trains the VAE; Pyro's parameter store stays empty.
-- `Predictive` draws z from the guide, and new data from the model given these z.
-- `poutine.condition` holds the latents on the line between two digits and runs the model there.
-- `poutine.scale` changes what SVI would descend, and not what `log_weights` reports.
+- `Predictive` samples z from the guide, and new data from the model given these z.
+- `poutine.condition` fixes the latents to a line between two digits and runs the model there.
+- `poutine.scale` changes the loss of SVI, but not the result of `log_weights`.
 
-It prints what each of them found, then the table of bounds for the pair of programs.
+It prints the result of each, then the report of the pair of programs.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The VAE of Kingma and Welling on dynamically binarized MNIST, measured with IWAE-1000.
+"""The VAE of Kingma and Welling on dynamically binarized MNIST, evaluated with IWAE-1000.
 
 Networks 784-200-200-2x50 and 50-200-200-784 with tanh, batches of 100, Adam at 1e-3, 20 epochs
-over 50,000 images. Shows the whole path: data, VAE, `fit`, `evaluate`, and a run's folder.
+over 50,000 images. The script loads data, trains with `fit`, evaluates, and saves the run.
 
     python examples/vae_mnist.py --root data --out runs/mnist
 
-prints a table in which the test ELBO is about -101 nats and IWAE-1000 about -96 (-95 over the
-first 1,000 test images, `--limit 1000`). With `--smoke` the same program takes a few steps on the
-8 x 8 digits of scikit-learn, without MNIST.
+prints a report with a test ELBO of about -101 nats and an IWAE-1000 of about -96 (-95 over the
+first 1,000 test images, `--limit 1000`). With `--smoke` it takes a few steps on the 8 x 8 digits
+of scikit-learn, without MNIST.
 
 References:
     Kingma, Welling, 2014. Auto-Encoding Variational Bayes.

@@ -1,8 +1,8 @@
-"""VampPrior: a mixture of the guide's own posteriors at learned pseudo-inputs, as the prior.
+"""The VampPrior: a mixture of the guide's posteriors at learned pseudo-inputs.
 
 p(z) = 1/C sum_c q(z | u_c) shares the encoder with the guide, so the prior is the aggregate
-posterior of C learned images. Compared with the standard normal prior on the digits, or with
-`--data mnist --root data` on dynamically binarized MNIST; `--figure` shows pseudo-inputs.
+posterior of C learned images. It is compared with the standard normal prior on the digits, or with
+`--data mnist --root data` on dynamically binarized MNIST. `--figure` plots pseudo-inputs.
 
 References:
     Tomczak, Welling, 2018. VAE with a VampPrior.
@@ -37,7 +37,7 @@ def make_vaes(data: pv.data.DataSet, latents: int, components: int) -> dict[str,
 
 
 def show(prior: pv.priors.VampPrior, shape: tuple[int, int, int], path: str) -> None:
-    """Draw the first pseudo-inputs as images."""
+    """Plot the first pseudo-inputs as images."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(4, 10, figsize=(8, 3.4), layout="constrained")

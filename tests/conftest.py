@@ -22,11 +22,11 @@ def interpreted(monkeypatch):
 @pytest.fixture
 def recorded_annealing(monkeypatch, interpreted):
     """Anneal along recorded graphs, as a long run does: the same numbers, three times as fast."""
-    slope = pv.ais.LatentDensity.slope
+    slope = pv.measure.annealing.ais.LatentDensity.slope
 
     def recorded(path, u, beta):
         with generators_kept():
             path.compile()
         return slope(path, u, beta)
 
-    monkeypatch.setattr(pv.ais.LatentDensity, "slope", recorded)
+    monkeypatch.setattr(pv.measure.annealing.ais.LatentDensity, "slope", recorded)

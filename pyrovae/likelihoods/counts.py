@@ -65,17 +65,19 @@ class _Counts(NetworkLikelihood):
             return parameters[..., :-1], parameters[..., -1:]
         return parameters, None
 
+    def parameters_at(self, x: Tensor) -> Tensor:
+        """Return the logs of the means, which are logits of the proportions too.
+
+        A pseudocount of 1/2 keeps them finite.
+        """
+        return ((x.sum(0) + 0.5) / (len(x) + 1)).log()
+
 
 def log_mean(output: Tensor, size: Tensor | None) -> Tensor:
     """Return the log-means: h, or log(l softmax(h)) with a library size."""
     if size is None:
         return output
     return output.log_softmax(-1) + size.clamp(min=SMALLEST_LIBRARY).log()
-
-
-def _log_means(x: Tensor) -> Tensor:
-    """Return the logs of the columns' means, with a pseudocount of 1/2 to keep them finite."""
-    return ((x.sum(0) + 0.5) / (len(x) + 1)).log()
 
 
 class Poisson(_Counts):
@@ -98,10 +100,6 @@ class Poisson(_Counts):
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the Poisson distribution with the given log-means."""
         return LogPoisson(log_mean(*self.split(parameters)))
-
-    def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logs of the means, which are logits of the proportions too."""
-        return _log_means(x)
 
 
 class _Dispersed(_Counts):
@@ -156,10 +154,6 @@ class NegativeBinomial(_Dispersed):
         """Return the negative binomial with the given log-means."""
         return self.dispersed(*self.split(parameters))
 
-    def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logs of the means, which are logits of the proportions too."""
-        return _log_means(x)
-
 
 class ZeroInflatedNegativeBinomial(_Dispersed):
     r"""A negative binomial that is replaced by 0 with probability $\pi_i(z)$.
@@ -195,7 +189,7 @@ class ZeroInflatedNegativeBinomial(_Dispersed):
     def parameters_at(self, x: Tensor) -> Tensor:
         """Return log-means and gates of 1%; with a library size, the means are 1% too small."""
         gates = torch.full_like(x[0], RAREST_GATE)
-        return torch.cat([_log_means(x) - torch.log1p(-gates), gates.logit()])
+        return torch.cat([super().parameters_at(x) - torch.log1p(-gates), gates.logit()])
 
 
 class Multinomial(_Counts):
@@ -223,7 +217,3 @@ class Multinomial(_Counts):
         """Return the multinomial with the given logits and totals."""
         logits, size = self.split(parameters)
         return TotalsMultinomial(logits, None if size is None else size.squeeze(-1))
-
-    def parameters_at(self, x: Tensor) -> Tensor:
-        """Return the logs of the means, which are logits of the proportions too."""
-        return _log_means(x)

@@ -17,6 +17,7 @@ from torch.distributions import constraints
 
 from pyrovae.data.domains import check_domain
 from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
+from pyrovae.distributions.mixtures import check_components
 from pyrovae.likelihoods.base import NetworkLikelihood, blocks
 from pyrovae.nets import positive, unconstrained
 
@@ -110,10 +111,7 @@ class DiscretizedLogisticMixture(NetworkLikelihood):
 
     def __init__(self, net: nn.Module, *, components: int = 5, levels: int = 256) -> None:
         super().__init__(net)
-        if components < 1:
-            raise ValueError(
-                f"DiscretizedLogisticMixture needs at least one component; got {components}"
-            )
+        check_components(self, components)
         self.domain, self.components, self.levels = _levels(levels, self), components, levels
 
     def noise(self, parameters: Tensor) -> dist.Distribution:

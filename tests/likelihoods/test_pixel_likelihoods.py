@@ -233,7 +233,10 @@ def tiny_vae(likelihood):
     [
         (4.0, "whole numbers from 0 to 3; got 4 at row 2"),
         (-1.0, "whole numbers from 0 to 3; got -1 at row 2"),
-        (0.5, r"whole numbers .*; got 0.5 at row 2. Intensities .* by \(3 \* x\).round\(\)"),
+        (
+            0.5,
+            r"whole numbers .*; got 0.5 at row 2. Convert intensities .* with \(3 \* x\).round\(\)",
+        ),
     ],
 )
 @pytest.mark.parametrize(

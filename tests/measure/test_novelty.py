@@ -243,7 +243,7 @@ class TestRotated:
         assert rotated(x, (3, 25, 1), turns=2).shape == x.shape
 
     def test_shapes_that_turning_changes_are_refused(self):
-        with pytest.raises(ValueError, match="turned by 180"):
+        with pytest.raises(ValueError, match="rotated by 180"):
             rotated(torch.zeros(2, 6), (1, 2, 3))
         with pytest.raises(ValueError, match="flat vectors"):
             rotated(torch.zeros(2, 6), (1, 2, 2))
