@@ -11,7 +11,7 @@ announce by `pyro.param` or `pyro.module` stays in Pyro's store, and is saved wi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -25,11 +25,10 @@ from torch import Tensor, nn
 
 from pyrovae.data.domains import named
 from pyrovae.parts import Part, describe_together
+from pyrovae.types import ContextValue, Program
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.target import modules_of
-
-Program = Callable[..., Any]
 
 
 class VAE(nn.Module):
@@ -80,7 +79,7 @@ class VAE(nn.Module):
         self.stored = StoredParameters()
         _keep_parameters_local(self)
 
-    def model(self, x: Tensor | None, *context: Any, size: int | None = None) -> Any:
+    def model(self, x: Tensor | None, *context: ContextValue, size: int | None = None) -> Any:
         """Run the joint p(x, z): sample the latents, score x.
 
         Args:
@@ -104,12 +103,14 @@ class VAE(nn.Module):
                 )
             return self.likelihood(latents, x, *context)
 
-    def guide(self, x: Tensor, *context: Any, size: int | None = None) -> Any:
+    def guide(self, x: Tensor, *context: ContextValue, size: int | None = None) -> Any:
         """Run the posterior q(z | x), which samples every latent site of the prior."""
         with self._over_data(x, size, self.posterior):
             return self.posterior(x, *context)
 
-    def encode(self, x: Tensor, *context: Any, site: str | None = None) -> dist.Distribution:
+    def encode(
+        self, x: Tensor, *context: ContextValue, site: str | None = None
+    ) -> dist.Distribution:
         """Return q(z | x) with batch shape [N].
 
         Where the guide has several latent sites, name the one that is wanted; its distribution
@@ -127,14 +128,14 @@ class VAE(nn.Module):
         found: dist.Distribution = trace.nodes[site]["fn"]
         return found
 
-    def decode(self, z: Any, *context: Any) -> dist.Distribution:
+    def decode(self, z: Any, *context: ContextValue) -> dist.Distribution:
         """Return p(x | z), the distribution at the site "x", for what the prior returns, z."""
         with _local_parameters(), self._met((self.likelihood,)):
             trace = poutine.trace(self.likelihood).get_trace(z, None, *context)
         return _observation(trace)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, *context: Any) -> Tensor:
+    def reconstruct(self, x: Tensor, *context: ContextValue) -> Tensor:
         """Return the mean of p(x | z) at one draw z ~ q(z | x), of the shape of x.
 
         Raises:
@@ -144,12 +145,12 @@ class VAE(nn.Module):
         generate = poutine.trace(poutine.replay(self.model, trace=drawn))
         return mean_of(_observation(generate.get_trace(None, *context, size=len(x))))
 
-    def predictive(self, n: int, *context: Any) -> dist.Distribution:
+    def predictive(self, n: int, *context: ContextValue) -> dist.Distribution:
         """Return p(x | z) at n draws z ~ p(z): its mean shows what the model has learned."""
         return _observation(poutine.trace(self.model).get_trace(None, *context, size=n))
 
     @torch.no_grad()
-    def sample(self, n: int, *context: Any) -> Tensor:
+    def sample(self, n: int, *context: ContextValue) -> Tensor:
         """Draw n data from p(x)."""
         drawn: Tensor = self.model(None, *context, size=n)
         return drawn

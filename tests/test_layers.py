@@ -12,7 +12,7 @@ import pyrovae
 ROOT = Path(pyrovae.__file__).parent
 
 ORDER = (
-    ("randomness", "parts", "files"),
+    ("randomness", "parts", "files", "types"),
     ("data", "graphs", "composition"),
     ("weights", "nets"),
     ("vae", "distributions"),

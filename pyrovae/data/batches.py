@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyrovae.data.datasets import DataSet, Split, drawn_once
 from pyrovae.data.domains import named
+from pyrovae.types import Data
 
 __all__ = ["Batch", "Batches"]
 
@@ -47,7 +48,7 @@ class Batches:
 
     def __init__(
         self,
-        data: Any,
+        data: Data,
         batch_size: int,
         *,
         shuffle: bool = False,
@@ -118,7 +119,7 @@ class Batches:
         return number
 
 
-def _tensors(data: Any) -> tuple[bool, tuple[Tensor, ...]]:
+def _tensors(data: Data) -> tuple[bool, tuple[Tensor, ...]]:
     """Return whether x is dynamic, and the tensors (x, *context), () if data are not tensors."""
     if isinstance(data, TensorDataset):
         data = data.tensors
@@ -152,7 +153,7 @@ def _resident(tensors: tuple[Tensor, ...], device: torch.device | None) -> tuple
     return tuple(tensor.to(device) for tensor in tensors) if wanted <= free / 2 else tensors
 
 
-def _source(data: Any, batch_size: int, shuffle: bool) -> Iterable[Any]:  # noqa: FBT001
+def _source(data: Data, batch_size: int, shuffle: bool) -> Iterable[Any]:  # noqa: FBT001
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size)
     if isinstance(data, Dataset):

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyrovae.data.domains import check_domain
 from pyrovae.randomness import seeded
+from pyrovae.types import Data
 
 __all__ = ["HELD_OUT", "PIXELS", "Binarization", "DataSet", "Split", "drawn_once", "load"]
 
@@ -55,7 +56,7 @@ class Split:
             return torch.bernoulli(self.x)
 
 
-def drawn_once(data: Any) -> Any:
+def drawn_once(data: Data) -> Any:
     """Replace a dynamic split in the data of `fit` by its pixels, the same at each call.
 
     Example:

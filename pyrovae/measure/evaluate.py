@@ -22,6 +22,7 @@ from pyrovae.measure.fingerprints import fingerprints
 from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
 from pyrovae.randomness import generators_kept, seeded
+from pyrovae.types import Data, Target
 from pyrovae.weights import psis
 from pyrovae.weights.bounds import (
     Estimate,
@@ -55,8 +56,8 @@ COMPILED_FROM: Final = 2_000_000
 
 @torch.no_grad()
 def evaluate(
-    target: Any,
-    data: Any,
+    target: Target,
+    data: Data,
     *,
     particles: int = 1000,
     ks: Sequence[int] | None = None,
@@ -235,7 +236,7 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
 
 
 def _diagnose(
-    target: Any,
+    target: Target,
     batches: list[tuple[Any, ...]],
     diagnostics: Sequence[Diagnostic],
     seed: int | None,

@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate
 
 Batch = TypeVar("Batch")
@@ -170,7 +171,7 @@ class Diagnostic(Protocol):
     def name(self) -> str:
         """The key of what it finds, such as "ais"."""
 
-    def __call__(self, target: Any, x: Tensor, *context: Any) -> Finding:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Finding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae.types import ContextValue
 from pyrovae.weights.given import Given
 
 
-def fingerprints(x: Tensor, *context: Any) -> Tensor:
+def fingerprints(x: Tensor, *context: ContextValue) -> Tensor:
     """Return a hash of each row of x, and one of what stands beside it, [N, 2] whole numbers.
 
     The numbers are compared by their values: the batch they came in and every seed leave the hash

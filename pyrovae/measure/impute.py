@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.nets.inputs import check_mask
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import effective_sample_size
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
@@ -43,7 +44,9 @@ class Imputation:
     draws: Tensor
 
 
-def impute(target: Any, x: Tensor, *context: Any, particles: int, draws: int = 0) -> Imputation:
+def impute(
+    target: Target, x: Tensor, *context: ContextValue, particles: int, draws: int = 0
+) -> Imputation:
     r"""Fill in the missing entries of x by self-normalised importance sampling.
 
     The mean minimises the squared error but understates the spread: for what a later analysis

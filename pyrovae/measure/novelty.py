@@ -21,6 +21,7 @@ from torch import Tensor
 from pyrovae.measure.findings import Finding, Quantity, collect, counted
 from pyrovae.measure.refinement.refine import refine
 from pyrovae.measure.roc import auroc
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import elbo, iwae
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
@@ -36,7 +37,7 @@ BATCH: Final = 200
 
 
 @torch.no_grad()
-def surprise(target: Any, x: Tensor, *context: Any, particles: int = 100) -> Tensor:
+def surprise(target: Target, x: Tensor, *context: ContextValue, particles: int = 100) -> Tensor:
     r"""Return $-\log p(x)$ by the importance-weighted bound of K particles, [N].
 
     Args:
@@ -60,9 +61,9 @@ def surprise(target: Any, x: Tensor, *context: Any, particles: int = 100) -> Ten
 
 @torch.no_grad()
 def likelihood_regret(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     particles: int = 100,
     steps: int = 100,
     lr: float = 0.05,
@@ -106,7 +107,9 @@ def likelihood_regret(
     return after - before
 
 
-def waic(targets: Sequence[Any], x: Tensor, *context: Any, particles: int = 100) -> Tensor:
+def waic(
+    targets: Sequence[Target], x: Tensor, *context: ContextValue, particles: int = 100
+) -> Tensor:
     r"""Return Watanabe and Akaike's criterion of an ensemble, turned into a score, [N].
 
     $$ Var_m \log p_m(x) - E_m \log p_m(x) $$
@@ -139,7 +142,7 @@ def waic(targets: Sequence[Any], x: Tensor, *context: Any, particles: int = 100)
 
 
 def typicality(
-    target: Any, x: Tensor, *context: Any, entropy: float, particles: int = 100
+    target: Target, x: Tensor, *context: ContextValue, entropy: float, particles: int = 100
 ) -> Tensor:
     r"""Return how far $-\log p(x)$ is from what it is on average, $|-\log p(x) - H|$, [N].
 
@@ -271,7 +274,7 @@ class Novelty:
 
     name: ClassVar[str] = "novelty"
 
-    def __call__(self, target: Any, x: Tensor, *context: Any) -> Detection:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Detection:
         """Score x and the novel data.
 
         Raises:
@@ -301,7 +304,7 @@ class Novelty:
         )
         return Detection(inside, outside, wanted=sum(map(len, kinds)))
 
-    def _score(self, target: Any, x: Tensor, *context: Any) -> Scored:
+    def _score(self, target: Target, x: Tensor, *context: ContextValue) -> Scored:
         found = {}
         for name, score in self.scores.items():
             found[name] = score(target, x, *context).detach().cpu() if len(x) else torch.empty(0)

@@ -27,6 +27,7 @@ from pyrovae.measure.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.measure.findings import Finding, Number, Quantity, collect, counted
 from pyrovae.measure.simulate import simulate
 from pyrovae.randomness import generators_kept
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import effective_sample_size
 from pyrovae.weights.given import Given
 from pyrovae.weights.observed import observed_at
@@ -257,7 +258,7 @@ class PredictiveCheck:
             )
 
     @torch.no_grad()
-    def __call__(self, target: Any, x: Tensor, *context: Any) -> PredictiveChecks:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> PredictiveChecks:
         """Compare replicated data with x.
 
         Raises:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
 from pyrovae.measure.evaluate import evaluate
 from pyrovae.measure.findings import Finding, Quantity, counted
 from pyrovae.measure.report import Report
+from pyrovae.types import Data, Target
 from pyrovae.weights.bounds import Estimate, difference
 
 
@@ -110,8 +111,8 @@ class RateDistortion(Finding):
 
 
 def rate_distortion(
-    targets: Mapping[float, Any],
-    data: Any,
+    targets: Mapping[float, Target],
+    data: Data,
     *,
     particles: int = 100,
     batch_size: int = 100,
@@ -158,7 +159,7 @@ def rate_distortion(
     return RateDistortion(reports, len(targets))
 
 
-def _check(targets: Mapping[float, Any]) -> None:
+def _check(targets: Mapping[float, Target]) -> None:
     if not targets:
         raise ValueError("rate_distortion takes a model for each KL weight; got none")
     bad = [weight for weight in targets if not 0 <= weight < math.inf]

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.types import ContextValue, Target
 from pyrovae.vae import VAE
 from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
@@ -16,7 +17,7 @@ from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.target import programs
 
 
-def simulate(target: Any, x: Tensor, *context: Any) -> tuple[Any, Tensor]:
+def simulate(target: Target, x: Tensor, *context: ContextValue) -> tuple[Any, Tensor]:
     """Draw latents and as many data from the model, in place of x, with the same context.
 
     The draw is scored again as data are: a model that draws x otherwise than it scores x, such as

@@ -20,6 +20,7 @@ from pyrovae.objectives.gradients import (
     draw,
     surrogate,
 )
+from pyrovae.types import Program
 from pyrovae.weights.traces import trace_pair
 
 __all__ = ["LowerBound", "Objective", "check_groups"]
@@ -64,7 +65,7 @@ class Objective(ELBO, abc.ABC):
         """Return the particles and the loss of each datum, [N], with the training gradient."""
 
     @final
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a float, in nats, summed over data.
 
         Raises:
@@ -74,14 +75,16 @@ class Objective(ELBO, abc.ABC):
             return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
 
     @final
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return the loss as a scalar tensor with a gradient."""
         model, guide = (functools.partial(program, **kwargs) for program in (model, guide))
         drawn, losses = self.losses(Programs(model, guide, args, self.num_particles))
         return (drawn.layout.scale * losses).sum()
 
     @final
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a float and accumulate its gradient in the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:

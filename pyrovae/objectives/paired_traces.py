@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyrovae.types import Program
 from pyrovae.weights.sites import (
     check_shape,
     enumeration_dim,
@@ -155,7 +156,7 @@ class Minibatch:
         return torch.cat([z.values() for z in self.latents], dim=-1)
 
 
-def draw_minibatch(model: Any, guide: Any, *args: Any, **kwargs: Any) -> Minibatch:
+def draw_minibatch(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Minibatch:
     """Run the guide and the model replayed on it, with one sample per datum.
 
     Raises:

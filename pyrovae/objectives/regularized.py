@@ -27,6 +27,7 @@ from torch.func import functional_call
 from pyrovae.objectives import aggregate
 from pyrovae.objectives.gradients import gradient_only
 from pyrovae.objectives.paired_traces import Minibatch, draw_minibatch
+from pyrovae.types import Program
 from pyrovae.vae import announce
 
 __all__ = ["DIP", "MMD", "FactorVAE", "Regularized", "TotalCorrelation"]
@@ -40,18 +41,20 @@ class Regularized(ELBO, abc.ABC):
         """Return the loss as a differentiable scalar, in nats, scaled to the whole data set."""
 
     @final
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return the loss as a scalar tensor with a gradient."""
         return self.regularized(draw_minibatch(model, guide, *args, **kwargs))
 
     @final
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         """Return the loss as a float."""
         with torch.no_grad():
             return self._checked(self.differentiable_loss(model, guide, *args, **kwargs))
 
     @final
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         """Return the loss as a float and accumulate its gradient in the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
@@ -128,7 +131,7 @@ class TotalCorrelation(Regularized):
 
     @torch.no_grad()
     def decomposition(
-        self, model: Any, guide: Any, *args: Any, **kwargs: Any
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> aggregate.Decomposition:
         """Return the unscaled parts of the KL term at one sample per datum, [N] each, in nats."""
         return self._decompose(draw_minibatch(model, guide, *args, **kwargs))

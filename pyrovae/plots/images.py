@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from pyrovae.data.images import Shape, fold
 from pyrovae.measure.latents.traverse import Traversal
 from pyrovae.plots.image_grid import columns, mosaic
+from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import evaluation_mode
@@ -19,7 +18,7 @@ __all__ = ["reconstructions", "samples", "traversals"]
 
 
 @torch.no_grad()
-def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: Any) -> Figure:
+def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: ContextValue) -> Figure:
     """Plot data above their reconstructions, the mean of p(x | z) at one z ~ q(z | x).
 
     The color scale is [0, 1] if all values lie in it, else the range of the values, which the
@@ -73,7 +72,7 @@ def traversals(traversal: Traversal, shape: Shape) -> Figure:
 
 
 @torch.no_grad()
-def samples(vae: VAE, n: int, shape: Shape, *context: Any) -> Figure:
+def samples(vae: VAE, n: int, shape: Shape, *context: ContextValue) -> Figure:
     """Plot the means of p(x | z) at n samples of the prior, z ~ p(z).
 
     Args:

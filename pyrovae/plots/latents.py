@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
+from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import evaluation_mode
@@ -23,7 +24,11 @@ MOMENT_DRAWS: Final = 100
 
 @torch.no_grad()
 def latent_map(
-    vae: VAE, x: Tensor, labels: Tensor | Sequence[int], *context: Any, site: str | None = None
+    vae: VAE,
+    x: Tensor,
+    labels: Tensor | Sequence[int],
+    *context: ContextValue,
+    site: str | None = None,
 ) -> Figure:
     """Plot the posterior mean of a latent site for each datum, colored by label.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyrovae.data.domains import check_finite
 from pyrovae.distributions.mixtures import check_components, mixture
 from pyrovae.priors.base import Prior
+from pyrovae.types import Program
 
 __all__ = ["MARGIN", "VampPrior"]
 
@@ -61,7 +62,7 @@ class VampPrior(Prior):
     high: Tensor
     logits: Tensor
 
-    def __init__(self, guide: Any, components: int) -> None:
+    def __init__(self, guide: Program, components: int) -> None:
         super().__init__()
         amortized = callable(getattr(guide, "posterior", None)) and hasattr(guide, "net")
         if not (isinstance(guide, nn.Module) and amortized):

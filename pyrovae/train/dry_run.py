@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final
+from typing import Final
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data.batches import Batch, Batches
+from pyrovae.types import Program, Target
 from pyrovae.weights.run import run
 from pyrovae.weights.sites import check_supports, one_line
 from pyrovae.weights.target import check_data, programs
@@ -19,7 +20,7 @@ _FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
 """What programs raise that cannot take their data."""
 
 
-def check(target: Any, batches: Batches) -> Batch:
+def check(target: Target, batches: Batches) -> Batch:
     """Hold all the data, if they are tensors, against the programs; run them on one batch.
 
     Raises:
@@ -34,7 +35,7 @@ def check(target: Any, batches: Batches) -> Batch:
     return first
 
 
-def attempt(model: Any, guide: Any, batch: Batch) -> None:
+def attempt(model: Program, guide: Program, batch: Batch) -> None:
     """Run the programs on a batch.
 
     Raises:
@@ -59,7 +60,7 @@ def attempt(model: Any, guide: Any, batch: Batch) -> None:
         raise ValueError(sentence(batch, error)) from error
 
 
-def _check_supports(model: Any, guide: Any, batch: Batch) -> None:
+def _check_supports(model: Program, guide: Program, batch: Batch) -> None:
     """Hold the supports of the latents against each other as far as the programs come."""
     with torch.no_grad():
         try:
@@ -71,7 +72,7 @@ def _check_supports(model: Any, guide: Any, batch: Batch) -> None:
     check_supports(met.trace, guide_trace)
 
 
-def _runs(model: Any, guide: Any, x: Tensor) -> bool:
+def _runs(model: Program, guide: Program, x: Tensor) -> bool:
     try:
         with torch.no_grad():
             run(model, guide, x, particles=1)

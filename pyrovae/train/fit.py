@@ -32,6 +32,7 @@ from pyrovae.train.callbacks import Callback, Epoch, History, ProgressBar, StopT
 from pyrovae.train.dry_run import attempt, check, sentence
 from pyrovae.train.monitor import BATCH, DATA, Monitor
 from pyrovae.train.svi import SVI
+from pyrovae.types import ContextValue, Data, Program, Target
 from pyrovae.weights.kl import latent_order
 from pyrovae.weights.run import run
 from pyrovae.weights.sites import UndefinedWeight, check_supports, one_line, sample_sites
@@ -88,10 +89,10 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def fit(
-    target: Any,
-    data: Any,
+    target: Target,
+    data: Data,
     *,
-    validation: Any = None,
+    validation: Data | None = None,
     epochs: int = 20,
     batch_size: int = 100,
     step: Step | None = None,
@@ -344,7 +345,7 @@ def _broken(parameters: dict[str, Tensor]) -> str:
 
 
 def _prepare(
-    target: Any, shown: Monitor, batches: Batches, step: Step
+    target: Target, shown: Monitor, batches: Batches, step: Step
 ) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
     """Check the data and run the programs on a batch: errors come before the first step."""
     model, guide = programs(target)
@@ -372,7 +373,7 @@ def _prepare(
     return svi, weight, parameters
 
 
-def _handled(model: Any, guide: Any, handlers: Any) -> tuple[Any, Any]:
+def _handled(model: Program, guide: Program, handlers: Any) -> tuple[Any, Any]:
     """Return the programs that the step trains."""
     if not isinstance(handlers, Sequence) or not all(isinstance(h, Handler) for h in handlers):
         raise ValueError(
@@ -428,7 +429,7 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
     return found
 
 
-def _default_loss(model: Any, guide: Any, x: Tensor, *context: Any) -> ELBO:
+def _default_loss(model: Program, guide: Program, x: Tensor, *context: ContextValue) -> ELBO:
     model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=1)
     check_supports(model_trace, guide_trace)
     latents = [

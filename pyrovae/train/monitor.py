@@ -11,6 +11,7 @@ import torch
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.randomness import seeded
+from pyrovae.types import Target
 from pyrovae.weights.log_weights import log_weight_terms
 from pyrovae.weights.target import buffers_kept, evaluation_mode, programs
 
@@ -35,7 +36,7 @@ class Monitor:
     seed: int | None
 
     @torch.no_grad()
-    def measure(self, target: Any) -> dict[str, float]:
+    def measure(self, target: Target) -> dict[str, float]:
         """Return the three numbers by their names, in nats; NaN where there is no validation."""
         found: dict[str, float] = {}
         for prefix, batches in (("", _first(self.train)), ("validation_", self.validation)):
@@ -59,7 +60,7 @@ def _first(batches: Batches) -> Iterator[Batch]:
             return
 
 
-def _elbo_rate_distortion(target: Any, batches: Any) -> list[float]:
+def _elbo_rate_distortion(target: Target, batches: Any) -> list[float]:
     if batches is None:
         return [math.nan] * 3
     model, guide = programs(target)

@@ -54,6 +54,7 @@ from pyrovae.train.step_graphs import (
     supports_of,
 )
 from pyrovae.train.step_state import Before, Gradients
+from pyrovae.types import Program
 
 __all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
 
@@ -119,8 +120,8 @@ class SVI(pyro.infer.SVI):
 
     def __init__(
         self,
-        model: Any,
-        guide: Any,
+        model: Program,
+        guide: Program,
         optim: Any,
         loss: Any,
         *pyros: Any,

@@ -17,9 +17,9 @@ from torch.utils import _pytree as pytree
 from pyrovae.graphs.capture import Recorded, record
 from pyrovae.graphs.guards import Reach, Watch
 from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
+from pyrovae.types import ContextValue, Program
 from pyrovae.weights.particles import Settled
 from pyrovae.weights.run import TERMS, Read, run
-from pyrovae.weights.traces import Program
 
 MAX_GRAPHS: Final = 2
 """How many shapes are compiled before the rest runs as it is."""
@@ -49,7 +49,7 @@ class CompiledRun:
         model: Program,
         guide: Program,
         x: Tensor,
-        *context: Any,
+        *context: ContextValue,
         particles: int,
         read: Read = TERMS,
     ) -> Any:

@@ -16,6 +16,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch import distributions as td
 
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate, mean_estimate
 from pyrovae.weights.log_weights import log_weight_terms
 from pyrovae.weights.pair import TracePair
@@ -106,7 +107,7 @@ def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
     return multivariate_normal_kl(*start, *end)
 
 
-def analytic_kl(target: Any, x: Tensor, *context: Any, particles: int = 1) -> Tensor:
+def analytic_kl(target: Target, x: Tensor, *context: ContextValue, particles: int = 1) -> Tensor:
     r"""Return the rate of each datum, [N], the sum over latent sites of closed-form KLs.
 
     Where a site depends on the one before it, its KL is taken at the guide's draws and averaged
@@ -127,7 +128,7 @@ def analytic_kl(target: Any, x: Tensor, *context: Any, particles: int = 1) -> Te
     return closed_form_rates(target, x, *context, particles=particles).mean(0)
 
 
-def closed_form_rates(target: Any, x: Tensor, *context: Any, particles: int) -> Tensor:
+def closed_form_rates(target: Target, x: Tensor, *context: ContextValue, particles: int) -> Tensor:
     """Return the sums of closed-form KLs at each particle, [K, N]: the rows of `analytic_kl`."""
     model, guide = programs(target)
     pair = TracePair.run(model, guide, x, *context, particles=particles)
@@ -155,7 +156,9 @@ def pair_kl(pair: TracePair) -> Tensor:
     return torch.as_tensor(total).expand(pair.layout.shape)
 
 
-def dimension_rates(target: Any, x: Tensor, *context: Any, particles: int) -> dict[str, Tensor]:
+def dimension_rates(
+    target: Target, x: Tensor, *context: ContextValue, particles: int
+) -> dict[str, Tensor]:
     """Return each site's KL by dimension, [N, D], where both of its densities factorize.
 
     It is averaged over particles, as `analytic_kl`, and sums over D to the site's share of it.
@@ -191,7 +194,7 @@ def pair_kl_by_dimension(pair: TracePair) -> dict[str, Tensor]:
 
 
 def monte_carlo_kl(
-    target: Any, x: Tensor, *context: Any, particles: int, chunk: int | None = None
+    target: Target, x: Tensor, *context: ContextValue, particles: int, chunk: int | None = None
 ) -> Estimate:
     r"""Estimate the rate, $\frac1K \sum_k \log q(z_{kn} | x_n) - \log p(z_{kn})$, for any pair.
 

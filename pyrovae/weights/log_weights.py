@@ -14,10 +14,10 @@ and `pair`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.pair import Terms
 from pyrovae.weights.passes import check_request, cut, over_passes
@@ -28,9 +28,9 @@ __all__ = ["iterate_log_weights", "log_weight_terms", "log_weights"]
 
 
 def log_weights(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     particles: int,
     chunk: int | None = None,
     runner: Runner | None = None,
@@ -74,9 +74,9 @@ def log_weights(
 
 
 def log_weight_terms(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     particles: int,
     chunk: int | None = None,
     runner: Runner | None = None,
@@ -88,9 +88,9 @@ def log_weight_terms(
 
 
 def iterate_log_weights(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     particles: int,
     chunk: int,
     runner: Runner | None = None,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 import pyro
@@ -29,9 +29,9 @@ from torch._subclasses.fake_tensor import is_fake
 
 from pyrovae.parts import is_known
 from pyrovae.randomness import generators_kept
+from pyrovae.types import Program
 from pyrovae.weights.sites import log_prob, objective_sites, sample_sites
 
-Program = Callable[..., Any]
 Scales = dict[str, Any]
 
 PARTICLES: Final = "particles"

@@ -9,10 +9,11 @@ from typing import Any, Final, Protocol
 
 from torch import Tensor
 
+from pyrovae.types import ContextValue, Program
 from pyrovae.weights.auxiliary import check_transform
 from pyrovae.weights.pair import TracePair
 from pyrovae.weights.sites import check_plates, sample_sites
-from pyrovae.weights.traces import Program, trace_guide
+from pyrovae.weights.traces import trace_guide
 
 __all__ = ["LOG_W", "TERMS", "Read", "Runner", "run"]
 
@@ -31,7 +32,7 @@ class Runner(Protocol):
         model: Program,
         guide: Program,
         x: Tensor,
-        *context: Any,
+        *context: ContextValue,
         particles: int,
         read: Read = TERMS,
     ) -> Any:
@@ -39,7 +40,12 @@ class Runner(Protocol):
 
 
 def run(
-    model: Program, guide: Program, x: Tensor, *context: Any, particles: int, read: Read = TERMS
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *context: ContextValue,
+    particles: int,
+    read: Read = TERMS,
 ) -> Any:
     """Run both programs once on all of x and return what is read off their traces.
 

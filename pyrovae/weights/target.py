@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pyrovae.data.domains import check_context, check_domain, check_finite
 from pyrovae.parts import is_known
 from pyrovae.randomness import STEPS, Steps
+from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.stored import held_modules
-from pyrovae.weights.traces import Program
 
 __all__ = [
     "Resolved",
@@ -60,7 +60,7 @@ class Resolved:
     target: Any
 
     @classmethod
-    def of(cls, target: Any) -> Resolved:
+    def of(cls, target: Target) -> Resolved:
         """Resolve a target.
 
         Raises:
@@ -73,7 +73,7 @@ class Resolved:
         """The model and the guide."""
         return self.model, self.guide
 
-    def given(self, x: Tensor, *context: Any) -> Given:
+    def given(self, x: Tensor, *context: ContextValue) -> Given:
         """Check data, and move them to the device of the target's parameters.
 
         Raises:
@@ -88,7 +88,7 @@ class Resolved:
         return evaluation_mode(self.target)
 
 
-def programs(target: Any) -> tuple[Program, Program]:
+def programs(target: Target) -> tuple[Program, Program]:
     """Return the model and the guide of a VAE, or of a pair (model, guide).
 
     Raises:
@@ -97,31 +97,31 @@ def programs(target: Any) -> tuple[Program, Program]:
     if isinstance(target, tuple) and len(target) == 2 and all(callable(part) for part in target):
         return target
     if callable(getattr(target, "model", None)) and callable(getattr(target, "guide", None)):
-        return target.model, target.guide
+        return target.model, target.guide  # type: ignore[union-attr]
     raise ValueError(
         f"expected a VAE or a pair (model, guide) of Pyro programs; got {type(target).__name__}"
     )
 
 
-def steps_of(target: Any) -> Steps:
+def steps_of(target: Target) -> Steps:
     """Return the steps that a VAE, or the model of a pair, was trained for so far."""
     steps: Steps = getattr(_trained(target), STEPS, Steps())
     return steps
 
 
-def keep_steps(target: Any, steps: Steps) -> None:
+def keep_steps(target: Target, steps: Steps) -> None:
     """Remember the steps of a target's training with it; what takes no attribute begins anew."""
     with contextlib.suppress(AttributeError):
         setattr(_trained(target), STEPS, steps)
 
 
-def _trained(target: Any) -> Any:
+def _trained(target: Target) -> Any:
     """Return what a target's steps are kept with: the VAE, or the model's function or object."""
     model = target[0] if isinstance(target, tuple) else target
     return getattr(model, "__self__", model)
 
 
-def check_data(target: Any, x: Tensor, *context: Any) -> None:
+def check_data(target: Target, x: Tensor, *context: ContextValue) -> None:
     """Hold data against what the programs can take, before the first step.
 
     Raises:
@@ -133,25 +133,25 @@ def check_data(target: Any, x: Tensor, *context: Any) -> None:
     likelihood = getattr(target, "likelihood", None)
     domain = getattr(likelihood, "domain", None)
     if domain is not None:
-        last = context[-1] if context else None
+        last: Any = context[-1] if context else None
         known = isinstance(last, Tensor) and last.dtype == torch.bool and last.shape == x.shape
         check_domain(x, domain, type(likelihood).__name__, mask=last if known else None)
 
 
-def device_of(target: Any) -> torch.device | None:
+def device_of(target: Target) -> torch.device | None:
     """Return the device of a module's first parameter or buffer; None where there is none."""
     if not isinstance(target, nn.Module):
         return None
     return next((t.device for t in (*target.parameters(), *target.buffers())), None)
 
 
-def placed(target: Any, *data: Any) -> list[Any]:
+def placed(target: Target, *data: Any) -> list[Any]:
     """Move tensors to the device of the target's parameters."""
     device = device_of(target)
     return [value.to(device) if isinstance(value, Tensor) else value for value in data]
 
 
-def safe_to_compile(target: Any) -> bool:
+def safe_to_compile(target: Target) -> bool:
     """Tell whether compiling goes by default: a VAE made of the library's parts alone.
 
     A program of the user's own may keep state in Python that no graph follows, so it is compiled
@@ -163,11 +163,12 @@ def safe_to_compile(target: Any) -> bool:
     return known and isinstance(config, dict) and set(config) == set(PARTS) and is_known(config)
 
 
-def modules_of(target: Any) -> list[nn.Module]:
+def modules_of(target: Target) -> list[nn.Module]:
     """Return every module of a VAE or of a pair (model, guide), with those its functions hold."""
     tops: list[Any] = [target] if isinstance(target, nn.Module) else []
-    if hasattr(target, "held"):
-        tops += target.held.values()
+    held = getattr(target, "held", None)
+    if held is not None:
+        tops += held.values()
     elif not tops:
         model, guide = programs(target)
         tops = [part for part in (model, guide) if isinstance(part, nn.Module)]
@@ -175,9 +176,11 @@ def modules_of(target: Any) -> list[nn.Module]:
     return list({id(module): module for top in tops for module in top.modules()}.values())
 
 
-def buffers_of(target: Any) -> dict[str, Tensor]:
+def buffers_of(target: Target) -> dict[str, Tensor]:
     """Return the buffers of every module of a target, each once, by name."""
-    named = list(target.named_buffers()) if isinstance(target, nn.Module) else []
+    named: list[tuple[str, Tensor]] = []
+    if isinstance(target, nn.Module):
+        named += target.named_buffers()
     met = {id(buffer) for _, buffer in named}
     for number, module in enumerate(modules_of(target)):
         for name, buffer in module.named_buffers(recurse=False):
@@ -188,7 +191,7 @@ def buffers_of(target: Any) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def buffers_kept(target: Any) -> Iterator[None]:
+def buffers_kept(target: Target) -> Iterator[None]:
     """Put back, after the block, the buffers of the target's modules and of those it calls.
 
     A check or a measurement in training mode moves the statistics of a batch normalisation, and a
@@ -220,7 +223,7 @@ def buffers_kept(target: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def evaluation_mode(target: Any) -> Iterator[None]:
+def evaluation_mode(target: Target) -> Iterator[None]:
     """Switch dropout and the like off for the block in every module of the target."""
     modules = modules_of(target)
     flags = [module.training for module in modules]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
+from pyrovae.types import Program
 from pyrovae.weights.auxiliary import check_guide
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
@@ -20,8 +21,6 @@ from pyrovae.weights.sites import (
 )
 
 __all__ = ["Program", "check_pair", "held", "trace_guide", "trace_model", "trace_pair"]
-
-Program = Callable[..., Any]
 
 
 def trace_pair(

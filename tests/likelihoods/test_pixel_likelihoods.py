@@ -235,7 +235,7 @@ def tiny_vae(likelihood):
         (-1.0, "whole numbers from 0 to 3; got -1 at row 2"),
         (
             0.5,
-            r"whole numbers .*; got 0.5 at row 2. Convert intensities .* with \(3 \* x\).round\(\)",
+            r"whole numbers .*; got 0.5 at row 2. Convert .* with \(3 \* x\).round\(\)",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from pyrovae.measure.annealing.hmc import Pace, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point, Start
 from pyrovae.measure.findings import Finding, Quantity, collect, counted, without_error_over_data
 from pyrovae.measure.simulate import simulate
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import (
     Estimate,
     difference,
@@ -151,7 +152,7 @@ class AIS:
             )
 
     @torch.no_grad()
-    def __call__(self, target: Any, x: Tensor, *context: Any) -> Sandwich:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Sandwich:
         """Measure a VAE, or a pair of programs, on the first data.
 
         Raises:
@@ -233,7 +234,7 @@ class AIS:
     ) -> tuple[Point, Tensor]:
         return transition(path.slope, point, beta, pace=pace, leapfrogs=self.leapfrogs)
 
-    def _measured(self, target: Any, path: LatentDensity) -> dict[str, Tensor]:
+    def _measured(self, target: Target, path: LatentDensity) -> dict[str, Tensor]:
         paces, acceptance = self.adapted(path)
         log_w = self.forward(path, paces)
         trace, x = simulate(target, *path.data)

@@ -29,6 +29,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from pyrovae.graphs.capture import record
 from pyrovae.graphs.guards import Reach
 from pyrovae.graphs.signatures import Arguments, NotRecordable
+from pyrovae.types import ContextValue, Program
 from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
@@ -37,7 +38,6 @@ from pyrovae.weights.sites import (
     is_point_mass,
     sample_sites,
 )
-from pyrovae.weights.traces import Program
 
 Start = Literal["prior", "guide"]
 
@@ -100,10 +100,11 @@ class LatentDensity:
         chains: int,
         start: Start,
         x: Tensor,
-        *context: Any,
+        *context: ContextValue,
     ) -> None:
         self.model, self.guide = programs
-        self.chains, self.start, self.data = chains, start, (x, *context)
+        self.chains, self.start = chains, start
+        self.data: tuple[Any, ...] = (x, *context)
         self._graphs: dict[Any, Any] = {}
         trace = self._drawn(self.model)
         for name, site in sample_sites(trace):
@@ -125,7 +126,7 @@ class LatentDensity:
         """The number of chains and of data, (K, N)."""
         return self.chains, len(self.data[0])
 
-    def given(self, x: Tensor, *context: Any) -> LatentDensity:
+    def given(self, x: Tensor, *context: ContextValue) -> LatentDensity:
         """Return the densities given other data, with the same compiled graphs."""
         other = copy.copy(self)
         other.data = (x, *context)

@@ -19,9 +19,9 @@ from pyrovae.measure.latents.sites import (
     flat,
     latent_sites,
 )
+from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
-from pyrovae.weights.traces import Program
 
 ACTIVE: Final = 0.01
 """The variance of the posterior mean above which a latent is active (Burda et al., 2016).
@@ -78,7 +78,7 @@ class Activity:
 
 
 @torch.no_grad()
-def active_units(target: Any, x: Tensor, *context: Any) -> Activity:
+def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
     r"""Measure how the posterior mean of each latent dimension varies over the data.
 
     $$ A_j = Var_x\left( E_{q(z | x)}[z_j] \right) $$

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -32,9 +32,9 @@ from pyrovae.measure.latents.aggregate_posterior import Mixture, Posterior, Sum,
 from pyrovae.measure.latents.draws import Codes, draw_codes, two_stage
 from pyrovae.measure.latents.sites import LatentSite, Values, latent_sites
 from pyrovae.measure.unused_latents import MUCH, NEGLIGIBLE
+from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
-from pyrovae.weights.traces import Program
 
 UNSETTLED: Final = 0.5
 """Nats between the bounds on the population's information above which a finding says so."""
@@ -124,7 +124,7 @@ class Latents:
             raise ValueError(f"a hole is a ratio of densities below 1; got hole={self.hole}")
 
     @torch.no_grad()
-    def __call__(self, target: Any, x: Tensor, *context: Any) -> LatentFinding:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> LatentFinding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
         resolved = Resolved.of(target)
         whole = resolved.given(x, *context)

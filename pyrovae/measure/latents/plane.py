@@ -25,9 +25,9 @@ from pyrovae.measure.latents.sites import (
     is_factorised,
     latent_sites,
 )
+from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
-from pyrovae.weights.traces import Program
 
 POINTS: Final = 121
 """Grid points in either direction."""
@@ -87,9 +87,9 @@ class LatentPlane:
 
 @torch.no_grad()
 def latent_plane(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     dimensions: tuple[str, str] | None = None,
     hole: float = 0.05,
 ) -> LatentPlane:
@@ -224,7 +224,7 @@ def _grid(*draws: Tensor) -> Tensor:
     )
 
 
-def _most_active(target: Any, x: Tensor, *context: Any) -> tuple[str, ...]:
+def _most_active(target: Target, x: Tensor, *context: ContextValue) -> tuple[str, ...]:
     """Return the most active dimension and the next most active one of the same site."""
     activity = active_units(target, x, *context)
     names = [activity.names[j] for j in activity.order]

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 from torch import distributions as td
 
+from pyrovae.types import ContextValue, Program
 from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
@@ -24,7 +25,7 @@ from pyrovae.weights.sites import (
     log_prob,
     sample_sites,
 )
-from pyrovae.weights.traces import Program, held, trace_model
+from pyrovae.weights.traces import held, trace_model
 
 Values = dict[str, Tensor]
 
@@ -61,7 +62,7 @@ class LatentSite:
         return [f"{self.name}[{j}]" for j in range(self.size)]
 
 
-def latent_sites(program: Program, x: Tensor, *context: Any) -> list[LatentSite]:
+def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[LatentSite]:
     """Describe the latent sites of a model or a guide, auxiliary ones left out.
 
     Args:
@@ -132,7 +133,9 @@ def is_factorised(fn: Any) -> bool:
     return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)
 
 
-def score_model(model: Program, values: Values, x: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+def score_model(
+    model: Program, values: Values, x: Tensor, *context: ContextValue
+) -> tuple[Tensor, Tensor]:
     """Return log p(z) and log p(x | z) at values of the latents, [K, N] each, in nats.
 
     Latents that the model alone samples are summed out of both, where they are enumerated.
@@ -179,7 +182,7 @@ def _check_density(site: Any) -> None:
         )
 
 
-def _check_auxiliary(program: Program, values: Values, x: Tensor, *context: Any) -> None:
+def _check_auxiliary(program: Program, values: Values, x: Tensor, *context: ContextValue) -> None:
     """Hold the density of the latents against another draw of what is auxiliary."""
     totals = []
     for _ in range(2):

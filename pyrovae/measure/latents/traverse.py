@@ -19,6 +19,7 @@ from pyrovae.measure.latents.sites import (
     latent_sites,
     latent_values,
 )
+from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import mean_of
@@ -50,7 +51,7 @@ class Traversal:
 def traverse(
     vae: VAE,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     datum: int = 0,
     dimensions: Sequence[str] | None = None,
     quantiles: Sequence[float] = QUANTILES,
@@ -124,7 +125,7 @@ class Means(Messenger):
             msg["value"], msg["done"] = mean, True
 
 
-def _most_active(vae: VAE, x: Tensor, *context: Any) -> list[str]:
+def _most_active(vae: VAE, x: Tensor, *context: ContextValue) -> list[str]:
     activity = active_units(vae, x, *context)
     return [activity.names[j] for j in activity.order[:MOST]]
 
@@ -149,11 +150,11 @@ def _walk(code: Values, site: str, column: int, along: Tensor) -> Values:
     return walk
 
 
-def _decoded(vae: VAE, walk: Values, *context: Any) -> Tensor:
+def _decoded(vae: VAE, walk: Values, *context: ContextValue) -> Tensor:
     """Return the mean of p(x | z) at each step, [S, width of x]."""
     steps = len(next(iter(walk.values())))
 
-    def generate(*context: Any) -> Any:
+    def generate(*context: ContextValue) -> Any:
         return vae.model(None, *context, size=1)
 
     return mean_of(drawn(generate, steps, *context, given=walk).nodes["x"]["fn"])[:, 0]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pyrovae.measure.findings import Finding, collect, join, without_error_over_data
 from pyrovae.measure.refinement.flow import PerDatumFlow
-from pyrovae.measure.refinement.refine import Program, Refined, common_weights, refine, unrefined
+from pyrovae.measure.refinement.refine import Refined, common_weights, refine, unrefined
+from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.bounds import (
     Estimate,
     difference,
@@ -119,7 +120,7 @@ class Gaps:
                 f"refinement, half and half; got {', '.join(f'{k}={v}' for k, v in low.items())}"
             )
 
-    def __call__(self, target: Any, x: Tensor, *context: Any) -> GapFinding:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> GapFinding:
         """Measure the gaps of a VAE, or of a pair (model, guide) that `refine` takes."""
         return inference_gaps(target, x, *context, settings=self)
 
@@ -225,9 +226,9 @@ class GapFinding(Finding):
 
 
 def inference_gaps(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     settings: Gaps | None = None,
     log_evidence: Tensor | Estimate | None = None,
 ) -> GapFinding:
@@ -309,7 +310,7 @@ def _batches(given: Given, known: tuple[Tensor, Tensor] | None, size: int) -> li
     return [(part, Estimate(*pair)) for part, pair in zip(parts, columns, strict=True)]
 
 
-def _start(target: Any, beside: Given, x: Tensor, *own: Tensor) -> Refined:
+def _start(target: Target, beside: Given, x: Tensor, *own: Tensor) -> Refined:
     """Return the guide of these data as the network has it, a program of what is their own."""
     start = unrefined(target, x, *beside.whole(own))
     return Refined(start.posterior, start.parameters, x, *own, site=start.site)
@@ -337,7 +338,7 @@ def levels_and_gaps(
     model: Program,
     guides: dict[str, Program],
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     particles: int,
     log_evidence: Estimate | None = None,
 ) -> tuple[dict[str, Estimate], Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import pyro
@@ -21,14 +21,13 @@ from torch import Tensor
 
 from pyrovae.measure.refinement.flow import Family, PerDatumFlow
 from pyrovae.randomness import seeded
+from pyrovae.types import ContextValue, Program, Target
 from pyrovae.vae import VAE
 from pyrovae.weights.bounds import mean_estimate
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.target import evaluation_mode, programs
-
-Program = Callable[..., Any]
 
 PARTICLES: Final = 32
 """How many draws estimate the gradient of a step."""
@@ -38,9 +37,9 @@ CHECKED_WITH: Final = 200
 
 
 def refine(
-    target: Any,
+    target: Target,
     x: Tensor,
-    *context: Any,
+    *context: ContextValue,
     steps: int = 100,
     lr: float = 0.05,
     family: PerDatumFlow | None = None,
@@ -100,7 +99,7 @@ def refine(
     return start.to(start.posterior, kept)
 
 
-def unrefined(target: Any, x: Tensor, *context: Any) -> Refined:
+def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
     """Return the guide that refinement starts from: each datum's posterior as the network has it.
 
     Args:
@@ -145,13 +144,18 @@ class Refined:
     broadcasts: ClassVar[bool] = True
 
     def __init__(
-        self, posterior: Family, parameters: Tensor, x: Tensor, *context: Any, site: str = "z"
+        self,
+        posterior: Family,
+        parameters: Tensor,
+        x: Tensor,
+        *context: ContextValue,
+        site: str = "z",
     ) -> None:
         self.posterior, self.parameters, self.site = posterior, parameters, site
         self._per_datum = Given(x, context).per_datum
         self._rows = {key: row for row, key in enumerate(self._keys(x, *context))}
 
-    def __call__(self, x: Tensor, *context: Any) -> Tensor:
+    def __call__(self, x: Tensor, *context: ContextValue) -> Tensor:
         """Sample z from the refined posterior of each row of x.
 
         Raises:
@@ -161,7 +165,7 @@ class Refined:
             z: Tensor = pyro.sample(self.site, self.posterior(self.net(x, *context)))
         return z
 
-    def net(self, x: Tensor, *context: Any) -> Tensor:
+    def net(self, x: Tensor, *context: ContextValue) -> Tensor:
         """Return the parameters of each row of x, as a network would.
 
         Raises:
@@ -191,7 +195,7 @@ class Refined:
 
 
 def common_weights(
-    model: Program, guides: Sequence[Program], x: Tensor, *context: Any, particles: int
+    model: Program, guides: Sequence[Program], x: Tensor, *context: ContextValue, particles: int
 ) -> list[Tensor]:
     """Return the log-weights [K, N] of each guide, drawn from the same random numbers.
 
@@ -245,7 +249,7 @@ def _fallen(
     return ~(rise.value >= -2 * rise.standard_error)
 
 
-def _network_and_family(guide: Any) -> tuple[Program, Family]:
+def _network_and_family(guide: Program) -> tuple[Program, Family]:
     net, posterior = getattr(guide, "net", None), getattr(guide, "posterior", None)
     if not (callable(net) and callable(posterior)):
         raise ValueError(
