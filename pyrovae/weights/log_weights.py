@@ -59,13 +59,9 @@ def log_weights(
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> log_weights(vae, torch.zeros(5, 64), particles=100).shape
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.log_weights(vae, torch.zeros(5, 64), particles=100).shape
         torch.Size([100, 5])
     """
     given = Given(x, context, programs(target))
@@ -104,14 +100,10 @@ def iterate_log_weights(
         ValueError: as `log_weights`.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x = torch.zeros(5, 64)
-        >>> rows = iterate_log_weights(vae, x, particles=100, chunk=50)
+        >>> rows = pv.weights.log_weights.iterate_log_weights(vae, x, particles=100, chunk=50)
         >>> pv.bounds.streaming_log_mean_exp(rows).shape
         torch.Size([5])
     """

@@ -67,13 +67,9 @@ class TracePair:
         layout: the shape [K, N] and the dimensions of enumerated sites.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> pair = TracePair.run(vae.model, vae.guide, torch.zeros(5, 64), particles=3)
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pair = pv.weights.pair.TracePair.run(vae.model, vae.guide, torch.zeros(5, 64), particles=3)
         >>> list(pair.latent), list(pair.observed), pair.log_w.shape
         (['z'], ['x'], torch.Size([3, 5]))
     """

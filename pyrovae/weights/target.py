@@ -45,13 +45,9 @@ class Resolved:
         target: the VAE, module or pair (model, guide) itself.
 
     Example:
-        >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     prior=pv.priors.StandardNormal(2),
-        ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),
-        ...     guide=pv.guides.MeanFieldNormal(pv.nets.MLP(64, 16, 2 * 2)),
-        ... )
-        >>> len(Resolved.of(vae).given(torch.zeros(5, 64)))
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> len(pv.weights.target.Resolved.of(vae).given(torch.zeros(5, 64)))
         5
     """
 
