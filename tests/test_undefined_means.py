@@ -9,8 +9,8 @@ import torch
 from worlds import LinearGaussian
 
 import pyrovae as pv
+from pyrovae.cli.figures import vae_figures
 from pyrovae.data import Split
-from pyrovae.run_figures import vae_figures
 from pyrovae.sites import UndefinedMean, mean_of
 from pyrovae.traversals import traverse
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 import pyrovae
-from pyrovae import training_arguments
-from pyrovae.arguments import (
+from pyrovae.cli import training_arguments
+from pyrovae.cli.arguments import (
     COUNT,
     Parser,
     add_command,
@@ -69,7 +69,7 @@ def _answer(argv: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pyrovae import commands
+    from pyrovae.cli import commands
 
     try:
         code: int = getattr(commands, arguments.command)(arguments)

@@ -13,22 +13,21 @@ from typing import Any, Final
 import pyro.optim
 import torch
 
-from pyrovae import catalogue, folders, html_report, plots, schedules
+from pyrovae import folders, plots, schedules
 from pyrovae.ais import AIS
 from pyrovae.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
-from pyrovae.comparison import compare as compare_reports
-from pyrovae.data import DataSet, Split, seeded
-from pyrovae.data import load as load_data
-from pyrovae.evaluation import evaluate as measure
-from pyrovae.findings import Diagnostic
-from pyrovae.fingerprints import fingerprints
-from pyrovae.gaps import Gaps
-from pyrovae.handlers import free_bits
-from pyrovae.latents import Latents
-from pyrovae.parts import is_known
-from pyrovae.recipes import run as run_recipe
-from pyrovae.recipes import running
-from pyrovae.reopened import (
+from pyrovae.cli import catalogue
+from pyrovae.cli import page as html_report
+from pyrovae.cli.figures import (
+    MEASURED,
+    history_figure,
+    report_figures,
+    save_figures,
+    vae_figures,
+)
+from pyrovae.cli.recipes import run as run_recipe
+from pyrovae.cli.recipes import running
+from pyrovae.cli.reopened import (
     EVALUATION,
     binarization_for,
     data_of_evaluation,
@@ -41,14 +40,17 @@ from pyrovae.reopened import (
     record,
     remove_partial,
 )
+from pyrovae.comparison import compare as compare_reports
+from pyrovae.data import DataSet, Split, seeded
+from pyrovae.data import load as load_data
+from pyrovae.evaluation import evaluate as measure
+from pyrovae.findings import Diagnostic
+from pyrovae.fingerprints import fingerprints
+from pyrovae.gaps import Gaps
+from pyrovae.handlers import free_bits
+from pyrovae.latents import Latents
+from pyrovae.parts import is_known
 from pyrovae.report import Report
-from pyrovae.run_figures import (
-    MEASURED,
-    history_figure,
-    report_figures,
-    save_figures,
-    vae_figures,
-)
 from pyrovae.runs import NEVER_TRAINED, Run, provenance, write_atomically
 from pyrovae.saved_findings import SavedFinding
 from pyrovae.sites import one_line

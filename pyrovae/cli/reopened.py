@@ -12,12 +12,12 @@ from typing import Any, Final
 from torch.distributions import constraints
 
 from pyrovae import runs, schemas
+from pyrovae.cli.recipes import run as run_recipe
+from pyrovae.cli.recipes import running
 from pyrovae.data import DataSet, Split
 from pyrovae.data import load as load_data
 from pyrovae.mosaics import Shape
 from pyrovae.parts import is_known
-from pyrovae.recipes import run as run_recipe
-from pyrovae.recipes import running
 from pyrovae.report import Report
 from pyrovae.runs import Run
 from pyrovae.saved_findings import SavedFinding, read_report

@@ -515,7 +515,7 @@ def test_an_interrupt_keeps_what_there_is(tmp_path, capsys, monkeypatch):
             if training.step == 9:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.ProgressBar", Interrupted)
+    monkeypatch.setattr("pyrovae.cli.commands.ProgressBar", Interrupted)
     folder = tmp_path / "run"
     assert train(folder, "--epochs", "9") == 130
     out = capsys.readouterr().out
@@ -533,7 +533,7 @@ def test_an_interrupt_of_the_first_epoch_says_that_nothing_was_trained(
         def stepped(self, training):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.ProgressBar", Interrupted)
+    monkeypatch.setattr("pyrovae.cli.commands.ProgressBar", Interrupted)
     assert train(tmp_path / "run", "--epochs", "9") == 130
     out = capsys.readouterr().out
     assert "0 epochs, interrupted" in out
@@ -545,5 +545,5 @@ def test_an_interrupt_of_a_measurement_is_one_line(run, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.measure", interrupt)
+    monkeypatch.setattr("pyrovae.cli.commands.measure", interrupt)
     assert complaint(capsys, "evaluate", run, code=130) == "pyrovae: error: interrupted"

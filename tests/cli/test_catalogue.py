@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import catalogue
-from pyrovae.cli import main
+from pyrovae.cli import catalogue, main
 
 X = torch.bernoulli(torch.full((30, 6), 0.4), generator=torch.Generator().manual_seed(0))
 PLAN = catalogue.Plan(latents=3, hidden=(5,), x=X)

@@ -16,8 +16,8 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from pyrovae import pareto
+from pyrovae.cli.page_style import STYLE
 from pyrovae.mosaics import png
-from pyrovae.page_style import STYLE
 from pyrovae.runs import NEVER_TRAINED, Run
 from pyrovae.saved_findings import SavedFinding
 

@@ -52,7 +52,7 @@ def settings(monkeypatch, run, *options: str) -> list:
         given.extend(diagnostics)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.measure", measure)
+    monkeypatch.setattr("pyrovae.cli.commands.measure", measure)
     assert main(["evaluate", str(run), *options]) == 130
     return given
 
@@ -124,7 +124,7 @@ class Some(Finding):
 def test_an_interrupted_diagnostic_keeps_the_rest_labelled(found, run, capsys, monkeypatch):
     for path in run.glob("evaluation*"):
         path.unlink()
-    monkeypatch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found)])
+    monkeypatch.setattr("pyrovae.cli.commands._diagnostics", lambda _: [Stops(found)])
     assert main(["evaluate", str(run), *SHORT]) == 130
     out = capsys.readouterr().out
     said = json.loads((run / "evaluation.json").read_text())
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_the_measurement(run, monk
         raise AssertionError("measured in vain")
 
     monkeypatch.setattr(Path, "open", denied)
-    monkeypatch.setattr("pyrovae.commands.measure", measure)
+    monkeypatch.setattr("pyrovae.cli.commands.measure", measure)
     line = complaint(capsys, "evaluate", run, *SHORT)
     assert f"cannot write to {run} (Permission denied): copy the run to where you can" in line
     monkeypatch.undo()
@@ -186,7 +186,7 @@ class TestPartial:
         assert main(["evaluate", str(run), *SHORT, "--latents"]) == 0
         before = contents(run)
         with monkeypatch.context() as patch:
-            patch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found=True)])
+            patch.setattr("pyrovae.cli.commands._diagnostics", lambda _: [Stops(found=True)])
             assert main(["evaluate", str(run), *SHORT, "--seed", "1"]) == 130
         return run, before
 
@@ -238,7 +238,7 @@ class TestPartial:
     def test_a_damaged_one_is_no_complete_one(self, interrupted, monkeypatch):
         run, _ = interrupted
         (run / "evaluation.json").write_text("{")
-        monkeypatch.setattr("pyrovae.commands._diagnostics", lambda _: [Stops(found=True)])
+        monkeypatch.setattr("pyrovae.cli.commands._diagnostics", lambda _: [Stops(found=True)])
         assert main(["evaluate", str(run), *SHORT]) == 130
         assert pv.read_report(run / "evaluation.json").partial
 
@@ -286,7 +286,7 @@ def test_compare_says_what_is_wrong(runs, tmp_path, capsys):
 def test_data_of_another_shape_are_refused_before_they_are_measured(run, monkeypatch, capsys):
     whole = pv.data.load("digits")
     other = replace(whole, name="mnist", shape=(1, 4, 16))
-    monkeypatch.setattr("pyrovae.reopened.load_data", lambda *_, **__: other)
+    monkeypatch.setattr("pyrovae.cli.reopened.load_data", lambda *_, **__: other)
     assert main(["evaluate", str(run), *SHORT, "--data", "mnist"]) == 2
     said = capsys.readouterr().err
     assert "trained on digits, (1, 8, 8); mnist has images of (1, 4, 16)" in said

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae as pv
-from pyrovae import html_report
 from pyrovae.cli import main
-from pyrovae.reopened import evaluation_of
+from pyrovae.cli import page as html_report
+from pyrovae.cli.reopened import evaluation_of
 from pyrovae.runs import Run
 from pyrovae.saved_findings import SavedFinding
 
@@ -82,7 +82,7 @@ def run(tmp_path_factory) -> Path:
     small = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
     assert main(["train", "--out", str(folder), *small]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.commands.Gaps", functools.partial(pv.Gaps, steps=4))
+        patch.setattr("pyrovae.cli.commands.Gaps", functools.partial(pv.Gaps, steps=4))
         patch.setattr("pyrovae.ais.safe_to_compile", lambda _: False)
         assert main(["evaluate", str(folder), *EVALUATED]) == 0
     return folder

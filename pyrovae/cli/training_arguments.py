@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from pyrovae import catalogue
-from pyrovae.arguments import (
+from pyrovae.cli import catalogue
+from pyrovae.cli.arguments import (
     COUNT,
     compile_option,
     data_options,
