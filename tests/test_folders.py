@@ -283,13 +283,13 @@ def test_a_killed_training_leaves_one_run(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         width = pv.load(folder).prior.loc.numel()
-        assert width == Run(folder).config["vae"]["prior"]["args"][0]
+        assert width == Run(folder).config["vae"]["prior"]["kwargs"]["latents"]
         assert width in (latents, latents - 1)
         assert len(Run(folder).metrics) <= 500
 
 
 def _names(folder, latents):
     try:
-        return Run(folder).config["vae"]["prior"]["args"][0] == latents
+        return Run(folder).config["vae"]["prior"]["kwargs"]["latents"] == latents
     except ValueError:
         return False

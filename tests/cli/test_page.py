@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 import pyrovae as pv
 from pyrovae.cli import main
 from pyrovae.cli import page as html_report
-from pyrovae.cli.reopened import evaluation_of
 from pyrovae.runs import Run
 from pyrovae.saved_findings import SavedFinding
 
 VOID = {"meta", "link", "img", "br"}
 EVALUATED = (
-    "--particles 30 --limit 20 --ais 3 --ais-start guide --gaps --latents --diagnose 2".split()
-)
+    "--particles 30 --limit 20 --ais 3 --ais-start guide --ais-limit 2 --gaps --gaps-limit 2 "
+    "--latents"
+).split()
 
 
 class Page(HTMLParser):
@@ -82,7 +82,7 @@ def run(tmp_path_factory) -> Path:
     small = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
     assert main(["train", "--out", str(folder), *small]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.cli.commands.Gaps", functools.partial(pv.Gaps, steps=4))
+        patch.setattr("pyrovae.cli.measure.Gaps", functools.partial(pv.Gaps, steps=4))
         patch.setattr("pyrovae.ais.safe_to_compile", lambda _: False)
         assert main(["evaluate", str(folder), *EVALUATED]) == 0
     return folder
@@ -218,7 +218,7 @@ class TestPage:
     def test_names_cannot_break_it(self, run, tmp_path):
         evil = '<script>alert("x")</script>&'
         folder = rewritten(run, tmp_path / "a&b<i>", "evaluation.json", title=evil, split=evil)
-        saved = evaluation_of(folder)
+        saved = Run(folder).evaluation()
         saved.said["data_set"], saved.said["command"] = evil, ["pyrovae", evil]
         saved.said["verdict"], saved.said["kl_per_dimension"] = [evil], {evil: [0.5]}
         text = html_report.page(Run(folder), saved, {}, left_out=[evil])
