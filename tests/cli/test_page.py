@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import pyrovae as pv
 from pyrovae.cli import main
-from pyrovae.cli import page as html_report
+from pyrovae.cli import page as page_module
 from pyrovae.runs import Run
 from pyrovae.saved_findings import SavedFinding
 
@@ -181,7 +181,7 @@ class TestPage:
 
     def test_has_every_figure_with_its_words(self, page):
         images = page.attributes("img")
-        captions = html_report.CAPTIONS
+        captions = page_module.CAPTIONS
         assert {image["alt"] for image in images} == set(captions.values())
         for image in images:
             content = base64.b64decode(image["src"].partition(",")[2], validate=True)
@@ -221,7 +221,7 @@ class TestPage:
         saved = Run(folder).evaluation()
         saved.said["data_set"], saved.said["command"] = evil, ["pyrovae", evil]
         saved.said["verdict"], saved.said["kl_per_dimension"] = [evil], {evil: [0.5]}
-        text = html_report.page(Run(folder), saved, {}, left_out=[evil])
+        text = page_module.page(Run(folder), saved, {}, left_out=[evil])
         assert "<script" not in text
         assert "<i>" not in text
         assert text.count("&lt;script&gt;alert(") >= 7
@@ -280,7 +280,7 @@ class TestWhatIsMissing:
         assert "The data of digits are not those of the evaluation" in found.sections["making"]
         shown = {image["alt"] for image in found.attributes("img")}
         missing = {"holes", "traversals", "reconstructions", "latents"}
-        captions = html_report.CAPTIONS
+        captions = page_module.CAPTIONS
         assert shown == {captions[name] for name in captions.keys() - missing}
 
     def test_a_run_from_python_has_a_report(self, tmp_path, capsys):
@@ -295,7 +295,7 @@ class TestWhatIsMissing:
         assert main(["report", str(tmp_path)]) == 0
         found = Page((tmp_path / "report.html").read_text())
         assert "no data are shown: name it with --data" in found.sections["making"]
-        captions = html_report.CAPTIONS
+        captions = page_module.CAPTIONS
         shown = {image["alt"] for image in found.attributes("img")}
         assert shown == {captions["bounds"], captions["kl_per_dimension"]}
 
@@ -349,12 +349,15 @@ class TestWhatIsMissing:
 def test_the_answer_is_that_of_the_weights(shapes, particles, answer):
     said = {"particles": particles, "data": 2, "quantities": {}}
     saved = SavedFinding(said, {"Pareto k-hat": torch.tensor(shapes)})
-    assert html_report._answer(saved).startswith(answer)
+    assert page_module.answer(saved).startswith(answer)
 
 
-def test_numbers_stand_under_the_names_of_their_columns():
+def test_numbers_stand_under_the_names_of_their_columns(run, said):
     numbers = {"mean": 1.0, "error_over_data": 2.0, "error_over_particles": None}
-    table = "".join(html_report._table({"title": "t", "quantities": {"q": numbers}}))
+    saved = Run(run).evaluation()
+    saved = SavedFinding({**said, "title": "t", "quantities": {"q": numbers}}, saved.saved)
+    text = page_module.page(Run(run), saved, {})
+    table = text[text.index("<table>") : text.index("</table>")]
     heads = [part.split("</th>")[0] for part in table.split('<th scope="col">')[1:]]
     assert heads == ["mean", "± over data", "± over particles"]
     assert '<data value="2.0">2.000</data></td><td></td></tr>' in table
