@@ -10,16 +10,18 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 import pyrovae as pv
 from pyrovae.cli import names
+from pyrovae.cli.arguments import activation, arguments, convert, keywords, listed, required
 from pyrovae.cli.experiment import named
 from pyrovae.data import DataSet, seeded
 from pyrovae.vae import VAE
@@ -34,6 +36,14 @@ GUIDES: Final = {
     **{name: name for name in ("Joint", "Hierarchical")},
 }
 """The guide that goes with a prior, where it is another than `MeanFieldNormal`."""
+
+PRIORS: Final = {
+    "Joint": ("Joint",),
+    "Hierarchical": ("Hierarchical",),
+    "Ladder": ("Hierarchical",),
+    "PowerSpherical": ("UniformSphere", "VampPrior"),
+}
+"""The priors that a guide goes with, where it does not go with all."""
 
 PIXELS: Final = "likelihood.pixels"
 WIDTHS: Final = list[typing.Annotated[int, msgspec.Meta(ge=1)]]
@@ -62,12 +72,20 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
     builder = Builder(tables, data.train.x, data.shape)
     prior = named(tables["prior"])
     with seeded(seed):
-        likelihood = builder.likelihood(tables["likelihood"], width(prior), data.train.x)
-        given = tables.get("guide") or {}
+        likelihood = builder.likelihood(tables["likelihood"], width(prior), _scored(tables, data))
+        given = named(tables.get("guide"))
         needs_prior = given.get("name") == "Ladder"
         built = builder.prior(prior, 0) if needs_prior else None
         guide = builder.guide(given, prior, built)
         return VAE(builder.prior(prior, 0, guide) if built is None else built, likelihood, guide)
+
+
+def _scored(tables: Table, data: DataSet) -> Tensor:
+    """Return the data that the likelihood starts at: bits, if it scores other than intensities."""
+    kind = names.part("likelihood", named(tables["likelihood"]).get("name"))
+    binary = getattr(kind, "domain", None) is constraints.boolean
+    drawn = tables.get("data", {}).get("binarization") == "dynamic" and not binary
+    return data.train.draw() if drawn else data.train.x
 
 
 def objective(table: Table) -> Any:
@@ -108,60 +126,13 @@ def width(table: Any) -> int:
     """
     table = named(table)
     if table.get("name") == "Joint":
-        return sum(map(width, _required(table, "parts", "prior Joint").values()))
+        return sum(map(width, named(required(table, "parts", "prior Joint")).values()))
     if table.get("name") == "Hierarchical":
-        return width(_required(table, "levels", "prior Hierarchical")[-1])
+        return width(listed(table, "levels", "prior Hierarchical")[-1])
     latents = table.get("classes", table.get("latents"))
     if latents is None:
         raise ValueError(f"{table.get('name') or 'a part'} needs latents: how many numbers z has")
     return convert(latents, int, "latents")
-
-
-def arguments(
-    kind: type, table: Table, where: str, derived: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the arguments of a constructor: those of a table, and those that are derived.
-
-    Args:
-        kind: the class.
-        table: its entries; `name`, and `latents` where the class takes none, are passed over.
-        where: the table's place, for errors.
-        derived: arguments that a table need not give.
-
-    Raises:
-        ValueError: for an entry that is unknown, of another kind, or missing.
-    """
-    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
-    taken = {
-        name: parameter
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if hints.get(name) is not nn.Module
-    }
-    entries = {key: value for key, value in table.items() if key not in ("name", "latents", "net")}
-    if "latents" in taken and "latents" in table:
-        entries["latents"] = table["latents"]
-    found = {name: value for name, value in (derived or {}).items() if name in taken}
-    for key, value in entries.items():
-        if key not in taken:
-            raise ValueError(f"{where} {kind.__name__}: {names.unknown('argument', key, taken)}")
-        found[key] = convert(value, hints[key], f"{where}.{key}")
-    for name, parameter in taken.items():
-        if parameter.default is parameter.empty and name not in found:
-            raise ValueError(f"{where} {kind.__name__} needs {name}: --{where}.{name}")
-    return found
-
-
-def convert(value: Any, kind: Any, where: str) -> Any:
-    """Return a value as the kind of number, text or list that an argument takes.
-
-    Raises:
-        ValueError: naming the place, if it is of another kind.
-    """
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        what = str(error).partition(" - at")[0]
-        raise ValueError(f"--{where}: {what[0].lower()}{what[1:]}; got {value!r}") from None
 
 
 @dataclass(frozen=True)
@@ -188,7 +159,7 @@ class Builder:
         self, table: Any, inputs: int, outputs: int, *, decoder: bool = False, where: str = "net"
     ) -> nn.Module:
         """Build a network of so many inputs and outputs; of an image, where it is a decoder's."""
-        table = named(table) or {}
+        table = named(table)
         if "name" not in table:
             table = {**self.tables["net"], **table}
         name = str(table["name"])
@@ -197,8 +168,10 @@ class Builder:
         )
         given = {key: value for key, value in table.items() if key not in ("hidden", "activation")}
         if name == "MLP" and "activation" in table:
-            given["activation"] = _activation(table["activation"])
+            given["activation"] = activation(table["activation"])
         if "net" in inspect.signature(kind).parameters:  # one that stands before another
+            if table is self.tables["net"] or name == self.tables["net"].get("name"):
+                raise ValueError(f"net {name} stands before one network: --guide.net {name}")
             more = inputs * (table.get("append_mask") is True) + (table.get("library") is True)
             inner = self.net(
                 table.get("net"), inputs + more, outputs, decoder=decoder, where=where
@@ -207,7 +180,7 @@ class Builder:
         if "sizes" in inspect.signature(kind).parameters:
             hidden = convert(table.get("hidden", self.hidden), WIDTHS, f"{where}.hidden")
             sizes = (inputs, *(hidden[::-1] if decoder else hidden), outputs)
-            return kind(*sizes, **_keywords(kind, given))
+            return kind(*sizes, **keywords(kind, given))
         if name == "PixelCNN":
             raise ValueError("net PixelCNN stands in a likelihood AutoregressiveBernoulli alone")
         derived = {"latents": inputs, "features": outputs, "shape": self.shape}
@@ -226,13 +199,13 @@ class Builder:
         name = table.get("name")
         kind = names.part("likelihood", name)
         if name == "Masked":
-            inner = _required(table, "likelihood", "likelihood Masked")
+            inner = required(table, "likelihood", "likelihood Masked")
             return kind(self.likelihood(inner, inputs, x))
         if name == "Columns":
             return self._columns(table, inputs, x)
         if name == "AutoregressiveBernoulli":
             given = {"shape": self.shape}
-            pixels = arguments(pv.nets.PixelCNN, table.get("pixels", {}), PIXELS, given)
+            pixels = arguments(pv.nets.PixelCNN, named(table.get("pixels")), PIXELS, given)
             outputs = pixels["features"] * x.shape[-1]
             features = self.net(table.get("features"), inputs, outputs, decoder=True)
             return kind(features, pv.nets.PixelCNN(**pixels)).start_at_mean(x)
@@ -247,9 +220,9 @@ class Builder:
             inputs, before = self.hidden[0], inputs
             trunk = self.net(table["trunk"], before, inputs)
         groups = []
-        for group in _required(table, "groups", "likelihood Columns"):
+        for group in map(named, listed(table, "groups", "likelihood Columns")):
             where = "likelihood Columns, a group"
-            columns = convert(_required(group, "columns", where), list[int], "columns")
+            columns = convert(required(group, "columns", where), list[int], "columns")
             own = {key: value for key, value in group.items() if key != "columns"}
             groups.append((self.likelihood(own, inputs, x[:, columns]), columns))
         return pv.likelihoods.Columns(groups, trunk=trunk)
@@ -261,13 +234,13 @@ class Builder:
         kind = names.part("prior", name)
         if name == "Joint":
             parts = {}
-            for site, part in _required(table, "parts", "prior Joint").items():
+            for site, part in named(required(table, "parts", "prior Joint")).items():
                 parts[site] = self.prior(part, inputs, guide)
                 inputs += width(part)
             return kind(**parts)
         if name == "Hierarchical":
             levels = []
-            for level in _required(table, "levels", "prior Hierarchical"):
+            for level in listed(table, "levels", "prior Hierarchical"):
                 levels.append(self.prior(level, inputs, guide))
                 inputs = width(level)
             return kind(*levels)
@@ -294,12 +267,12 @@ class Builder:
             inputs: the width of what the guide takes, else that of x.
         """
         inputs = self.x.shape[-1] if inputs is None else inputs
-        table, prior = named(table) or {}, named(prior)
+        table, prior = named(table), named(prior)
         name = table.get("name") or GUIDES.get(str(prior.get("name")), "MeanFieldNormal")
         kind = names.part("guide", name)
-        _check_sphere(prior.get("name"), name)
+        _check_pair(prior.get("name"), name)
         if name == "Joint":
-            return kind(**self._joint(table.get("parts", {}), prior, inputs))
+            return kind(**self._joint(named(table.get("parts")), prior, inputs))
         if name == "Hierarchical":
             return kind(*self._levels(table.get("levels"), prior, inputs))
         if name == "Ladder":
@@ -311,7 +284,7 @@ class Builder:
 
     def _joint(self, tables: Table, prior: Table, inputs: int) -> dict[str, Any]:
         """Build the parts of a guide: those of the tables, else one for each part of the prior."""
-        of_prior = prior.get("parts", {})
+        of_prior = named(required(prior, "parts", "prior Joint"))
         parts = {}
         for site in tables or of_prior:
             below = of_prior.get(site, {})
@@ -321,17 +294,18 @@ class Builder:
 
     def _levels(self, tables: Any, prior: Table, inputs: int) -> list[Any]:
         """Build the levels of a guide from the lowest up, the prior's from the top down."""
-        of_prior = [named(level) for level in prior.get("levels", [])][::-1]
+        of_prior = [named(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
+        given = {"levels": tables or [{}] * len(of_prior)}
         levels = []
-        for table, below in zip(tables or [{}] * len(of_prior), of_prior, strict=False):
+        for table, below in zip(
+            listed(given, "levels", "guide Hierarchical"), of_prior, strict=False
+        ):
             levels.append(self.guide(table, below, inputs=inputs))
             inputs = width(below)
         return levels
 
     def _ladder(self, prior: Table, built: Any) -> Any:
-        widths = [width(level) for level in prior.get("levels", [])][::-1]
-        if not widths:
-            raise ValueError("guide Ladder goes with the prior Hierarchical: --prior Hierarchical")
+        widths = [width(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
         features = (self.hidden or [self.x.shape[-1]])[-1]
         sizes = [self.x.shape[-1], *[features] * len(widths)]
         return pv.guides.Ladder(
@@ -356,35 +330,10 @@ def _outputs(guide: Any, latents: int, given: Table) -> int:
     return own.get(guide.__name__, latents)
 
 
-def _check_sphere(prior: Any, guide: str) -> None:
-    """Refuse a guide on the sphere of a prior that is not, whose densities do not compare."""
-    on_sphere = prior == "UniformSphere"
-    if on_sphere != (guide == "PowerSpherical") and prior != "VampPrior":
-        raise ValueError(
-            f"prior UniformSphere and guide PowerSpherical go together; got {prior} and {guide}"
-        )
-
-
-def _required(table: Table, key: str, where: str) -> Any:
-    if not table.get(key):
-        raise ValueError(f"{where} needs {key}, a table of its own")
-    return table[key]
-
-
-def _keywords(kind: Callable[..., Any], given: Table) -> dict[str, Any]:
-    """Return the keyword-only arguments of a perceptron, which takes its widths by position."""
-    taken = inspect.signature(kind).parameters
-    known = [name for name, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
-    for key in given:
-        if key not in ("name", *known):
-            said = names.unknown("argument", key, ["hidden", *known])
-            raise ValueError(f"net {kind.__name__}: {said}")
-    return {key: given[key] for key in known if key in given}
-
-
-def _activation(name: Any) -> type[nn.Module]:
-    known = nn.modules.activation.__all__
-    if name not in known:
-        raise ValueError(names.unknown("activation", str(name), known))
-    found: type[nn.Module] = getattr(nn, name)
-    return found
+def _check_pair(prior: Any, guide: str) -> None:
+    """Refuse a guide of other sites than the prior's, or on a sphere where the prior is not."""
+    wanted = PRIORS.get(guide, (prior,))
+    if prior not in wanted:
+        raise ValueError(f"guide {guide} goes with the prior {wanted[0]}; got {prior}")
+    if prior == "UniformSphere" and guide != "PowerSpherical":
+        raise ValueError(f"prior UniformSphere goes with the guide PowerSpherical; got {guide}")

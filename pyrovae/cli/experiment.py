@@ -93,19 +93,24 @@ def checked(tables: Mapping[str, Any]) -> Tables:
         if table not in TABLES:
             raise ValueError(unknown("table", table, TABLES))
         found[table] = named(entries)
-        if not isinstance(found[table], dict):
-            raise ValueError(f"{table} is a table or a name; got {entries!r}")
     return found
 
 
-def named(entry: Any) -> Any:
-    """Return the table of a part that may be given by its name alone.
+def named(entry: Any) -> Tables:
+    """Return the table of a part that may be given by its name alone; an empty one for None.
+
+    Raises:
+        ValueError: if it is neither a table nor a name.
 
     Example:
         >>> named("VampPrior")
         {'name': 'VampPrior'}
     """
-    return {"name": entry} if isinstance(entry, str) else entry
+    if isinstance(entry, str):
+        return {"name": entry}
+    if not isinstance(entry, dict | None):
+        raise ValueError(f"a part is a name or a table; got {entry!r}")
+    return entry or {}
 
 
 def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
@@ -151,12 +156,10 @@ def set_option(tables: Tables, option: str, value: Any) -> None:
     *path, last = option.split(".")
     inner = tables
     for key in path:
-        inner[key] = named(inner.get(key, {}))
+        inner[key] = named(inner.get(key))
         inner = inner[key]
-        if not isinstance(inner, dict):
-            raise ValueError(f"--{option}: {key} is no table")
     if isinstance(value, str) and (not path or isinstance(inner.get(last), dict)):
-        inner[last] = {**named(inner.get(last, {})), "name": value}
+        inner[last] = {**named(inner.get(last)), "name": value}
     else:
         inner[last] = value
 
@@ -191,9 +194,10 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any], kept: str | None =
         below = {key: value for key, value in below.items() if key == kept}
     found = dict(below)
     for key, value in above.items():
-        old = named(found.get(key))
-        both = isinstance(value, dict) and isinstance(old, dict)
-        found[key] = _over(old, value) if both else value
+        old = found.get(key)
+        if isinstance(value, dict) and isinstance(old, dict | str):
+            value = _over(named(old), value)
+        found[key] = value
     return found
 
 

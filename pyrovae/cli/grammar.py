@@ -71,7 +71,9 @@ class Trained(Common):
     """What `pyrovae train` takes: short names of entries of the experiment, and the run."""
 
     config: Annotated[Path | None, _in(RUN, "A TOML file of an experiment.")] = None
-    like: Annotated[Path | None, _in(RUN, "A run whose experiment is begun from.")] = None
+    like: Annotated[
+        Path | None, _in(RUN, "A run to start from: its experiment, under all that is given.")
+    ] = None
     out: Annotated[Path, _in(RUN, "The folder where the run goes.")]
     overwrite: Annotated[Flag, _in(RUN, "Write over a run that is there.")] = False
 
@@ -160,7 +162,9 @@ class WithRecipe(Common):
 class Opened(WithRecipe):
     """What opens a run again, with the data that it is held against."""
 
-    data: Annotated[str | None, Parameter(help="Other data than the run records.")] = None
+    data: Annotated[
+        str | None, Parameter(help="Other data than those of the run: digits or mnist.")
+    ] = None
     root: Annotated[Path | None, Parameter(help="The folder of MNIST/raw, for mnist.")] = None
 
 

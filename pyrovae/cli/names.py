@@ -9,10 +9,11 @@ import ast
 import difflib
 import functools
 import importlib
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
+
+import pyrovae
 
 __all__ = ["ELBO", "MODULES", "part", "parts", "unknown"]
 
@@ -40,12 +41,10 @@ def parts(role: str) -> tuple[str, ...]:
         >>> parts("objective")[:3]
         ('ELBO', 'CIWAE', 'CUBO')
     """
-    spec = importlib.util.find_spec(f"pyrovae.{MODULES[role]}")
-    assert spec is not None
-    assert spec.origin is not None
+    source = Path(pyrovae.__file__).parent / MODULES[role] / "__init__.py"
     imports = [
         statement
-        for statement in ast.parse(Path(spec.origin).read_text()).body
+        for statement in ast.parse(source.read_text()).body
         if isinstance(statement, ast.ImportFrom) and not (statement.module or "").endswith("base")
     ]
     shown = {alias.name for statement in imports for alias in statement.names}

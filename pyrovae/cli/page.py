@@ -28,6 +28,15 @@ __all__ = ["CAPTIONS", "page"]
 
 CSS_PIXELS_PER_INCH: Final = 96
 
+FIRST: Final = {"trust": "Can it be trusted?", "bounds": "Bounds on log p(x)"}
+LAST: Final = {
+    "dimensions": "KL per dimension",
+    "data": "Data and samples",
+    "training": "Training",
+    "making": "How it was made",
+}
+"""The headings of the sections before those of the findings, and after them."""
+
 HEADINGS: Final = {
     "ais": "Annealed importance sampling",
     "gaps": "What limits the bound",
@@ -72,15 +81,13 @@ def page(
     """
     said, config, epochs = saved.said, run.config, run.metrics
     findings, dimensions = _findings(saved), _dimensions(said)
-    shown = {
-        "trust": "Can it be trusted?",
-        "bounds": "Bounds on log p(x)",
-        **{key: found["heading"] for key, found in findings.items()},
-        "dimensions": (dimensions or "kl_per_dimension" in figures) and "KL per dimension",
-        "data": {"reconstructions", "samples", "latents"} & figures.keys() and "Data and samples",
-        "training": epochs and "Training",
-        "making": "How it was made",
+    missing = {
+        "dimensions": not dimensions and "kl_per_dimension" not in figures,
+        "data": not {"reconstructions", "samples", "latents"} & figures.keys(),
+        "training": not epochs,
     }
+    of_findings = {key: found["heading"] for key, found in findings.items()}
+    sections = {**FIRST, **of_findings, **LAST}
     return (
         _environment()
         .get_template("page.html")
@@ -88,7 +95,7 @@ def page(
             name=run.folder.resolve().name,
             said=said,
             config=config,
-            sections={key: heading for key, heading in shown.items() if heading},
+            sections={key: words for key, words in sections.items() if not missing.get(key)},
             answer=answer(saved),
             remarks=_remarks(saved, trained=bool(epochs)),
             cut=[heading(name) for name, found in saved.findings.items() if found.partial],

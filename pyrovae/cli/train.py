@@ -158,11 +158,7 @@ def _train(tables: Tables, options: Trained, command: list[str]) -> int:
             source = replace(source, binarization=binarization_for(vae))
             data = source.load(download=download)
         source = replace(source, shape=data.shape)
-        details: dict[str, Any] = {"data": source.record, "experiment": tables}
-        if recipe:
-            details["recipe"] = recipes.record(recipe)
-            for role in ("prior", "likelihood", "guide", "net"):
-                details["experiment"] = {**details["experiment"], role: {}}
+        details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(options.out, seed=settings.seed, command=command, **details)
         history = _fit(vae, data, tables, checkpoint)
         if history.epochs:
@@ -171,6 +167,17 @@ def _train(tables: Tables, options: Trained, command: list[str]) -> int:
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     _say_what_was_trained(options.out, history, again)
     return INTERRUPTED if history.ended == "interrupted" else 0
+
+
+def _recorded(tables: Tables, source: Source, recipe: Path | None) -> dict[str, Any]:
+    """Return what a run records of its experiment; a recipe stands in place of the parts."""
+    found = {**tables}
+    if source.root is not None:  # as a whole path, for `--like` from another folder
+        found["data"] = {**tables["data"], "root": source.root}
+    if recipe is None:
+        return {"experiment": found}
+    parts: Tables = {role: {} for role in ("prior", "likelihood", "guide", "net")}
+    return {"experiment": found | parts, "recipe": recipes.record(recipe)}
 
 
 def _say_what_was_trained(folder: Path, history: History, again: str) -> None:

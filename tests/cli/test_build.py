@@ -1,6 +1,7 @@
 """Every part of the library is built by its name, and gives a finite loss."""
 
 import inspect
+import math
 from dataclasses import replace
 
 import pytest
@@ -88,11 +89,13 @@ def vae(x=BITS, **tables):
     return build.vae(layered([SMALL, tables]), data)
 
 
-def log_weights(made, x=BITS, *context):
+def measured(made, x=BITS, *context):
+    """Train for a step and measure."""
+    history = pv.fit(made, (x, *context), epochs=1, batch_size=len(x), callbacks=[])
+    assert math.isfinite(history.epochs[0].loss)
     found = pv.log_weights(made.model, made.guide, x, *context, particles=3)
     assert torch.isfinite(found).all()
     assert found.shape[-1] == len(x)
-    return found
 
 
 def concrete(role):
@@ -112,7 +115,7 @@ def test_the_names_are_those_of_the_library(role):
 def test_every_prior_makes_a_vae_that_can_be_measured(name):
     guide = {"temperature": 1.0} if name == "RelaxedOneHot" else {}
     made = vae(prior={"name": name, **PRIORS.get(name, {})}, guide=guide)
-    log_weights(made)
+    measured(made)
     built = {type(part).__name__ for part in made.prior.modules()}
     assert name in built
     assert made.sample(2).shape == (2, 64)
@@ -124,7 +127,7 @@ def test_every_likelihood_makes_a_vae_that_can_be_measured(name):
     guide = {"net": {"name": "HideMissing"}} if name == "Masked" else {}
     made = vae(x, likelihood={"name": name, **entries}, guide=guide)
     assert type(made.likelihood).__name__ == name
-    log_weights(made, x, *((x > 0,) if name == "Masked" else ()))
+    measured(made, x, *((x > 0,) if name == "Masked" else ()))
 
 
 @pytest.mark.parametrize("name", names.parts("likelihood"))
@@ -143,7 +146,7 @@ def test_every_guide_makes_a_vae_that_can_be_measured(name):
     entries, prior = GUIDES.get(name, ({}, {}))
     made = vae(guide={"name": name, **entries}, prior=prior)
     assert type(made.posterior).__name__ == name
-    log_weights(made)
+    measured(made)
 
 
 @pytest.mark.parametrize("name", names.parts("net"))
@@ -164,7 +167,7 @@ def test_every_network_makes_a_vae_that_can_be_measured(name):
         assert type(made.likelihood.net).__name__ == other
     if name == "HideMissing":
         made = pv.VAE(made.prior, pv.likelihoods.Masked(made.likelihood), made.posterior)
-    log_weights(made, x, *context)
+    measured(made, x, *context)
 
 
 @pytest.mark.parametrize("name", names.parts("objective"))
@@ -206,17 +209,17 @@ def test_a_table_of_columns_may_have_a_trunk():
     groups = [{"name": "Bernoulli", "columns": list(range(64))}]
     made = vae(likelihood={"name": "Columns", "groups": groups, "trunk": {}})
     assert made.likelihood.trunk.sizes == (3, 5, 5)
-    log_weights(made)
+    measured(made)
 
 
 def test_levels_and_parts_of_a_guide_may_be_given():
     levels = ["LowRankNormal", "FullRankNormal"]
     made = vae(prior=LADDER, guide={"levels": [{"name": levels[0], "rank": 1}, levels[1]]})
     assert [type(level).__name__ for level in made.posterior.levels] == levels
-    log_weights(made)
+    measured(made)
     made = vae(prior=JOINT, guide={"parts": {"digit": {}, "style": "FullRankNormal"}})
     assert type(made.posterior.parts[1]).__name__ == "FullRankNormal"
-    log_weights(made)
+    measured(made)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,16 @@ def test_levels_and_parts_of_a_guide_may_be_given():
         ({"prior": {"name": "Joint"}}, "prior Joint needs parts"),
         ({"prior": {"name": "Hierarchical"}}, "prior Hierarchical needs levels"),
         ({"prior": {"name": "Hierarchical", "levels": ["Normal"]}}, "Normal needs latents"),
-        ({"guide": "Ladder"}, "--prior Hierarchical"),
+        ({"guide": "Ladder"}, "guide Ladder goes with the prior Hierarchical; got StandardNormal"),
+        ({"guide": "Joint"}, "guide Joint goes with the prior Joint; got StandardNormal"),
+        ({"guide": "PowerSpherical"}, "guide PowerSpherical goes with the prior UniformSphere"),
+        (
+            {"prior": "UniformSphere", "guide": "Flow"},
+            "goes with the guide PowerSpherical; got Flow",
+        ),
+        ({"prior": {"name": "VampPrior", "guide": 3}}, "no argument 'guide'"),
+        ({"prior": {"name": "Joint", "parts": [1]}}, "a part is a name or a table; got [1]"),
+        ({"prior": {"name": "Hierarchical", "levels": 3}}, "a list of tables; got 3"),
         ({"guide": {"name": "LowRankNormal"}}, "--guide.rank"),
         ({"likelihood": "Masked"}, "likelihood Masked needs likelihood"),
         ({"likelihood": "Columns"}, "likelihood Columns needs groups"),
@@ -256,6 +268,7 @@ def test_levels_and_parts_of_a_guide_may_be_given():
         ({"net": {"activation": "System"}}, "no activation 'System': "),
         ({"net": {"widths": [3]}}, "no argument 'widths': There are hidden, activation"),
         ({"net": {"name": "GatedMLP", "channels": 3}}, "no argument 'channels'"),
+        ({"net": "Rescaled"}, "stands before one network: --guide.net Rescaled"),
         ({"net": "PixelCNN"}, "in a likelihood AutoregressiveBernoulli alone"),
     ],
     ids=str,

@@ -289,6 +289,13 @@ def test_train_with_other_parts(likelihood, tmp_path):
     assert isinstance(vae.encode(torch.zeros(1, 64)), torch.distributions.MultivariateNormal)
 
 
+def test_pixels_that_are_drawn_may_be_counts(tmp_path):
+    options = ["--likelihood", "NegativeBinomial", "--binarization", "dynamic"]
+    assert train(tmp_path / "run", *options) == 0
+    assert type(pv.load(tmp_path / "run").likelihood).__name__ == "NegativeBinomial"
+    assert main(["evaluate", str(tmp_path / "run"), "--particles", "4", "--limit", "5"]) == 0
+
+
 def test_evaluate(run, capsys):
     options = ["--particles", "20", "--ks", "1", "5", "20", "--limit", "30"]
     assert main(["evaluate", str(run), *options, "--split", "validation"]) == 0

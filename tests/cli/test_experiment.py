@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.cli import experiment, main
+from pyrovae.cli import build, experiment, main
 from pyrovae.cli.grammar import APP
 from pyrovae.cli.train import asked
 
@@ -179,6 +179,21 @@ class TestLayers:
         assert main([*argv, "--out", str(tmp_path / "run")]) == 0
         assert isinstance(pv.load(tmp_path / "run").posterior, pv.guides.Ladder)
 
+    def test_the_one_in_the_help_is_an_experiment(self, tmp_path, capsys):
+        main(["train", "--help"])
+        text = capsys.readouterr().out.split("an experiment, experiment.toml:\n")[1]
+        lines = [line[2:] for line in text.split("a recipe")[0].splitlines()]
+        (tmp_path / "experiment.toml").write_text("\n".join(lines))
+        found = experiment_of(tmp_path / "experiment.toml")
+        assert found["prior"] == {"name": "VampPrior", "components": 100, "latents": 10}
+        assert build.vae(found, pv.data.load("digits")).prior.pseudo_inputs.shape == (100, 64)
+
+    def test_the_one_in_the_readme_is_its_command(self, tmp_path):
+        text = (Path(__file__).parents[2] / "README.md").read_text()
+        (tmp_path / "readme.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+        command = text.split("```console\npyrovae train ")[1].split("--out")[0].replace("\\", "")
+        assert experiment_of(tmp_path / "readme.toml") == experiment_of(*command.split())
+
 
 class TestLike:
     def test_a_run_records_the_experiment(self, run, file):
@@ -191,6 +206,13 @@ class TestLike:
         found = experiment_of(tmp_path / "more.toml", "--like", run, "--seed", "1")
         assert (found["training"]["epochs"], found["training"]["seed"]) == (5, 1)
         assert found["prior"]["components"] == 7
+
+    def test_the_folder_of_the_data_is_recorded_whole(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        argv = ["train", "--root", "data", "--epochs", "1", "--batch-size", "400"]
+        assert main([*argv, "--out", "run"]) == 0
+        config = pv.runs.Run(tmp_path / "run").config
+        assert config["experiment"]["data"]["root"] == str(tmp_path / "data")
 
     def test_it_trains(self, run, tmp_path):
         argv = ["train", "--like", str(run), "--prior.components", "4"]
@@ -230,7 +252,7 @@ class TestErrors:
             ('[data]\nname = "cifar"\n', "known ones are 'digits' and 'mnist'"),
             ('[prior]\nname = "Vampprior"\n', "did you mean VampPrior?"),
             ('[prior]\nname = "StudentT"\n', "StudentT needs df: --prior.df"),
-            ("prior = 3\n", "prior is a table or a name; got 3"),
+            ("prior = 3\n", "a part is a name or a table; got 3"),
             ("[prior\n", "is not TOML"),
             ('[prior]\nname = "__import__"\n', "no prior '__import__'"),
         ],
@@ -252,8 +274,11 @@ class TestErrors:
             ("--net.hidden.first 3", "--net.hidden"),
             ("--training.epochs x", "--training.epochs: expected `int`, got `str`"),
             ("--objective CUBO", "CUBO needs"),
-            ("--prior UniformSphere --guide MeanFieldNormal", "go together"),
-            ("--guide PowerSpherical", "go together; got StandardNormal and PowerSpherical"),
+            (
+                "--prior UniformSphere --guide MeanFieldNormal",
+                "goes with the guide PowerSpherical",
+            ),
+            ("--guide PowerSpherical", "goes with the prior UniformSphere; got StandardNormal"),
             ("none.toml", "no experiment at none.toml"),
             ("--like none", "no run's folder at none"),
         ],
