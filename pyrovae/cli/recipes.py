@@ -23,7 +23,7 @@ from pyrovae.sites import one_line
 from pyrovae.training import NonFiniteLoss
 from pyrovae.vae import VAE
 
-__all__ = ["load_vae", "record", "run", "running"]
+__all__ = ["described", "load_vae", "record", "run", "running", "warn_if_changed"]
 
 
 def record(path: Path) -> dict[str, str]:
@@ -60,13 +60,19 @@ def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, int, int] | None)
         )
     with running(recipe):
         vae = run(recipe, shape, seed=0)
-    if made_by and record(recipe)["sha256"] != made_by["sha256"]:
+    warn_if_changed(recipe, made_by)
+    return run_.load_vae(prior=vae.prior, likelihood=vae.likelihood, guide=vae.posterior)
+
+
+def warn_if_changed(recipe: Path, made_by: dict[str, str] | None) -> None:
+    """Say on stderr that a recipe has another content than the one that a run was made by."""
+    given = record(recipe)
+    if made_by and given["sha256"] != made_by["sha256"]:
         print(
-            f"pyrovae: warning: {described(record(recipe))} is not what the run was made by, "
+            f"pyrovae: warning: {described(given)} is not what the run was made by, "
             f"{described(made_by)}",
             file=sys.stderr,
         )
-    return run_.load_vae(prior=vae.prior, likelihood=vae.likelihood, guide=vae.posterior)
 
 
 def described(recorded: dict[str, str]) -> str:

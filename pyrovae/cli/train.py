@@ -138,6 +138,8 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
     if config.get("recipe") and recipe is None:
         wanted = recipes.described(config["recipe"])
         raise ValueError(f"the run in {folder} was made by a recipe: add --recipe with {wanted}")
+    if recipe is not None and recipe.is_file():
+        recipes.warn_if_changed(recipe, config.get("recipe"))
     return experiment.checked(config["experiment"])
 
 

@@ -339,10 +339,14 @@ class TestRecipes:
         assert line.startswith("pyrovae: warning: mine.py (sha256 ")
         assert "is not what the run was made by" in line
 
-    def test_one_is_trained_again_like_the_run(self, recipe):
+    def test_one_is_trained_again_like_the_run(self, recipe, capsys):
         folder, again = self.trained(recipe), recipe.parent / "again"
         argv = ["train", "--like", str(folder), "--recipe", str(recipe), "--out", str(again)]
         assert main([*argv, "--seed", "5"]) == 0
+        assert "warning" not in capsys.readouterr().err
+        recipe.write_text(RECIPE + "\n# other\n")
+        assert main([*argv, "--seed", "5", "--overwrite"]) == 0
+        assert "is not what the run was made by" in capsys.readouterr().err
         config = pv.runs.Run(again).config
         assert config["experiment"]["training"] == {"epochs": 1, "batch_size": 400, "seed": 5}
 
