@@ -56,9 +56,9 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         )
         vae = build.vae(tables, data)
         source = replace(source, shape=data.shape)
-        details = {"demo": True, "data": source.record, "command": list(command)}
-        every = max(1, epochs // 5)
-        history = _fit(vae, data, tables, Checkpoint(out, **details), every=every)
+        details = {"demo": True, "data": source.record, "experiment": tables}
+        checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
+        history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
         if history.ended == "interrupted":
             return complain("interrupted", INTERRUPTED)
         print(f"Measuring log p(x) from below with {particles:,} particles ...", flush=True)

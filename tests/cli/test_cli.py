@@ -217,6 +217,10 @@ def test_demo(tmp_path, capsys, monkeypatch):
     for suggestion in suggestions:
         parse(suggestion.split())
     assert main(["report", "pyrovae-demo"]) == 0
+    config = pv.runs.Run(folder).config
+    assert (config["seed"], config["command"][:2]) == (0, ["pyrovae", "demo"])
+    assert main(["train", "--like", "pyrovae-demo", "--epochs", "1", "--out", "like-it"]) == 0
+    assert pv.load("like-it").prior.config == pv.load(folder).prior.config
     assert main(["demo", "--epochs", "1", "--particles", "2"]) == 0, "a demo may run again"
 
 
