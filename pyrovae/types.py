@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 from torch.utils.data import Dataset
-
-if TYPE_CHECKING:
-    from pyrovae.data import Split
 
 __all__ = ["ContextValue", "Data", "HasPrograms", "Program", "Target"]
 
@@ -32,7 +29,16 @@ class HasPrograms(Protocol):
 Target: TypeAlias = HasPrograms | tuple[Program, Program]
 """What is trained and measured: a `VAE`, or a pair (model, guide) of Pyro programs."""
 
-Data: TypeAlias = Union[Tensor, "Split", tuple[Any, ...], Dataset[Any], Iterable[Any]]
+
+class HasImages(Protocol):
+    """A split of a data set, such as a `pyrovae.data.Split`."""
+
+    @property
+    def x(self) -> Tensor:
+        """Data [N, ...]."""
+
+
+Data: TypeAlias = Tensor | HasImages | tuple[Any, ...] | Dataset[Any] | Iterable[Any]
 """A data set: x, a tuple (x, *context), a split, a torch data set or an iterable of batches."""
 
 ContextValue: TypeAlias = object

@@ -12,15 +12,14 @@ import pyrovae
 ROOT = Path(pyrovae.__file__).parent
 
 ORDER = (
-    ("randomness", "parts", "files", "types"),
+    ("randomness", "types", "parts", "files"),
     ("data", "graphs", "composition"),
     ("weights", "nets"),
-    ("vae", "distributions"),
-    ("objectives", "priors", "likelihoods"),
-    ("guides",),
+    ("distributions", "vae"),
+    ("priors", "likelihoods", "measure", "objectives"),
+    ("guides", "plots"),
     ("runs", "presets"),
-    ("train", "measure"),
-    ("plots",),
+    ("train",),
     ("cli",),
     ("__main__",),
 )

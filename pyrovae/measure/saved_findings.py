@@ -14,8 +14,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from pyrovae.files import schemas
 from pyrovae.measure.findings import Finding, Number, Quantity
-from pyrovae.runs import schemas
 from pyrovae.weights.bounds import Estimate
 
 

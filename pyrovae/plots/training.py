@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
-from pyrovae.train.callbacks import History
 
-__all__ = ["history"]
+__all__ = ["Epochs", "history"]
 
 
-def history(history: History) -> Figure:
+class Epochs(Protocol):
+    """What `fit` returns, a `pyrovae.History`."""
+
+    objective: str
+
+    @property
+    def epochs(self) -> Sequence[Any]:
+        """The epochs of the training."""
+
+    def column(self, name: str) -> list[float]:
+        """Return one quantity over the epochs."""
+
+
+def history(history: Epochs) -> Figure:
     """Plot the ELBO, the rate and the distortion against the epoch.
 
     The first panel also shows the training objective, averaged over each epoch. With a KL weight

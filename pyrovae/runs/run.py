@@ -34,10 +34,18 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import guides, likelihoods, nets, priors
-from pyrovae.files import json_as_bytes, tensors_as_bytes, write_atomically, write_together
+from pyrovae.data.datasets import Split
+from pyrovae.files import (
+    json_as_bytes,
+    schemas,
+    tensors_as_bytes,
+    write_atomically,
+    write_together,
+)
+from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.parts import build
 from pyrovae.randomness import Steps
-from pyrovae.runs import schemas
+from pyrovae.runs.sources import Source
 from pyrovae.vae import VAE
 from pyrovae.weights.target import keep_steps, steps_of
 
@@ -56,6 +64,9 @@ STORED: Final = "param store/"
 
 STEPS: Final = "fit/seed and steps"
 """The name of what the next training draws from, where there was one with a seed."""
+
+EVALUATION: Final = "evaluation.json"
+"""The file of a run's evaluation, which is complete if one ever was."""
 
 HELD: Final = "held/"
 """What stands before the name of a buffer of a module that a plain function refers to."""
@@ -114,6 +125,70 @@ class Run:
                 return schemas.kept(json.loads((file.metadata() or {})["run"]))
         except (KeyError, OSError, ValueError, RecursionError, safetensors.SafetensorError):
             return None
+
+    @property
+    def source(self) -> Source:
+        """The data that the run was trained on, as its configuration records them.
+
+        Raises:
+            ValueError: if there is no run, or it records its data otherwise.
+        """
+        recorded = self.config.get("data")
+        try:
+            return Source.read(recorded)
+        except ValueError as error:
+            raise ValueError(
+                f"the run in {self.folder} records its data otherwise: {error}"
+            ) from error
+
+    def load_vae(self, **programs: Callable[..., Any]) -> VAE:
+        """Rebuild the VAE, whose parameters are all numbers.
+
+        Args:
+            **programs: `prior`, `likelihood` or `guide` in place of a recorded one, where that
+                was a program of your own (see `load`).
+
+        Raises:
+            ValueError: as `load`, and if a tensor of the model is NaN.
+        """
+        vae = load(self.folder, **programs)
+        names = [name for name, tensor in vae.state_dict().items() if tensor.isnan().any()]
+        if names:
+            raise ValueError(
+                f"the model in {self.folder} is NaN in {len(names)} tensors, the first "
+                f"{names[0]!r}: its training diverged, or the file is damaged; train again, at a "
+                "smaller rate"
+            )
+        return vae
+
+    def data(self, split: str = "test", *, limit: int | None = None) -> Split:
+        """Load a split of the data that the run was trained on, or the first rows of it.
+
+        Raises:
+            ValueError: if the run records no data set.
+        """
+        return self.source.split(split, limit=limit)
+
+    def evaluation(self) -> SavedFinding:
+        """Read the run's evaluation.
+
+        Raises:
+            ValueError: if there is no run, it was not evaluated, or not by this version.
+        """
+        path, again = self.folder / EVALUATION, f"run `pyrovae evaluate {self.folder}`"
+        if not path.exists():
+            _ = self.config  # which says so where there is no run either
+            raise ValueError(f"the run in {self.folder} has no evaluation: {again}")
+        saved = read_report(path)
+        of_run = saved.said.get("run")
+        known = (self.folder / "config.json").exists()
+        if of_run is not None and known and of_run != self.config.get("run"):
+            raise ValueError(f"{path} is of a run that was written over since: {again}")
+        missing = {"title", "verdict", "partial", "data"} - saved.said.keys()
+        if missing:
+            lacks = " and no ".join(sorted(missing))
+            raise ValueError(f"{path} has no {lacks}, as another version wrote it: {again}")
+        return saved
 
     def check_writable(self) -> None:
         """Find out, before long work, whether its result can be written.
@@ -333,7 +408,8 @@ def _whole_state(vae: VAE) -> dict[str, Tensor]:
     Raises:
         ValueError: if a module keeps something else beside its tensors.
     """
-    further = [name for name in vae.state_dict() if name.endswith("_extra_state")]
+    tensors = vae.state_dict().items()
+    further = [name for name, value in tensors if not isinstance(value, Tensor)]
     if further:
         raise ValueError(
             f"a run's folder holds tensors, and {further} are what modules keep beside theirs "

@@ -69,7 +69,8 @@ class TracePair:
     Example:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> pair = pv.weights.pair.TracePair.run(vae.model, vae.guide, torch.zeros(5, 64), particles=3)
+        >>> x, run = torch.zeros(5, 64), pv.weights.pair.TracePair.run
+        >>> pair = run(vae.model, vae.guide, x, particles=3)
         >>> list(pair.latent), list(pair.observed), pair.log_w.shape
         (['z'], ['x'], torch.Size([3, 5]))
     """

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from worlds import LinearGaussian
 
 import pyrovae as pv
-from pyrovae import recipes
+from pyrovae.cli import recipes
 from pyrovae.measure.findings import Finding, Number
 
 NAN = math.nan

@@ -128,8 +128,9 @@ def test_a_traceback_is_printed_when_it_is_asked_for(tmp_path, capsys):
 
 PRINTING = """
 import sys
-from pyrovae import cli, commands
-commands.compare = lambda _: print("x" * int(sys.argv[1])) or 0
+from pyrovae import cli
+from pyrovae.cli import measure
+measure.compare = lambda *_, **__: print("x" * int(sys.argv[1])) or 0
 sys.exit(cli.main(["compare", "a", "b"]))
 """
 

@@ -15,7 +15,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 def begun(*arguments):
     """Begin a command of the command line."""
-    CONTEXT.set_forkserver_preload(["killed", "pyrovae.commands", "sklearn.datasets"])
+    CONTEXT.set_forkserver_preload(["killed", "pyrovae.cli.train", "sklearn.datasets"])
     process = CONTEXT.Process(target=_run, args=([*map(str, arguments)],))
     process.start()
     return process

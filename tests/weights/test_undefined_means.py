@@ -9,9 +9,9 @@ import torch
 from worlds import LinearGaussian
 
 import pyrovae as pv
+from pyrovae.cli.figures import vae_figures
 from pyrovae.data.datasets import Split
 from pyrovae.measure.latents.traverse import traverse
-from pyrovae.run_figures import vae_figures
 from pyrovae.weights.sites import UndefinedMean, mean_of
 
 TWO, MASK = torch.zeros(2), torch.tensor([True, False])

@@ -43,7 +43,7 @@ def history_figure(run: Run) -> Figures:
         ) from error
     if not epochs:
         return {}
-    named = (run.config.get("training") or {}).get("objective")
+    named = (run.config.get("experiment") or {}).get("objective", {}).get("name")
     objective = f"objective: {named}" if named else "objective"
     return {"history": plots.history(History(epochs, objective=objective))}
 

@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae as pv
-from pyrovae import html_report
 from pyrovae.cli import main
+from pyrovae.cli import page as page_module
 from pyrovae.files import tensors_as_bytes
 from pyrovae.measure.saved_findings import SavedFinding
-from pyrovae.reopened import evaluation_of
 from pyrovae.runs import Run
 
 VOID = {"meta", "link", "img", "br"}
 EVALUATED = (
-    "--particles 30 --limit 20 --ais 3 --ais-start guide --gaps --latents --diagnose 2".split()
-)
+    "--particles 30 --limit 20 --ais 3 --ais-start guide --ais-limit 2 --gaps --gaps-limit 2 "
+    "--latents"
+).split()
 
 
 class Page(HTMLParser):
@@ -83,7 +83,7 @@ def run(tmp_path_factory) -> Path:
     small = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
     assert main(["train", "--out", str(folder), *small]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.commands.Gaps", functools.partial(pv.Gaps, steps=4))
+        patch.setattr("pyrovae.cli.measure.Gaps", functools.partial(pv.Gaps, steps=4))
         patch.setattr("pyrovae.measure.annealing.ais.safe_to_compile", lambda _: False)
         assert main(["evaluate", str(folder), *EVALUATED]) == 0
     return folder
@@ -182,7 +182,7 @@ class TestPage:
 
     def test_has_every_figure_with_its_words(self, page):
         images = page.attributes("img")
-        captions = html_report.CAPTIONS
+        captions = page_module.CAPTIONS
         assert {image["alt"] for image in images} == set(captions.values())
         for image in images:
             content = base64.b64decode(image["src"].partition(",")[2], validate=True)
@@ -219,10 +219,10 @@ class TestPage:
     def test_names_cannot_break_it(self, run, tmp_path):
         evil = '<script>alert("x")</script>&'
         folder = rewritten(run, tmp_path / "a&b<i>", "evaluation.json", title=evil, split=evil)
-        saved = evaluation_of(folder)
+        saved = Run(folder).evaluation()
         saved.said["data_set"], saved.said["command"] = evil, ["pyrovae", evil]
         saved.said["verdict"], saved.said["kl_per_dimension"] = [evil], {evil: [0.5]}
-        text = html_report.page(Run(folder), saved, {}, left_out=[evil])
+        text = page_module.page(Run(folder), saved, {}, left_out=[evil])
         assert "<script" not in text
         assert "<i>" not in text
         assert text.count("&lt;script&gt;alert(") >= 7
@@ -281,7 +281,7 @@ class TestWhatIsMissing:
         assert "The data of digits are not those of the evaluation" in found.sections["making"]
         shown = {image["alt"] for image in found.attributes("img")}
         missing = {"holes", "traversals", "reconstructions", "latents"}
-        captions = html_report.CAPTIONS
+        captions = page_module.CAPTIONS
         assert shown == {captions[name] for name in captions.keys() - missing}
 
     def test_a_run_from_python_has_a_report(self, tmp_path, capsys):
@@ -296,7 +296,7 @@ class TestWhatIsMissing:
         assert main(["report", str(tmp_path)]) == 0
         found = Page((tmp_path / "report.html").read_text())
         assert "no data are shown: name it with --data" in found.sections["making"]
-        captions = html_report.CAPTIONS
+        captions = page_module.CAPTIONS
         shown = {image["alt"] for image in found.attributes("img")}
         assert shown == {captions["bounds"], captions["kl_per_dimension"]}
 
@@ -350,12 +350,15 @@ class TestWhatIsMissing:
 def test_the_answer_is_that_of_the_weights(shapes, particles, answer):
     said = {"particles": particles, "data": 2, "quantities": {}}
     saved = SavedFinding(said, {"Pareto k-hat": torch.tensor(shapes)})
-    assert html_report._answer(saved).startswith(answer)
+    assert page_module.answer(saved).startswith(answer)
 
 
-def test_numbers_stand_under_the_names_of_their_columns():
+def test_numbers_stand_under_the_names_of_their_columns(run, said):
     numbers = {"mean": 1.0, "error_over_data": 2.0, "error_over_particles": None}
-    table = "".join(html_report._table({"title": "t", "quantities": {"q": numbers}}))
+    saved = Run(run).evaluation()
+    saved = SavedFinding({**said, "title": "t", "quantities": {"q": numbers}}, saved.saved)
+    text = page_module.page(Run(run), saved, {})
+    table = text[text.index("<table>") : text.index("</table>")]
     heads = [part.split("</th>")[0] for part in table.split('<th scope="col">')[1:]]
     assert heads == ["mean", "± over data", "± over particles"]
     assert '<data value="2.0">2.000</data></td><td></td></tr>' in table

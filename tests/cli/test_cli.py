@@ -1,5 +1,6 @@
 """Every command does what it says; whatever is wrong with its input is one line and a code."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -11,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import pyrovae as pv
-from pyrovae import cli
-from pyrovae.cli import main
+from pyrovae.cli import experiment, main
+from pyrovae.cli.grammar import APP
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COMMANDS = "demo train evaluate compare report sample reconstruct".split()
@@ -116,6 +117,16 @@ def complaint(capsys, *argv: str, code: int = 2) -> str:
     return lines[0]
 
 
+def parse(words: list[str]) -> None:
+    """Hold a command line against the grammar."""
+    rest, _ = experiment.split(words)
+    APP.parse_args(rest, exit_on_error=False, print_error=False)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(PNG)
 
@@ -123,17 +134,26 @@ def is_png(path: Path) -> bool:
 # Help.
 
 
-def test_help_answers_without_importing_torch(tmp_path):
+@pytest.mark.parametrize("command", [["train"], []])
+def test_help_answers_without_importing_torch(command, tmp_path):
     code = (
-        "import sys; from pyrovae.cli import main; code = main(['train', '--help'])\n"
+        "import sys; from pyrovae.cli import main; code = main(sys.argv[1:])\n"
         "heavy = {'torch', 'pyro', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *command, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert "--recipe FILE.py" in done.stdout
+    if not command:
+        return
+    assert "--recipe" in done.stdout
+    for name in ("VampPrior", "NegativeBinomial", "LowRankNormal", "GatedMLP", "IWAE"):
+        assert name in done.stdout
 
 
 def test_the_package_is_a_command(tmp_path):
@@ -146,7 +166,7 @@ def test_the_package_is_a_command(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
-        assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)
+        assert re.search(rf"^│ {command} ", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -157,7 +177,7 @@ def test_every_command_has_help_with_examples_that_parse(command, capsys):
     examples = re.findall(rf"^  (pyrovae {command}.*)$", out, re.MULTILINE)
     assert examples
     for example in examples:
-        cli._parser().parse_args(example.split()[1:])
+        parse(example.split()[1:])
 
 
 def test_the_recipe_in_the_help_is_a_recipe(tmp_path, capsys):
@@ -195,8 +215,12 @@ def test_demo(tmp_path, capsys, monkeypatch):
     suggestions = re.findall(r"^  pyrovae (.*)$", out, re.MULTILINE)
     assert "report pyrovae-demo" in suggestions
     for suggestion in suggestions:
-        cli._parser().parse_args(suggestion.split())
+        parse(suggestion.split())
     assert main(["report", "pyrovae-demo"]) == 0
+    config = pv.runs.Run(folder).config
+    assert (config["seed"], config["command"][:2]) == (0, ["pyrovae", "demo"])
+    assert main(["train", "--like", "pyrovae-demo", "--epochs", "1", "--out", "like-it"]) == 0
+    assert pv.load("like-it").prior.config == pv.load(folder).prior.config
     assert main(["demo", "--epochs", "1", "--particles", "2"]) == 0, "a demo may run again"
 
 
@@ -212,7 +236,7 @@ def test_train_records_what_it_did(run):
     assert config["data"]["name"] == "digits"
     assert config["data"]["binarization"] == "dynamic"
     assert config["seed"] == 0
-    assert config["training"]["epochs"] == 2
+    assert config["experiment"]["training"]["epochs"] == 2
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert is_png(run / "figures" / "history.png")
 
@@ -221,8 +245,8 @@ def test_the_kl_weight_and_free_bits_reach_the_training(run, tmp_path):
     options = ["--kl-weight", "sigmoid:0.5:2:4", "--free-bits", "3"]
     assert train(tmp_path / "run", *options) == 0
     config = pv.runs.Run(tmp_path / "run").config
-    assert config["training"]["kl_weight"] == "sigmoid:0.5:2:4"
-    assert config["training"]["free_bits"] == 3.0
+    assert config["experiment"]["training"]["kl_weight"] == "sigmoid:0.5:2:4"
+    assert config["experiment"]["training"]["free_bits"] == 3.0
     lines, plain = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (tmp_path / "run", run)
@@ -234,7 +258,7 @@ def test_the_kl_weight_and_free_bits_reach_the_training(run, tmp_path):
     last = [1 - 1 / len(steps), 2 - 1 / len(steps)]
     assert [line["kl_weight"] for line in lines] == [schedule(epochs) for epochs in last]
     assert [line["kl_weight"] for line in plain] == [1.0, 1.0]
-    assert pv.runs.Run(run).config["training"]["free_bits"] is None
+    assert "free_bits" not in pv.runs.Run(run).config["experiment"]["training"]
     # Two dimensions of less than 3 nats each are paid in full, at a weight of 0.5 or more. The
     # loss is of other pixels than the distortion: 0.5 is 4 errors of sqrt(2) * 3 / sqrt(1,203).
     for line in lines:
@@ -255,17 +279,25 @@ def test_the_seed_decides_the_run(run, tmp_path):
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("likelihood", ["normal", "laplace"])
+@pytest.mark.parametrize("likelihood", ["Normal", "Laplace"])
 def test_train_with_other_parts(likelihood, tmp_path):
-    options = ["--likelihood", likelihood, "--guide", "full-rank", "--kl-weight", "linear:0:1:1"]
+    options = ["--likelihood", likelihood, "--guide", "FullRankNormal"]
+    options += ["--kl-weight", "linear:0:1:1"]
     assert train(tmp_path / "run", *options, "--patience", "1") == 0
     config = pv.runs.Run(tmp_path / "run").config
     assert config["data"]["binarization"] == "none"
-    assert config["training"]["kl_weight"] == "linear:0:1:1"
+    assert config["experiment"]["training"]["kl_weight"] == "linear:0:1:1"
     vae = pv.load(tmp_path / "run")
-    assert type(vae.likelihood).__name__.lower() == likelihood
+    assert type(vae.likelihood).__name__ == likelihood
     assert isinstance(vae.posterior, pv.guides.FullRankNormal)
     assert isinstance(vae.encode(torch.zeros(1, 64)), torch.distributions.MultivariateNormal)
+
+
+def test_pixels_that_are_drawn_may_be_counts(tmp_path):
+    options = ["--likelihood", "NegativeBinomial", "--binarization", "dynamic"]
+    assert train(tmp_path / "run", *options) == 0
+    assert type(pv.load(tmp_path / "run").likelihood).__name__ == "NegativeBinomial"
+    assert main(["evaluate", str(tmp_path / "run"), "--particles", "4", "--limit", "5"]) == 0
 
 
 def test_evaluate(run, capsys):
@@ -323,7 +355,7 @@ def test_a_recipe_is_trained_and_measured(recipe, tmp_path, capsys):
     for command in ("evaluate", "sample", "reconstruct"):
         line = complaint(capsys, command, folder)
         assert "programs of your own" in line
-        assert f"--recipe {recipe}" in line
+        assert f"--recipe with mine.py (sha256 {digest(recipe)[:12]})" in line
     again = ["--recipe", str(recipe)]
     options = ["--particles", "10", "--limit", "20"]
     assert main(["evaluate", str(folder), *again, *options]) == 0
@@ -346,7 +378,9 @@ def test_another_recipe_does_not_fit_the_run(recipe, tmp_path, capsys):
     assert train(tmp_path / "run", "--recipe", str(recipe)) == 0
     recipe.write_text(RECIPE.replace("LATENTS, 8)", "LATENTS, 9)").replace("(8,", "(9,"))
     capsys.readouterr()
-    line = complaint(capsys, "evaluate", tmp_path / "run", "--recipe", recipe)
+    assert main(["evaluate", str(tmp_path / "run"), "--recipe", str(recipe)]) == 2
+    warning, line = capsys.readouterr().err.splitlines()
+    assert warning.startswith("pyrovae: warning: mine.py (sha256 ")
     assert "has shape (8, 3); the VAE wants (9, 3)" in line
 
 
@@ -398,39 +432,48 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("argv", "wanted"),
     [
-        ([], "required: COMMAND"),
-        (["paint"], "invalid choice: 'paint'"),
-        (["train"], "required: --out"),
-        (["train", "--out", "OUT", "--data", "cifar"], "choose 'digits' or 'mnist'"),
+        ([], "a command is required: demo, train"),
+        (["paint"], 'Unknown command "paint"'),
+        (["train"], "--out requires an argument"),
+        (["train", "--out", "OUT", "--data", "cifar"], "known ones are 'digits' and 'mnist'"),
         (["train", "--out", "OUT", "--data", "mnist"], "--root"),
-        (["train", "--out", "OUT", "--epochs", "0"], "--epochs: '0' is not a whole number of 1"),
-        (["train", "--out", "OUT", "--latents", "many"], "--latents: 'many' is not"),
-        (["train", "--out", "OUT", "--hidden", "8", "-3"], "--hidden"),
-        (["train", "--out", "OUT", "--hidden", "8", "1.5"], "--hidden: '1.5' is not"),
-        (["train", "--out", "OUT", "--lr", "-1"], "--lr"),
-        (["train", "--out", "OUT", "--lr", "nan"], "--lr: 'nan' is not a positive number"),
         (
-            ["train", "--out", "OUT", "--kl-weight", "inf"],
-            "--kl-weight: a KL weight must be 0 or more",
+            ["train", "--out", "OUT", "--epochs", "0"],
+            "--training.epochs: expected `int` >= 1; got 0",
         ),
+        (
+            ["train", "--out", "OUT", "--latents", "many"],
+            '"many" into int',
+        ),
+        (["train", "--out", "OUT", "--hidden", "8", "-3"], "--net.hidden: expected `int` >= 1"),
+        (["train", "--out", "OUT", "--hidden", "8", "1.5"], '--hidden: unable to convert "1.5"'),
+        (["train", "--out", "OUT", "--lr", "-1"], "--training.lr: expected `float` > 0.0"),
+        (
+            ["train", "--out", "OUT", "--lr", "nan"],
+            "--training.lr: expected `float` > 0.0; got nan",
+        ),
+        (["train", "--out", "OUT", "--kl-weight", "inf"], "a KL weight is 0 or more"),
         (["train", "--out", "OUT", "--kl-weight", "cosine:0:1:9"], "one of linear:START:END:EPO"),
         (["train", "--out", "OUT", "--kl-weight", "linear:0:1:0"], "more than 0 epochs"),
-        (["train", "--out", "OUT", "--free-bits", "-1"], "--free-bits: '-1' is not a positive"),
         (
-            ["train", "--out", "OUT", "--free-bits", "1", "--guide", "full-rank"],
+            ["train", "--out", "OUT", "--free-bits", "-1"],
+            "--training.free_bits: expected `float` > 0.0",
+        ),
+        (
+            ["train", "--out", "OUT", "--free-bits", "1", "--guide", "FullRankNormal"],
             "site 'z' is a MultivariateNormal, which does not factorize",
         ),
-        (["train", "--out", "OUT", "--patience", "0"], "--patience"),
+        (["train", "--out", "OUT", "--patience", "0"], "--training.patience"),
         (["train", "--out", "OUT", "--seed", "x"], "--seed"),
-        (["train", "--out", "OUT", "--likelihood", "cauchy"], "invalid choice: 'cauchy'"),
+        (["train", "--out", "OUT", "--likelihood", "cauchy"], "no likelihood 'cauchy': There are"),
         (["train", "--out", "OUT", "--binarization", "none"], "Bernoulli takes values that are"),
         (["train", "--out", "OUT", "--recipe", "OUT/none.py"], "no recipe at"),
         (["train", "--out", "OUT", "--recipe", "OUT"], "no recipe at"),
         (["train", "--out", "FILE"], "FILE"),
         (["evaluate", "OUT"], "no run's folder at"),
-        (["evaluate", "RUN", "--particles", "0"], "--particles: '0' is not"),
+        (["evaluate", "RUN", "--particles", "0"], '"0" for --particles. Must be >= 1'),
         (["evaluate", "RUN", "--particles", "5", "--ks", "6"], "k in [6] with K = 5"),
-        (["evaluate", "RUN", "--split", "all"], "invalid choice: 'all'"),
+        (["evaluate", "RUN", "--split", "all"], '"all" for --split. Choose from: "test"'),
         (["evaluate", "RUN", "--data", "cifar"], "unknown data set 'cifar'"),
         (["evaluate", "RUN", "--limit", "0"], "--limit"),
         (["sample", "OUT"], "no run's folder at"),
@@ -518,7 +561,7 @@ def test_an_interrupt_keeps_what_there_is(tmp_path, capsys, monkeypatch):
             if training.step == 9:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.ProgressBar", Interrupted)
+    monkeypatch.setattr("pyrovae.cli.train.ProgressBar", Interrupted)
     folder = tmp_path / "run"
     assert train(folder, "--epochs", "9") == 130
     out = capsys.readouterr().out
@@ -536,7 +579,7 @@ def test_an_interrupt_of_the_first_epoch_says_that_nothing_was_trained(
         def stepped(self, training):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.ProgressBar", Interrupted)
+    monkeypatch.setattr("pyrovae.cli.train.ProgressBar", Interrupted)
     assert train(tmp_path / "run", "--epochs", "9") == 130
     out = capsys.readouterr().out
     assert "0 epochs, interrupted" in out
@@ -548,5 +591,5 @@ def test_an_interrupt_of_a_measurement_is_one_line(run, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.commands.measure", interrupt)
+    monkeypatch.setattr("pyrovae.cli.measure.measure", interrupt)
     assert complaint(capsys, "evaluate", run, code=130) == "pyrovae: error: interrupted"

@@ -1,12 +1,13 @@
 """Recipes: Python files of the user's own, whose function `vae(shape)` returns a VAE.
 
-The command line runs a recipe only when it is told to; the path that a run's folder records is
-shown, never followed.
+The command line runs a recipe only when it is told to. A run records the path and the content of
+its recipe; both are shown, and the path is never followed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -15,10 +16,73 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pyrovae.parts import is_known
 from pyrovae.randomness import seeded
+from pyrovae.runs.run import Run
 from pyrovae.train.fit import NonFiniteLoss
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import one_line
+
+__all__ = ["described", "load_vae", "record", "run", "running", "warn_if_changed"]
+
+
+def record(path: Path) -> dict[str, str]:
+    """Return what a run remembers of its recipe: the path, and a hash of the content."""
+    path = path.resolve()
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, int, int] | None) -> VAE:
+    """Rebuild a run's VAE; programs of the user's own come from the recipe, never the folder.
+
+    Args:
+        run_: the run.
+        recipe: the file, if one was given.
+        shape: of an image, for the recipe.
+
+    Raises:
+        ValueError: if there is no run, or it has programs of the user's own and no recipe is
+            given.
+    """
+    config = run_.config
+    made_by = config.get("recipe")
+    if recipe is None:
+        if is_known(config["vae"]):
+            return run_.load_vae()
+        wanted = described(made_by) if made_by else "a FILE.py whose vae(shape) makes them"
+        raise ValueError(
+            f"the run in {run_.folder} has programs of your own, and a run's folder holds no "
+            f"code: add --recipe with {wanted}"
+        )
+    if shape is None:
+        raise ValueError(
+            "the run records no shape of an image: it was not made by `pyrovae train`"
+        )
+    with running(recipe):
+        vae = run(recipe, shape, seed=0)
+    warn_if_changed(recipe, made_by)
+    return run_.load_vae(prior=vae.prior, likelihood=vae.likelihood, guide=vae.posterior)
+
+
+def warn_if_changed(recipe: Path, made_by: dict[str, str] | None) -> None:
+    """Say on stderr that a recipe has another content than the one that a run was made by."""
+    given = record(recipe)
+    if made_by and given["sha256"] != made_by["sha256"]:
+        print(
+            f"pyrovae: warning: {described(given)} is not what the run was made by, "
+            f"{described(made_by)}",
+            file=sys.stderr,
+        )
+
+
+def described(recorded: dict[str, str]) -> str:
+    """Name a recipe by its file's name and the beginning of its hash.
+
+    Example:
+        >>> described({"path": "/home/me/mine.py", "sha256": "0123456789abcdef"})
+        'mine.py (sha256 0123456789ab)'
+    """
+    return f"{Path(recorded['path']).name} (sha256 {recorded['sha256'][:12]})"
 
 
 def run(path: Path, shape: tuple[int, int, int], *, seed: int) -> VAE:

@@ -25,6 +25,11 @@ class _Data(msgspec.Struct):
     shape: tuple[int, int, int] | None = None
 
 
+class _Recipe(msgspec.Struct):
+    path: str
+    sha256: str
+
+
 class _Config(msgspec.Struct):
     vae: dict[str, Any]
     run: str | None = None
@@ -32,8 +37,8 @@ class _Config(msgspec.Struct):
     command: list[str] | None = None
     versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     data: Any = None
-    training: dict[str, Any] | None = None
-    recipe: str | None = None
+    experiment: dict[str, dict[str, Any]] | None = None
+    recipe: _Recipe | None = None
     seed: int | None = None
     demo: bool | None = None
 

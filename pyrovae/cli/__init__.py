@@ -1,0 +1,79 @@
+"""The command line: train a VAE, measure it, look at it.
+
+Whatever is wrong with the input is one line on stderr and exit code 2, below Python's traceback
+with `--traceback`; a training whose loss was not finite exits with 1, an interrupt (Ctrl-C) with
+130, and a command whose output nobody reads any more (`| head`) with 141.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from pyrovae.cli.complaints import BAD_INPUT, INTERRUPTED, NOT_FINITE, READER_GONE, complain
+
+__all__ = ["READER_GONE", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Example:
+        >>> main(["evaluate", "no/such/run", "--particles", "10"])  # one line on stderr
+        2
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _answer(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return READER_GONE
+    return code
+
+
+def _answer(argv: list[str]) -> int:
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        met: Exception = error
+        code = BAD_INPUT
+    except (ArithmeticError, RuntimeError) as error:  # torch's own: no memory left, an overflow
+        met, code = error, NOT_FINITE
+    if "--traceback" in argv:
+        traceback.print_exception(met)
+    return complain(met, code)
+
+
+def _run(argv: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    from pyrovae.cli import experiment
+    from pyrovae.cli.grammar import APP
+
+    help_ = f"(see `pyrovae {argv[0]} --help`)" if argv[:1] and argv[0] in APP else ""
+    if not argv:
+        commands = ", ".join(name for name in APP if not name.startswith("-"))
+        return complain(f"a command is required: {commands} (see `pyrovae --help`)", BAD_INPUT)
+    try:
+        words, entries = experiment.split(argv) if argv[0] == "train" else (argv, [])
+        command, bound, unset = APP.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return complain(f"{error} {help_}", BAD_INPUT)
+    also = {"command": ("pyrovae", *argv), "entries": tuple(entries)}
+    further = {name: value for name, value in also.items() if name in unset}
+    return int(command(*bound.args, **bound.kwargs, **further) or 0)
+
+
+def _let_go_of_stdout() -> None:
+    """Write to nowhere what is left, so that Python does not complain of it as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,115 @@
+"""The arguments of a part's constructor, from a table of an experiment."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from pyrovae.cli import names
+
+__all__ = ["activation", "arguments", "convert", "keywords", "listed", "required"]
+
+Table = Mapping[str, Any]
+
+
+def arguments(
+    kind: type, table: Table, where: str, derived: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the arguments of a constructor: those of a table, and those that are derived.
+
+    Args:
+        kind: the class.
+        table: its entries; `name`, and `latents` where the class takes none, are passed over.
+        where: the table's place, for errors.
+        derived: arguments that a table need not give.
+
+    Raises:
+        ValueError: for an entry that is unknown, of another kind, or missing.
+    """
+    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    taken = {
+        name: parameter
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if hints.get(name) is not nn.Module
+    }
+    entries = {key: value for key, value in table.items() if key not in ("name", "latents", "net")}
+    if "latents" in taken and "latents" in table:
+        entries["latents"] = table["latents"]
+    found = {name: value for name, value in (derived or {}).items() if name in taken}
+    for key, value in entries.items():
+        if key not in taken or isinstance(found.get(key), nn.Module):
+            raise ValueError(f"{where} {kind.__name__}: {names.unknown('argument', key, taken)}")
+        found[key] = convert(value, hints[key], f"{where}.{key}")
+    for name, parameter in taken.items():
+        if parameter.default is parameter.empty and name not in found:
+            raise ValueError(f"{where} {kind.__name__} needs {name}: --{where}.{name}")
+    return found
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """Return a value as the kind of number, text or list that an argument takes.
+
+    Raises:
+        ValueError: naming the place, if it is of another kind.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what = str(error).partition(" - at")[0]
+        raise ValueError(f"--{where}: {what[0].lower()}{what[1:]}; got {value!r}") from None
+
+
+def required(table: Table, key: str, where: str) -> Any:
+    """Return an entry that holds tables of its own.
+
+    Raises:
+        ValueError: if it is missing.
+    """
+    if not table.get(key):
+        raise ValueError(f"{where} needs {key}, a table of its own")
+    return table[key]
+
+
+def listed(table: Table, key: str, where: str) -> list[Any]:
+    """Return an entry that is a list of tables.
+
+    Raises:
+        ValueError: if it is missing, or no list.
+    """
+    found = required(table, key, where)
+    if not isinstance(found, list):
+        raise ValueError(f"{where} takes {key}, a list of tables; got {found!r}")
+    return found
+
+
+def keywords(kind: Callable[..., Any], given: Table) -> dict[str, Any]:
+    """Return the keyword-only arguments of a perceptron, which takes its widths by position."""
+    taken = inspect.signature(kind).parameters
+    known = [name for name, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    for key in given:
+        if key not in ("name", *known):
+            said = names.unknown("argument", key, ["hidden", *known])
+            raise ValueError(f"net {kind.__name__}: {said}")
+    return {key: given[key] for key in known if key in given}
+
+
+def activation(name: Any) -> type[nn.Module]:
+    """Return the activation of `torch.nn` that a name stands for.
+
+    Raises:
+        ValueError: if there is none.
+
+    Example:
+        >>> activation("Tanh")
+        <class 'torch.nn.modules.activation.Tanh'>
+    """
+    known = nn.modules.activation.__all__
+    if name not in known:
+        raise ValueError(names.unknown("activation", str(name), known))
+    found: type[nn.Module] = getattr(nn, name)
+    return found

@@ -1,0 +1,340 @@
+"""Build the parts of a VAE, and an objective, from the tables of an experiment.
+
+The entries of a table are the arguments of the part's constructor. What follows from the rest is
+derived: the number of latents, the widths of networks, the shape of the data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+import pyrovae as pv
+from pyrovae.cli import names
+from pyrovae.cli.arguments import activation, arguments, convert, keywords, listed, required
+from pyrovae.cli.experiment import named
+from pyrovae.data import DataSet
+from pyrovae.randomness import seeded
+from pyrovae.vae import VAE
+
+__all__ = ["Builder", "objective", "vae"]
+
+Table = Mapping[str, Any]
+
+GUIDES: Final = {
+    "UniformSphere": "PowerSpherical",
+    **{name: name for name in ("Bernoulli", "Categorical", "OneHot", "RelaxedOneHot")},
+    **{name: name for name in ("Joint", "Hierarchical")},
+}
+"""The guide that goes with a prior, where it is another than `MeanFieldNormal`."""
+
+PRIORS: Final = {
+    "Joint": ("Joint",),
+    "Hierarchical": ("Hierarchical",),
+    "Ladder": ("Hierarchical",),
+    "PowerSpherical": ("UniformSphere", "VampPrior"),
+}
+"""The priors that a guide goes with, where it does not go with all."""
+
+PIXELS: Final = "likelihood.pixels"
+WIDTHS: Final = list[typing.Annotated[int, msgspec.Meta(ge=1)]]
+
+
+def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
+    """Build the VAE of an experiment, its weights drawn at the seed.
+
+    The likelihood starts at the mean of the training data, and a VampPrior at some of them.
+
+    Args:
+        tables: of the experiment (see `experiment.layered`).
+        data: what it is built for.
+        seed: of the weights.
+
+    Raises:
+        ValueError: naming the entry that is missing, unknown or of another kind; and what the
+            parts themselves raise.
+
+    Example:
+        >>> from pyrovae.cli.experiment import layered
+        >>> tables = layered([{"prior": {"name": "VampPrior", "components": 9, "latents": 2}}])
+        >>> vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
+        torch.Size([9, 64])
+    """
+    builder = Builder(tables, data.train.x, data.shape)
+    prior = named(tables["prior"])
+    with seeded(seed):
+        likelihood = builder.likelihood(tables["likelihood"], width(prior), _scored(tables, data))
+        given = named(tables.get("guide"))
+        needs_prior = given.get("name") == "Ladder"
+        built = builder.prior(prior, 0) if needs_prior else None
+        guide = builder.guide(given, prior, built)
+        return VAE(builder.prior(prior, 0, guide) if built is None else built, likelihood, guide)
+
+
+def _scored(tables: Table, data: DataSet) -> Tensor:
+    """Return the data that the likelihood starts at: bits, if it scores other than intensities."""
+    kind = names.part("likelihood", named(tables["likelihood"]).get("name"))
+    binary = getattr(kind, "domain", None) is constraints.boolean
+    drawn = tables.get("data", {}).get("binarization") == "dynamic" and not binary
+    return data.train.draw() if drawn else data.train.x
+
+
+def objective(table: Table) -> Any:
+    """Build an objective; None for the plain ELBO of one particle, which `fit` has of its own.
+
+    Example:
+        >>> objective({"name": "IWAE", "particles": 50, "gradient": "dreg"}).num_particles
+        50
+    """
+    if table["name"] == names.ELBO:
+        entries = {"particles": 1, "gradient": "plain", **table}
+        if entries == {"name": names.ELBO, "particles": 1, "gradient": "plain"}:
+            return None
+        extra = entries.keys() - {"name", "particles", "gradient"}
+        if extra:
+            said = names.unknown("argument", min(extra), ["particles", "gradient"])
+            raise ValueError(f"objective ELBO: {said}")
+        made = {"m": entries["particles"], "k": 1, "gradient": entries["gradient"]}
+        return pv.objectives.MIWAE(**arguments(pv.objectives.MIWAE, made, "objective"))
+    kind = names.part("objective", table["name"])
+    taken = inspect.signature(kind).parameters
+    entries = dict(table)
+    if "k" in taken and "m" not in taken:  # all the particles that there are
+        if "k" in entries:
+            raise ValueError(f"objective {table['name']}: the argument k is called particles")
+        if "particles" not in entries:
+            raise ValueError(f"objective {table['name']} needs particles: --particles K")
+        entries["k"] = entries.pop("particles")
+    return kind(**arguments(kind, entries, "objective"))
+
+
+def width(table: Any) -> int:
+    """Return how many numbers of a prior the likelihood takes, as its tables say.
+
+    Example:
+        >>> width({"name": "Joint", "parts": {"a": {"latents": 2}, "b": {"latents": 3}}})
+        5
+    """
+    table = named(table)
+    if table.get("name") == "Joint":
+        return sum(map(width, named(required(table, "parts", "prior Joint")).values()))
+    if table.get("name") == "Hierarchical":
+        return width(listed(table, "levels", "prior Hierarchical")[-1])
+    latents = table.get("classes", table.get("latents"))
+    if latents is None:
+        raise ValueError(f"{table.get('name') or 'a part'} needs latents: how many numbers z has")
+    return convert(latents, int, "latents")
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Build parts for one data set, with the networks of one experiment.
+
+    Attributes:
+        tables: of the experiment.
+        x: the training data [N, D].
+        shape: (channels, height, width) of an image, whose flat form is a row of x.
+    """
+
+    tables: Table
+    x: Tensor
+    shape: tuple[int, int, int]
+
+    @property
+    def hidden(self) -> list[int]:
+        """The widths of the hidden layers of a guide's network."""
+        hidden: list[int] = convert(self.tables["net"].get("hidden", []), WIDTHS, "net.hidden")
+        return hidden
+
+    def net(
+        self, table: Any, inputs: int, outputs: int, *, decoder: bool = False, where: str = "net"
+    ) -> nn.Module:
+        """Build a network of so many inputs and outputs; of an image, where it is a decoder's."""
+        table = named(table)
+        if "name" not in table:
+            table = {**self.tables["net"], **table}
+        name = str(table["name"])
+        kind = names.part(
+            "net", re.sub("(En|De)coder$", "Decoder" if decoder else "Encoder", name)
+        )
+        given = {key: value for key, value in table.items() if key not in ("hidden", "activation")}
+        if name == "MLP" and "activation" in table:
+            given["activation"] = activation(table["activation"])
+        if "net" in inspect.signature(kind).parameters:  # one that stands before another
+            if table is self.tables["net"] or name == self.tables["net"].get("name"):
+                raise ValueError(f"net {name} stands before one network: --guide.net {name}")
+            more = inputs * (table.get("append_mask") is True) + (table.get("library") is True)
+            inner = self.net(
+                table.get("net"), inputs + more, outputs, decoder=decoder, where=where
+            )
+            return kind(inner, **arguments(kind, given, where))
+        if "sizes" in inspect.signature(kind).parameters:
+            hidden = convert(table.get("hidden", self.hidden), WIDTHS, f"{where}.hidden")
+            sizes = (inputs, *(hidden[::-1] if decoder else hidden), outputs)
+            return kind(*sizes, **keywords(kind, given))
+        if name == "PixelCNN":
+            raise ValueError("net PixelCNN stands in a likelihood AutoregressiveBernoulli alone")
+        derived = {"latents": inputs, "features": outputs, "shape": self.shape}
+        if decoder:
+            derived["shape"] = self._maps(outputs)
+        return kind(**arguments(kind, given, where, derived))
+
+    def _maps(self, outputs: int) -> tuple[int, int, int]:
+        """Return the shape of an image of so many numbers, as large as those of the data."""
+        channels, height, across = outputs // math.prod(self.shape[1:]), *self.shape[1:]
+        return channels, height, across
+
+    def likelihood(self, table: Any, inputs: int, x: Tensor) -> Any:
+        """Build a likelihood of data x [N, D] from latents of a width, started at the mean."""
+        table = named(table)
+        name = table.get("name")
+        kind = names.part("likelihood", name)
+        if name == "Masked":
+            inner = required(table, "likelihood", "likelihood Masked")
+            return kind(self.likelihood(inner, inputs, x))
+        if name == "Columns":
+            return self._columns(table, inputs, x)
+        if name == "AutoregressiveBernoulli":
+            given = {"shape": self.shape}
+            pixels = arguments(pv.nets.PixelCNN, named(table.get("pixels")), PIXELS, given)
+            outputs = pixels["features"] * x.shape[-1]
+            features = self.net(table.get("features"), inputs, outputs, decoder=True)
+            return kind(features, pv.nets.PixelCNN(**pixels)).start_at_mean(x)
+        given = arguments(kind, table, "likelihood", {"width": x.shape[-1]})
+        outputs = kind(nn.Identity(), **given).parameters_at(torch.zeros_like(x[:2])).shape[-1]
+        net = self.net(table.get("net"), inputs, outputs, decoder=True)
+        return kind(net, **given).start_at_mean(x)
+
+    def _columns(self, table: Table, inputs: int, x: Tensor) -> Any:
+        trunk = None
+        if "trunk" in table:
+            inputs, before = self.hidden[0], inputs
+            trunk = self.net(table["trunk"], before, inputs)
+        groups = []
+        for group in map(named, listed(table, "groups", "likelihood Columns")):
+            where = "likelihood Columns, a group"
+            columns = convert(required(group, "columns", where), list[int], "columns")
+            own = {key: value for key, value in group.items() if key != "columns"}
+            groups.append((self.likelihood(own, inputs, x[:, columns]), columns))
+        return pv.likelihoods.Columns(groups, trunk=trunk)
+
+    def prior(self, table: Any, inputs: int, guide: Any = None) -> Any:
+        """Build a prior that is given so many numbers; a VampPrior is of the guide."""
+        table = named(table)
+        name = table.get("name")
+        kind = names.part("prior", name)
+        if name == "Joint":
+            parts = {}
+            for site, part in named(required(table, "parts", "prior Joint")).items():
+                parts[site] = self.prior(part, inputs, guide)
+                inputs += width(part)
+            return kind(**parts)
+        if name == "Hierarchical":
+            levels = []
+            for level in listed(table, "levels", "prior Hierarchical"):
+                levels.append(self.prior(level, inputs, guide))
+                inputs = width(level)
+            return kind(*levels)
+        if name == "ConditionalNormal":
+            if not inputs:
+                raise ValueError(
+                    "prior ConditionalNormal is given nothing here: it is a level of a "
+                    "Hierarchical below the top, or a later part of a Joint"
+                )
+            return kind(self.net(table.get("net"), inputs, 2 * width(table), decoder=True))
+        if name == "VampPrior":
+            given = arguments(kind, table, "prior", {"guide": guide})
+            return kind(**given).start_at_data(self.x)
+        widths = {"latents": width(table), "classes": width(table)}
+        return kind(**arguments(kind, table, "prior", widths))
+
+    def guide(self, table: Any, prior: Table, built: Any = None, inputs: int | None = None) -> Any:
+        """Build a guide of a prior's latents.
+
+        Args:
+            table: of the guide; without a name it is the guide that goes with the prior.
+            prior: the table of the prior.
+            built: the prior itself, which a Ladder shares.
+            inputs: the width of what the guide takes, else that of x.
+        """
+        inputs = self.x.shape[-1] if inputs is None else inputs
+        table, prior = named(table), named(prior)
+        name = table.get("name") or GUIDES.get(str(prior.get("name")), "MeanFieldNormal")
+        kind = names.part("guide", name)
+        _check_pair(prior.get("name"), name)
+        if name == "Joint":
+            return kind(**self._joint(named(table.get("parts")), prior, inputs))
+        if name == "Hierarchical":
+            return kind(*self._levels(table.get("levels"), prior, inputs))
+        if name == "Ladder":
+            return self._ladder(prior, built)
+        latents = width({**prior, **table} if "latents" in table else prior)
+        derived = {"latents": latents, "features": (self.hidden or [inputs])[-1]}
+        given = arguments(kind, table, "guide", derived)
+        return kind(self.net(table.get("net"), inputs, _outputs(kind, latents, given)), **given)
+
+    def _joint(self, tables: Table, prior: Table, inputs: int) -> dict[str, Any]:
+        """Build the parts of a guide: those of the tables, else one for each part of the prior."""
+        of_prior = named(required(prior, "parts", "prior Joint"))
+        parts = {}
+        for site in tables or of_prior:
+            below = of_prior.get(site, {})
+            parts[site] = self.guide(tables.get(site, {}), below, inputs=inputs)
+            inputs += width({**named(below), **named(tables.get(site, {}))})
+        return parts
+
+    def _levels(self, tables: Any, prior: Table, inputs: int) -> list[Any]:
+        """Build the levels of a guide from the lowest up, the prior's from the top down."""
+        of_prior = [named(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
+        given = {"levels": tables or [{}] * len(of_prior)}
+        levels = []
+        for table, below in zip(
+            listed(given, "levels", "guide Hierarchical"), of_prior, strict=False
+        ):
+            levels.append(self.guide(table, below, inputs=inputs))
+            inputs = width(below)
+        return levels
+
+    def _ladder(self, prior: Table, built: Any) -> Any:
+        widths = [width(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
+        features = (self.hidden or [self.x.shape[-1]])[-1]
+        sizes = [self.x.shape[-1], *[features] * len(widths)]
+        return pv.guides.Ladder(
+            built,
+            upward=[self.net({}, size, features) for size in sizes[:-1]],
+            estimates=[self.net({}, features, 2 * each) for each in widths],
+        )
+
+
+def _outputs(guide: Any, latents: int, given: Table) -> int:
+    """Return the outputs of the network of a guide with one site."""
+    if hasattr(guide, "width"):
+        taken = inspect.signature(guide.width).parameters
+        known = {**given, "latents": latents}
+        outputs: int = guide.width(**{name: known[name] for name in taken})
+        return outputs
+    own: dict[str, int] = {
+        "MeanFieldNormal": 2 * latents,
+        "PowerSpherical": latents + 1,
+        "Flow": given.get("features", 0),
+    }
+    return own.get(guide.__name__, latents)
+
+
+def _check_pair(prior: Any, guide: str) -> None:
+    """Refuse a guide of other sites than the prior's, or on a sphere where the prior is not."""
+    wanted = PRIORS.get(guide, (prior,))
+    if prior not in wanted:
+        raise ValueError(f"guide {guide} goes with the prior {wanted[0]}; got {prior}")
+    if prior == "UniformSphere" and guide != "PowerSpherical":
+        raise ValueError(f"prior UniformSphere goes with the guide PowerSpherical; got {guide}")

@@ -1,0 +1,31 @@
+"""What the command line says of an error: one line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+__all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_FINITE", "READER_GONE", "complain"]
+
+NOT_FINITE: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+READER_GONE: Final = 141
+"""What a shell says of a command that wrote to a pipe without a reader: 128 + SIGPIPE."""
+
+
+def complain(error: BaseException | str, code: int) -> int:
+    """Print an error as one line on stderr, and return the exit code.
+
+    Example:
+        >>> complain("interrupted", INTERRUPTED)
+        130
+    """
+    if isinstance(error, BaseException):
+        from pyrovae.weights.sites import (
+            one_line,  # needs torch, which an error of the grammar does not
+        )
+
+        error = one_line(error)
+    print(f"pyrovae: error: {' '.join(error.split())}", file=sys.stderr)
+    return code

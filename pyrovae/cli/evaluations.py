@@ -1,0 +1,71 @@
+"""Where the evaluation of a run is written, and what it takes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pyrovae.measure.report import Report
+from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.runs import Run
+from pyrovae.runs.run import EVALUATION, provenance
+from pyrovae.runs.sources import Source
+
+__all__ = ["measured_source", "save_report"]
+
+PARTIAL: Final = "evaluation.partial.json"
+"""Where a partial evaluation goes if there is a complete one, which is what the commands read."""
+
+
+def save_report(
+    report: Report,
+    run: Run,
+    source: Source,
+    *,
+    split: str,
+    limit: int | None = None,
+    command: list[str],
+) -> Path:
+    """Write a report with what made it and what it was measured on; return where it is.
+
+    A complete one ends what an interrupt left of an earlier one, as it ends an earlier complete
+    one: a run has one evaluation, and at most one begun after it.
+    """
+    beside = report.partial and _holds_complete(run)
+    path = run.folder / (PARTIAL if beside else EVALUATION)
+    made = {**provenance(), "command": command, "run": run.config.get("run")}
+    recorded = source.record
+    recorded["data_set"] = recorded.pop("name")
+    report.save(path, **made, **recorded, split=split, limit=limit)
+    if not report.partial:
+        partial = run.folder / PARTIAL
+        _remove(partial, "an earlier one that an interrupt ended")
+        partial.with_suffix(".safetensors").unlink(missing_ok=True)
+    if path.name == EVALUATION:
+        figures = run.folder.glob("figures/comparison-with-*.png")
+        for old in (run.folder / "report.html", *figures):
+            _remove(old, "of the evaluation before")
+    return path
+
+
+def measured_source(saved: SavedFinding, config: Mapping[str, Any]) -> tuple[Source, str]:
+    """Return the data of an evaluation and their split; else the test data of the training."""
+    said = saved.said
+    if "data_set" not in said:
+        return Source.read(config.get("data")), "test"
+    recorded = {key: said.get(key) for key in ("root", "binarization", "shape")}
+    return Source.read({"name": said["data_set"], **recorded}), str(said.get("split"))
+
+
+def _holds_complete(run: Run) -> bool:
+    try:
+        return not run.evaluation().partial
+    except ValueError:
+        return False
+
+
+def _remove(path: Path, what: str) -> None:
+    if path.exists():
+        path.unlink()
+        print(f"removed: {path}, {what}")

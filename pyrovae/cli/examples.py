@@ -1,0 +1,78 @@
+"""The examples that the help of each command ends with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["EPILOGUES", "RECIPE"]
+
+RECIPE: Final = (
+    "A Python file whose function vae(shape) returns a pyrovae.VAE; shape is (channels, height, "
+    "width), x has rows of channels * height * width numbers."
+)
+
+_TRAIN: Final = """\
+examples:
+  pyrovae train --latents 8 --hidden 200 --epochs 60 --out runs/digits
+  pyrovae train --data mnist --root data --out runs/mnist
+  pyrovae train --prior VampPrior --prior.components 100 --out runs/vamp
+  pyrovae train --likelihood Normal --guide LowRankNormal --guide.rank 5 --out runs/lr
+  pyrovae train --objective IWAE --particles 50 --gradient dreg --out runs/iw
+  pyrovae train experiment.toml --training.epochs 3 --out runs/short
+  pyrovae train --like runs/vamp --prior.components 500 --out runs/more
+  pyrovae train --recipe my_vae.py --out runs/mine
+
+an experiment, experiment.toml:
+  [prior]
+  name = "VampPrior"
+  components = 100
+  latents = 10
+
+  [net]
+  name = "GatedMLP"
+  hidden = [300, 300]
+
+  [training]
+  epochs = 100
+
+a recipe, my_vae.py:
+  import math, pyro, pyro.distributions as dist, pyrovae as pv, torch
+
+  def prior():
+      return pyro.sample("z", dist.StudentT(5.0, torch.zeros(8), 1.0).to_event(1))
+
+  def vae(shape):
+      width = math.prod(shape)
+      likelihood = pv.likelihoods.Bernoulli(pv.nets.MLP(8, 200, width))
+      guide = pv.guides.MeanFieldNormal(pv.nets.MLP(width, 200, 2 * 8))
+      return pv.VAE(prior, likelihood, guide)"""
+
+EPILOGUES: Final = {
+    "demo": """\
+examples:
+  pyrovae demo
+  pyrovae demo --out runs/first --epochs 200""",
+    "train": _TRAIN,
+    "evaluate": """\
+examples:
+  pyrovae evaluate runs/digits
+  pyrovae evaluate runs/digits --particles 5000 --ais 1000 --gaps --latents
+  pyrovae evaluate runs/mnist --particles 5000 --ks 1 50 5000 --limit 1000
+  pyrovae evaluate runs/mine --recipe my_vae.py --split validation""",
+    "compare": """\
+examples:
+  pyrovae compare runs/wide runs/narrow
+  pyrovae compare runs/wide runs/narrow --out comparison.png""",
+    "report": """\
+examples:
+  pyrovae report runs/digits
+  pyrovae report runs/mnist --out mnist.html
+  pyrovae report runs/mine --recipe my_vae.py""",
+    "sample": """\
+examples:
+  pyrovae sample runs/digits
+  pyrovae sample runs/digits -n 100 --out samples.png""",
+    "reconstruct": """\
+examples:
+  pyrovae reconstruct runs/digits -n 10 --out reconstructions.png""",
+}

@@ -1,0 +1,232 @@
+"""An experiment: tables that say what is trained, on what, and how.
+
+The tables come from a TOML file, from an earlier run and from options, each laid over the one
+before. A value is only ever data: a number, a text, a list, a table. What it names is looked up
+among the library's parts when the VAE is built (see `build`).
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from pyrovae.cli.names import MODULES, unknown
+from pyrovae.train import schedules
+
+__all__ = ["TABLES", "Data", "Training", "layered", "read", "set_option", "settings", "split"]
+
+Tables = dict[str, Any]
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table [data]."""
+
+    name: str = "digits"
+    root: str | None = None
+    binarization: Literal["dynamic", "static", "none"] | None = None
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table [training]."""
+
+    epochs: _Count = 20
+    batch_size: _Count = 100
+    lr: _Positive = 1e-3
+    patience: _Count | None = None
+    kl_weight: str | float = "1"
+    free_bits: _Positive | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    compile: bool | None = None
+
+
+SETTINGS: Final[Mapping[str, Any]] = {"data": Data, "training": Training}
+TABLES: Final = (*MODULES, *SETTINGS)
+
+DEFAULTS: Final[Tables] = {
+    "prior": {"name": "StandardNormal", "latents": 50},
+    "likelihood": {"name": "Bernoulli"},
+    "guide": {},
+    "net": {"name": "MLP", "hidden": [200, 200], "activation": "Tanh"},
+    "objective": {"name": "ELBO"},
+}
+"""What is built where nothing is said. The guide is the one that goes with the prior."""
+
+KEPT: Final = {"prior": "latents", "net": "hidden"}
+"""The entry of a table that stays when another layer names another part."""
+
+
+def read(path: Path) -> Tables:
+    """Read the tables of a TOML file.
+
+    Raises:
+        ValueError: if it is not TOML, or has a table that no experiment has.
+        OSError: if there is no such file.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"no experiment at {path}: a TOML file with tables as [prior]") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    try:
+        return checked(tables)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def checked(tables: Mapping[str, Any]) -> Tables:
+    """Return the tables of an experiment, a part's name alone as a table too.
+
+    Raises:
+        ValueError: for a table that no experiment has.
+    """
+    found: Tables = {}
+    for table, entries in tables.items():
+        if table not in TABLES:
+            raise ValueError(unknown("table", table, TABLES))
+        found[table] = named(entries)
+    return found
+
+
+def named(entry: Any) -> Tables:
+    """Return the table of a part that may be given by its name alone; an empty one for None.
+
+    Raises:
+        ValueError: if it is neither a table nor a name.
+
+    Example:
+        >>> named("VampPrior")
+        {'name': 'VampPrior'}
+    """
+    if isinstance(entry, str):
+        return {"name": entry}
+    if not isinstance(entry, dict | None):
+        raise ValueError(f"a part is a name or a table; got {entry!r}")
+    return entry or {}
+
+
+def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Take dotted options off a command line, each value as TOML reads it, else as it stands.
+
+    Raises:
+        ValueError: for a dotted option without a value, or of no table.
+
+    Example:
+        >>> split(["train", "--prior.components", "5", "--epochs", "3"])
+        (['train', '--epochs', '3'], [('prior.components', 5)])
+    """
+    rest: list[str] = []
+    options: list[tuple[str, Any]] = []
+    words = iter(words)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not option.startswith("--") or "." not in option:
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+        if value.startswith("--"):
+            raise ValueError(f"{option} takes a value, as {option} 3")
+        name = option[2:].replace("-", "_")
+        table = name.partition(".")[0]
+        if table not in TABLES:
+            raise ValueError(f"{option}: {unknown('table', table, TABLES)}")
+        options.append((name, _read_value(value)))
+    return rest, options
+
+
+def set_option(tables: Tables, option: str, value: Any) -> None:
+    """Set one entry of nested tables; a text in the place of a table is a part's name.
+
+    Example:
+        >>> tables = {}
+        >>> set_option(tables, "prior", "VampPrior")
+        >>> set_option(tables, "prior.components", 500)
+        >>> tables
+        {'prior': {'name': 'VampPrior', 'components': 500}}
+    """
+    *path, last = option.split(".")
+    inner = tables
+    for key in path:
+        inner[key] = named(inner.get(key))
+        inner = inner[key]
+    if isinstance(value, str) and (not path or isinstance(inner.get(last), dict)):
+        inner[last] = {**named(inner.get(last)), "name": value}
+    else:
+        inner[last] = value
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def layered(layers: Sequence[Mapping[str, Any]]) -> Tables:
+    """Lay experiments over the defaults, each over the one before.
+
+    An entry replaces the one below. A table that names another part than the one below begins
+    anew; only the number of latents and the hidden widths stay.
+
+    Example:
+        >>> found = layered([{"net": {"hidden": [8]}}, {"net": {"name": "GatedMLP"}}])
+        >>> found["net"]
+        {'hidden': [8], 'name': 'GatedMLP'}
+    """
+    tables: Tables = {table: dict(entries) for table, entries in DEFAULTS.items()}
+    for layer in layers:
+        for table, entries in layer.items():
+            tables[table] = _over(tables.get(table, {}), entries, KEPT.get(table))
+    return tables
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any], kept: str | None = None) -> Tables:
+    if "name" in above and below.get("name", above["name"]) != above["name"]:
+        below = {key: value for key, value in below.items() if key == kept}
+    found = dict(below)
+    for key, value in above.items():
+        old = found.get(key)
+        if isinstance(value, dict) and isinstance(old, dict | str):
+            value = _over(named(old), value)
+        found[key] = value
+    return found
+
+
+def settings(tables: Mapping[str, Any], table: str) -> Any:
+    """Return the table [data] or [training] as an object, every entry of its kind.
+
+    Raises:
+        ValueError: naming the entry that does not fit.
+
+    Example:
+        >>> settings({"training": {"epochs": 3}}, "training").epochs
+        3
+        >>> settings({"training": {"epoch": 3}}, "training")
+        Traceback (most recent call last):
+        ...
+        ValueError: no entry 'epoch' in [training]: did you mean epochs? There are epochs, ...
+    """
+    kind, entries = SETTINGS[table], tables.get(table, {})
+    for key, value in entries.items():
+        if key not in kind.__struct_fields__:
+            said = unknown("entry", key, kind.__struct_fields__)
+            raise ValueError(said.replace(f"{key!r}", f"{key!r} in [{table}]", 1))
+        try:
+            msgspec.convert({key: value}, kind)
+        except msgspec.ValidationError as error:
+            what = str(error).partition(" - at")[0]
+            raise ValueError(
+                f"--{table}.{key}: {what[0].lower()}{what[1:]}; got {value!r}"
+            ) from None
+    if "kl_weight" in entries:
+        schedules.parse(str(entries["kl_weight"]))
+    return msgspec.convert(entries, kind)

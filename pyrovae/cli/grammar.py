@@ -1,0 +1,351 @@
+"""The grammar of the command line: commands, options and help.
+
+Nothing here needs torch, so that help answers at once; what a command does is imported when it
+is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from cyclopts import App, CoercionError, Group, Parameter, Token
+from cyclopts.validators import Number
+from rich.console import Console
+
+import pyrovae
+from pyrovae.cli import names
+from pyrovae.cli.examples import EPILOGUES, RECIPE
+
+__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Trained"]
+
+
+def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Read whole numbers; cyclopts would round 1.5 to one."""
+    numbers = []
+    for token in tokens:
+        try:
+            numbers.append(int(token.value))
+        except ValueError:
+            raise CoercionError(token=token, target_type=int) from None
+    return numbers[0] if kind is int else numbers
+
+
+Int = Annotated[int, Parameter(converter=_whole)]
+Ints = Annotated[list[int], Parameter(converter=_whole, consume_multiple=True)]
+Flag = Annotated[bool, Parameter(show_default=False)]
+Count = Annotated[Int, Parameter(validator=Number(gte=1))]
+Seed = Annotated[Int, Parameter(validator=Number(gte=0, lt=2**63))]
+Split = Literal["test", "validation", "train"]
+Command = Annotated[tuple[str, ...], Parameter(parse=False)]
+
+DATA: Final = Group.create_ordered("Data")
+MODEL: Final = Group.create_ordered("The VAE")
+OBJECTIVE: Final = Group.create_ordered("The objective")
+TRAINING: Final = Group.create_ordered("Training")
+RUN: Final = Group.create_ordered("The run")
+FURTHER: Final = Group.create_ordered("Further measurements")
+
+
+def _in(group: Group, help: str) -> Parameter:
+    return Parameter(group=group, help=help)
+
+
+def _named(role: str, what: str) -> Parameter:
+    return _in(MODEL, f"{what}: {', '.join(names.parts(role))}.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command takes."""
+
+    traceback: Annotated[Flag, Parameter(help="Print Python's traceback above an error.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Trained(Common):
+    """What `pyrovae train` takes: short names of entries of the experiment, and the run."""
+
+    config: Annotated[Path | None, _in(RUN, "A TOML file of an experiment.")] = None
+    like: Annotated[
+        Path | None, _in(RUN, "A run to start from: its experiment, under all that is given.")
+    ] = None
+    out: Annotated[Path, _in(RUN, "The folder where the run goes.")]
+    overwrite: Annotated[Flag, _in(RUN, "Write over a run that is there.")] = False
+
+    data: Annotated[str | None, _in(DATA, "digits (the default) or mnist.")] = None
+    root: Annotated[Path | None, _in(DATA, "The folder of MNIST/raw, for mnist.")] = None
+    binarization: Annotated[
+        Literal["dynamic", "static", "none"] | None,
+        _in(
+            DATA,
+            "Draw gray pixels as 0 or 1 at each use, once, or not. By default dynamic for a "
+            "binary likelihood and for a recipe's without a domain, else none.",
+        ),
+    ] = None
+
+    prior: Annotated[str | None, _named("prior", "p(z)")] = None
+    likelihood: Annotated[str | None, _named("likelihood", "p(x | z)")] = None
+    guide: Annotated[str | None, _named("guide", "q(z | x)")] = None
+    net: Annotated[str | None, _named("net", "The networks")] = None
+    latents: Annotated[Int | None, _in(MODEL, "Dimensions of z (50).")] = None
+    hidden: Annotated[
+        Ints | None,
+        _in(
+            MODEL, "Hidden widths of the guide's network, mirrored in the likelihood's (200 200)."
+        ),
+    ] = None
+    recipe: Annotated[Path | None, _in(MODEL, RECIPE)] = None
+
+    objective: Annotated[
+        str | None,
+        _in(OBJECTIVE, f"What a step raises: {', '.join(names.parts('objective'))}."),
+    ] = None
+    particles: Annotated[Int | None, _in(OBJECTIVE, "Draws for each datum.")] = None
+    gradient: Annotated[
+        str | None,
+        _in(OBJECTIVE, "How it reaches the guide: plain, stl (sticking the landing) or dreg."),
+    ] = None
+    kl_weight: Annotated[
+        str | None,
+        _in(
+            OBJECTIVE,
+            "The weight of the KL term: a number, or linear:0:1:10, from 0 to 1 over 10 epochs; "
+            "so too sigmoid:0:1:10, and cyclical:0:1:10, again every 10 (1).",
+        ),
+    ] = None
+    free_bits: Annotated[
+        float | None, _in(OBJECTIVE, "The KL in nats that each dimension of z has free.")
+    ] = None
+
+    epochs: Annotated[Int | None, _in(TRAINING, "Passes over the data (20).")] = None
+    batch_size: Annotated[Int | None, _in(TRAINING, "Data in a step (100).")] = None
+    lr: Annotated[float | None, _in(TRAINING, "The rate of Adam (0.001).")] = None
+    patience: Annotated[
+        Int | None,
+        _in(TRAINING, "Stop once the validation ELBO has not risen for so many epochs."),
+    ] = None
+    seed: Annotated[Int | None, _in(TRAINING, "The seed of everything random (0).")] = None
+    no_compile: Annotated[
+        Flag, _in(TRAINING, "Run the programs as Pyro runs them, also in a long training.")
+    ] = False
+
+
+ALIASES: Final = {
+    **{table: table for table in ("data", *names.MODULES)},
+    **{key: f"data.{key}" for key in ("root", "binarization")},
+    "latents": "prior.latents",
+    "hidden": "net.hidden",
+    **{key: f"objective.{key}" for key in ("particles", "gradient")},
+    **{
+        key: f"training.{key}"
+        for key in "epochs batch_size lr patience seed kl_weight free_bits".split()
+    },
+}
+"""The entry of an experiment that an option of `pyrovae train` is short for."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WithRecipe(Common):
+    """What opens a run again."""
+
+    recipe: Annotated[Path | None, Parameter(help=RECIPE)] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Opened(WithRecipe):
+    """What opens a run again, with the data that it is held against."""
+
+    data: Annotated[
+        str | None, Parameter(help="Other data than those of the run: digits or mnist.")
+    ] = None
+    root: Annotated[Path | None, Parameter(help="The folder of MNIST/raw, for mnist.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Opened):
+    """What `pyrovae evaluate` takes."""
+
+    split: Annotated[Split, Parameter(help="Which data.")] = "test"
+    limit: Annotated[Count | None, Parameter(help="The first N data only.")] = None
+    particles: Annotated[Count, Parameter(help="Draws for each datum.")] = 1000
+    ks: Annotated[Ints | None, Parameter(help="The k of IWAE-k (10 100 1000 and so on to K).")] = (
+        None
+    )
+    seed: Annotated[Seed, Parameter(help="The seed of everything random.")] = 0
+    no_compile: Annotated[
+        Flag, Parameter(help="Run the programs as Pyro runs them, also for many particles.")
+    ] = False
+
+    ais: Annotated[
+        Count | None,
+        _in(FURTHER, "Annealed importance sampling over T temperatures: bounds of log p(x)."),
+    ] = None
+    ais_start: Annotated[
+        Literal["prior", "guide"] | None,
+        _in(FURTHER, "Where its chains start; the prior is safe, a good guide needs fewer."),
+    ] = None
+    ais_limit: Annotated[Count | None, _in(FURTHER, "The first N data of --ais (64).")] = None
+    gaps: Annotated[
+        Flag, _in(FURTHER, "What limits the bound: the family of q, or its network.")
+    ] = False
+    gaps_limit: Annotated[Count | None, _in(FURTHER, "The first N data of --gaps (100).")] = None
+    latents: Annotated[
+        Flag, _in(FURTHER, "Active units, information, collapse and holes of the latents.")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Drawn(WithRecipe):
+    """What `pyrovae sample` takes."""
+
+    number: Annotated[
+        Count | None, Parameter(name="-n", help="How many images (64, or 8 reconstructions).")
+    ] = None
+    out: Annotated[Path | None, Parameter(help="The PNG to write (in RUN/figures).")] = None
+    seed: Annotated[Seed, Parameter(help="The seed of everything random.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Reconstructed(Opened, Drawn):
+    """What `pyrovae reconstruct` takes."""
+
+    split: Annotated[Split, Parameter(help="Which data.")] = "test"
+
+
+APP: Final = App(
+    name="pyrovae",
+    version=f"pyrovae {pyrovae.__version__}",
+    version_flags=["--version", "-V"],
+    help="Train variational autoencoders as pairs of Pyro programs, and measure them\n"
+    "with importance-weighted bounds.",
+    help_epilogue="start here:\n  pyrovae demo\n\nhelp on one command:\n  pyrovae train --help",
+    help_format="plaintext",
+    console=Console(width=96, highlight=False),
+    default_parameter=Parameter(negative=(), allow_repeating=True),
+)
+
+
+Folder = Annotated[Path, Parameter(name="RUN", help="The folder of a run.")]
+DEMO: Final = Path("pyrovae-demo")
+
+
+@APP.command(help_epilogue=EPILOGUES["demo"])
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="Where the run goes; a demo there is replaced.")] = DEMO,
+    epochs: Annotated[Count, Parameter(help="Passes over the data.")] = 40,
+    particles: Annotated[Count, Parameter(help="Draws for each datum.")] = 1000,
+    common: Common = Common(),
+    command: Command = (),
+) -> int:
+    """Train and measure a VAE on handwritten digits, in about a minute.
+
+    The digits come with scikit-learn: nothing is downloaded. Prints a table of bounds on log p(x)
+    and draws figures.
+    """
+    from pyrovae.cli import train
+
+    return train.demo(out, epochs=epochs, particles=particles, command=command)
+
+
+@APP.command(help_epilogue=EPILOGUES["train"])
+def train(
+    experiment: Annotated[Path | None, Parameter(help="A TOML file of an experiment.")] = None,
+    /,
+    *,
+    options: Trained,
+    entries: Annotated[tuple[tuple[str, Any], ...], Parameter(parse=False)] = (),
+    command: Command = (),
+) -> int:
+    """Train a VAE and keep it in a run's folder.
+
+    A part is given by its class and the arguments of its constructor: --prior VampPrior
+    --prior.components 100. Widths of networks and the number of latents are derived. The same
+    tables stand in a TOML file: [prior], [likelihood], [guide], [net], [objective], [data],
+    [training]. Options go over the file, and the file over the run of --like. After each epoch
+    the run's folder is written; Ctrl-C keeps what there is.
+    """
+    from pyrovae.cli import train
+
+    return train.train(experiment, options, entries, command=command)
+
+
+@APP.command(help_epilogue=EPILOGUES["evaluate"])
+def evaluate(run: Folder, /, *, options: Evaluation = Evaluation(), command: Command = ()) -> int:
+    """Measure a run: bounds with errors, and whether to believe them.
+
+    Prints the ELBO, the importance-weighted bounds on log p(x) and the KL divergence, each with an
+    error over data and over particles, in nats per datum, and keeps them in the run's folder.
+    Ctrl-C keeps what is done, labeled partial.
+    """
+    from pyrovae.cli import measure
+
+    return measure.evaluate(run, options, command=command)
+
+
+@APP.command(help_epilogue=EPILOGUES["compare"])
+def compare(
+    run: Folder,
+    other: Annotated[Path, Parameter(name="OTHER", help="The folder of another.")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The PNG to write (in RUN/figures).")] = None,
+    common: Common = Common(),
+) -> int:
+    """Compare two evaluated runs, paired over their data.
+
+    Both are evaluated on the same data first.
+    """
+    from pyrovae.cli import measure
+
+    return measure.compare(run, other, out=out)
+
+
+@APP.command(help_epilogue=EPILOGUES["report"])
+def report(
+    run: Folder,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The page to write (RUN/report.html).")] = None,
+    options: Opened = Opened(),
+) -> int:
+    """Write a run's report.html: one file, with every figure in it.
+
+    The page says whether the bounds can be trusted, and holds the tables, the figures, what each
+    further measurement found, the commands and the seeds. It loads nothing.
+    """
+    from pyrovae.cli import measure
+
+    return measure.report(run, options, out=out)
+
+
+@APP.command(help_epilogue=EPILOGUES["sample"])
+def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
+    """Draw data from a run's prior.
+
+    Draws z from the prior and shows the mean of p(x | z).
+    """
+    from pyrovae.cli import measure
+
+    return measure.sample(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["reconstruct"])
+def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> int:
+    """Draw data and their reconstructions.
+
+    Shows data above the mean of p(x | z) at one draw z from the guide.
+    """
+    from pyrovae.cli import measure
+
+    return measure.reconstruct(run, options)

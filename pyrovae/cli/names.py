@@ -1,0 +1,88 @@
+"""The public names of the library's parts, read without importing them.
+
+A name that a user writes is looked up here, and nowhere else: nothing that it names is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import pyrovae
+
+__all__ = ["ELBO", "MODULES", "part", "parts", "unknown"]
+
+MODULES: Final = {
+    "prior": "priors",
+    "likelihood": "likelihoods",
+    "guide": "guides",
+    "net": "nets",
+    "objective": "objectives",
+}
+"""The module of the library that holds the parts of each table."""
+
+ELBO: Final = "ELBO"
+"""The objective that `fit` has of its own, which is no class of the library."""
+
+
+@functools.cache
+def parts(role: str) -> tuple[str, ...]:
+    """Return the names of the parts that a table can name.
+
+    They are the classes that the module shows, but for the abstract ones, which lie in its file
+    `base.py`. The source is read, so that help does not wait for torch.
+
+    Example:
+        >>> parts("objective")[:3]
+        ('ELBO', 'CIWAE', 'CUBO')
+    """
+    source = Path(pyrovae.__file__).parent / MODULES[role] / "__init__.py"
+    imports = [
+        statement
+        for statement in ast.parse(source.read_text()).body
+        if isinstance(statement, ast.ImportFrom) and not (statement.module or "").endswith("base")
+    ]
+    shown = {alias.name for statement in imports for alias in statement.names}
+    classes = sorted(name for name in shown if name[0].isupper() and "_" not in name)
+    return (ELBO, *classes) if role == "objective" else tuple(classes)
+
+
+def part(role: str, name: Any) -> Any:
+    """Return the class that a name stands for.
+
+    Raises:
+        ValueError: if the library has no such part.
+
+    Example:
+        >>> part("prior", "VampPrior").__name__
+        'VampPrior'
+        >>> part("prior", "vampprior")
+        Traceback (most recent call last):
+        ...
+        ValueError: no prior 'vampprior': did you mean VampPrior? There are Bernoulli, ...
+    """
+    if name not in parts(role):
+        raise ValueError(unknown(role, str(name), parts(role)))
+    return getattr(importlib.import_module(f"pyrovae.{MODULES[role]}"), name)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that there is no such name, which one is nearest, and what there is.
+
+    Example:
+        >>> unknown("table", "piror", ["guide", "prior"])
+        "no table 'piror': did you mean prior? There are guide, prior"
+    """
+    known = list(known)
+    lower = {each.lower(): each for each in known}
+    plain = name.lower().replace("-", "")
+    near = difflib.get_close_matches(plain, [each.replace("_", "") for each in lower], 1)
+    nearest = next((each for key, each in lower.items() if key.replace("_", "") in near), None)
+    hint = f"did you mean {nearest}? " if nearest else ""
+    listed = f"There are {', '.join(known)}" if known else "There are none"
+    return f"no {kind} {name!r}: {hint}{listed}"

@@ -1,0 +1,261 @@
+"""A run's report as one HTML page that loads nothing: figures and style stand in it.
+
+Its numbers and sentences are those of the run's files; nothing is computed here. The page is the
+template `page.html`, whose values are escaped, with the style of `page.css`.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from pyrovae.cli.recipes import described
+from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.plots.image_grid import png
+from pyrovae.runs import Run
+from pyrovae.runs.run import NEVER_TRAINED
+from pyrovae.weights import psis as pareto
+
+__all__ = ["CAPTIONS", "page"]
+
+CSS_PIXELS_PER_INCH: Final = 96
+
+FIRST: Final = {"trust": "Can it be trusted?", "bounds": "Bounds on log p(x)"}
+LAST: Final = {
+    "dimensions": "KL per dimension",
+    "data": "Data and samples",
+    "training": "Training",
+    "making": "How it was made",
+}
+"""The headings of the sections before those of the findings, and after them."""
+
+HEADINGS: Final = {
+    "ais": "Annealed importance sampling",
+    "gaps": "What limits the bound",
+    "latents": "The latent space",
+}
+OF_FINDING: Final = {"ais": ("sandwich",), "gaps": ("gaps",), "latents": ("holes", "traversals")}
+COLUMNS: Final = ("mean", "error_over_data", "error_over_particles")
+
+CAPTIONS: Final = {
+    "bounds": "The importance-weighted bounds against k, the particles in each; at k = 1 stands "
+    "the ELBO.",
+    "kl_per_dimension": "The KL of each latent dimension, greatest first, with one standard error "
+    "over data. Gray: 0.01 nats or less.",
+    "sandwich": "Bounds of annealed importance sampling on data drawn from the model, and what "
+    "lies between them.",
+    "gaps": "From the ELBO up to log p(x): what each gap costs.",
+    "holes": "The aggregate posterior over the two most active dimensions, the contours of the "
+    "prior, and where one misses the other.",
+    "traversals": "The mean of p(x | z) as one dimension at a time goes through the quantiles of "
+    "the aggregate posterior, the most active dimension first.",
+    "history": "The ELBO and its two parts, epoch by epoch.",
+    "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
+    "samples": "Means of p(x | z) at draws z from the prior.",
+    "latents": "The posterior mean of each datum, colored by its label.",
+}
+
+
+def page(
+    run: Run,
+    saved: SavedFinding,
+    figures: Mapping[str, Figure],
+    *,
+    left_out: Sequence[str] = (),
+) -> str:
+    """Return the page.
+
+    Args:
+        run: whose configuration and metrics are shown.
+        saved: its evaluation, as `read_report` read it.
+        figures: by the names of `CAPTIONS`; the page shows those that are there.
+        left_out: sentences that say what is not shown, and why.
+    """
+    said, config, epochs = saved.said, run.config, run.metrics
+    findings, dimensions = _findings(saved), _dimensions(said)
+    missing = {
+        "dimensions": not dimensions and "kl_per_dimension" not in figures,
+        "data": not {"reconstructions", "samples", "latents"} & figures.keys(),
+        "training": not epochs,
+    }
+    of_findings = {key: found["heading"] for key, found in findings.items()}
+    sections = {**FIRST, **of_findings, **LAST}
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            name=run.folder.resolve().name,
+            said=said,
+            config=config,
+            sections={key: words for key, words in sections.items() if not missing.get(key)},
+            answer=answer(saved),
+            remarks=_remarks(saved, trained=bool(epochs)),
+            cut=[heading(name) for name, found in saved.findings.items() if found.partial],
+            findings=findings,
+            dimensions=dimensions,
+            figures={name: _figure(name, figure) for name, figure in figures.items()},
+            left_out=left_out,
+            **_making(config, said),
+            **(_last(epochs) if epochs else {}),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    environment.filters.update(
+        code=_code,
+        command=shlex.join,
+        day=_day,
+        number=_number,
+        provenance=_provenance,
+        rows=_rows,
+    )
+    return environment
+
+
+def heading(finding: str) -> str:
+    """Return the heading of a finding's section."""
+    return HEADINGS.get(finding, finding)
+
+
+def answer(saved: SavedFinding) -> str:
+    """Say whether the bounds of an evaluation can be trusted."""
+    if saved.point_masses:
+        return "No: the guide has no density, so the bounds are none."
+    shape = saved.per_datum.get("Pareto k-hat")
+    if shape is None or shape.isnan().any():
+        return "It cannot be told: no Pareto k-hat is known of the weights."
+    bad = int(pareto.beyond(shape, saved.particles).sum())
+    if bad:
+        return (
+            f"Not everywhere: the weights are not to be believed at {bad:,} of "
+            f"{saved.said['data']:,} data."
+        )
+    if saved.remarks:
+        return "The bounds, as far as the weights tell. But mind the remark at the top."
+    return "Yes, as far as the weights tell."
+
+
+def _remarks(saved: SavedFinding, *, trained: bool) -> list[str]:
+    """Return what is to be known before the numbers are read."""
+    said = [*saved.remarks]
+    return said if trained or NEVER_TRAINED in said else [NEVER_TRAINED, *said]
+
+
+def _findings(saved: SavedFinding) -> dict[str, dict[str, Any]]:
+    """Return what the page shows of each finding, by the anchor of its section."""
+    return {
+        f"finding-{name}": {
+            **saved.said["findings"][name],
+            "heading": heading(name),
+            "verdict": list(found.verdict),
+            "figures": OF_FINDING.get(name, ()),
+        }
+        for name, found in saved.findings.items()
+    }
+
+
+def _figure(name: str, figure: Figure) -> dict[str, Any]:
+    width, height = (round(CSS_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
+    source = f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"
+    return {"caption": CAPTIONS[name], "width": width, "height": height, "source": source}
+
+
+def _rows(found: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the rows of a finding's table."""
+    return {
+        name: [quantity[column] for column in COLUMNS]
+        for name, quantity in found["quantities"].items()
+    }
+
+
+def _dimensions(said: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    return {
+        site: {f"{site}[{i}]": [value] for i, value in enumerate(values)}
+        for site, values in said.get("kl_per_dimension", {}).items()
+    }
+
+
+def _last(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table of the last epoch."""
+    epoch = epochs[-1]
+    names = {"ELBO": "elbo", "rate": "rate", "distortion": "distortion"}
+    rows = {label: [epoch[name], epoch[f"validation_{name}"]] for label, name in names.items()}
+    return {"last_epoch": f"{len(epochs):,}", "epoch_rows": rows}
+
+
+def _making(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what made the run and its evaluation, beside commands, seeds and versions."""
+    experiment, source = config.get("experiment") or {}, config.get("data") or {}
+    training = {"data": source.get("name"), "binarization": source.get("binarization")}
+    if experiment.get("objective"):
+        training["objective"] = _entries(experiment["objective"])
+    training |= experiment.get("training") or {}
+    if config.get("recipe"):
+        training["recipe"] = described(config["recipe"])
+    used = ("binarization", "split", "limit", "particles")
+    evaluation = {"data": said.get("data_set"), **{key: said.get(key) for key in used}}
+    model = {role: _call(part) for role, part in config["vae"].items()}
+    return {"model": model, "training": training, "evaluation": evaluation}
+
+
+def _provenance(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what it takes, beside the command, to make a file again."""
+    facts: dict[str, Any] = {"seed": said.get("seed")}
+    if said.get("created"):
+        facts["date"] = f"{_day(said['created'])}, {_when(said['created']):%H:%M} UTC"
+    if said.get("versions"):
+        facts["versions"] = ", ".join(f"{name} {v}" for name, v in said["versions"].items())
+    return facts
+
+
+def _entries(table: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{key}={value}" for key, value in table.items() if key != "name")
+    return f"{table.get('name')}({given})" if given else str(table.get("name"))
+
+
+def _call(record: Any) -> str:
+    """Write the record of a part as the call that makes it."""
+    if isinstance(record, list):
+        return f"[{', '.join(map(_call, record))}]"
+    if not isinstance(record, dict):
+        return str(record)
+    if "tuple" in record:
+        return f"({', '.join(map(_call, record['tuple']))})"
+    if "part" in record:
+        given = [*map(_call, record["args"])]
+        given += [f"{name}={_call(value)}" for name, value in record["kwargs"].items()]
+        return f"{record['part'].rpartition('.')[2]}({', '.join(given)})"
+    return str(record.get("torch.nn") or record.get("custom") or record)
+
+
+def _number(value: float | None) -> str:
+    """Write a number as it is printed, or a count, and in full as its value."""
+    if value is None:
+        return ""
+    shown = str(value) if isinstance(value, int) else f"{value:.3f}"
+    return Markup('<data value="{}">{}</data>').format(repr(value), shown)
+
+
+def _code(sentence: str) -> str:
+    """Show what stands between backticks as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))
+
+
+def _day(text: str) -> str:
+    when = _when(text)
+    return f"{when.day} {when:%B %Y}"
+
+
+def _when(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
