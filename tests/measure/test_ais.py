@@ -637,9 +637,9 @@ def test_refuses_to_start_at_a_guide_from_which_no_path_leads(prior, q, said):
 
 SETTINGS = {
     "no temperature": ({"temperatures": 0}, "temperatures of at least 1; got 0"),
-    "no chain": ({"chains": 0}, "chains of at least 1"),
+    "no chain": ({"particles": 0}, "particles of at least 1"),
     "no leapfrog": ({"leapfrogs": 0}, "leapfrogs of at least 1"),
-    "no data": ({"data": 0}, "data of at least 1"),
+    "no data": ({"limit": 0}, "limit of at least 1"),
     "another start": ({"start": "q"}, "'prior' or 'guide'; got start='q'"),
     "a schedule that falls": (
         {"schedule": lambda n: linear(n).flip(0)},

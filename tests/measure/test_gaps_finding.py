@@ -6,6 +6,7 @@ from gap_worlds import WORLD, full_rank, mean_field, small
 
 from pyrovae import plots
 from pyrovae.measure.refinement import gaps as g
+from pyrovae.measure.refinement.flow import PerDatumFlow
 from pyrovae.measure.refinement.gaps import GapFinding, Gaps
 from pyrovae.weights.bounds import Estimate
 
@@ -76,7 +77,9 @@ class TestVerdict:
 
 class TestFigure:
     def test_its_bars_reach_from_level_to_level(self):
-        found = Gaps(limit=5, steps=5, particles=50)(mean_field(shift=0.3), WORLD.sample(5))
+        found = Gaps(limit=5, steps=5, particles=50, flow=PerDatumFlow())(
+            mean_field(shift=0.3), WORLD.sample(5)
+        )
         axes = plots.gaps(found).axes[0]
         names = [(g.ELBO, g.REFINED), (g.REFINED, g.FLOW), (g.FLOW, g.LOG_EVIDENCE)]
         for bar, (low, high) in zip(axes.patches, names, strict=True):

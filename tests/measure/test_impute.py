@@ -14,9 +14,9 @@ from worlds import ENUMERATE, Mixture, data_plate
 
 import pyrovae as pv
 from pyrovae.likelihoods import Categorical, Columns, Masked, Normal
-from pyrovae.measure import impute as imputation
 from pyrovae.measure.impute import impute
 from pyrovae.nets import MLP, HideMissing
+from pyrovae.weights.given import Given
 
 FALSE_ALARM = 1e-4
 PARTICLES = 4000
@@ -90,10 +90,10 @@ def test_cutting_the_data_changes_nothing(monkeypatch):
     gaps = Gaps(guide="mode")
     whole = impute(gaps.vae, gaps.x, gaps.mask, particles=3)
     passes = []
-    original = imputation.trace_pair
-    monkeypatch.setattr(imputation, "NUMBERS_PER_PASS", 3 * 256 * 2)
+    original = Given.trace
+    monkeypatch.setattr("pyrovae.weights.given.NUMBERS_PER_PASS", 3 * 256 * 2)
     monkeypatch.setattr(
-        imputation, "trace_pair", lambda *a, **k: passes.append(len(a[2])) or original(*a, **k)
+        Given, "trace", lambda given, k: passes.append(len(given)) or original(given, k)
     )
     cut = impute(gaps.vae, gaps.x, gaps.mask, particles=3, draws=2)
     assert passes == [2, 2]

@@ -19,6 +19,7 @@ from pyrovae.measure.latents.aggregate_posterior import Posterior
 from pyrovae.measure.latents.draws import Codes, draw_codes
 from pyrovae.measure.latents.latents import LatentFinding, Latents
 from pyrovae.measure.latents.sites import latent_sites
+from pyrovae.weights.given import Given
 
 REPETITIONS = 200
 Z95 = 1.96
@@ -164,7 +165,7 @@ class TestPartsOfTheRate:
         posterior = Posterior(world.vae.guide, latent_sites(world.vae.guide, world.sample(8)))
         hits = {"cost": 0, "spread": 0}
         for _ in range(REPETITIONS):
-            codes = draw_codes(world.vae.model, posterior, 2, world.sample(size))
+            codes = draw_codes(world.vae.model, posterior, 2, Given(world.sample(size)))
             found = codes.cost_of_swapping()
             hits["cost"] += holds(found, cost, found.error_over_data)
             found = codes.spread(size)
@@ -322,7 +323,9 @@ class TestErrors:
         with pytest.raises(ValueError, match="depends on the auxiliary sites \\['a'\\]"):
             Latents()((world.model, auxiliary), world.sample(5))
 
-    @pytest.mark.parametrize("settings", [{"draws": 3}, {"data": 1}, {"hole": 0.0}, {"hole": 1.0}])
+    @pytest.mark.parametrize(
+        "settings", [{"draws": 3}, {"limit": 1}, {"hole": 0.0}, {"hole": 1.0}]
+    )
     def test_settings_out_of_range_are_refused(self, settings):
         with pytest.raises(ValueError, match="got"):
             Latents(**settings)
@@ -403,7 +406,7 @@ def test_every_code_meets_another_datum_however_few_go_in_a_pass(monkeypatch):
         kept.append(draw_codes(*arguments))
         return kept[0]
 
-    monkeypatch.setattr("pyrovae.measure.latents.draws.data_per_pass", lambda x, particles: 3)
+    monkeypatch.setattr(Given, "per_pass", lambda given, particles: 3)
     monkeypatch.setattr("pyrovae.measure.latents.latents.draw_codes", draw)
     world = LinearGaussian()
     Latents(draws=20)(world.vae(), world.sample(6))

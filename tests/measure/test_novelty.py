@@ -223,7 +223,7 @@ class TestNovelty:
         x = WORLD.sample(5)
         with pytest.raises(ValueError, match="at least one score"):
             Novelty(x, {})(WORLD.vae(), x)
-        with pytest.raises(ValueError, match="one datum of either kind at least; got 0"):
+        with pytest.raises(ValueError, match="one datum of either kind at least; got limit=0"):
             Novelty(x, limit=0)(WORLD.vae(), x)
         with pytest.raises(ValueError, match=r"'bad' returned shape \(5, 3\)"):
             Novelty(x, {"bad": lambda target, x: x})(WORLD.vae(), x)

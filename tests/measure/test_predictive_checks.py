@@ -224,7 +224,7 @@ class TestUse:
         With all of it every z is near 2.5 - 2, and data drawn again are as alike as their noise of
         0.1 and 200 particles leave them; cut along with x, z would be 2, 0 and -1.5.
         """
-        monkeypatch.setattr("pyrovae.measure.predictive_checks.NUMBERS_PER_PASS", 2 * 256 * 200)
+        monkeypatch.setattr("pyrovae.weights.given.NUMBERS_PER_PASS", 2 * 256 * 200)
 
         def likelihood(z, x, shared):
             return pyro.sample("x", dist.Normal(z + shared.mean(), 0.1).to_event(1), obs=x)
@@ -250,7 +250,7 @@ class TestUse:
         assert "kurtosis: p" in str(report)
 
     def test_an_interrupt_keeps_the_draws_that_are_done(self, monkeypatch):
-        monkeypatch.setattr("pyrovae.measure.predictive_checks.NUMBERS_PER_PASS", 20 * 256 * 30)
+        monkeypatch.setattr("pyrovae.weights.given.NUMBERS_PER_PASS", 20 * 256 * 30)
         calls = []
 
         def tiring(x):
@@ -276,7 +276,7 @@ class TestUse:
                 "a name of its own",
             ),
             ({"particles": 0}, "at least one particle"),
-            ({"data": 1}, "two data"),
+            ({"limit": 1}, "two data"),
         ],
     )
     def test_settings_that_cannot_work_are_refused(self, settings, message):
@@ -338,7 +338,7 @@ def test_no_p_value_of_a_datum_is_zero():
 
 
 def test_each_draw_has_latents_of_its_own_however_few_go_in_a_pass(monkeypatch):
-    monkeypatch.setattr("pyrovae.measure.predictive_checks.NUMBERS_PER_PASS", 5 * 256)
+    monkeypatch.setattr("pyrovae.weights.given.NUMBERS_PER_PASS", 5 * 256)
     world, realized = LinearGaussian(), {"z": lambda x, z: z["z"].mean()}
     check = PredictiveCheck({}, realized, "posterior", draws=80, particles=50)
     assert len(check(world.vae(), world.sample(5)).real["z"].unique()) == 80

@@ -357,8 +357,7 @@ def test_measured_numbers_do_not_see_a_handler(make, measure):
 
     def numbers(model, guide):
         torch.manual_seed(1)
-        target = ((model, guide),) if measure == "evaluate" else (model, guide)
-        found = getattr(pv, measure)(*target, x, particles=5)
+        found = getattr(pv, measure)((model, guide), x, particles=5)
         if measure == "evaluate":
             return torch.tensor([found.elbo.mean, found.iwae[5].mean])
         return getattr(found, "value", found)
