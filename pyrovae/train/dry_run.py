@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.vae import check_data, programs
@@ -93,3 +93,47 @@ def _shapes(batch: Batch) -> str:
         for v in batch
     )
     return f"x {x}" + (f" with the context {', '.join(context)}" if context else "")
+
+
+def check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
+    """Find the parameters that the programs use and no optimiser would be told of."""
+    known = {id(parameter) for parameter in parameters.values()}
+    silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
+    if silent and hidden:
+        raise ValueError(
+            f"Pyro's store holds another parameter than the program's under {hidden[0]!r}, of an "
+            "earlier module of the same name, and would train that one: pyro.clear_param_store() "
+            "first, or give pyro.module another name"
+        )
+    if silent:
+        raise ValueError(
+            f"the programs use parameters of shapes {[tuple(leaf.shape) for leaf in silent]} that "
+            "no part holds, so that nothing would train or save them: make the function an "
+            "nn.Module that holds its network, or announce it with pyro.module"
+        )
+    if not parameters:
+        raise ValueError("neither program has a parameter to train")
+
+
+def hidden_by_store(trace: Any) -> list[str]:
+    """Name the parameters in whose place Pyro's store answered with another."""
+    return [
+        name
+        for name, site in trace.nodes.items()
+        for given in site["args"][1:]
+        if isinstance(given, nn.Parameter) and site["value"].unconstrained() is not given
+    ]
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors that a value depends on and that ask for gradients."""
+    waiting, seen, found = [tensor.grad_fn], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found

@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import pyro.optim
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.optim import PyroOptim
+from pyro.infer import TraceEnum_ELBO
 from pyro.optim.lr_scheduler import PyroLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.graphs.quiet import without_cuda_notice
 from pyrovae.objectives import Objective
-from pyrovae.objectives.handlers import Handler, kl_weight
+from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps, seeded
 from pyrovae.train.callbacks import Callback, Epoch, History, ProgressBar, StopTraining, Training
-from pyrovae.train.dry_run import attempt, check, sentence
+from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store
+from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import BATCH, DATA, Monitor
+from pyrovae.train.step import Step, default_loss, handled
 from pyrovae.train.svi import SVI
 from pyrovae.vae import (
     buffers_kept,
@@ -41,49 +42,13 @@ from pyrovae.vae import (
     safe_to_compile,
     steps_of,
 )
-from pyrovae.weights.kl import latent_order
-from pyrovae.weights.log_weights import run, trace_pair
-from pyrovae.weights.sites import UndefinedWeight, check_supports, one_line, sample_sites
+from pyrovae.weights.log_weights import run
+from pyrovae.weights.sites import UndefinedWeight, one_line
+
+__all__ = ["COMPILED_FROM", "NonFiniteLoss", "Step", "fit"]
 
 COMPILED_FROM: Final = 5000
 """The steps from which compiling is the default: ten seconds of it, at 2 ms or more a step."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of training is: an objective, its KL weight and handlers, an optimiser.
-
-    Attributes:
-        optim: a Pyro optimiser; Adam at 1e-3 where it is None. A scheduler
-            advances each epoch; `ReduceLROnPlateau` is told the validation ELBO, else the loss.
-        loss: an objective of `pyro.infer`. Where it is None: `TraceEnum_ELBO` if a site is
-            enumerated, else `TraceMeanField_ELBO` if every latent is reparameterised and both
-            programs sample in the same order, else `Trace_ELBO`.
-        kl_weight: a number, or a function of the epochs gone by (a fraction within an epoch),
-            such as `schedules.linear(0, 1, 10)` for a warm-up.
-        handlers: of `pyrovae.handlers`, such as `[free_bits(0.1)]`: the step descends the
-            objective of the programs that they wrap, and the history shows it as the loss.
-        compile: whether `pyrovae.SVI` compiles the step. Where it is None: in trainings of
-            5,000 steps or more, of a VAE made of the library's parts.
-    """
-
-    optim: PyroOptim | None = None
-    loss: ELBO | None = None
-    kl_weight: float | Callable[[float], float] = 1.0
-    handlers: Sequence[Handler] = ()
-    compile: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a weight that is neither a number nor a schedule."""
-        if not (callable(self.kl_weight) or isinstance(self.kl_weight, int | float)):
-            raise ValueError(
-                "kl_weight is a number, or a function of the epochs gone by such as "
-                f"schedules.linear(0, 1, 10); got {self.kl_weight!r}"
-            )
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss was NaN or infinite; the parameters are those of the last good checkpoint."""
 
 
 def fit(
@@ -207,7 +172,7 @@ def _train(training: Training, svi: SVI, batches: Batches, beside: _Beside) -> N
         for callback in beside.callbacks:
             callback.ended(training)
     if broken is not None:  # only now is it known which parameters the callbacks kept
-        raise NonFiniteLoss(f"{broken}. {_kept(training)}") from broken.__cause__ or broken
+        raise NonFiniteLoss(f"{broken}. {kept(training)}") from broken.__cause__ or broken
 
 
 def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
@@ -233,9 +198,9 @@ def _epoch(number: int, training: Training, svi: SVI, batches: Batches, beside: 
     good = training.snapshot()
     try:
         loss, seconds = _walk(training, svi, batches, beside)
-        broken = _broken(training.parameters)
+        broken = not_finite(training.parameters)
         if broken:
-            raise NonFiniteLoss(_describe(training, "the next loss is not defined", broken))
+            raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
         measured = beside.monitor.measure(training.target)
     except BaseException:
         training.restore(good)
@@ -277,25 +242,17 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
             return launched
         loss, parameters = svi.gradients(*batch)
     except (ValueError, RuntimeError, IndexError) as error:
-        cause = _broken(training.parameters) if isinstance(error, ValueError) else ""
+        cause = not_finite(training.parameters) if isinstance(error, ValueError) else ""
         if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):
             cause = one_line(error)
         if not cause:
-            raise _failed(training, batch, error) from error
-        raise NonFiniteLoss(_describe(training, "the loss is not defined", cause)) from error
+            raise failed(training, batch, error) from error
+        raise NonFiniteLoss(describe(training, "the loss is not defined", cause)) from error
     if not math.isfinite(loss):
-        cause = _locate(training, batch)
-        raise NonFiniteLoss(_describe(training, f"the loss is {loss}", cause))
+        cause = locate(training, batch)
+        raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
     svi.update(parameters)
     return float(loss)
-
-
-def _failed(training: Training, batch: Batch, error: Exception) -> Exception:
-    """Return the error of a step in one sentence; what Pyro and torch print is its cause."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return torch.OutOfMemoryError(one_line(error))
-    where = f"at step {training.step + 1} (epoch {len(training.history.epochs) + 1}), "
-    return ValueError(sentence(batch, error, where))
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
@@ -307,43 +264,8 @@ def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
     if bad:
         training.step += bad[0] - len(losses)
         cause = "losses on a GPU are read at an epoch's end; Step(compile=False) names the site"
-        raise NonFiniteLoss(_describe(training, f"the loss is {read[bad[0]]}", cause))
+        raise NonFiniteLoss(describe(training, f"the loss is {read[bad[0]]}", cause))
     return read
-
-
-def _describe(training: Training, met: str, cause: str) -> str:
-    return f"{met} at step {training.step + 1} (epoch {len(training.history.epochs) + 1}): {cause}"
-
-
-def _kept(training: Training) -> str:
-    epoch = training.epoch
-    good = f"the end of epoch {epoch}" if epoch else "their values before the first step"
-    return (
-        f"The parameters are put back to the last good checkpoint, {good}. Try a smaller learning "
-        "rate, or clip the gradient: pyro.optim.ClippedAdam"
-    )
-
-
-def _locate(training: Training, batch: Batch) -> str:
-    """Name the sites whose terms are not finite on a batch."""
-    broken = _broken(training.parameters)
-    if broken:
-        return broken
-    model, guide = programs(training.target)
-    with torch.no_grad():
-        terms = run(model, guide, *batch, particles=1)
-    sites = {**terms.guide, **terms.prior, **terms.likelihood}
-    bad = [name for name, term in sites.items() if not torch.isfinite(term).all()]
-    if bad:
-        return f"the log-probability of site {' and '.join(map(repr, bad))} is not finite"
-    return "the log-probabilities are finite at another draw, so the noise of this step did it"
-
-
-def _broken(parameters: dict[str, Tensor]) -> str:
-    names = [name for name, tensor in parameters.items() if not torch.isfinite(tensor).all()]
-    if not names:
-        return ""
-    return f"the step before left {len(names)} parameters not finite, the first {names[0]!r}"
 
 
 def _prepare(
@@ -357,14 +279,14 @@ def _prepare(
         x, *context = check(target, shown.train)
         if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
-        default = _default_loss(model, guide, x, *context)
-        model, guide = _handled(model, guide, step.handlers)
+        default = default_loss(model, guide, x, *context)
+        model, guide = handled(model, guide, step.handlers)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
     parameters = {
         name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
     }
-    _check_announced(log_w, parameters, _hidden(capture.trace))
+    check_announced(log_w, parameters, hidden_by_store(capture.trace))
     if isinstance(default, TraceEnum_ELBO) and step.kl_weight != 1.0:
         raise ValueError("a KL weight does not go with sites that are summed out: leave it at 1")
     weight = kl_weight(1.0)
@@ -373,76 +295,3 @@ def _prepare(
     optim = step.optim or pyro.optim.Adam({"lr": 1e-3})
     svi = SVI(model, guide, optim, step.loss or default, compile=bool(step.compile))
     return svi, weight, parameters
-
-
-def _handled(model: Any, guide: Any, handlers: Any) -> tuple[Any, Any]:
-    """Return the programs that the step trains."""
-    if not isinstance(handlers, Sequence) or not all(isinstance(h, Handler) for h in handlers):
-        raise ValueError(
-            f"handlers are a list of those in pyrovae.handlers, such as [free_bits(0.1)]; got "
-            f"{handlers!r}"
-        )
-    for handler in handlers:
-        model, guide = handler.wrap(model, guide)
-    return model, guide
-
-
-def _check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
-    """Find the parameters that the programs use and no optimiser would be told of."""
-    known = {id(parameter) for parameter in parameters.values()}
-    silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
-    if silent and hidden:
-        raise ValueError(
-            f"Pyro's store holds another parameter than the program's under {hidden[0]!r}, of an "
-            "earlier module of the same name, and would train that one: pyro.clear_param_store() "
-            "first, or give pyro.module another name"
-        )
-    if silent:
-        raise ValueError(
-            f"the programs use parameters of shapes {[tuple(leaf.shape) for leaf in silent]} that "
-            "no part holds, so that nothing would train or save them: make the function an "
-            "nn.Module that holds its network, or announce it with pyro.module"
-        )
-    if not parameters:
-        raise ValueError("neither program has a parameter to train")
-
-
-def _hidden(trace: Any) -> list[str]:
-    """Name the parameters in whose place Pyro's store answered with another."""
-    return [
-        name
-        for name, site in trace.nodes.items()
-        for given in site["args"][1:]
-        if isinstance(given, nn.Parameter) and site["value"].unconstrained() is not given
-    ]
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors that a value depends on and that ask for gradients."""
-    waiting, seen, found = [tensor.grad_fn], set(), []
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [following for following, _ in node.next_functions]
-    return found
-
-
-def _default_loss(model: Any, guide: Any, x: Tensor, *context: Any) -> ELBO:
-    model_trace, guide_trace = trace_pair(model, guide, x, *context, particles=1)
-    check_supports(model_trace, guide_trace)
-    latents = [
-        site
-        for trace in (model_trace, guide_trace)
-        for _, site in sample_sites(trace)
-        if not site["is_observed"]
-    ]
-    if any(site["infer"].get("_enumerate_dim") is not None for site in latents):
-        return TraceEnum_ELBO(max_plate_nesting=1)
-    same_order = latent_order(model_trace) == latent_order(guide_trace)
-    if same_order and all(site["fn"].has_rsample for site in latents):
-        return TraceMeanField_ELBO()
-    return Trace_ELBO()

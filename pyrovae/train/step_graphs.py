@@ -22,7 +22,9 @@ from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.capture import Recorded
 from pyrovae.graphs.cuda import CudaStep
-from pyrovae.graphs.guards import Holder, Reach, Watch, is_number
+from pyrovae.graphs.guards import Guards
+from pyrovae.graphs.holders import Holder, is_number
+from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import Arguments, float_type
 
 Slot = tuple[Holder, Any]
@@ -115,7 +117,7 @@ class StepGraph:
     run: Recorded
     announced: dict[str, Tensor]
     trained: list[Tensor]
-    watch: Watch
+    watch: Guards
     sole: dict[int, int]
     flags: dict[Tensor, bool]
     supports: dict[int, Constraint]

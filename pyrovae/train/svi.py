@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
 
-from pyrovae.graphs.capture import PyroObjective, record
+from pyrovae.graphs.capture import record
 from pyrovae.graphs.contents import heard
 from pyrovae.graphs.cuda import WARM_UP, CudaStep, gpu_in_use, on_gpu
-from pyrovae.graphs.guards import Reach
+from pyrovae.graphs.pyro_objective import PyroObjective
+from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import (
     Arguments,
     NotRecordable,
@@ -407,7 +408,7 @@ class SVI(pyro.infer.SVI):
             run=run,
             announced=sight.announced,
             trained=trained,
-            watch=sight.reach.watch([*run.closed_over, *parameters], free),
+            watch=sight.reach.guards([*run.closed_over, *parameters], free),
             sole=sole_places(sight.reach, run.closed_over, kept),
             flags={**sight.flags, **{p: p.requires_grad for p in trained}},
             supports=supports,

@@ -44,8 +44,8 @@ def graphs(monkeypatch, interpreted):
     monkeypatch.setattr(torch.cuda, "graph", capturing)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr("pyrovae.train.svi.gpu_in_use", lambda: True)
-    for module in ("svi", "optimisers"):
-        monkeypatch.setattr(f"pyrovae.{module}.on_gpu", lambda tensors: True)
+    for module in ("svi", "optimizers"):
+        monkeypatch.setattr(f"pyrovae.train.{module}.on_gpu", lambda tensors: True)
     yield made
     pyro.clear_param_store()
 
@@ -277,7 +277,7 @@ def test_running_means_run_on(graphs):
 
 
 def test_what_the_cpu_has_to_do_anew_is_never_captured(graphs, monkeypatch):
-    monkeypatch.setattr("pyrovae.graphs.capture._gpu_among", lambda _: torch.device("cpu"))
+    monkeypatch.setattr("pyrovae.graphs.capture.gpu_among", lambda _: torch.device("cpu"))
     with pytest.warns(UserWarning, match="the CPU has a part in them, aten.normal") as met:
         found = stepped(SVI, lambda _: adam(), nothing)
     assert len(met) == 1

@@ -10,7 +10,8 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanFiel
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import pyrovae as pv
-from pyrovae.train.fit import Step, _default_loss
+from pyrovae.train.fit import Step
+from pyrovae.train.step import default_loss
 
 SIZE = 16
 GREY = torch.full((1, SIZE), 0.5)
@@ -358,7 +359,7 @@ def test_an_infinite_loss_of_a_compiled_step_spares_the_parameters(monkeypatch):
 def test_default_loss_is_the_one_that_holds():
     x = binary_data(10)
     vae = small_vae()
-    assert isinstance(_default_loss(vae.model, vae.guide, x), TraceMeanField_ELBO)
+    assert isinstance(default_loss(vae.model, vae.guide, x), TraceMeanField_ELBO)
 
     def coin():
         return pyro.sample("z", dist.Bernoulli(torch.full((2,), 0.5)).to_event(1))
@@ -367,8 +368,8 @@ def test_default_loss_is_the_one_that_holds():
         pyro.sample("z", dist.Bernoulli(torch.full((len(x), 2), 0.5)).to_event(1))
 
     discrete = pv.VAE(coin, vae.likelihood, coin_guide)
-    assert isinstance(_default_loss(discrete.model, discrete.guide, x), Trace_ELBO)
-    assert not isinstance(_default_loss(discrete.model, discrete.guide, x), TraceMeanField_ELBO)
+    assert isinstance(default_loss(discrete.model, discrete.guide, x), Trace_ELBO)
+    assert not isinstance(default_loss(discrete.model, discrete.guide, x), TraceMeanField_ELBO)
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -376,7 +377,7 @@ def test_default_loss_is_the_one_that_holds():
             probs = (0.25 + 0.5 * c).unsqueeze(-1).expand(*c.shape, SIZE)
             pyro.sample("x", dist.Bernoulli(probs).to_event(1), obs=x)
 
-    assert isinstance(_default_loss(model, lambda x: None, x), TraceEnum_ELBO)
+    assert isinstance(default_loss(model, lambda x: None, x), TraceEnum_ELBO)
 
 
 def test_any_objective_of_pyro_may_be_given():
