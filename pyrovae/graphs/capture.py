@@ -1,10 +1,9 @@
-"""Record what a Pyro program does to tensors, once, as a graph of plain operations.
+"""Record what a Pyro program does to tensors as a graph of operations, and compile it.
 
-Effect handlers are Python; what they leave behind is arithmetic. `record` runs a function on
-tensors that have shapes but no values, keeps the operations, and compiles them with
-`torch.compile`. Every tensor that the function closes over becomes an input of the graph, so a
-value that changes in place is seen; random numbers are drawn by the operations that eager mode
-would use, in the same order.
+Effect handlers run in Python at every step, and leave only arithmetic behind. `record` runs a
+function once on fake tensors, which have shapes but no values, keeps the operations, and compiles
+them by `torch.compile`. Tensors that the function closes over become inputs, so that the graph
+reads their present values. Random numbers are drawn by the same operations, in the same order.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae.graphs.number_reads import STEERS, NumberReads
+from pyrovae.graphs.number_reads import BRANCHES, NumberReads
 from pyrovae.graphs.onednn import route_products
 from pyrovae.graphs.passes import (
     check_written,
@@ -33,6 +32,7 @@ from pyrovae.graphs.passes import (
     same_constants,
     written_by,
 )
+from pyrovae.graphs.quiet import without_cuda_notice
 from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import NotRecordable
 from pyrovae.randomness import generators_kept
@@ -50,13 +50,13 @@ class Recorded:
     """A compiled function of tensors.
 
     Attributes:
-        compiled: takes the inputs, then what the function closed over.
-        closed_over: the tensors themselves, not copies: read anew at each call.
-        gpu: where the graph runs if it runs on a GPU; a number that the CPU holds is moved there.
-        cpu_work: beside a GPU, an operation that the CPU has to run anew at each call.
-        written: which tensors of `closed_over` the graph changes in place.
-        changed: which inputs it changes in place.
-        read: tensors of one number that Python read, and the numbers: the graph holds for these.
+        compiled: takes the inputs, then the tensors closed over.
+        closed_over: the tensors closed over, which each call reads anew.
+        gpu: the GPU that the graph runs on, to which it moves tensors of the CPU; None on the CPU.
+        cpu_work: on a GPU, an operation that runs on the CPU at each call; "" if none does.
+        written: the indices of the tensors of `closed_over` that the graph changes in place.
+        read: the tensors of one number that Python read, with the numbers the graph holds for.
+        changed: the indices of the inputs that the graph changes in place.
     """
 
     compiled: Callable[..., Any]
@@ -68,78 +68,89 @@ class Recorded:
     changed: tuple[int, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Run the graph; gradients are among its outputs, not recorded through it."""
+        """Run the graph, without recording gradients."""
         return self.on(self.placed(inputs))
 
     def placed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the inputs, and what was closed over, where the graph runs."""
+        """Return the inputs and the tensors closed over, on the device of the graph."""
         tensors = [*inputs, *self.closed_over]
         return tensors if self.gpu is None else [tensor.to(self.gpu) for tensor in tensors]
 
     def on(self, tensors: Sequence[Tensor]) -> Any:
-        """Run the graph on tensors that are placed."""
+        """Run the graph on tensors that `placed` has returned."""
         with torch.no_grad():
             return self.compiled(*tensors)
 
 
 def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> Recorded:
-    """Record a function and compile it for inputs of these shapes.
+    """Record a function of tensors and compile it for inputs of these shapes.
 
-    The function is recorded twice: what Python does differently the second time, no graph can
-    hold. Compiling runs it once on copies, so that nothing is changed by it.
+    The function is recorded twice, and refused if the recordings differ. Compiling runs the graph
+    once, on copies.
 
     Args:
-        function: of tensors; returns tensors.
+        function: takes tensors and returns tensors.
         inputs: an example of its arguments.
-        reach: the Python values that it can reach, which are put back after it has run.
+        reach: the Python values that the function can reach, which are restored afterwards.
 
     Raises:
-        NotRecordable: if values steer the function, or it cannot be compiled here.
+        NotRecordable: if the function has no static graph, or cannot be compiled here.
     """
     if reach.iterators:
         raise NotRecordable(
-            f"it can reach an iterator, {reach.iterators[0]}, which a run advances"
+            f"it can reach an iterator, {reach.iterators[0]}, which each run advances"
         )
-    with _validation_kept():
-        reads = NumberReads()
-        try:
-            graph, again = (_trace(function, inputs, reads) for _ in range(2))
-        finally:
-            reach.put_back()
-            reads.put_back()
-        if graph.code != again.code or not same_constants(graph, again):
-            raise NotRecordable(
-                "two recordings of one step differ, so its structure is not static"
-            )
+    with _validation_kept(), without_cuda_notice():
+        graph, read = _trace_twice(function, inputs, reach)
         gpu, cpu_work = gpu_among([*inputs, *constants_of(graph)]), ""
         if gpu is None:
             route_products(graph)
-        elif reads.values:
-            raise NotRecordable("Python reads a number from a tensor, for which a GPU would wait")
+        elif read:
+            raise NotRecordable(
+                "Python reads a number from a tensor, which would wait for the GPU"
+            )
         closed_over = lift_constants(graph)
         if gpu is not None:
             check_written(graph, [*inputs, *closed_over])
             cpu_work = cpu_work_of(graph, [*inputs, *closed_over])
-        changes, n = written_by(graph), len(inputs)
-        written = tuple(i - n for i in changes if i >= n)
-        changed = tuple(i for i in changes if i < n)
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
-        copies = Recorded(compiled, [_copy(tensor) for tensor in closed_over], gpu)
-        try:
-            with generators_kept():
-                copies(*(_copy(tensor) for tensor in inputs))
-        except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise NotRecordable(f"it cannot be compiled here ({line})") from error
-    read = tuple(reads.values.values())
+        _run_on_copies(Recorded(compiled, closed_over, gpu), inputs)
+    changes, n = written_by(graph), len(inputs)
+    written = tuple(i - n for i in changes if i >= n)
+    changed = tuple(i for i in changes if i < n)
     return Recorded(compiled, closed_over, gpu, cpu_work, written, read, changed)
+
+
+def _trace_twice(
+    function: Callable[..., Any], inputs: list[Tensor], reach: Reach
+) -> tuple[GraphModule, tuple[tuple[Tensor, Any], ...]]:
+    """Return the graph of a function, and the tensors that Python reads with their numbers."""
+    reads = NumberReads()
+    try:
+        graph, again = (_trace(function, inputs, reads) for _ in range(2))
+    finally:
+        reach.restore()
+        reads.restore()
+    if graph.code != again.code or not same_constants(graph, again):
+        raise NotRecordable("two recordings of it differ, so its structure is not static")
+    return graph, tuple(reads.values.values())
+
+
+def _run_on_copies(recorded: Recorded, inputs: list[Tensor]) -> None:
+    """Run a graph on copies of its inputs, which compiles it and changes nothing."""
+    closed_over = [_copy(tensor) for tensor in recorded.closed_over]
+    try:
+        with generators_kept():
+            replace(recorded, closed_over=closed_over)(*map(_copy, inputs))
+    except Exception as error:
+        raise NotRecordable(f"it cannot be compiled here ({_first_line(error)})") from error
 
 
 @contextlib.contextmanager
 def _validation_kept() -> Iterator[None]:
-    """Put back torch's validation of distributions, which Dynamo switches off for the process."""
+    """Restore torch's validation of distributions, which Dynamo switches off for the process."""
     before = torch.distributions.Distribution._validate_args
     try:
         yield
@@ -151,7 +162,7 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberRead
     try:
         with pyro.validation_enabled(is_validate=False), generators_kept(), reads:
             trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-            # Copies: two arguments that are one tensor now need not be one in the next call.
+            # Copies: arguments that are one tensor in this call may be two in the next.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
     except Exception as error:
         words = str(error) if isinstance(error, NotRecordable) else _in_words(error)
@@ -162,7 +173,7 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberRead
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor so that Dynamo takes the copy and the tensor for arguments of one kind."""
+    """Copy a tensor such that Dynamo does not recompile for the original."""
     once = tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.stride())
     copy = tensor.detach()[once].clone().expand_as(tensor)
     if isinstance(tensor, nn.Parameter):
@@ -171,16 +182,21 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _line_of(error: Exception) -> str:
-    """Return the innermost line of an error's traceback that is nobody's library."""
+    """Return the innermost line of a traceback that belongs to no library."""
     frames = traceback.extract_tb(error.__traceback__)
     mine = [f for f in frames if not f.filename.startswith((*_LIBRARIES, *_RECORDERS))]
     if not mine:
-        return str(error).strip().splitlines()[0] if str(error) else "its objective"
+        return _first_line(error)
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _in_words(error: Exception) -> str:
     name = type(error).__name__
     if "DataDependent" not in name:
         return name
-    return f"{name}: {STEERS}"
+    return f"{name}: {BRANCHES}"

@@ -1,4 +1,4 @@
-"""Guards of a graph: the Python values that it was recorded under, compared at each step."""
+"""Guard a graph: compare the Python values it was recorded under with the present ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Guards"]
 
 
 class Guards:
-    """Whether values stand where they stood, asked at each step in a few microseconds."""
+    """The values a graph was recorded under, compared with the present ones in microseconds."""
 
     def __init__(self) -> None:
         self._places: list[tuple[Holder, Any]] = []
@@ -29,7 +29,7 @@ class Guards:
         self._held: list[Any] = []
 
     def add(self, holder: Holder, key: Any, value: Any) -> None:
-        """Guards a value."""
+        """Guard a value."""
         if isinstance(holder.at, types.CellType):
             self._cells.append((holder, holder.at))
             self._contents.append(value)
@@ -40,17 +40,17 @@ class Guards:
         self._values.append(value)
 
     def add_size(self, holder: Holder) -> None:
-        """Guards how many values a list or dict has."""
+        """Guard the number of values of a list or dict."""
         self._sized.append(holder.at)
         self._sizes.append(len(holder.at))
 
     def add_whole(self, whole: Any, held: Any) -> None:
-        """Guards what an array or a set holds."""
+        """Guard the contents of an array or a set."""
         self._wholes.append(whole)
         self._held.append(held)
 
     def holds(self) -> bool:
-        """Tell whether the very values stand there still."""
+        """Tell whether every place still holds the same object."""
         try:
             now = list(map(getitem, self._sources, self._keys))
             inner = [cell.cell_contents for _, cell in self._cells]
@@ -67,7 +67,7 @@ class Guards:
         return sizes and list(map(contents_of, self._wholes)) == self._held
 
     def changed(self) -> list[tuple[Any, Any]] | None:
-        """Return each value that is another one, with the present one; None if some are gone."""
+        """Return the former and present values that differ; None if a container's size has."""
         if not self._same_sizes():
             return None
         now = [holder.read(key) for holder, key in self._places]
@@ -75,25 +75,25 @@ class Guards:
         pairs = zip((*self._values, *self._contents), now, strict=True)
         return [(then, value) for then, value in pairs if not alike(then, value)]
 
-    def note(self) -> None:
-        """Take the values that stand now for those that are to stand.
+    def accept(self) -> None:
+        """Accept the present values.
 
-        A dict or list in place of one that was alike is looked into from now on.
+        A dict or list that has replaced an equal one is guarded in its place.
         """
         now = [holder.read("") for holder, _ in self._cells]
-        moved = _made_anew(self._contents, now)
+        moved = _replaced(self._contents, now)
         self._contents = now
         for i, (holder, key) in enumerate(self._places):
             if id(holder.at) in moved:
                 holder.at = moved[id(holder.at)]
             self._sources[i] = holder.source
             value = holder.read(key)
-            moved |= _made_anew([self._values[i]], [value])
+            moved |= _replaced([self._values[i]], [value])
             self._values[i] = value
         self._sized = [moved.get(id(sized), sized) for sized in self._sized]
 
 
-def _made_anew(then: Sequence[Any], now: Sequence[Any]) -> dict[int, Any]:
-    """Return the dicts and lists that stand in place of others, by the ids of these."""
+def _replaced(then: Sequence[Any], now: Sequence[Any]) -> dict[int, Any]:
+    """Return the dicts and lists that have replaced others, by the ids of the former ones."""
     pairs = zip(then, now, strict=True)
     return {id(a): b for a, b in pairs if a is not b and isinstance(a, SIZED)}

@@ -1,4 +1,4 @@
-"""A dict, list, cell, class or slots: where Python keeps a value that a program can reach."""
+"""Read, write and compare the values that a dict, list, cell, class or object holds."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _GONE: Final = object()
 
 @dataclass
 class Holder:
-    """Something that keeps values under keys: a dict, a list, a closure's cell, a class, slots.
+    """A dict, list, closure cell, class or object with slots, and the values it held.
 
     Attributes:
-        at: the dict, list, cell or class, or the object that has slots.
-        keys: of the values watched.
-        where: what it is called in a sentence.
-        own: whether it is the user's, and no library's.
-        values: what stood under the keys.
-        size: how many values a dict or list has; None for other holders.
-        slots: whether the keys are slots of an object, which may be a dict or list too.
+        at: the dict, list, cell or class, or the object with slots.
+        keys: the keys of the guarded values.
+        where: its name in messages.
+        own: whether it belongs to the user rather than to a library.
+        values: the values that it held under the keys.
+        size: the number of values of a dict or list; None for other holders.
+        slots: whether the keys are slots, as the object may be a dict or list too.
     """
 
     at: Any
@@ -46,11 +46,11 @@ class Holder:
     slots: bool = False
 
     def holds(self) -> bool:
-        """Tell whether the very values stand here still."""
+        """Tell whether it still holds the same objects."""
         return not self.grown() and all(map(is_, map(self.read, self.keys), self.values))
 
     def read(self, key: Any) -> Any:
-        """Return what stands under a key now, or a mark that nothing does."""
+        """Return the present value of a key, or a marker where there is none."""
         try:
             if isinstance(self.at, types.CellType):
                 return self.at.cell_contents
@@ -60,15 +60,17 @@ class Holder:
 
     @property
     def source(self) -> Any:
-        """Return what gives the values by their keys."""
+        """Return an object that gives the values as items."""
         if isinstance(self.at, type):
             return self.at.__dict__
         if self.slots or not isinstance(self.at, SIZED):
             return Attributes(self.at)
-        return Present(self.at) if isinstance(self.at, dict) and _makes(self.at) else self.at
+        return (
+            Present(self.at) if isinstance(self.at, dict) and _makes_missing(self.at) else self.at
+        )
 
     def write(self, key: Any, value: Any) -> None:
-        """Put a value under a key."""
+        """Set the value of a key."""
         if isinstance(self.at, types.CellType):
             self.at.cell_contents = value
         elif isinstance(self.at, type):
@@ -79,31 +81,31 @@ class Holder:
             object.__setattr__(self.at, key, value)
 
     def changed(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Yield each key whose value is another one, with both values."""
+        """Yield each key whose value has changed, with the former and the present value."""
         for key, then in zip(self.keys, self.values, strict=True):
             now = self.read(key)
             if now is not then and not alike(now, then):
                 yield key, then, now
 
     def grown(self) -> bool:
-        """Tell whether there are more or fewer values than there were."""
+        """Tell whether the number of values has changed."""
         return self.size is not None and len(self.at) != self.size
 
     def name(self, key: Any) -> str:
-        """Return what a key of this holder is called in a sentence."""
+        """Return the name of a key in messages."""
         if isinstance(self.at, types.CellType):
             return self.where
         numbered = isinstance(self.at, list | collections.deque)
         return f"{self.where}[{key!r}]" if numbered else f"{self.where}.{key}"
 
 
-def _makes(held: dict[Any, Any]) -> bool:
-    """Tell whether a dict makes what it is asked for and has not, as a defaultdict does."""
+def _makes_missing(held: dict[Any, Any]) -> bool:
+    """Tell whether a dict makes missing values, as a defaultdict does."""
     return hasattr(type(held), "__missing__")
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Tell whether two values are one number, word or method, or a record of such, made anew."""
+    """Tell whether two values are equal numbers, strings or methods, or containers of them."""
     if one is other:
         return True
     if type(one) is not type(other) or isinstance(one, Tensor):
@@ -121,18 +123,18 @@ def alike(one: Any, other: Any) -> bool:
 
 def _all_alike(some: Iterable[Any], others: Iterable[Any]) -> bool:
     return all(
-        alike(one, other) or (isinstance(one, Tensor) and _same_few(one, other))
+        alike(one, other) or (isinstance(one, Tensor) and _equal_small(one, other))
         for one, other in zip(some, others, strict=True)
     )
 
 
-def _same_few(one: Tensor, other: Any) -> bool:
-    """Tell whether two tensors hold the same few numbers, as the indices of a plate."""
+def _equal_small(one: Tensor, other: Any) -> bool:
+    """Tell whether two small tensors are equal, as the indices of a plate."""
     if type(one) is not type(other) or one.numel() > 1000 or one.device != other.device:
         return False
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that a graph could take as an input."""
+    """Tell whether a value is a number that could be an input of a graph."""
     return isinstance(value, Numbers) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What a program's code refers to by name, and which modules are libraries."""
+"""Find what code refers to by name, and tell a user's objects from a library's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IMPORT: Final = dis.opmap["IMPORT_NAME"]
 
 
 def is_followed(value: Any) -> bool:
-    """Tell whether an object's attributes are walked over: not those of a library's records."""
+    """Tell whether the attributes of an object are followed: those of the user's objects are."""
     if isinstance(value, RECORDS):
         return True
     package, _, rest = type(value).__module__.partition(".")
@@ -31,24 +31,24 @@ def is_followed(value: Any) -> bool:
 
 
 def is_library(value: Any) -> bool:
-    """Tell whether a function or class is a library's, which stays as it is."""
+    """Tell whether a function or class is a library's, which is taken to be constant."""
     return isinstance(value, type | types.FunctionType) and of_library(value.__module__)
 
 
 def of_library(module: str | None) -> bool:
-    """Tell whether a module is a library's."""
+    """Tell whether a module belongs to a library."""
     return (module or "builtins").partition(".")[0] in _LIBRARIES
 
 
 def names_in(code: types.CodeType) -> set[str]:
-    """Return the globals and attributes that code names, words included, with code inside it."""
+    """Return the globals, attributes and strings that are identifiers in code and nested code."""
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     words = {w for w in code.co_consts if isinstance(w, str) and w.isidentifier()}
     return words.union(code.co_names, *map(names_in, inner))
 
 
 def imported_by(code: types.CodeType, package: str | None) -> list[Any]:
-    """Return the modules that code imports as it runs."""
+    """Return the modules that code imports when it runs."""
     steps = zip(code.co_code[::2], code.co_code[1::2], strict=True)
     named = [code.co_names[i] for step, i in steps if step == _IMPORT and i < len(code.co_names)]
     found = [sys.modules.get(name) for name in named]

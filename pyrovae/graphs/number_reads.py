@@ -1,4 +1,9 @@
-"""Which numbers Python reads from tensors while a function is recorded."""
+"""Note the numbers that Python reads from tensors while a function is recorded.
+
+While it records, torch computes eagerly with tensors of one number that existed before. What
+Python reads from them is a constant of the graph, which holds only while they keep these values;
+and they have to be restored where the function has changed them in place.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from pyrovae.graphs.signatures import NotRecordable
 
-__all__ = ["STEERS", "NumberReads"]
+__all__ = ["BRANCHES", "NumberReads"]
 
-STEERS: Final = (
-    "a value decides there what Python does. torch.where keeps it in the graph; compile=False "
-    "runs it as it is, and says nothing"
+BRANCHES: Final = (
+    "Python branches there on the value of a tensor. torch.where keeps it in the graph; "
+    "compile=False runs it uncompiled without a warning"
 )
 _READING: Final = frozenset(
     {
@@ -36,18 +41,17 @@ _READING: Final = frozenset(
 
 
 class NumberReads(TorchFunctionMode):
-    """Note which numbers Python reads from tensors that stood before the recording.
+    """Intercept reads of tensors that existed before the recording.
 
-    While a function is recorded, torch computes with tensors of one number, so what is read from
-    them, or from what follows from them, would become a constant; and it changes tensors in
-    place where no argument of the function has a part in it.
+    Attributes:
+        values: the tensors of one number that were read, by id, with their numbers.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.values: dict[int, tuple[Tensor, Any]] = {}
-        self._met: dict[int, tuple[Tensor, Tensor]] = {}
-        self._following: dict[int, Tensor] = {}
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._derived: dict[int, Tensor] = {}
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -59,47 +63,49 @@ class NumberReads(TorchFunctionMode):
             given = pytree.tree_leaves((args, kwargs))
             self._keep(tensor for tensor in given if isinstance(tensor, Tensor))
         if _sets_data(func) and not isinstance(args[0], FakeTensor):
-            raise NotRecordable("it gives a tensor other data, where copy_ would change it")
+            raise NotRecordable(
+                "it assigns to the data of a tensor: use copy_, which can be recorded"
+            )
         if func in _READING and tensors:
             return self._read(func, tensors[0], args, kwargs)
         found = func(*args, **kwargs)
-        if isinstance(found, FakeTensor) and any(self._follows(tensor) for tensor in tensors):
-            self._following[id(found)] = found
+        if isinstance(found, FakeTensor) and any(self._is_derived(tensor) for tensor in tensors):
+            self._derived[id(found)] = found
         return found
 
-    def put_back(self) -> None:
-        """Give the tensors that were changed their values back, the last one first."""
+    def restore(self) -> None:
+        """Restore the tensors that were changed, the last one first."""
         with torch.no_grad():
-            for tensor, value in reversed(self._met.values()):
+            for tensor, value in reversed(self._before.values()):
                 if not torch.equal(tensor, value):
                     tensor.data.copy_(value)
 
     def _keep(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
-            if id(tensor) not in self._met and not (
+            if id(tensor) not in self._before and not (
                 isinstance(tensor, FakeTensor) or tensor.is_meta
             ):
                 with _disable_current_modes():
-                    self._met[id(tensor)] = (tensor, tensor.detach().clone())
+                    self._before[id(tensor)] = (tensor, tensor.detach().clone())
 
-    def _follows(self, tensor: Tensor) -> bool:
-        met = id(tensor) in self._met and _is_single(tensor)
-        return id(tensor) in self._following or met
+    def _is_derived(self, tensor: Tensor) -> bool:
+        met = id(tensor) in self._before and _is_single(tensor)
+        return id(tensor) in self._derived or met
 
     def _read(self, func: Any, tensor: Tensor, args: Any, kwargs: Any) -> Any:
         if isinstance(tensor, FakeTensor):
-            if id(tensor) in self._following:
-                raise NotRecordable(STEERS)
+            if id(tensor) in self._derived:
+                raise NotRecordable(BRANCHES)
             return func(*args, **kwargs)
         if not _is_single(tensor):
-            raise NotRecordable(STEERS)
+            raise NotRecordable(BRANCHES)
         with _disable_current_modes():
-            self.values[id(tensor)] = (tensor, self._met[id(tensor)][1].item())
+            self.values[id(tensor)] = (tensor, self._before[id(tensor)][1].item())
         return func(*args, **kwargs)
 
 
 def _writes(func: Any, kwargs: Any) -> bool:
-    """Tell whether a function changes a tensor that it is given: then torch does so at once."""
+    """Tell whether a function changes its argument in place, which torch then does eagerly."""
     name = getattr(func, "__name__", "")
     special = name.startswith("__i") or name == "__setitem__"
     return special or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
@@ -110,5 +116,5 @@ def _sets_data(func: Any) -> bool:
 
 
 def _is_single(tensor: Tensor) -> bool:
-    """Tell whether a tensor is of one number and stood before the recording."""
+    """Tell whether a tensor of one number existed before the recording."""
     return not (isinstance(tensor, FakeTensor) or tensor.is_meta) and tensor.numel() <= 1

@@ -1,4 +1,4 @@
-"""Passes over a recorded graph: what it closes over, writes to, and leaves to the CPU."""
+"""Passes over a recorded FX graph: its constants, its writes in place, its devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def gpu_among(tensors: Sequence[Any]) -> torch.device | None:
-    """Return the GPU of a graph, or None for a graph of the CPU."""
+    """Return the GPU that a graph runs on; None for the CPU."""
     devices = {tensor.device for tensor in tensors if getattr(tensor, "is_cuda", False)}
     if len(devices) > 1:
         raise NotRecordable(f"it runs on several GPUs: {sorted(map(str, devices))}")
@@ -33,14 +33,16 @@ def gpu_among(tensors: Sequence[Any]) -> torch.device | None:
 
 
 def check_written(module: GraphModule, tensors: Sequence[Tensor]) -> None:
-    """Refuse a graph that changes a tensor of the CPU, of which the GPU is given a copy."""
+    """Refuse a graph on a GPU that writes to a tensor of the CPU: it would write to a copy."""
     for i, name in written_by(module).items():
         if not tensors[i].is_cuda:
-            raise NotRecordable(f"it changes a tensor of the CPU beside a GPU, by {name}")
+            raise NotRecordable(
+                f"it changes a tensor of the CPU in place, by {name}, and runs on a GPU"
+            )
 
 
 def written_by(module: GraphModule) -> dict[int, str]:
-    """Return the inputs that a graph changes in place, themselves or by a view, and by what."""
+    """Return the inputs that a graph writes to, directly or through a view, and the operations."""
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     source = {node: i for i, node in enumerate(inputs)}
     written: dict[int, str] = {}
@@ -54,7 +56,7 @@ def written_by(module: GraphModule) -> dict[int, str]:
             for value in pytree.tree_leaves(given.get(argument.name)):
                 if value not in source:
                     continue
-                # The schema of batch normalisation does not say that it moves its statistics.
+                # The schema of batch normalization does not declare its writes to the statistics.
                 if argument.name in ("running_mean", "running_var"):
                     written.setdefault(source[value], str(node.target))
                 if argument.alias_info is not None:
@@ -65,7 +67,7 @@ def written_by(module: GraphModule) -> dict[int, str]:
 
 
 def cpu_work_of(module: GraphModule, tensors: Sequence[Tensor]) -> str:
-    """Name an operation by which the CPU draws, or works on what the GPU found; "" without one."""
+    """Name an operation of the CPU that draws or reads results of the GPU; "" without one."""
     nodes = module.graph.nodes
     inputs = [node for node in nodes if node.op == "placeholder"]
     places = {node: tensor.device.type for node, tensor in zip(inputs, tensors, strict=True)}
@@ -80,13 +82,13 @@ def cpu_work_of(module: GraphModule, tensors: Sequence[Tensor]) -> str:
 
 
 def constants_of(graph: GraphModule) -> list[Any]:
-    """Return the tensors that a graph closes over."""
+    """Return the objects that a graph closes over."""
     targets = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
     return [functools.reduce(getattr, target.split("."), graph) for target in targets]
 
 
 def same_constants(graph: GraphModule, again: GraphModule) -> bool:
-    """Tell whether two recordings closed over the same values, made anew or not."""
+    """Tell whether two recordings close over the same or equal tensors."""
     pairs = zip(constants_of(graph), constants_of(again), strict=True)
     return all(one is other or _equal(one, other) for one, other in pairs)
 
@@ -96,7 +98,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def lift_constants(module: GraphModule) -> list[Tensor]:
-    """Make every tensor that a graph closes over an input of it, after the arguments."""
+    """Turn the tensors that a graph closes over into inputs, after its arguments."""
     graph = module.graph
     found: dict[int, tuple[Any, Tensor]] = {}
     last = [node for node in graph.nodes if node.op == "placeholder"]

@@ -1,9 +1,8 @@
-"""What Python holds that a graph would freeze: every value that a program can reach.
+"""Find every Python value that a program can reach, which a graph of it would freeze.
 
-A recorded graph follows tensors. Numbers, objects and tensors that Python holds, in attributes,
-closures, globals and containers, are read while it is recorded and never again. `Reach` finds the
-places where they stand, from the programs on; a graph is used while each still holds the value
-that it was recorded under, and a program that changes one of them as it runs is not recorded.
+A recorded graph reads tensors when it runs. Numbers and objects in attributes, closures, globals
+and containers are read once, while the program is recorded. `Reach` finds them. A graph is used
+only while they are the same, and a program that changes one as it runs is not recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pyrovae.graphs.contents import (
     WHOLES,
     contents_of,
     leads_to,
-    restore,
+    restore_contents,
     slots_of,
 )
 from pyrovae.graphs.guards import Guards
@@ -42,7 +41,7 @@ from pyrovae.randomness import STEPS
 __all__ = ["MOST", "Reach"]
 
 MOST: Final = 5000
-"""How many objects are walked over; beyond it, only a step held beside Pyro's tells."""
+"""The largest number of objects followed; beyond it, only the checks against eager steps tell."""
 
 _OF_MODULES: Final = frozenset(
     {
@@ -68,15 +67,18 @@ _CONTAINERS: Final = frozenset(
         "_backward_hooks",
     }
 )
-"""Of a module: they stay the same dicts, and their contents are watched."""
+"""Dicts of a module that are never replaced: their contents are guarded instead."""
 
 
 class Reach:
-    """The places whose values a program can reach, as they stand now.
+    """The Python values that programs can reach, at the time of the call.
 
-    From functions to their closures, defaults and the globals that they name; from objects to
-    their attributes and classes; into lists, tuples and dicts. Globals and classes of libraries
-    are taken to stay as they are.
+    A function leads to its closure, its defaults and the globals it names; an object to its
+    attributes and its class; lists, tuples and dicts to their items. Globals and classes of
+    libraries are taken to be constant.
+
+    Args:
+        roots: the programs, and other objects that a step calls.
 
     Example:
         >>> weight = 0.5
@@ -102,12 +104,12 @@ class Reach:
             while self._waiting and len(self._seen) < MOST:
                 self._visit(*self._waiting.popleft())
             if len(self._seen) < MOST:
-                self._look_into_modules()
+                self._visit_modules()
             else:
                 break
 
     def changed(self) -> list[tuple[Holder, Any, Any, Any]]:
-        """Return the holder, key, former and present value wherever they differ."""
+        """Return the holder, key, former and present value of each value that has changed."""
         return [
             (holder, *change)
             for holder in self.holders
@@ -115,11 +117,10 @@ class Reach:
             for change in holder.changed()
         ]
 
-    def disturbed(self) -> list[str]:
-        """Name what a run of the program changed that replays of a graph would not.
+    def side_effects(self) -> list[str]:
+        """Name the values that a run of the program has changed and a graph would not.
 
-        Tensors and objects that a library keeps beside, such as the cache of a transform, are
-        made anew by each run and read by none after it.
+        Caches of libraries, such as that of a transform, are left out: each run fills them again.
         """
         found = [
             holder.name(key)
@@ -131,23 +132,23 @@ class Reach:
         return list(dict.fromkeys(found))
 
     def renewed(self) -> Reach:
-        """Return what the programs can reach now: itself if the very values stand."""
+        """Return what the programs can reach now: itself if nothing has changed."""
         return self if all(holder.holds() for holder in self.holders) else Reach(self.roots)
 
-    def refilled(self) -> list[str]:
-        """Name the arrays, sets and such that hold something else now."""
+    def changed_contents(self) -> list[str]:
+        """Name the arrays and sets whose contents have changed."""
         return [
             name
             for name, whole, then in self.wholes
             if isinstance(whole, WHOLES) and contents_of(whole) != then
         ]
 
-    def put_back(self) -> None:
-        """Give every place its value back."""
+    def restore(self) -> None:
+        """Restore every value."""
         for holder, key, then, _ in self.changed():
             holder.write(key, then)
         for _, whole, held in self.wholes:
-            restore(whole, held)
+            restore_contents(whole, held)
         for holder in (holder for holder in self.holders if holder.grown()):
             if isinstance(holder.at, list | collections.deque):
                 holder.at.clear()
@@ -157,14 +158,14 @@ class Reach:
                     del holder.at[key]
 
     def guards(self, read: Sequence[Tensor], free: Collection[tuple[int, Any]] = ()) -> Guards:
-        """Return what watches the values for a graph: its tensors, and whatever is no tensor.
+        """Return the guards of a graph: over its tensors, and over all values but tensors.
 
         Args:
             read: the tensors that the graph reads.
-            free: places, by the holder's id and the key, whose values may change.
+            free: the places that may change, as (id of the holder, key).
         """
         graphs = {id(tensor) for tensor in read}
-        watch = Guards()
+        guards = Guards()
         for holder in self.holders:
             for key, value in zip(holder.keys, holder.values, strict=True):
                 followed = id(value) in self._seen and key not in _CONTAINERS
@@ -172,13 +173,13 @@ class Reach:
                     followed = not any(isinstance(inner, Tensor) for inner in value)  # a cache
                 watched = id(value) in graphs or isinstance(value, Primitive) or followed
                 if watched and (id(holder.at), key) not in free:
-                    watch.add(holder, key, value)
+                    guards.add(holder, key, value)
             if holder.size is not None:
-                watch.add_size(holder)
+                guards.add_size(holder)
         for _, whole, held in self.wholes:
             if isinstance(whole, WHOLES):
-                watch.add_whole(whole, held)
-        return watch
+                guards.add_whole(whole, held)
+        return guards
 
     def _visit(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
         if id(value) in self._seen or isinstance(value, Primitive):
@@ -218,7 +219,7 @@ class Reach:
     def _follow(self, found: Sequence[tuple[Any, str]], *, own: bool = False) -> None:
         self._waiting.extend((value, where, own) for value, where in found)
 
-    def _hold(
+    def _add(
         self,
         at: Any,
         keys: Sequence[Any],
@@ -228,7 +229,7 @@ class Reach:
         sized: bool = True,
         slots: bool = False,
     ) -> None:
-        """Keep the values of a holder, and go on to them."""
+        """Add a holder, and follow its values."""
         keys = [key for key in keys if key != STEPS]
         holder = Holder(at, tuple(keys), where, own, slots=slots)
         if not keys and (slots or not isinstance(at, SIZED)):
@@ -246,12 +247,12 @@ class Reach:
         name = function.__qualname__.rpartition("<locals>.")[2]
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for variable, cell in cells:
-            self._hold(cell, ("",), f"{variable} (in {name})", own=own)
+            self._add(cell, ("",), f"{variable} (in {name})", own=own)
         for kept in (function.__defaults__, function.__kwdefaults__):
             if kept:
                 self._follow([(kept, f"{name}.defaults")], own=own)
         if function.__dict__:
-            self._hold(function.__dict__, tuple(function.__dict__), name, own=own)
+            self._add(function.__dict__, tuple(function.__dict__), name, own=own)
         if own:
             named = names_in(function.__code__)
             self._names |= named
@@ -261,41 +262,41 @@ class Reach:
                 self._module(imported)
             if not named.isdisjoint(("environ", "getenv")):
                 self._follow([(os.environ, "os.environ")], own=True)
-            self._named(function.__globals__, named, function.__module__)
+            self._variables(function.__globals__, named, function.__module__)
 
-    def _named(self, variables: dict[str, Any], named: set[str], where: str) -> None:
-        """Follow the variables of a module that code names, and those of modules among them."""
+    def _variables(self, variables: dict[str, Any], named: set[str], where: str) -> None:
+        """Follow the variables of a module that code names, and note modules among them."""
         keys = [
             name
             for name in sorted(named & variables.keys())
             if not (isinstance(variables[name], types.ModuleType) or is_library(variables[name]))
         ]
         if keys:
-            self._hold(variables, keys, where, own=True, sized=False)
+            self._add(variables, keys, where, own=True, sized=False)
         for name in named & variables.keys():
             self._module(variables[name])
 
     def _module(self, module: Any) -> None:
-        """Note a module of the user's, whose variables are followed where code names them."""
+        """Note a module of the user's: those of its variables are followed that code names."""
         if isinstance(module, types.ModuleType) and not of_library(module.__name__):
             self._modules.setdefault(id(module), (module, set()))
 
-    def _look_into_modules(self) -> None:
-        """Follow the variables of modules that the code met so far names."""
+    def _visit_modules(self) -> None:
+        """Follow those variables of the noted modules that code seen so far names."""
         for module, held in list(self._modules.values()):
             new = (self._names & vars(module).keys()) - held
             held |= new
-            self._named(vars(module), new, module.__name__)
+            self._variables(vars(module), new, module.__name__)
 
     def _container(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
         if isinstance(value, tuple):
             self._follow([(inner, f"{where}[{i}]") for i, inner in enumerate(value)], own=own)
         else:
             keys = tuple(value) if isinstance(value, dict) else tuple(range(len(value)))
-            self._hold(value, keys, where, own=own)
+            self._add(value, keys, where, own=own)
 
     def _class(self, kind: type) -> None:
-        """Follow what a class of the user's, and those that it comes from, give its objects."""
+        """Follow the attributes and methods of a user's class and of its bases."""
         for base in kind.__mro__:
             if of_library(base.__module__) or id(base) in self._seen:
                 continue
@@ -303,7 +304,7 @@ class Reach:
             keys = [name for name in base.__dict__ if not name.startswith("__")]
             keys += [name for name in ("__call__",) if name in base.__dict__]
             title = base.__qualname__.rpartition("<locals>.")[2]
-            self._hold(base, keys, title, own=True)
+            self._add(base, keys, title, own=True)
             special = [f for f in base.__dict__.values() if isinstance(f, types.FunctionType)]
             self._follow([(function, title) for function in special], own=True)
             self._class(type(base))
@@ -322,9 +323,9 @@ class Reach:
                 key for key in held if key not in _OF_MODULES or not isinstance(value, nn.Module)
             ]
             title = where if isinstance(value, nn.Module) and not own else kind.__name__
-            self._hold(held, keys, title, own=own)
+            self._add(held, keys, title, own=own)
         slots = slots_of(value) if own else []
         if slots:
-            self._hold(value, slots, kind.__name__, own=own, slots=True)
+            self._add(value, slots, kind.__name__, own=own, slots=True)
         if own:
             self._class(kind)

@@ -1,4 +1,4 @@
-"""Run the programs on data before the first step, and say in one sentence why they cannot."""
+"""Run the programs on data before the first step, and explain in one sentence what fails."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from pyrovae.vae import check_data, programs
 from pyrovae.weights.log_weights import run, trace_guide, trace_model
 from pyrovae.weights.sites import check_supports, one_line
 
+__all__ = ["attempt", "check", "check_announced", "hidden_by_store", "sentence"]
+
 _FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
-"""What programs raise that cannot take their data."""
+"""The errors of programs that cannot take their data."""
 
 
 def check(target: Any, batches: Batches) -> Batch:
-    """Hold all the data, if they are tensors, against the programs; run them on one batch.
+    """Check the data, and run the programs on the first batch; return the batch.
 
     Raises:
-        ValueError: if one does not go with the other.
+        ValueError: if the programs cannot take the data.
     """
     model, guide = programs(target)
     if batches.tensors:
@@ -37,7 +39,7 @@ def attempt(model: Any, guide: Any, batch: Batch) -> None:
     """Run the programs on a batch.
 
     Raises:
-        ValueError: if they cannot, saying in one sentence why.
+        ValueError: if the programs fail, with the reason in one sentence.
     """
     try:
         with torch.no_grad():
@@ -50,8 +52,8 @@ def attempt(model: Any, guide: Any, batch: Batch) -> None:
         if context and _runs(model, guide, x):
             raise ValueError(
                 "what follows x in the data is context for the programs, and these run on x alone "
-                f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of a "
-                "tuple, torch.stack([item[0] for item in data]) of a data set"
+                f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of "
+                "a tuple or torch.stack([item[0] for item in data]) of a data set"
             ) from error
         if isinstance(error, TypeError) or (isinstance(error, ValueError) and len(x) > 1):
             raise
@@ -59,7 +61,7 @@ def attempt(model: Any, guide: Any, batch: Batch) -> None:
 
 
 def _check_supports(model: Any, guide: Any, batch: Batch) -> None:
-    """Hold the supports of the latents against each other as far as the programs come."""
+    """Check the supports of the latent sites that are reached before the programs fail."""
     with torch.no_grad():
         try:
             guide_trace = trace_guide(guide, *batch, particles=1)
@@ -80,10 +82,10 @@ def _runs(model: Any, guide: Any, x: Tensor) -> bool:
 
 
 def sentence(batch: Batch, error: Exception, where: str = "") -> str:
-    """Return what programs could not do with a batch, in one line."""
+    """Return a one-line message about programs that fail on a batch."""
     said = f"the programs fail {where}on {_shapes(batch)}: {one_line(error)}"
     if len(batch[0]) == 1:
-        said += ". One datum may be what is left for a last batch: choose another batch_size"
+        said += ". The last batch may have a single datum: choose another batch_size"
     return said
 
 
@@ -96,27 +98,31 @@ def _shapes(batch: Batch) -> str:
 
 
 def check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
-    """Find the parameters that the programs use and no optimiser would be told of."""
+    """Check that every parameter that the programs use has a param site.
+
+    Raises:
+        ValueError: if one has none, and would not be trained, or if there is no parameter.
+    """
     known = {id(parameter) for parameter in parameters.values()}
     silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
     if silent and hidden:
         raise ValueError(
-            f"Pyro's store holds another parameter than the program's under {hidden[0]!r}, of an "
-            "earlier module of the same name, and would train that one: pyro.clear_param_store() "
-            "first, or give pyro.module another name"
+            f"Pyro's store has another parameter under {hidden[0]!r}, of an earlier module of the "
+            "same name, and would train that one: call pyro.clear_param_store() first, or give "
+            "pyro.module another name"
         )
     if silent:
         raise ValueError(
             f"the programs use parameters of shapes {[tuple(leaf.shape) for leaf in silent]} that "
-            "no part holds, so that nothing would train or save them: make the function an "
-            "nn.Module that holds its network, or announce it with pyro.module"
+            "no part holds and that would be neither trained nor saved: make the function an "
+            "nn.Module that holds its network, or call pyro.module on the network"
         )
     if not parameters:
         raise ValueError("neither program has a parameter to train")
 
 
 def hidden_by_store(trace: Any) -> list[str]:
-    """Name the parameters in whose place Pyro's store answered with another."""
+    """Return the names under which Pyro's store has another parameter than the programs."""
     return [
         name
         for name, site in trace.nodes.items()
@@ -126,7 +132,7 @@ def hidden_by_store(trace: Any) -> list[str]:
 
 
 def _leaves(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors that a value depends on and that ask for gradients."""
+    """Return the leaves of a tensor's autograd graph."""
     waiting, seen, found = [tensor.grad_fn], set(), []
     while waiting:
         node = waiting.pop()

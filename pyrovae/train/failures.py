@@ -1,4 +1,4 @@
-"""Say why a step of training failed, and where."""
+"""Explain why a training step has failed, and where."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["NonFiniteLoss", "describe", "failed", "kept", "locate", "not_finite"
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss was NaN or infinite; the parameters are those of the last good checkpoint."""
+    """Raised if the loss is NaN or infinite; the parameters are restored to a good state."""
 
 
 def failed(training: Training, batch: Batch, error: Exception) -> Exception:
-    """Return the error of a step in one sentence; what Pyro and torch print is its cause."""
+    """Return a one-line error for the step; the original error is its cause."""
     if isinstance(error, torch.OutOfMemoryError):
         return torch.OutOfMemoryError(one_line(error))
     where = f"at step {training.step + 1} (epoch {len(training.history.epochs) + 1}), "
@@ -28,22 +28,22 @@ def failed(training: Training, batch: Batch, error: Exception) -> Exception:
 
 
 def describe(training: Training, met: str, cause: str) -> str:
-    """Say what was met at which step."""
+    """Return a message about the present step, with its number and epoch."""
     return f"{met} at step {training.step + 1} (epoch {len(training.history.epochs) + 1}): {cause}"
 
 
 def kept(training: Training) -> str:
-    """Say which parameters a training leaves."""
+    """Return a message about the parameters that a failed training leaves."""
     epoch = training.epoch
     good = f"the end of epoch {epoch}" if epoch else "their values before the first step"
     return (
-        f"The parameters are put back to the last good checkpoint, {good}. Try a smaller learning "
-        "rate, or clip the gradient: pyro.optim.ClippedAdam"
+        f"The parameters are restored to the last good checkpoint, {good}. Try a smaller learning "
+        "rate, or clip the gradient by Step(clip_norm=...)"
     )
 
 
 def locate(training: Training, batch: Batch) -> str:
-    """Name the sites whose terms are not finite on a batch."""
+    """Return a message about the sites whose log-probabilities are not finite on a batch."""
     broken = not_finite(training.parameters)
     if broken:
         return broken
@@ -54,11 +54,11 @@ def locate(training: Training, batch: Batch) -> str:
     bad = [name for name, term in sites.items() if not torch.isfinite(term).all()]
     if bad:
         return f"the log-probability of site {' and '.join(map(repr, bad))} is not finite"
-    return "the log-probabilities are finite at another draw, so the noise of this step did it"
+    return "the log-probabilities are finite at another draw: the noise of this step is the cause"
 
 
 def not_finite(parameters: dict[str, Tensor]) -> str:
-    """Name the parameters that are NaN or infinite; "" if none is."""
+    """Return a message about parameters that are NaN or infinite; "" if there are none."""
     names = [name for name, tensor in parameters.items() if not torch.isfinite(tensor).all()]
     if not names:
         return ""

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
@@ -324,20 +325,21 @@ def test_short_trainings_are_not_compiled_unless_asked(monkeypatch):
     asked = []
 
     class Spy(pv.SVI):
-        def __init__(self, *arguments, compile):
+        def __init__(self, *arguments, compile, **more):
             asked.append(compile)
-            super().__init__(*arguments, compile=False)
+            super().__init__(*arguments, compile=False, **more)
 
     monkeypatch.setattr("pyrovae.train.fit.SVI", Spy)
     monkeypatch.setattr("pyrovae.train.fit.COMPILED_FROM", 6)
     for epochs, step in (
         (1, Step()),
         (2, Step()),
+        (2, Step(handlers=[poutine.scale(scale=0.5)])),
         (2, Step(compile=False)),
         (1, Step(compile=True)),
     ):
         pv.fit(small_vae(), binary_data(60), epochs=epochs, batch_size=20, step=step, callbacks=[])
-    assert asked == [False, True, False, True]
+    assert asked == [False, True, False, False, True]
 
 
 def test_an_infinite_loss_of_a_compiled_step_spares_the_parameters(monkeypatch):
