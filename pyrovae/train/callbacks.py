@@ -164,7 +164,15 @@ class Training:
 
 
 class Callback:
-    """Base class of callbacks: override the methods that are needed."""
+    """Base class of callbacks: override the methods that are needed.
+
+    Example:
+        >>> class StopAtLoss(Callback):
+        ...     def finished_epoch(self, training):
+        ...         if training.history.epochs[-1].loss < 50:
+        ...             raise StopTraining("the loss is below 50 nats")
+        >>> callbacks = [ProgressBar(), StopAtLoss()]
+    """
 
     def started(self, training: Training) -> None:
         """Before the first step."""
@@ -264,6 +272,12 @@ class EarlyStopping(Callback):
 
     Raises:
         ValueError: if `patience` is less than 1; from `fit`, if there are no validation data.
+
+    References:
+        Prechelt, 1998. Early Stopping - But When?
+
+    Example:
+        >>> callbacks = [ProgressBar(), EarlyStopping(patience=5)]
     """
 
     def __init__(self, patience: int = 10) -> None:

@@ -79,7 +79,8 @@ def fit(
         callbacks: called during training, in this order; None is a `ProgressBar`.
 
     Returns:
-        The history, per datum and in nats. Ctrl-C ends training after the last whole epoch.
+        The history, per datum and in nats. The target has the parameters of the last epoch, or of
+        the best one with `EarlyStopping`. Ctrl-C ends training after the last whole epoch.
 
     Raises:
         NonFiniteLoss: if the loss is NaN or infinite, naming the step and the site. The parameters
@@ -135,7 +136,7 @@ def fit(
 
 def _is_safe_to_compile(target: Any, step: Step) -> bool:
     """Tell whether the target and the handlers are the library's own."""
-    return safe_to_compile(target) and step.has_own_handlers()
+    return safe_to_compile(target) and step.has_library_handlers()
 
 
 def _prepare(

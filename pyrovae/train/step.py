@@ -10,7 +10,7 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrovae.objectives import handlers as own
+from pyrovae.objectives import handlers as library
 from pyrovae.weights.kl import latent_order
 from pyrovae.weights.log_weights import trace_pair
 from pyrovae.weights.sites import check_supports, sample_sites
@@ -87,7 +87,7 @@ class Step:
                 "handlers are a list of handlers, such as [free_bits(0.1)] or "
                 f"[poutine.scale(scale=0.5)]; got {self.handlers!r}"
             )
-        if any(isinstance(handler, own.kl_weight) for handler in self.handlers):
+        if any(isinstance(handler, library.kl_weight) for handler in self.handlers):
             raise ValueError(
                 "the KL weight is given once, as Step(kl_weight=0.5): kl_weight is among the "
                 "handlers, where it would multiply that weight"
@@ -102,9 +102,9 @@ class Step:
                 model, guide = handler(model), handler(guide)
         return model, guide
 
-    def has_own_handlers(self) -> bool:
+    def has_library_handlers(self) -> bool:
         """Tell whether every handler is one of `pyrovae.handlers`."""
-        return all(isinstance(handler, own.Handler) for handler in self.handlers)
+        return all(isinstance(handler, library.Handler) for handler in self.handlers)
 
 
 def _is_handler(handler: Any) -> bool:

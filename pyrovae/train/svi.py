@@ -94,7 +94,7 @@ class SVI(pyro.infer.SVI):
         Bingham et al., 2019. Pyro: Deep Universal Probabilistic Programming.
 
     Example:
-        >>> import pyrovae as pv
+        >>> import torch, pyrovae as pv
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(2),
         ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.MLP(2, 16, 64)),

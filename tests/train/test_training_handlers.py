@@ -256,8 +256,8 @@ def test_a_kl_weight_is_given_once():
 
 
 def test_trainings_with_handlers_of_ones_own_are_compiled_when_asked_for():
-    assert Step(handlers=[free_bits(0.1)]).has_own_handlers()
-    assert not Step(handlers=[poutine.scale(scale=0.5)]).has_own_handlers()
+    assert Step(handlers=[free_bits(0.1)]).has_library_handlers()
+    assert not Step(handlers=[poutine.scale(scale=0.5)]).has_library_handlers()
 
 
 @pytest.mark.usefixtures("interpreted")
