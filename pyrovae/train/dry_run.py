@@ -85,7 +85,7 @@ def sentence(batch: Batch, error: Exception, where: str = "") -> str:
     """Return a one-line message about programs that fail on a batch."""
     said = f"the programs fail {where}on {_shapes(batch)}: {one_line(error)}"
     if len(batch[0]) == 1:
-        said += ". The last batch may have a single datum: choose another batch_size"
+        said += ". One datum may be left for the last batch: choose another batch_size"
     return said
 
 

@@ -57,9 +57,12 @@ def record_step(
             loss = loss_and_grads(*args, **kwargs)
         supports.update(supports_of(recording.checked, tensors))
         loss = pytree.tree_map(torch.as_tensor, loss)
-        return _undefined_unless(recording.positive, loss), tuple(recording.grads)
+        # Without validation Pyro accepts any tensor as a scale.
+        conditions = recording.positive if scales_validated else []
+        return _undefined_unless(conditions, loss), tuple(recording.grads)
 
     validated = bool(torch.distributions.Distribution._validate_args)
+    scales_validated = pyro.poutine.is_validation_enabled()
     run = record(traced, [*given, *slot_tensors(slots, given)], step.reach)
     if any(t.requires_grad and t.is_leaf for t in {*run.closed_over} - {*trained}):
         raise NotRecordable("a tensor that requires gradients is in no place that was searched")
@@ -88,11 +91,11 @@ def _trained(step: EagerStep) -> list[Tensor]:
     return [parameter for parameter in known if parameter.requires_grad and parameter.is_leaf]
 
 
-def _undefined_unless(positive: Sequence[Tensor], loss: Any) -> Any:
-    """Make the loss NaN where a scale is not positive: the step is then taken eagerly."""
-    if not positive:
+def _undefined_unless(conditions: Sequence[Tensor], loss: Any) -> Any:
+    """Make the loss NaN where a condition fails: the step is then taken eagerly."""
+    if not conditions:
         return loss
-    return pytree.tree_map(lambda value: _nan_unless(positive, value), loss)
+    return pytree.tree_map(lambda value: _nan_unless(conditions, value), loss)
 
 
 def _nan_unless(conditions: Sequence[Tensor], value: Tensor) -> Tensor:
