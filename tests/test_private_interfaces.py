@@ -36,6 +36,12 @@ TABLE = [
         ("torch._subclasses.fake_tensor.FakeTensor", "torch._subclasses.fake_tensor.is_fake"),
     ),
     Needed(
+        "recording: the methods of tensors that Pyro calls lie in one file, whose frames are "
+        "passed over",
+        interfaces.methods_of_tensors_lie_in_one_file,
+        ("torch._tensor",),
+    ),
+    Needed(
         "recording: make_fx records on fake tensors and keeps real ones as constants",
         interfaces.constants_are_kept,
         ("torch.fx.experimental.proxy_tensor.make_fx", "_allow_non_fake_inputs"),

@@ -14,7 +14,7 @@ from cases import Case
 from pyro import poutine
 
 import pyrovae as pv
-from pyrovae.train.fit import _default_loss
+from pyrovae.train.step import default_loss
 from pyrovae.train.svi import SVI
 from pyrovae.weights.run import run
 from pyrovae.weights.sites import enumeration_dim, sample_sites
@@ -60,7 +60,7 @@ def gradients(case, *, compile):
     """Return the loss that `fit` takes by default, and the gradients, at one seed."""
     programs = case.vae.model, case.vae.guide
     with pv.seeded(2):
-        loss = _default_loss(*programs, case.x, *case.context)
+        loss = default_loss(*programs, case.x, *case.context)
     svi = SVI(*programs, torch.optim.SGD(case.vae.parameters(), 0.1), loss, compile=compile)
     with pv.seeded(3):
         value, _ = svi.gradients(case.x, *case.context)

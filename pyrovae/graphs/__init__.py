@@ -1,3 +1,3 @@
-"""Record a Pyro program as a compiled graph, and know for what the graph holds."""
+"""Record a Pyro program as a compiled graph, and guard the values it was recorded under."""
 
 __all__: list[str] = []

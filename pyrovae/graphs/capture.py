@@ -1,49 +1,48 @@
-"""Record what a Pyro program does to tensors, once, as a graph of plain operations.
+"""Record what a Pyro program does to tensors as a graph of operations, and compile it.
 
-Effect handlers are Python; what they leave behind is arithmetic. `record` runs a function on
-tensors that have shapes but no values, keeps the operations, and compiles them with
-`torch.compile`. Every tensor that the function closes over becomes an input of the graph, so a
-value that changes in place is seen; random numbers are drawn by the operations that eager mode
-would use, in the same order.
+Effect handlers run in Python at every step, and leave only arithmetic behind. `record` runs a
+function once on fake tensors, which have shapes but no values, keeps the operations, and compiles
+them by `torch.compile`. Tensors that the function closes over become inputs, so that the graph
+reads their present values. Random numbers are drawn by the same operations, in the same order.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import pyro
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributions.constraints import Constraint
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
 
-from pyrovae.graphs.guards import Reach
+from pyrovae.graphs.number_reads import BRANCHES, NumberReads
 from pyrovae.graphs.onednn import route_products
+from pyrovae.graphs.passes import (
+    check_written,
+    constants_of,
+    cpu_work_of,
+    gpu_among,
+    lift_constants,
+    same_constants,
+    written_by,
+)
+from pyrovae.graphs.quiet import without_cuda_notice
+from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import NotRecordable
 from pyrovae.randomness import generators_kept
+
+__all__ = ["Recorded", "record"]
 
 _LIBRARIES: Final = tuple(
     str(Path(module.__file__ or "").parent) for module in (torch, pyro, contextlib)
 )
-_PYRO_INFER: Final = str(Path(pyro.__file__).parent / "infer")
-_PYRO_UTILS: Final = (str(Path(pyro.__file__).parent / "util.py"), f"{_PYRO_INFER}/util.py")
-_PACKAGE: Final = Path(__file__).parent.parent
-_RECORDERS: Final = (__file__, str(_PACKAGE / "train" / "svi.py"))
-_MODES: Final = (__file__, str(_PACKAGE / "objectives" / "gradients.py"))
-_VALIDATION: Final = torch.distributions.distribution.__file__
+_RECORDERS: Final = tuple(str(Path(__file__).parents[1] / name) for name in ("graphs", "train"))
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ class Recorded:
     """A compiled function of tensors.
 
     Attributes:
-        compiled: takes the inputs, then what the function closed over.
-        closed_over: the tensors themselves, not copies: read anew at each call.
-        gpu: where the graph runs if it runs on a GPU; a number that the CPU holds is moved there.
-        cpu_work: beside a GPU, an operation that the CPU has to run anew at each call.
-        written: which tensors of `closed_over` the graph changes in place.
-        changed: which inputs it changes in place.
-        read: tensors of one number that Python read, and the numbers: the graph holds for these.
+        compiled: takes the inputs, then the tensors closed over.
+        closed_over: the tensors closed over, which each call reads anew.
+        gpu: the GPU that the graph runs on, to which it moves tensors of the CPU; None on the CPU.
+        cpu_work: on a GPU, an operation that runs on the CPU at each call; "" if none does.
+        written: the indices of the tensors of `closed_over` that the graph changes in place.
+        read: the tensors of one number that Python read, with the numbers the graph holds for.
+        changed: the indices of the inputs that the graph changes in place.
     """
 
     compiled: Callable[..., Any]
@@ -69,239 +68,89 @@ class Recorded:
     changed: tuple[int, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Run the graph; gradients are among its outputs, not recorded through it."""
+        """Run the graph, without recording gradients."""
         return self.on(self.placed(inputs))
 
     def placed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the inputs, and what was closed over, where the graph runs."""
+        """Return the inputs and the tensors closed over, on the device of the graph."""
         tensors = [*inputs, *self.closed_over]
         return tensors if self.gpu is None else [tensor.to(self.gpu) for tensor in tensors]
 
     def on(self, tensors: Sequence[Tensor]) -> Any:
-        """Run the graph on tensors that are placed."""
+        """Run the graph on tensors that `placed` has returned."""
         with torch.no_grad():
             return self.compiled(*tensors)
 
 
 def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> Recorded:
-    """Record a function and compile it for inputs of these shapes.
+    """Record a function of tensors and compile it for inputs of these shapes.
 
-    The function is recorded twice: what Python does differently the second time, no graph can
-    hold. Compiling runs it once on copies, so that nothing is changed by it.
+    The function is recorded twice, and refused if the recordings differ. Compiling runs the graph
+    once, on copies.
 
     Args:
-        function: of tensors; returns tensors.
+        function: takes tensors and returns tensors.
         inputs: an example of its arguments.
-        reach: the Python values that it can reach, which are put back after it has run.
+        reach: the Python values that the function can reach, which are restored afterwards.
 
     Raises:
-        NotRecordable: if values steer the function, or it cannot be compiled here.
+        NotRecordable: if the function has no static graph, or cannot be compiled here.
     """
     if reach.iterators:
         raise NotRecordable(
-            f"it can reach an iterator, {reach.iterators[0]}, which a run advances"
+            f"it can reach an iterator, {reach.iterators[0]}, which each run advances"
         )
-    with _validation_kept():
-        reads = _Reads()
-        try:
-            graph, again = (_trace(function, inputs, reads) for _ in range(2))
-        finally:
-            reach.put_back()
-            reads.put_back()
-        if graph.code != again.code or not _same_constants(graph, again):
-            raise NotRecordable(
-                "two recordings of one step differ, so its structure is not static"
-            )
-        gpu, cpu_work = _gpu_among([*inputs, *_constants(graph)]), ""
+    with _validation_kept(), without_cuda_notice():
+        graph, read = _trace_twice(function, inputs, reach)
+        gpu, cpu_work = gpu_among([*inputs, *constants_of(graph)]), ""
         if gpu is None:
             route_products(graph)
-        elif reads.values:
-            raise NotRecordable("Python reads a number from a tensor, for which a GPU would wait")
-        closed_over = _lift_constants(graph)
+        elif read:
+            raise NotRecordable(
+                "Python reads a number from a tensor, which would wait for the GPU"
+            )
+        closed_over = lift_constants(graph)
         if gpu is not None:
-            _check_written(graph, [*inputs, *closed_over])
-            cpu_work = _cpu_work(graph, [*inputs, *closed_over])
-        changes, n = _written(graph), len(inputs)
-        written = tuple(i - n for i in changes if i >= n)
-        changed = tuple(i for i in changes if i < n)
+            check_written(graph, [*inputs, *closed_over])
+            cpu_work = cpu_work_of(graph, [*inputs, *closed_over])
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
-        copies = Recorded(compiled, [_copy(tensor) for tensor in closed_over], gpu)
-        try:
-            with generators_kept():
-                copies(*(_copy(tensor) for tensor in inputs))
-        except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise NotRecordable(f"it cannot be compiled here ({line})") from error
-    read = tuple(reads.values.values())
+        _run_on_copies(Recorded(compiled, closed_over, gpu), inputs)
+    changes, n = written_by(graph), len(inputs)
+    written = tuple(i - n for i in changes if i >= n)
+    changed = tuple(i for i in changes if i < n)
     return Recorded(compiled, closed_over, gpu, cpu_work, written, read, changed)
 
 
-_STEERS: Final = (
-    "a value decides there what Python does. torch.where keeps it in the graph; compile=False "
-    "runs it as it is, and says nothing"
-)
-_READING: Final = frozenset(
-    {
-        Tensor.item,
-        Tensor.tolist,
-        Tensor.numpy,
-        Tensor.__bool__,
-        Tensor.__float__,
-        Tensor.__int__,
-        Tensor.__index__,
-        Tensor.__complex__,
-        Tensor.__array__,
-    }
-)
+def _trace_twice(
+    function: Callable[..., Any], inputs: list[Tensor], reach: Reach
+) -> tuple[GraphModule, tuple[tuple[Tensor, Any], ...]]:
+    """Return the graph of a function, and the tensors that Python reads with their numbers."""
+    reads = NumberReads()
+    try:
+        graph, again = (_trace(function, inputs, reads) for _ in range(2))
+    finally:
+        reach.restore()
+        reads.restore()
+    if graph.code != again.code or not same_constants(graph, again):
+        raise NotRecordable("two recordings of it differ, so its structure is not static")
+    return graph, tuple(reads.values.values())
 
 
-class _Reads(TorchFunctionMode):
-    """Note which numbers Python reads from tensors that stood before the recording.
-
-    While a function is recorded, torch computes with tensors of one number, so what is read from
-    them, or from what follows from them, would become a constant; and it changes tensors in
-    place where no argument of the function has a part in it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[int, tuple[Tensor, Any]] = {}
-        self._met: dict[int, tuple[Tensor, Tensor]] = {}
-        self._following: dict[int, Tensor] = {}
-
-    def __torch_function__(  # noqa: D105
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        self._keep(tensor for tensor in tensors if _is_single(tensor))
-        if _writes(func, kwargs):
-            given = pytree.tree_leaves((args, kwargs))
-            self._keep(tensor for tensor in given if isinstance(tensor, Tensor))
-        if _sets_data(func) and not isinstance(args[0], FakeTensor):
-            raise NotRecordable("it gives a tensor other data, where copy_ would change it")
-        if func in _READING and tensors:
-            return self._read(func, tensors[0], args, kwargs)
-        found = func(*args, **kwargs)
-        if isinstance(found, FakeTensor) and any(self._follows(tensor) for tensor in tensors):
-            self._following[id(found)] = found
-        return found
-
-    def put_back(self) -> None:
-        """Give the tensors that were changed their values back, the last one first."""
-        with torch.no_grad():
-            for tensor, value in reversed(self._met.values()):
-                if not torch.equal(tensor, value):
-                    tensor.data.copy_(value)
-
-    def _keep(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            if id(tensor) not in self._met and not (
-                isinstance(tensor, FakeTensor) or tensor.is_meta
-            ):
-                with _disable_current_modes():
-                    self._met[id(tensor)] = (tensor, tensor.detach().clone())
-
-    def _follows(self, tensor: Tensor) -> bool:
-        met = id(tensor) in self._met and _is_single(tensor)
-        return id(tensor) in self._following or met
-
-    def _read(self, func: Any, tensor: Tensor, args: Any, kwargs: Any) -> Any:
-        if isinstance(tensor, FakeTensor):
-            if id(tensor) in self._following:
-                raise NotRecordable(_STEERS)
-            return func(*args, **kwargs)
-        if not _is_single(tensor):
-            raise NotRecordable(_STEERS)
-        with _disable_current_modes():
-            self.values[id(tensor)] = (tensor, self._met[id(tensor)][1].item())
-        return func(*args, **kwargs)
-
-
-def _writes(func: Any, kwargs: Any) -> bool:
-    """Tell whether a function changes a tensor that it is given: then torch does so at once."""
-    name = getattr(func, "__name__", "")
-    special = name.startswith("__i") or name == "__setitem__"
-    return special or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
-
-
-def _sets_data(func: Any) -> bool:
-    return getattr(func, "__name__", "") == "__set__" and func.__self__ is Tensor.data
-
-
-def _is_single(tensor: Tensor) -> bool:
-    """Tell whether a tensor is of one number and stood before the recording."""
-    return not (isinstance(tensor, FakeTensor) or tensor.is_meta) and tensor.numel() <= 1
-
-
-class PyroObjective(TorchFunctionMode):
-    """Let an objective of Pyro run where tensors have no values yet.
-
-    `backward` becomes `autograd.grad` with the gradients kept; `.item()` in Pyro's objectives
-    gives the tensor itself; warnings about NaN are not asked for; and the entries that Pyro
-    selects to leave out become zeros. A program's own `.item()` or `if` is left alone, and fails.
-
-    Args:
-        parameters: those whose gradients are kept, in `grads`.
-        validated: whether `checked` notes the values that distributions check, and their support.
-    """
-
-    def __init__(self, parameters: list[Tensor], *, validated: bool = False) -> None:
-        super().__init__()
-        self.parameters = parameters
-        self.grads: list[Tensor | None] = [None] * len(parameters)
-        self.checked: list[tuple[Any, Constraint]] = []
-        self._validated = validated
-
-    def __enter__(self) -> PyroObjective:
-        """Let distributions check, or not."""
-        self._before = torch.distributions.Distribution._validate_args
-        torch.distributions.Distribution.set_default_validate_args(self._validated)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Leave validation as it was."""
-        torch.distributions.Distribution.set_default_validate_args(self._before)
-        super().__exit__(*error)
-
-    def __torch_function__(  # noqa: D105
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is Tensor.backward:
-            return self._backward(args[0], kwargs.get("retain_graph"))
-        if func is Tensor.item and _caller().startswith(_PYRO_INFER):
-            return args[0].detach()
-        if func is Tensor.__bool__ and _caller() in _PYRO_UTILS:
-            return False
-        if func is Tensor.register_hook and _caller() in _PYRO_UTILS:
-            return None  # it would look for a NaN as gradients arrive
-        if func is Tensor.__bool__ and _caller() == _VALIDATION:
-            met = _calling().f_locals
-            if "value" in met and isinstance(met.get("support"), Constraint):
-                self.checked.append((met["value"], met["support"]))
-            return True
-        if func is Tensor.masked_select and _caller() in _PYRO_UTILS:
-            return torch.where(args[1], args[0], 0)
-        return func(*args, **kwargs)
-
-    def _backward(self, loss: Tensor, retain_graph: bool | None) -> None:  # noqa: FBT001
-        found = torch.autograd.grad(
-            loss, self.parameters, retain_graph=retain_graph, allow_unused=True
-        )
-        for i, grad in enumerate(found):
-            kept = self.grads[i]
-            self.grads[i] = grad if kept is None or grad is None else kept + grad
-            if grad is None:
-                self.grads[i] = kept
+def _run_on_copies(recorded: Recorded, inputs: list[Tensor]) -> None:
+    """Run a graph on copies of its inputs, which compiles it and changes nothing."""
+    closed_over = [_copy(tensor) for tensor in recorded.closed_over]
+    try:
+        with generators_kept():
+            replace(recorded, closed_over=closed_over)(*map(_copy, inputs))
+    except Exception as error:
+        raise NotRecordable(f"it cannot be compiled here ({_first_line(error)})") from error
 
 
 @contextlib.contextmanager
 def _validation_kept() -> Iterator[None]:
-    """Put back torch's validation of distributions, which Dynamo switches off for the process."""
+    """Restore torch's validation of distributions, which Dynamo switches off for the process."""
     before = torch.distributions.Distribution._validate_args
     try:
         yield
@@ -309,24 +158,11 @@ def _validation_kept() -> Iterator[None]:
         torch.distributions.Distribution.set_default_validate_args(before)
 
 
-def _caller() -> str:
-    """Return the file of the Python code that called the intercepted tensor method."""
-    return _calling().f_code.co_filename
-
-
-def _calling() -> FrameType:
-    """Return the frame that called the intercepted method, behind other modes of the library."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename in _MODES:
-        frame = frame.f_back
-    return frame or sys._getframe(1)
-
-
-def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: _Reads) -> GraphModule:
+def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberReads) -> GraphModule:
     try:
         with pyro.validation_enabled(is_validate=False), generators_kept(), reads:
             trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-            # Copies: two arguments that are one tensor now need not be one in the next call.
+            # Copies: arguments that are one tensor in this call may be two in the next.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
     except Exception as error:
         words = str(error) if isinstance(error, NotRecordable) else _in_words(error)
@@ -337,7 +173,7 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: _Reads) ->
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor so that Dynamo takes the copy and the tensor for arguments of one kind."""
+    """Copy a tensor such that Dynamo does not recompile for the original."""
     once = tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.stride())
     copy = tensor.detach()[once].clone().expand_as(tensor)
     if isinstance(tensor, nn.Parameter):
@@ -346,106 +182,21 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _line_of(error: Exception) -> str:
-    """Return the innermost line of an error's traceback that is nobody's library."""
+    """Return the innermost line of a traceback that belongs to no library."""
     frames = traceback.extract_tb(error.__traceback__)
     mine = [f for f in frames if not f.filename.startswith((*_LIBRARIES, *_RECORDERS))]
     if not mine:
-        return str(error).strip().splitlines()[0] if str(error) else "its objective"
+        return _first_line(error)
     return f"{mine[-1].filename}:{mine[-1].lineno}: {mine[-1].line}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _in_words(error: Exception) -> str:
     name = type(error).__name__
     if "DataDependent" not in name:
         return name
-    return f"{name}: {_STEERS}"
-
-
-def _gpu_among(tensors: Sequence[Any]) -> torch.device | None:
-    """Return the GPU of a graph, or None for a graph of the CPU."""
-    devices = {tensor.device for tensor in tensors if getattr(tensor, "is_cuda", False)}
-    if len(devices) > 1:
-        raise NotRecordable(f"it runs on several GPUs: {sorted(map(str, devices))}")
-    return next(iter(devices), None)
-
-
-def _check_written(module: GraphModule, tensors: Sequence[Tensor]) -> None:
-    """Refuse a graph that changes a tensor of the CPU, of which the GPU is given a copy."""
-    for i, name in _written(module).items():
-        if not tensors[i].is_cuda:
-            raise NotRecordable(f"it changes a tensor of the CPU beside a GPU, by {name}")
-
-
-def _written(module: GraphModule) -> dict[int, str]:
-    """Return the inputs that a graph changes in place, themselves or by a view, and by what."""
-    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-    source = {node: i for i, node in enumerate(inputs)}
-    written: dict[int, str] = {}
-    for node in (node for node in module.graph.nodes if node.op == "call_function"):
-        schema = getattr(node.target, "_schema", None)
-        if schema is None:
-            continue
-        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
-        given.update(node.kwargs)
-        for argument in schema.arguments:
-            for value in pytree.tree_leaves(given.get(argument.name)):
-                if value not in source:
-                    continue
-                # The schema of batch normalisation does not say that it moves its statistics.
-                if argument.name in ("running_mean", "running_var"):
-                    written.setdefault(source[value], str(node.target))
-                if argument.alias_info is not None:
-                    if argument.alias_info.is_write:
-                        written.setdefault(source[value], str(node.target))
-                    source[node] = source[value]
-    return written
-
-
-def _cpu_work(module: GraphModule, tensors: Sequence[Tensor]) -> str:
-    """Name an operation by which the CPU draws, or works on what the GPU found; "" without one."""
-    nodes = module.graph.nodes
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    places = {node: tensor.device.type for node, tensor in zip(inputs, tensors, strict=True)}
-    for node in (node for node in nodes if node.op == "call_function"):
-        found = [t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)]
-        places[node] = next((t.device.type for t in found), "")
-        draws = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        from_gpu = any(places.get(source) == "cuda" for source in node.all_input_nodes)
-        if places[node] == "cpu" and (draws or from_gpu):
-            return str(node.target)
-    return ""
-
-
-def _constants(graph: GraphModule) -> list[Any]:
-    targets = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
-    return [functools.reduce(getattr, target.split("."), graph) for target in targets]
-
-
-def _same_constants(graph: GraphModule, again: GraphModule) -> bool:
-    """Tell whether two recordings closed over the same values, made anew or not."""
-    pairs = zip(_constants(graph), _constants(again), strict=True)
-    return all(one is other or _equal(one, other) for one, other in pairs)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-
-
-def _lift_constants(module: GraphModule) -> list[Tensor]:
-    """Make every tensor that a graph closes over an input of it, after the arguments."""
-    graph = module.graph
-    found: dict[int, tuple[Any, Tensor]] = {}
-    last = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        tensor: Any = functools.reduce(getattr, str(node.target).split("."), module)
-        if not isinstance(tensor, Tensor):
-            raise NotRecordable(f"it closes over a {type(tensor).__name__}")
-        if id(tensor) not in found:
-            place = graph.inserting_after(last[-1]) if last else graph.inserting_before()
-            with place:
-                last.append(graph.placeholder(f"closed_over_{len(found)}"))
-            found[id(tensor)] = (last[-1], tensor)
-        node.replace_all_uses_with(found[id(tensor)][0])
-        graph.erase_node(node)
-    module.recompile()
-    return [tensor for _, tensor in found.values()]
+    return f"{name}: {BRANCHES}"

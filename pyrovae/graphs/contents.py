@@ -1,7 +1,7 @@
-"""What an object holds where no attribute leads: in slots, arrays, sets, generators and files.
+"""Read and restore state that no attribute holds: slots, arrays, sets, generators and files.
 
-A value that stands under a key is watched there. What an array or a set holds is compared as a
-whole, and so is where a generator or a file stands, which only a program that ran can move.
+A value under a key is guarded by its identity. The contents of an array or a set are compared by
+value, and so are the state of a random generator and the position of a file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,19 @@ import torch
 
 from pyrovae.randomness import state_of
 
+__all__ = [
+    "GENERATORS",
+    "RECORDS",
+    "WHOLES",
+    "Attributes",
+    "Present",
+    "contents_of",
+    "detect_output",
+    "leads_to",
+    "restore_contents",
+    "slots_of",
+]
+
 RECORDS: Final = (
     argparse.Namespace,
     types.SimpleNamespace,
@@ -37,7 +50,7 @@ RECORDS: Final = (
     threading.local,
     type(os.environ),
 )
-"""Classes of Python's library whose objects are a user's."""
+"""Classes of the standard library whose objects hold a user's values."""
 
 GENERATORS: Final = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 WHOLES: Final = (
@@ -48,11 +61,14 @@ WHOLES: Final = (
     contextvars.ContextVar,
     functools._lru_cache_wrapper,
 )
+"""Classes whose objects are compared by their contents."""
+
 _FEW: Final = 1000
+"""The largest array that is compared and restored number by number."""
 
 
 class Attributes:
-    """The attributes of an object, its slots among them, by their names."""
+    """Read the attributes of an object, slots included, as items."""
 
     def __init__(self, of: Any) -> None:
         self._of = of
@@ -66,29 +82,30 @@ class Attributes:
 
 
 class Present:
-    """What a dict has under its keys, without the default that it would make for others."""
+    """Read the items of a dict without calling its `__missing__`."""
 
     def __init__(self, of: dict[Any, Any]) -> None:
         self._of = of
 
     def __getitem__(self, key: Any) -> Any:
-        """Return what stands there."""
+        """Return an item."""
         if key not in self._of:
             raise KeyError(key)
         return self._of[key]
 
 
 def slots_of(value: Any) -> list[str]:
-    """Return the names of an object's slots that are filled."""
+    """Return the names of the slots of an object that have values."""
     named = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
     names = [name for slots in named for name in ((slots,) if isinstance(slots, str) else slots)]
     return [name for name in names if not name.startswith("__") and hasattr(value, name)]
 
 
 def contents_of(value: Any) -> Any:
-    """Return what a whole holds, or where a generator or file stands, as `==` compares it.
+    """Return the contents of an array or set, or the state of a generator or file.
 
-    Of an array of more than 1000 numbers, every so manieth is taken.
+    The result can be compared by `==`. An array of more than 1000 numbers is sampled at about
+    1000 places.
     """
     if isinstance(value, GENERATORS):
         return state_of(value)
@@ -104,8 +121,8 @@ def contents_of(value: Any) -> Any:
     return frozenset(value) if isinstance(value, set) else bytes(value)
 
 
-def restore(whole: Any, held: Any) -> None:
-    """Give a set or a small array back what it held, and clear a cache that was filled."""
+def restore_contents(whole: Any, held: Any) -> None:
+    """Restore the contents of a set or a small array; clear a cache that has changed."""
     if isinstance(whole, functools._lru_cache_wrapper) and contents_of(whole) != held:
         whole.cache_clear()
     if isinstance(whole, set) and whole != held:
@@ -117,7 +134,7 @@ def restore(whole: Any, held: Any) -> None:
 
 
 def leads_to(value: Any) -> Sequence[Any]:
-    """Return what a reference, a cached function or a bound method of Python's own leads to."""
+    """Return what a weak reference, a cached function or a built-in method refers to."""
     if isinstance(value, weakref.ReferenceType):
         return [value()]
     if isinstance(value, functools.cached_property):
@@ -128,7 +145,7 @@ def leads_to(value: Any) -> Sequence[Any]:
     return [value.__wrapped__] if wrapped else ()
 
 
-class _Overheard:
+class _DetectWrites:
     """A stream that notes whether it is written to."""
 
     def __init__(self, stream: Any, said: list[str]) -> None:
@@ -141,8 +158,8 @@ class _Overheard:
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
-    """Yield a list that names what a block prints or logs, once it does."""
+def detect_output() -> Iterator[list[str]]:
+    """Yield a list that is filled once the block prints or logs."""
     said: list[str] = []
     made = logging.getLogRecordFactory()
 
@@ -151,7 +168,7 @@ def heard() -> Iterator[list[str]]:
         return made(*args, **kwargs)
 
     logging.setLogRecordFactory(noted)
-    stream: Any = _Overheard(sys.stdout, said)
+    stream: Any = _DetectWrites(sys.stdout, said)
     try:
         with contextlib.redirect_stdout(stream):
             yield said

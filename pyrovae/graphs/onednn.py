@@ -1,8 +1,7 @@
-"""Matrix products by oneDNN, where it beats the library that torch calls.
+"""Compute the matrix products of a graph by oneDNN where it is faster than torch's own.
 
-On some processors torch's float32 product runs at half the speed of oneDNN's, which every build
-of torch for such processors carries too, but uses for layers with constant weights alone. A
-recorded graph can send its products there. One measurement for each process decides.
+On some processors torch's float32 product runs at half the speed of oneDNN's, which torch ships
+but uses only for layers with constant weights. One measurement per process decides.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from torch.fx import GraphModule, Node
 
 from pyrovae.randomness import generators_kept
 
+__all__ = ["ADVANTAGE", "is_faster", "route_products"]
+
 ADVANTAGE: Final = 1.3
-"""How much faster oneDNN must be before products are sent there."""
+"""The speed-up by oneDNN from which its products are used."""
 
 _OPERATION: Final = "_linear_pointwise"
 
@@ -41,7 +42,7 @@ torch.library.register_fake("pyrovae::linear", _linear_shape, lib=_library)
 
 
 def route_products(module: GraphModule) -> None:
-    """Send the float32 products of a graph to oneDNN, if it is the faster one here."""
+    """Replace the float32 products of a graph by oneDNN's, if these are faster here."""
     products = [node for node in module.graph.nodes if _is_product(node)]
     if not products or not is_faster():
         return
@@ -59,7 +60,7 @@ def route_products(module: GraphModule) -> None:
 
 @functools.cache
 def is_faster() -> bool:
-    """Tell whether oneDNN multiplies at least `ADVANTAGE` times as fast as torch does here."""
+    """Tell whether oneDNN multiplies at least `ADVANTAGE` times as fast as torch here."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, _OPERATION)):
         return False
     with generators_kept(), torch.no_grad():
@@ -69,7 +70,7 @@ def is_faster() -> bool:
 
 
 def _seconds(run: Callable[[], Any]) -> float:
-    """Return the shortest of twenty runs, after two to warm up."""
+    """Return the shortest time of twenty runs, after two to warm up."""
     times = []
     for _ in range(22):
         start = time.perf_counter()

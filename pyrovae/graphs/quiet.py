@@ -1,4 +1,4 @@
-"""What other libraries say in the middle of ours, and nobody can use."""
+"""Suppress notices of torch that are of no use to a user of this library."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+__all__ = ["without_cuda_notice"]
+
 
 @contextlib.contextmanager
 def without_cuda_notice() -> Iterator[None]:
-    """Leave out, for the block, that a build of torch for GPUs has found none.
+    """Suppress torch's notice that no CUDA runtime is found.
 
-    It says so as it first compiles for a CPU, in the middle of a training.
+    A build of torch for GPUs logs it on a machine without one, when it first compiles.
     """
     logger = logging.getLogger("torch.utils.cpp_extension")
-    logger.addFilter(_is_of_use)
+    logger.addFilter(_is_not_cuda_notice)
     try:
         yield
     finally:
-        logger.removeFilter(_is_of_use)
+        logger.removeFilter(_is_not_cuda_notice)
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
+def _is_not_cuda_notice(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("No CUDA runtime is found")

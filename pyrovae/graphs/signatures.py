@@ -1,8 +1,8 @@
-"""The arguments of a recorded graph: which of them are inputs, and what it holds for beside them.
+"""Flatten the arguments of a call into the inputs of a graph and the key it is kept under.
 
-Tensors are inputs of a graph, also those that a plain object among the arguments holds. A float
-is one where it was seen to change; whatever else the arguments hold is part of the key that a
-graph is kept by.
+Tensors are inputs, also those in attributes of a plain object among the arguments. A float that
+was seen to change is an input too. Everything else is part of the key, and so are the settings of
+torch and Pyro.
 """
 
 from __future__ import annotations
@@ -22,32 +22,45 @@ from torch.utils._device import DeviceContext
 
 from pyrovae.graphs.contents import slots_of
 
+__all__ = [
+    "Arguments",
+    "NotRecordable",
+    "ambient",
+    "float_type",
+    "is_autocasting",
+    "settings",
+    "under_modes",
+]
+
 _PLAIN: Final = (Tensor, int, float, complex, str, bytes, type(None))
 
 
 class NotRecordable(Exception):  # noqa: N818
-    """A function that has no static graph, or none that compiles; the text says what forced it."""
+    """Raised for a function without a static graph, or whose graph does not compile."""
 
 
 class Arguments:
-    """The arguments of a call, taken apart into leaves and what they are leaves of.
+    """The arguments of a call, flattened into leaves.
 
     Attributes:
         given: the arguments themselves.
-        leaves: what they hold, in one order.
-        shape: what a graph is kept by: the structure, the kinds of the tensors, and the values of
-            all else but floats.
-        floats: where the leaves are floats, and their values.
+        leaves: the tensors, numbers and other values in them.
+        shape: the key of a graph: the structure, the shapes and types of the tensors, and all
+            other values but floats.
+        floats: the floats by their index among the leaves.
+
+    Raises:
+        NotRecordable: if a leaf is an array of numpy's or cannot be hashed.
     """
 
     def __init__(self, arguments: Any) -> None:
         self.given = arguments
-        self.leaves, self._structure = _opened(arguments)
+        self.leaves, self._structure = _flattened(arguments)
         self.floats = {i: v for i, v in enumerate(self.leaves) if isinstance(v, float)}
         self.shape = (self._structure, tuple(map(_kind, self.leaves)))
 
     def inputs(self, varying: Collection[int] = ()) -> list[Tensor]:
-        """Return the tensors, and the floats that vary as tensors, in double among doubles."""
+        """Return the tensors, and the varying floats as tensors: the inputs of a graph."""
         dtype = float_type(self.leaves)
         return [
             leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=dtype)
@@ -56,36 +69,36 @@ class Arguments:
         ]
 
     def refilled(self, tensors: Iterator[Tensor], varying: Collection[int] = ()) -> Any:
-        """Return the arguments with other inputs, in the order of `inputs`."""
+        """Return the arguments with other inputs, given in the order of `inputs`."""
         leaves = [
             next(tensors) if isinstance(leaf, Tensor) or i in varying else leaf
             for i, leaf in enumerate(self.leaves)
         ]
-        return _closed(iter(leaves), self._structure)
+        return _unflattened(iter(leaves), self._structure)
 
     def objects(self) -> list[Any]:
-        """Return the leaves that may hold values of their own: functions, modules, objects."""
+        """Return the leaves that may hold further values: functions, modules, objects."""
         return [leaf for leaf in self.leaves if not isinstance(leaf, _PLAIN)]
 
 
 def float_type(values: Sequence[Any]) -> torch.dtype:
-    """Return the type of a float among tensors: double among doubles, else torch's default."""
+    """Return the dtype of a float among tensors: float64 if one of them is, else the default."""
     doubles = any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values)
     return torch.float64 if doubles else torch.get_default_dtype()
 
 
 def ambient() -> bool:
-    """Tell whether handlers or autocast are in force, which no recorded graph knows of."""
+    """Tell whether an effect handler or autocast is active, which a graph would ignore."""
     return am_i_wrapped() or is_autocasting()
 
 
 def is_autocasting() -> bool:
-    """Tell whether autocast is in force on any device."""
+    """Tell whether autocast is active on any device."""
     return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def under_modes() -> bool:
-    """Tell whether modes of torch, hooks on every module or a search for anomalies are on."""
+    """Tell whether a mode of torch, a global module hook or anomaly detection is active."""
     modes = range(torch._C._len_torch_function_stack())
     return (
         torch._C._len_torch_dispatch_stack() > 0
@@ -107,40 +120,40 @@ def settings() -> tuple[Any, ...]:
     )
 
 
-def _opened(arguments: Any) -> tuple[list[Any], Any]:
-    """Take arguments apart, plain objects among them included."""
+def _flattened(arguments: Any) -> tuple[list[Any], Any]:
+    """Flatten arguments, including the attributes of plain objects among them."""
     leaves, structure = pytree.tree_flatten(arguments)
     if all(isinstance(leaf, _PLAIN) for leaf in leaves):
         return leaves, structure
     found: list[Any] = []
     inner: list[Any] = []
     for leaf in leaves:
-        held, form = _opened(_held(leaf)) if _is_record(leaf) else ([leaf], None)
-        found += held
+        attributes, form = _flattened(_attributes(leaf)) if _is_record(leaf) else ([leaf], None)
+        found += attributes
         inner.append(form and _Record(leaf, form))
     return found, (structure, tuple(inner))
 
 
-def _closed(leaves: Iterator[Any], structure: Any) -> Any:
-    """Put arguments together again; the objects among them are copies."""
+def _unflattened(leaves: Iterator[Any], structure: Any) -> Any:
+    """Unflatten arguments; objects among them are copies."""
     if not isinstance(structure, tuple):
         return structure.unflatten([next(leaves) for _ in range(structure.num_leaves)])
     outer, inner = structure
     return outer.unflatten(
-        [next(leaves) if form is None else form.closed(leaves) for form in inner]
+        [next(leaves) if form is None else form.unflattened(leaves) for form in inner]
     )
 
 
 class _Record:
-    """A plain object among the arguments, by its class and the structure of its attributes."""
+    """The structure of a plain object among the arguments: its class and its attributes."""
 
     def __init__(self, record: Any, form: Any) -> None:
         self.record, self.form = record, form
 
-    def closed(self, leaves: Iterator[Any]) -> Any:
-        """Return a copy of the object that holds other leaves."""
+    def unflattened(self, leaves: Iterator[Any]) -> Any:
+        """Return a copy of the object with other leaves."""
         again = copy.copy(self.record)
-        for name, value in _closed(leaves, self.form).items():
+        for name, value in _unflattened(leaves, self.form).items():
             object.__setattr__(again, name, value)
         return again
 
@@ -152,16 +165,16 @@ class _Record:
         return hash(type(self.record))
 
 
-def _held(leaf: Any) -> dict[str, Any]:
-    """Return the attributes of an object, and its slots if they hold tensors."""
+def _attributes(leaf: Any) -> dict[str, Any]:
+    """Return the attributes of an object, and its slots if one holds a tensor."""
     slots = {name: getattr(leaf, name) for name in slots_of(leaf)}
-    held = slots if any(isinstance(value, Tensor) for value in slots.values()) else {}
-    return {**getattr(leaf, "__dict__", {}), **held}
+    attributes = slots if any(isinstance(value, Tensor) for value in slots.values()) else {}
+    return {**getattr(leaf, "__dict__", {}), **attributes}
 
 
 def _is_record(leaf: Any) -> bool:
-    held = None if isinstance(leaf, type) else _held(leaf)
-    return bool(held) and not (callable(leaf) or isinstance(leaf, (*_PLAIN, nn.Module)))
+    attributes = None if isinstance(leaf, type) else _attributes(leaf)
+    return bool(attributes) and not (callable(leaf) or isinstance(leaf, (*_PLAIN, nn.Module)))
 
 
 def _kind(leaf: Any) -> Any:

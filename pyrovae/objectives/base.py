@@ -56,7 +56,7 @@ class Objective(ELBO, abc.ABC):
         )
 
     @final
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         model, guide = (functools.partial(program, **kwargs) for program in (model, guide))
         return trace_pair(model, guide, *args, particles=self.num_particles)
 

@@ -66,7 +66,7 @@ class Regularized(ELBO, abc.ABC):
         warn_if_nan(value, "loss")
         return value
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("these objectives compare the data of one trace with each other")
 
 

@@ -1,4 +1,4 @@
-"""Train a model and a guide: `SVI` step by step, `fit` to the end, callbacks, schedules."""
+"""Train a model and a guide: `fit`, the compiled `SVI`, callbacks and schedules."""
 
 from pyrovae.train import schedules
 

@@ -1,7 +1,6 @@
-"""What may happen beside a training: a progress bar, early stopping, checkpoints, your own.
+"""Callbacks of `fit`: a progress bar, early stopping, checkpoints, or one's own.
 
-A callback sees the state of the training and nothing else; the loop in `training` knows no more
-of it than its moments: started, stepped, finished_epoch, finished, ended.
+The training loop calls the methods of each callback with the state of the training.
 """
 
 from __future__ import annotations
@@ -23,22 +22,34 @@ from pyrovae import runs
 from pyrovae.vae import VAE
 from pyrovae.weights.target import buffers_of
 
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "Epoch",
+    "History",
+    "ProgressBar",
+    "Snapshot",
+    "StopTraining",
+    "Training",
+]
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the history, per datum and in nats.
+    """The measurements of an epoch, means over data in nats.
 
     Attributes:
-        epoch: from 1.
-        loss: the mean over the epoch's steps of what they descended.
-        elbo: the ELBO after the epoch on the first batches of the training data, 2,000 of them.
-        rate: its KL part.
-        distortion: its reconstruction part; elbo = -rate - distortion.
-        validation_elbo: on the validation data, NaN where there are none.
-        validation_rate: likewise.
-        validation_distortion: likewise.
-        kl_weight: at the epoch's last step.
-        seconds: spent on the epoch's steps.
+        epoch: the number of the epoch, from 1.
+        loss: the mean loss of the epoch's steps.
+        elbo: the ELBO after the epoch on the first 2,000 training data.
+        rate: the KL term of the ELBO.
+        distortion: the negative reconstruction term; elbo = -rate - distortion.
+        validation_elbo: the ELBO on the validation data, NaN without any.
+        validation_rate: the rate on the validation data.
+        validation_distortion: the distortion on the validation data.
+        kl_weight: the KL weight at the epoch's last step.
+        seconds: the time of the epoch's steps.
     """
 
     epoch: int
@@ -58,12 +69,12 @@ class History:
     """The epochs of a training, and why it ended.
 
     Attributes:
-        epochs: one entry for each.
-        ended: "all epochs done", "stopped early ..." or "interrupted".
-        kept: the epoch at whose end the parameters were those that the training left; 0 for those
-            before the first step.
-        compile_seconds: spent on compiling, which the epochs' seconds leave out.
-        objective: what the steps raised, in words.
+        epochs: the measurements of each epoch.
+        ended: "all epochs done", "stopped early ...", "interrupted" or "broken off ...".
+        kept: the epoch whose parameters the target has after training; 0 is before the first
+            step.
+        compile_seconds: the time of compiling, which is not part of the epochs' seconds.
+        objective: the name of the objective.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -73,11 +84,11 @@ class History:
     objective: str = "objective"
 
     def column(self, name: str) -> list[float]:
-        """Return one quantity over the epochs."""
+        """Return one measurement of every epoch."""
         return [getattr(epoch, name) for epoch in self.epochs]
 
     def lines(self) -> list[dict[str, float | None]]:
-        """Return the epochs as JSON records; what is not known is None."""
+        """Return the epochs as JSON records; numbers that are not finite are None."""
         return [
             {
                 name: value if math.isfinite(value) else None
@@ -91,7 +102,7 @@ class Snapshot(dict[str, Tensor]):
     """Copies of parameters and buffers by name.
 
     Attributes:
-        epoch: the epoch at whose end they were taken, or that has just ended before.
+        epoch: the number of whole epochs before they were taken.
     """
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]], epoch: int) -> None:
@@ -100,23 +111,24 @@ class Snapshot(dict[str, Tensor]):
 
 
 class StopTraining(Exception):  # noqa: N818  (a request, not an error)
-    """Raised by a callback's `finished_epoch` to end the training; the text says why."""
+    """Raised by a callback's `finished_epoch` to end the training, with the reason."""
 
 
 @dataclass
 class Training:
-    """The state that callbacks see.
+    """The state of a training, as callbacks see it.
 
     Attributes:
         target: the VAE, or the pair of programs.
-        parameters: every trained tensor, unconstrained, by name.
-        epochs: how many were asked for.
-        batches: steps in an epoch; None in the first over a stream that does not know its length.
+        parameters: the unconstrained parameters by name.
+        epochs: the number of epochs to train.
+        batches: the number of steps in an epoch; None in the first epoch over a stream of unknown
+            length.
         history: the epochs so far.
-        step: steps so far.
-        loss: of the last step, per datum; on a GPU, of the last that was read, as an epoch ends.
-        epoch: the epoch at whose end the parameters were these, steps since then apart.
-        compiled: whether the step is compiled, which the first of each shape waits for.
+        step: the number of steps so far.
+        loss: the loss of the last step per datum; on a GPU it is read at the end of an epoch.
+        epoch: the epoch that the parameters come from, up to the steps since then.
+        compiled: whether the step is compiled.
     """
 
     target: Any
@@ -130,12 +142,12 @@ class Training:
     compiled: bool = False
 
     def snapshot(self) -> Snapshot:
-        """Copy every parameter and buffer."""
+        """Copy the parameters and buffers."""
         copies = ((name, tensor.detach().clone()) for name, tensor in self._tensors())
         return Snapshot(copies, self.epoch)
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Put a snapshot back in place."""
+        """Restore the parameters and buffers of a snapshot."""
         self.epoch = getattr(snapshot, "epoch", self.epoch)
         with torch.no_grad():
             for name, tensor in self._tensors():
@@ -143,7 +155,7 @@ class Training:
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        """Take away what an earlier step, broken off, may have left."""
+        """Set the gradients to None."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -153,7 +165,15 @@ class Training:
 
 
 class Callback:
-    """What may happen beside the training; override what is wanted."""
+    """Base class of callbacks: override the methods that are needed.
+
+    Example:
+        >>> class StopAtLoss(Callback):
+        ...     def finished_epoch(self, training):
+        ...         if training.history.epochs[-1].loss < 50:
+        ...             raise StopTraining("the loss is below 50 nats")
+        >>> callbacks = [ProgressBar(), StopAtLoss()]
+    """
 
     def started(self, training: Training) -> None:
         """Before the first step."""
@@ -162,25 +182,28 @@ class Callback:
         """After each step."""
 
     def finished_epoch(self, training: Training) -> None:
-        """After each epoch; raise `pyrovae.StopTraining` to make it the last."""
+        """After each epoch; raise `pyrovae.StopTraining` to end the training."""
 
     def finished(self, training: Training) -> None:
-        """After the last epoch, an interrupt or an error; parameters may still be changed."""
+        """After the last epoch, an interrupt or an error; the parameters may be changed."""
 
     def ended(self, training: Training) -> None:
-        """After every callback's `finished`: the parameters are what they will be."""
+        """After `finished` of every callback: the parameters are final."""
 
 
 class ProgressBar(Callback):
-    """Show steps per second, the objective and the ELBO, and leave a line for each epoch.
+    """Show steps per second and the loss, and print the ELBO of each epoch to stderr.
 
     Args:
-        every: leave a line only for every so many epochs.
+        every: the number of epochs per printed line, 1 or more.
+
+    Raises:
+        ValueError: if `every` is less than 1.
     """
 
     def __init__(self, *, every: int = 1) -> None:
         if every < 1:
-            raise ValueError(f"a line is left for every 1 or more epochs; got {every}")
+            raise ValueError(f"a line is printed every 1 or more epochs; got every={every}")
         self.every = every
 
     def started(self, training: Training) -> None:
@@ -205,7 +228,7 @@ class ProgressBar(Callback):
         self.bar.start()
 
     def stepped(self, training: Training) -> None:
-        """Move the bar on."""
+        """Advance the bar."""
         self.steps += 1
         rate = self.steps / max(time.perf_counter() - self.since, 1e-9)
         loss = f", loss {training.loss:.2f}" if math.isfinite(training.loss) else ""
@@ -214,7 +237,7 @@ class ProgressBar(Callback):
         )
 
     def finished_epoch(self, training: Training) -> None:
-        """Leave a line, and begin anew if there is another epoch."""
+        """Print a line, and reset the bar for the next epoch."""
         last = training.history.epochs[-1]
         if last.epoch % self.every == 0:
             self._print(last, self.steps)
@@ -243,13 +266,19 @@ class ProgressBar(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop when the validation ELBO has not risen for some epochs; keep the best parameters.
+    """Stop when the validation ELBO has not improved for some epochs; keep the best parameters.
 
     Args:
-        patience: how many epochs to wait for a new best.
+        patience: the number of epochs without a new best, 1 or more.
 
     Raises:
-        ValueError: from `fit`, if there are no validation data.
+        ValueError: if `patience` is less than 1; from `fit`, if there are no validation data.
+
+    References:
+        Prechelt, 1998. Early Stopping - But When?
+
+    Example:
+        >>> callbacks = [ProgressBar(), EarlyStopping(patience=5)]
     """
 
     def __init__(self, patience: int = 10) -> None:
@@ -258,12 +287,12 @@ class EarlyStopping(Callback):
         self.patience = patience
 
     def started(self, training: Training) -> None:
-        """Forget any earlier training."""
+        """Reset the best ELBO."""
         self.best, self.waited = -math.inf, 0
         self.kept = training.snapshot()
 
     def finished_epoch(self, training: Training) -> None:
-        """Compare with the best so far."""
+        """Compare the validation ELBO with the best so far."""
         elbo = training.history.epochs[-1].validation_elbo
         if math.isnan(elbo):
             raise ValueError("EarlyStopping needs validation data: fit(..., validation=x)")
@@ -275,7 +304,7 @@ class EarlyStopping(Callback):
             raise StopTraining(f"the validation ELBO was best {self.waited} epochs ago")
 
     def finished(self, training: Training) -> None:
-        """Put the best parameters back."""
+        """Restore the best parameters."""
         if training.history.epochs and hasattr(self, "kept"):
             training.restore(self.kept)
 
@@ -284,19 +313,22 @@ class Checkpoint(Callback):
     """Write the VAE and the history to a run's folder after each epoch, atomically.
 
     Args:
-        folder: of the run (see `pyrovae.runs`).
-        **details: what else should stand in its `config.json`.
+        folder: the folder of the run (see `pyrovae.runs`).
+        **details: further entries of its `config.json`.
+
+    Raises:
+        ValueError: from `fit`, if the target is not a `VAE`.
     """
 
     def __init__(self, folder: str | Path, **details: Any) -> None:
         self.folder, self.details = Path(folder), details
 
     def started(self, training: Training) -> None:
-        """Write the first checkpoint, so that a folder that cannot be written is met at once."""
+        """Write the first checkpoint, so that errors of the folder are raised at once."""
         if not isinstance(training.target, VAE):
             raise ValueError(
-                "Checkpoint writes a VAE, which a folder can rebuild; got a pair of programs: "
-                "compose pv.VAE(prior, likelihood, guide), or save the parameters yourself by "
+                "Checkpoint writes a VAE, which can be rebuilt from its folder; got a pair of "
+                "programs: compose pv.VAE(prior, likelihood, guide), or save the parameters by "
                 "pyro.get_param_store().save(path)"
             )
         run = runs.Run(self.folder)
@@ -308,7 +340,7 @@ class Checkpoint(Callback):
         self._write(training)
 
     def ended(self, training: Training) -> None:
-        """Write the parameters that the training ends with (the best, if it stopped early)."""
+        """Write the final parameters (the best, after early stopping)."""
         if hasattr(self, "run"):
             self._write(training)
 

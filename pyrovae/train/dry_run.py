@@ -1,13 +1,13 @@
-"""Run the programs on data before the first step, and say in one sentence why they cannot."""
+"""Run the programs on data before the first step, and explain in one sentence what fails."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from typing import Any, Final
 
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.types import Program, Target
@@ -16,15 +16,17 @@ from pyrovae.weights.sites import check_supports, one_line
 from pyrovae.weights.target import check_data, programs
 from pyrovae.weights.traces import trace_guide, trace_model
 
+__all__ = ["attempt", "check", "check_announced", "hidden_by_store", "sentence"]
+
 _FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
-"""What programs raise that cannot take their data."""
+"""The errors of programs that cannot take their data."""
 
 
 def check(target: Target, batches: Batches) -> Batch:
-    """Hold all the data, if they are tensors, against the programs; run them on one batch.
+    """Check the data, and run the programs on the first batch; return the batch.
 
     Raises:
-        ValueError: if one does not go with the other.
+        ValueError: if the programs cannot take the data.
     """
     model, guide = programs(target)
     if batches.tensors:
@@ -39,7 +41,7 @@ def attempt(model: Program, guide: Program, batch: Batch) -> None:
     """Run the programs on a batch.
 
     Raises:
-        ValueError: if they cannot, saying in one sentence why.
+        ValueError: if the programs fail, with the reason in one sentence.
     """
     try:
         with torch.no_grad():
@@ -52,8 +54,8 @@ def attempt(model: Program, guide: Program, batch: Batch) -> None:
         if context and _runs(model, guide, x):
             raise ValueError(
                 "what follows x in the data is context for the programs, and these run on x alone "
-                f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of a "
-                "tuple, torch.stack([item[0] for item in data]) of a data set"
+                f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of "
+                "a tuple or torch.stack([item[0] for item in data]) of a data set"
             ) from error
         if isinstance(error, TypeError) or (isinstance(error, ValueError) and len(x) > 1):
             raise
@@ -61,7 +63,7 @@ def attempt(model: Program, guide: Program, batch: Batch) -> None:
 
 
 def _check_supports(model: Program, guide: Program, batch: Batch) -> None:
-    """Hold the supports of the latents against each other as far as the programs come."""
+    """Check the supports of the latent sites that are reached before the programs fail."""
     with torch.no_grad():
         try:
             guide_trace = trace_guide(guide, *batch, particles=1)
@@ -82,10 +84,10 @@ def _runs(model: Program, guide: Program, x: Tensor) -> bool:
 
 
 def sentence(batch: Batch, error: Exception, where: str = "") -> str:
-    """Return what programs could not do with a batch, in one line."""
+    """Return a one-line message about programs that fail on a batch."""
     said = f"the programs fail {where}on {_shapes(batch)}: {one_line(error)}"
     if len(batch[0]) == 1:
-        said += ". One datum may be what is left for a last batch: choose another batch_size"
+        said += ". One datum may be left for the last batch: choose another batch_size"
     return said
 
 
@@ -95,3 +97,51 @@ def _shapes(batch: Batch) -> str:
         for v in batch
     )
     return f"x {x}" + (f" with the context {', '.join(context)}" if context else "")
+
+
+def check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
+    """Check that every parameter that the programs use has a param site.
+
+    Raises:
+        ValueError: if one has none, and would not be trained, or if there is no parameter.
+    """
+    known = {id(parameter) for parameter in parameters.values()}
+    silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
+    if silent and hidden:
+        raise ValueError(
+            f"Pyro's store has another parameter under {hidden[0]!r}, of an earlier module of the "
+            "same name, and would train that one: call pyro.clear_param_store() first, or give "
+            "pyro.module another name"
+        )
+    if silent:
+        raise ValueError(
+            f"the programs use parameters of shapes {[tuple(leaf.shape) for leaf in silent]} that "
+            "no part holds and that would be neither trained nor saved: make the function an "
+            "nn.Module that holds its network, or call pyro.module on the network"
+        )
+    if not parameters:
+        raise ValueError("neither program has a parameter to train")
+
+
+def hidden_by_store(trace: Any) -> list[str]:
+    """Return the names under which Pyro's store has another parameter than the programs."""
+    return [
+        name
+        for name, site in trace.nodes.items()
+        for given in site["args"][1:]
+        if isinstance(given, nn.Parameter) and site["value"].unconstrained() is not given
+    ]
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """Return the leaves of a tensor's autograd graph."""
+    waiting, seen, found = [tensor.grad_fn], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found

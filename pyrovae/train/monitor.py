@@ -1,4 +1,4 @@
-"""What training shows beside its objective: the ELBO on data and noise that stay the same."""
+"""Measure the ELBO at the end of each epoch, on fixed data and noise."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from pyrovae.types import Target
 from pyrovae.weights.log_weights import log_weight_terms
 from pyrovae.weights.target import buffers_kept, evaluation_mode, programs
 
+__all__ = ["BATCH", "DATA", "Monitor"]
+
 DATA: Final = 2000
-"""How many training data the ELBO at an epoch's end is measured on, or a few more in batches."""
+"""The number of training data that are measured, rounded up to whole batches."""
 
 BATCH: Final = 500
+"""The size of these batches."""
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """The true ELBO, rate and distortion at one draw, on the first training data and others.
+    """Measure the ELBO, rate and distortion with one particle.
 
     Attributes:
-        train: the training data in their own order.
-        validation: the data held out, if there are any.
-        seed: of the draws.
+        train: the training data in their own order, of which the first are measured.
+        validation: the validation data; None if there are none.
+        seed: the seed of the noise; None is 0.
     """
 
     train: Batches
@@ -37,7 +40,7 @@ class Monitor:
 
     @torch.no_grad()
     def measure(self, target: Target) -> dict[str, float]:
-        """Return the three numbers by their names, in nats; NaN where there is no validation."""
+        """Return the means over data by name, in nats; NaN without validation data."""
         found: dict[str, float] = {}
         for prefix, batches in (("", _first(self.train)), ("validation_", self.validation)):
             seed = 0 if self.seed is None else self.seed
@@ -51,7 +54,7 @@ class Monitor:
 
 
 def _first(batches: Batches) -> Iterator[Batch]:
-    """Yield the batches that hold the first data, as many as are monitored."""
+    """Yield the first batches, up to `DATA` data."""
     met = 0
     for batch in batches:
         yield batch

@@ -1,8 +1,8 @@
-"""The user's optimiser stays in charge; its steps are taken together.
+"""Take the steps of a Pyro optimizer for all parameters at once.
 
-Pyro makes one torch optimiser for each parameter. `Together` steps them at once, by the fastest
-kernel that their class has: it reads their settings before each step and moves their own states,
-so that `optim_objs`, `get_state`, `set_state` and schedulers mean what they mean in Pyro.
+Pyro makes one torch optimizer per parameter. `JoinedOptimizer` steps them together by the fastest
+kernel of their class. It reads their settings before each step and updates their own states, so
+that `optim_objs`, `get_state`, `set_state` and schedulers work as in Pyro.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch.optim import optimizer as torch_optimizer
 
 from pyrovae.graphs.cuda import on_gpu
 
+__all__ = ["JoinedOptimizer", "OneOptimizer", "pyro_optimizer"]
+
 _SEPARABLE: Final = frozenset(
     {
         torch.optim.Adadelta,
@@ -36,7 +38,7 @@ _SEPARABLE: Final = frozenset(
         torch.optim.SGD,
     }
 )
-"""Optimisers whose step treats each number by itself, and changes no setting of a group."""
+"""Optimizers with elementwise steps that change no setting of their groups."""
 
 _FUSED: Final = frozenset(
     {torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
@@ -44,14 +46,14 @@ _FUSED: Final = frozenset(
 
 
 class OneOptimizer(PyroOptim):
-    """A torch optimiser over all parameters together, in the form that Pyro's SVI takes.
+    """Wrap one torch optimizer over all parameters for Pyro's SVI.
 
     Args:
-        make: called with the list of parameters; returns a torch optimiser. A torch optimiser
-            that is made already trains the parameters that it holds, and leaves others alone.
+        make: a function that takes the list of parameters and returns a torch optimizer, or a
+            torch optimizer, which trains only the parameters that it already holds.
 
     Raises:
-        ValueError: at the first step, if a torch optimiser holds none of the parameters.
+        ValueError: at the first step, if a given torch optimizer holds none of the parameters.
 
     Example:
         >>> import functools, torch
@@ -64,11 +66,11 @@ class OneOptimizer(PyroOptim):
         given = make if isinstance(make, torch.optim.Optimizer) else None
         super().__init__(make if given is None else type(given), {})
         self.optimizer = given
-        self._adopts, self._checked = given is None, given is None
+        self._adds, self._checked = given is None, given is None
         self._waiting: dict[str, Any] | None = None
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Take a step for the parameters that have a gradient, and adopt those that are new."""
+        """Take a step for the parameters that have a gradient, and add new parameters."""
         parameters = list(params)
         if self.optimizer is None:
             if not parameters:
@@ -78,38 +80,41 @@ class OneOptimizer(PyroOptim):
                 self.optimizer.load_state_dict(self._waiting)
         known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         new = [parameter for parameter in parameters if id(parameter) not in known]
-        if new and self._adopts:
+        if new and self._adds:
             self.optimizer.add_param_group({"params": new})
         elif not self._checked and parameters and len(new) == len(parameters):
             raise ValueError(
-                f"the optimiser, {type(self.optimizer).__name__}, holds none of the "
-                f"{len(new)} parameters that the programs announce: make it over these, or give "
-                "one of pyro.optim, which finds them"
+                f"the optimizer, {type(self.optimizer).__name__}, holds none of the "
+                f"{len(new)} parameters of the programs: construct it with these, or use an "
+                "optimizer of pyro.optim"
             )
         self._checked = True
         self.optimizer.step()
 
     def get_state(self) -> dict[str, Any]:
-        """Return the state of the torch optimiser, to give to `set_state` later."""
+        """Return the state of the torch optimizer, for `set_state`."""
         return {} if self.optimizer is None else self.optimizer.state_dict()
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state, now or once the parameters are met."""
+        """Load a state, now or when the torch optimizer is made."""
         self._waiting = state_dict or None
         if self.optimizer is not None and state_dict:
             self.optimizer.load_state_dict(state_dict)
 
 
-class Together:
-    """Take the steps of a Pyro optimiser, all parameters at once where that is the same.
+class JoinedOptimizer:
+    """Step all parameters of a Pyro optimizer at once, where the result is the same.
 
     Args:
-        optim: an optimiser of Pyro's, whose states and settings stay its own.
+        optim: a Pyro optimizer, which keeps its states and settings.
+
+    Attributes:
+        joined: the torch optimizer over all parameters; None where each has to step by itself.
     """
 
     def __init__(self, optim: PyroOptim) -> None:
         self.optim = optim
-        self.whole: torch.optim.Optimizer | None = None
+        self.joined: torch.optim.Optimizer | None = None
         self._parameters: list[Tensor] = []
         self._clips: list[tuple[Tensor, Callable[[Tensor], None]]] = []
         self._singles: list[tuple[Any, torch.optim.Optimizer, Any, dict[str, Any]]] = []
@@ -119,11 +124,11 @@ class Together:
             optim.get_state = functools.partial(_state_by_name, optim, _names_kept(optim))
 
     def __call__(self, parameters: list[Tensor], names: Mapping[Tensor, str]) -> None:
-        """Let the optimiser use the gradients."""
+        """Take a step with the present gradients."""
         if isinstance(self.optim, OneOptimizer):
             self.optim(parameters)
             return
-        if self._separable and self.whole is not None and self._up_to_date(parameters):
+        if self._separable and self.joined is not None and self._up_to_date(parameters):
             self._step()
             return
         if any(parameter not in self.optim.optim_objs for parameter in parameters):
@@ -134,8 +139,8 @@ class Together:
                     return
                 for parameter in parameters:
                     if parameter not in self.optim.optim_objs:
-                        _adopt(self.optim, parameter)
-        if not self._separable or not self.settled(parameters):
+                        _make_single(self.optim, parameter)
+        if not self._separable or not self.join(parameters):
             self.optim(parameters)
             return
         self._step()
@@ -143,14 +148,14 @@ class Together:
     def _step(self) -> None:
         for parameter, clip in self._clips:
             clip(parameter)
-        if self.whole is not None:
-            self.whole.step()
+        if self.joined is not None:
+            self.joined.step()
 
-    def settled(self, parameters: list[Tensor]) -> bool:
-        """Bring what steps all parameters up to date; False where each has to step by itself."""
+    def join(self, parameters: list[Tensor]) -> bool:
+        """Join the optimizers of the parameters; False if each has to step by itself."""
         if self._up_to_date(parameters):
-            return self.whole is not None or not parameters
-        self._parameters, self.whole = list(parameters), None
+            return self.joined is not None or not parameters
+        self._parameters, self.joined = list(parameters), None
         objects = [self.optim.optim_objs[parameter] for parameter in parameters]
         steppers = [getattr(made, "optimizer", made) for made in objects]
         self._singles = [
@@ -160,8 +165,18 @@ class Together:
         clips = [(parameter, self.optim.grad_clip[parameter]) for parameter in parameters]
         self._clips = [(parameter, clip) for parameter, clip in clips if clip is not None]
         if parameters and _separable(steppers, parameters):
-            self.whole = self._joined(steppers)
-        return self.whole is not None or not parameters
+            self.joined = self._join(steppers)
+        return self.joined is not None or not parameters
+
+    def joined_for(self, parameters: list[Tensor]) -> torch.optim.Optimizer | None:
+        """Return one torch optimizer that steps these parameters, if it need not clip."""
+        if isinstance(self.optim, OneOptimizer):
+            return self.optim.optimizer
+        if any(parameter not in self.optim.optim_objs for parameter in parameters):
+            return None
+        if any(self.optim.grad_clip[parameter] is not None for parameter in parameters):
+            return None
+        return self.joined if self.join(parameters) else None
 
     def _up_to_date(self, parameters: list[Tensor]) -> bool:
         if len(parameters) != len(self._parameters):
@@ -178,14 +193,14 @@ class Together:
             )
         )
 
-    def _joined(self, singles: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
-        """Make one optimiser over the states that the single ones own."""
+    def _join(self, singles: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        """Make one optimizer over the states of the single ones."""
         kind: Any = type(singles[0])
         joined: torch.optim.Optimizer = kind(self._parameters)
         form = _fastest(singles, self._parameters)
         groups: list[dict[str, Any]] = []
         for parameter, single in zip(self._parameters, singles, strict=True):
-            single._opt_called = True  # type: ignore[attr-defined]  # schedulers ask for it
+            single._opt_called = True  # type: ignore[attr-defined]  # schedulers read it
             joined.state[parameter] = _placed(single.state[parameter], parameter, form)
             settings = {k: v for k, v in single.param_groups[0].items() if k != "params"}
             settings.update({k: v for k, v in form.items() if settings.get(k, v) in (None, False)})
@@ -199,7 +214,7 @@ class Together:
         return joined
 
     def _rate(self, i: int, group: dict[str, Any]) -> Any:
-        """Keep a rate that a CUDA graph reads in one place on the GPU."""
+        """Keep a learning rate that a CUDA graph reads in one tensor on the GPU."""
         rate, device = group["lr"], group["params"][0].device
         if not group.get("capturable") or isinstance(rate, Tensor):
             return rate
@@ -212,13 +227,13 @@ class Together:
         return standing
 
 
-def of_pyro(optim: Any) -> PyroOptim:
-    """Return an optimiser as Pyro's SVI takes it: itself, or a torch optimiser in a wrapper."""
+def pyro_optimizer(optim: Any) -> PyroOptim:
+    """Wrap a torch optimizer for Pyro's SVI; return a Pyro optimizer as it is."""
     return OneOptimizer(optim) if isinstance(optim, torch.optim.Optimizer) else optim
 
 
 def _separable(singles: Sequence[Any], parameters: Sequence[Tensor]) -> bool:
-    """Tell whether one step over all parameters is what the single steps are."""
+    """Tell whether one step over all parameters equals the single steps."""
     kind, first = type(singles[0]), parameters[0]
     return (
         kind in _SEPARABLE
@@ -244,9 +259,9 @@ def _hooked_everywhere() -> bool:
 def _fastest(
     singles: Sequence[torch.optim.Optimizer], parameters: Sequence[Tensor]
 ) -> dict[str, Any]:
-    """Return the settings by which a class steps fastest, where it has them."""
+    """Return the settings of the fastest kernel of a class."""
     kind, form = type(singles[0]), {}
-    # Fused, momenta of which some are to be started are refused.
+    # Fused kernels refuse parameters of which only some have a momentum.
     starts = any(single.param_groups[0].get("momentum") for single in singles)
     if kind in _FUSED and all(p.is_floating_point() for p in parameters) and not starts:
         form["fused"] = True
@@ -260,7 +275,7 @@ def _same_settings(group: dict[str, Any], settings: dict[str, Any]) -> bool:
 
 
 def _placed(state: dict[str, Any], parameter: Tensor, form: dict[str, Any]) -> dict[str, Any]:
-    """Keep the count of a parameter's steps in the form that the fast kernels read."""
+    """Convert the number of steps in a state to the form that fast kernels read."""
     count = state.get("step")
     if isinstance(count, Tensor) and form:
         device = parameter.device if on_gpu([parameter]) else count.device
@@ -268,8 +283,8 @@ def _placed(state: dict[str, Any], parameter: Tensor, form: dict[str, Any]) -> d
     return state
 
 
-def _adopt(optim: PyroOptim, parameter: Tensor) -> None:
-    """Make the optimiser of a parameter as Pyro does when it first meets it."""
+def _make_single(optim: PyroOptim, parameter: Tensor) -> None:
+    """Make the optimizer of a new parameter, as Pyro does."""
     made = optim.optim_objs[parameter] = optim._get_optim(parameter)
     optim.grad_clip[parameter] = optim._get_grad_clip(parameter)
     name = pyro.get_param_store().param_name(parameter)
@@ -280,7 +295,7 @@ def _adopt(optim: PyroOptim, parameter: Tensor) -> None:
 
 @contextlib.contextmanager
 def _known_by_name(names: Mapping[Tensor, str]) -> Iterator[dict[Tensor, str]]:
-    """Let Pyro's store name the parameters that modules hold, for the block; yield these."""
+    """Add names of parameters to Pyro's store for the block; yield those that it lacked."""
     known = pyro.get_param_store()._param_to_name
     local = {parameter: name for parameter, name in names.items() if parameter not in known}
     known.update(local)
@@ -292,22 +307,22 @@ def _known_by_name(names: Mapping[Tensor, str]) -> Iterator[dict[Tensor, str]]:
 
 
 def _names_kept(optim: PyroOptim) -> dict[Tensor, str]:
-    """Return the names by which an optimiser's parameters were announced, kept on it."""
+    """Return the names of the param sites of an optimizer's parameters, kept on it."""
     kept: dict[Tensor, str] = optim.__dict__.setdefault("announced_names", {})
     return kept
 
 
 def _state_by_name(optim: PyroOptim, names: dict[Tensor, str]) -> dict[str, Any]:
-    """Return the states of an optimiser by the names under which parameters were announced.
+    """Return the states of an optimizer by the names of the param sites.
 
-    A parameter whose name Pyro's store gives to another by now has none, as with Pyro.
+    A parameter is left out, as in Pyro, if its name belongs to another one by now.
     """
     stored = pyro.get_param_store()._params
     names = {p: name for p, name in names.items() if stored.get(name, p) is p}
     if len(set(names.values())) < len(names):
         raise ValueError(
-            "two parameters of one optimiser have one name, so that its state cannot be kept by "
-            "name: give each program an optimiser of its own"
+            "two parameters of the optimizer have the same name, and its state is saved by name: "
+            "give each program an optimizer of its own"
         )
     with _known_by_name(names):
         state: dict[str, Any] = type(optim).get_state(optim)

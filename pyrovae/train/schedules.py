@@ -1,7 +1,7 @@
-r"""Schedules of a KL weight: functions of the epochs gone by, as `training.Step` takes them.
+r"""Schedules of the KL weight: functions of the number of epochs so far, for `pyrovae.Step`.
 
-Annealing lets the likelihood learn to use the latents before the KL term holds them back. Each
-schedule here goes from `start` to `end`; t counts epochs, a fraction within an epoch.
+Annealing lets the likelihood learn to use the latents before the KL term regularizes them. Each
+schedule goes from `start` to `end`; t is the number of epochs so far, with fractions.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+__all__ = ["KNOWN", "STEEPNESS", "Schedule", "cyclical", "linear", "parse", "sigmoid"]
+
 Schedule = Callable[[float], float]
 
 STEEPNESS: Final = 12.0
-"""Of the sigmoid: a logistic function of steepness 12 would leave 0.25% at either end."""
+"""The steepness of the sigmoid: a logistic function of it is within 0.25% of its limits."""
 
 
 def linear(start: float, end: float, epochs: float) -> Schedule:
-    r"""Go from start to end in a straight line, and stay there.
+    r"""Interpolate linearly from start to end, and stay there.
 
     $$ \beta(t) = s + (e - s) \min(1, t / T) $$
 
     Args:
-        start: the weight s at first, 0 or more.
-        end: the weight e from then on, 0 or more.
-        epochs: T, how long it takes.
+        start: the weight s at t = 0, 0 or more.
+        end: the weight e from t = T on, 0 or more.
+        epochs: the number of epochs T, above 0.
 
     Raises:
-        ValueError: for a weight below 0 or an end that is never reached.
+        ValueError: for a weight below 0, or a T that is not positive and finite.
 
     References:
         Sønderby, Raiko, Maaløe, Sønderby, Winther, 2016. Ladder Variational Autoencoders.
@@ -38,22 +40,22 @@ def linear(start: float, end: float, epochs: float) -> Schedule:
         [0.0, 0.25, 1.0, 1.0]
     """
     _check(start, end, epochs)
-    return lambda gone: _between(start, end, min(1.0, gone / epochs))
+    return lambda epoch: _between(start, end, min(1.0, epoch / epochs))
 
 
 def cyclical(start: float, end: float, period: float, *, ramp: float = 0.5) -> Schedule:
-    r"""Go from start to end again and again, in a straight line, and stay for the cycle's rest.
+    r"""Interpolate linearly from start to end in each cycle, and stay for the rest of it.
 
     $$ \beta(t) = s + (e - s) \min\left(1, \frac{t \bmod T}{r\,T}\right) $$
 
     Args:
-        start: the weight s that each cycle begins with, 0 or more.
-        end: the weight e that each cycle ends with, 0 or more.
-        period: T, the epochs of a cycle.
-        ramp: r, the part of a cycle that the line takes, above 0 and at most 1.
+        start: the weight s at the start of each cycle, 0 or more.
+        end: the weight e at the end of each cycle, 0 or more.
+        period: the number of epochs T of a cycle, above 0.
+        ramp: the fraction r of a cycle in which the weight rises, above 0 and at most 1.
 
     Raises:
-        ValueError: for a weight below 0, a cycle without end or a ramp outside its cycle.
+        ValueError: as `linear`, and for a ramp outside its range.
 
     References:
         Fu, Li, Liu, Gao, Celikyilmaz, Carin, 2019. Cyclical Annealing Schedule: A Simple Approach
@@ -66,20 +68,20 @@ def cyclical(start: float, end: float, period: float, *, ramp: float = 0.5) -> S
     """
     _check(start, end, period)
     if not 0 < ramp <= 1:
-        raise ValueError(f"the ramp is a part of the cycle, above 0 and at most 1; got {ramp}")
-    return lambda gone: _between(start, end, min(1.0, gone % period / (ramp * period)))
+        raise ValueError(f"the ramp is a fraction of the cycle, above 0 and at most 1; got {ramp}")
+    return lambda epoch: _between(start, end, min(1.0, epoch % period / (ramp * period)))
 
 
 def sigmoid(start: float, end: float, epochs: float) -> Schedule:
-    r"""Go from start to end along a logistic curve, slow at both ends, and stay there.
+    r"""Interpolate from start to end along a logistic curve, and stay there.
 
     $$ \beta(t) = s + (e - s) \frac{\sigma(k (u - \tfrac12)) - \sigma(-\tfrac{k}{2})}
        {\sigma(\tfrac{k}{2}) - \sigma(-\tfrac{k}{2})},\qquad u = \min(1, t / T),\ k = 12 $$
 
     Args:
-        start: the weight s at first, 0 or more.
-        end: the weight e from then on, 0 or more.
-        epochs: T, how long it takes; the weight is half-way after half of it.
+        start: the weight s at t = 0, 0 or more.
+        end: the weight e from t = T on, 0 or more.
+        epochs: the number of epochs T, above 0.
 
     Raises:
         ValueError: as `linear`.
@@ -94,9 +96,9 @@ def sigmoid(start: float, end: float, epochs: float) -> Schedule:
     """
     _check(start, end, epochs)
 
-    def weight(gone: float) -> float:
-        # tanh is the logistic function, moved and stretched to go from -1 to 1.
-        curve = math.tanh(STEEPNESS / 2 * (min(1.0, gone / epochs) - 0.5))
+    def weight(epoch: float) -> float:
+        # tanh is the logistic function, rescaled to go from -1 to 1.
+        curve = math.tanh(STEEPNESS / 2 * (min(1.0, epoch / epochs) - 0.5))
         return _between(start, end, 0.5 + 0.5 * curve / math.tanh(STEEPNESS / 4))
 
     return weight
@@ -106,12 +108,10 @@ KNOWN: Final = {schedule.__name__: schedule for schedule in (linear, cyclical, s
 
 
 def parse(text: str) -> float | Schedule:
-    """Read a weight, such as "0.5", or a schedule, such as "linear:0:1:10".
-
-    The numbers are the schedule's arguments in their order.
+    """Parse a weight, such as "0.5", or a schedule with its arguments, such as "linear:0:1:10".
 
     Raises:
-        ValueError: for anything else, naming the schedules that are known.
+        ValueError: for any other text, with the names of the schedules.
 
     Example:
         >>> parse("0.5"), parse("linear:0:1:10")(5)

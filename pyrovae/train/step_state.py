@@ -1,7 +1,7 @@
-"""What a step of a graph leaves behind: gradients, changed buffers, the generator's place.
+"""Save and restore what a step changes: gradients, buffers, the state of the generator.
 
-A step that is held beside Pyro's is taken twice from one place, so what it changes is put back in
-between. Gradients are left as Pyro leaves them, without writing zeros at every step.
+A step that is checked is taken twice from one state, compiled and eagerly. Gradients are left as
+Pyro leaves them, without writing zeros at every step.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from pyrovae.train.step_graphs import StepGraph
 
+__all__ = ["Gradients", "StepState"]
 
-class Before:
-    """The generator's place, and what a run of a graph changes, so that it can be run again."""
+
+class StepState:
+    """The state of the random generator, and copies of the tensors that a graph writes to."""
 
     def __init__(self, graph: StepGraph, inputs: Sequence[Tensor]) -> None:
         self._device = graph.run.gpu
@@ -24,19 +26,19 @@ class Before:
         self._values = [tensor.clone() for tensor in self._written]
 
     def restore(self) -> None:
-        """Go back to it."""
+        """Restore the state."""
         self._generator().set_state(self._draws)
         with torch.no_grad():
             for tensor, value in zip(self._written, self._values, strict=True):
                 tensor.copy_(value)
 
-    def differs(self, other: Before) -> str:
-        """Name what differs from another place; "" where nothing does."""
+    def differs(self, other: StepState) -> str:
+        """Describe the first difference from another state; "" if present is none."""
         if not torch.equal(self._draws, other._draws):
-            return "the random generator is left at another place"
+            return "the random generator ends in another state"
         for found, wanted in zip(self._values, other._values, strict=True):
             if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
-                return f"a buffer of shape {tuple(found.shape)} takes another value"
+                return f"a buffer of shape {tuple(found.shape)} gets other values"
         return ""
 
     def _generator(self) -> torch.Generator:
@@ -46,9 +48,9 @@ class Before:
 
 
 class Gradients:
-    """Gradients as Pyro leaves them: added to what is there, and zero after a step.
+    """Gradients as Pyro leaves them: accumulated, and zero after a step.
 
-    Zeros are kept in memory of their own, which is written only if somebody else wrote there.
+    One tensor of zeros per parameter is kept, and written again only if others have changed it.
     """
 
     def __init__(self) -> None:
@@ -61,20 +63,20 @@ class Gradients:
         for parameter, grad in zip(parameters, grads, strict=True):
             if grad is None:
                 continue
-            grad = _own(grad, parameter, taken)
-            there = parameter.grad
-            parameter.grad = grad if there is None or self._is_zero(there) else there + grad
+            grad = _copied_if_shared(grad, parameter, taken)
+            present = parameter.grad
+            parameter.grad = grad if present is None or self._is_zero(present) else present + grad
 
-    def are_free(self, parameters: Sequence[Tensor]) -> bool:
-        """Tell whether no gradient is there that others left."""
+    def are_zero(self, parameters: Sequence[Tensor]) -> bool:
+        """Tell whether all gradients are None or zero."""
         return all(p.grad is None or self._is_zero(p.grad) for p in parameters)
 
-    def rest(self, parameters: Sequence[Tensor]) -> None:
-        """Set the gradients that there are to zero."""
+    def zero(self, parameters: Sequence[Tensor]) -> None:
+        """Set the gradients to zero."""
         for parameter in parameters:
-            there = parameter.grad
-            if there is not None and not self._is_zero(there):
-                parameter.grad = self._zero(parameter, there)
+            present = parameter.grad
+            if present is not None and not self._is_zero(present):
+                parameter.grad = self._zero(parameter, present)
 
     def _is_zero(self, grad: Tensor) -> bool:
         return self._clean.get(id(grad)) == grad._version
@@ -82,7 +84,7 @@ class Gradients:
     def _zero(self, parameter: Tensor, grad: Tensor) -> Tensor:
         zeros = self._zeros.get(id(parameter))
         if zeros is not None:
-            if self._clean[id(zeros)] == zeros._version and _laid_out_alike(zeros, grad):
+            if self._clean[id(zeros)] == zeros._version and _same_layout(zeros, grad):
                 return zeros
             del self._clean[id(zeros)]
         zeros = self._zeros[id(parameter)] = torch.zeros_like(grad)
@@ -90,7 +92,7 @@ class Gradients:
         return zeros
 
 
-def _laid_out_alike(one: Tensor, other: Tensor) -> bool:
+def _same_layout(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.stride(), one.dtype, one.device) == (
         other.shape,
         other.stride(),
@@ -99,8 +101,8 @@ def _laid_out_alike(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _own(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
-    """Give a gradient memory of its own, laid out as its parameter: optimisers rely on both."""
+def _copied_if_shared(grad: Tensor, parameter: Tensor, taken: set[int]) -> Tensor:
+    """Return a gradient in memory of its own and with the strides of its parameter."""
     if grad.stride() != parameter.stride() or grad.data_ptr() in taken:
         grad = torch.empty_like(parameter).copy_(grad)
     taken.add(grad.data_ptr())

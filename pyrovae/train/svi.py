@@ -1,37 +1,29 @@
-"""SVI with the whole step compiled: `pyro.infer.SVI` at the speed of hand-written code.
+"""SVI with a compiled step.
 
-Pyro runs every effect handler in Python at every step. Here the first steps run as Pyro runs them.
-Once nothing that the programs can reach changes from step to step, what the objective's own
-`loss_and_grads` does to tensors, gradients included, is recorded as a graph and compiled. The
-graph is used while what it was recorded under holds, and it is held against Pyro's own step the
-first time, the second, the fourth, and so on.
+Pyro runs every effect handler in Python at every step. Here the first steps are eager. Once
+nothing that the programs reach in Python changes from step to step, the objective's own
+`loss_and_grads` is recorded as a graph, gradients included, and compiled. The graph is used while
+its guards hold, and it is checked against an eager step at its first, second, fourth, eighth ...
+run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import random
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
 import pyro
-import torch
-from pyro import poutine
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
-from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
 
-from pyrovae.graphs.capture import PyroObjective, record
-from pyrovae.graphs.contents import heard
 from pyrovae.graphs.cuda import WARM_UP, CudaStep, gpu_in_use, on_gpu
-from pyrovae.graphs.guards import Reach
 from pyrovae.graphs.signatures import (
     Arguments,
     NotRecordable,
@@ -39,71 +31,64 @@ from pyrovae.graphs.signatures import (
     settings,
     under_modes,
 )
-from pyrovae.randomness import state_of
-from pyrovae.train.optimizers import OneOptimizer, Together, of_pyro
-from pyrovae.train.step_graphs import (
-    Place,
-    Sight,
-    Slot,
-    StepGraph,
-    differences,
-    has_hooks,
-    slot_tensors,
-    sole_places,
-    standing,
-    supports_of,
-)
-from pyrovae.train.step_state import Before, Gradients
+from pyrovae.train.checked_run import checked_run
+from pyrovae.train.eager_step import EagerStep, eager_gradients, observed, unmatched_plates_refused
+from pyrovae.train.optimizers import JoinedOptimizer, OneOptimizer, pyro_optimizer
+from pyrovae.train.record_step import record_step
+from pyrovae.train.replay import cuda_step
+from pyrovae.train.slots import Place, Slot, place_of, slots_at
+from pyrovae.train.step_graphs import StepGraph
+from pyrovae.train.step_state import Gradients, StepState
 from pyrovae.types import Program
 
 __all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
 
 MAX_GRAPHS: Final = 8
-"""How many shapes or modes of the arguments are compiled before the rest stays eager."""
+"""The number of shapes or modes of the arguments that are compiled; the others run eagerly."""
 
 PATIENCE: Final = 64
-"""How many steps are watched for a state that lasts before the rest stays eager."""
-
-PLATES: Final = "Found plate statements in guide but not model"
-"""Pyro's warning of a guide whose plates the model lacks, which is an error here."""
+"""The number of successive steps without a graph after which no more are recorded."""
 
 RESTLESS: Final = 3
-"""How many watched steps in a row may change what Python holds."""
+"""The number of successive steps with side effects after which nothing is compiled."""
 
 
 class SVI(pyro.infer.SVI):
-    """Train as `pyro.infer.SVI` does, in a compiled step.
+    """Train as `pyro.infer.SVI` does, with a compiled step.
+
+    The first step with arguments of a new shape is eager. If it changes nothing in Python, the
+    second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
+    shapes are compiled. `compile_seconds` is the time that recording has taken so far.
+
+    A graph reads parameters, buffers and other tensors anew at each step, whether they change in
+    place or are rebound. It is recorded for the numbers, strings and objects that the programs
+    reach by attributes, closures, arguments and globals. A float that changes becomes an input if
+    the programs take a tensor in its place; other values have graphs of their own. Steps under
+    an outer handler or autocast, and steps of parameters with gradient hooks, are eager. So are
+    steps whose observed arguments lie outside their support, whose scales are not positive or
+    whose loss is not finite: Pyro raises its own error or warning there. If a check against an
+    eager step finds a difference, a warning says so and the steps run uncompiled from then on.
+
+    On an NVIDIA GPU, the compiled step is replayed as one CUDA graph after the first few steps,
+    together with the optimizer's step if all parameters are stepped at once. On the CPU, one
+    measurement per process chooses the library of matrix products, so that two processes with the
+    same seed may differ by rounding.
 
     Args:
         model: a Pyro program.
         guide: a Pyro program of the same arguments.
-        optim: a Pyro optimiser, which stays in charge: its states, settings and hooks are its
-            own, and `get_state` names the parameters of modules too. Where its class treats each
-            number by itself, all parameters are stepped at once. A torch optimiser trains the
-            parameters that it holds.
-        loss: an objective of `pyro.infer` or of this library, or a function.
-        *pyros: what else `pyro.infer.SVI` takes.
-        compile: False runs the programs as Pyro runs them.
-        clip_norm: the largest norm of the gradient over all parameters together.
-        **more: what else `pyro.infer.SVI` takes.
+        optim: a Pyro optimizer, which keeps its states, settings and hooks; parameters are
+            stepped at once where its class works elementwise. Or a torch optimizer, which trains
+            the parameters that it holds.
+        loss: an objective of `pyro.infer` or of `pyrovae.objectives`, or a function.
+        *pyros: further arguments of `pyro.infer.SVI`.
+        compile: whether to compile; False runs every step eagerly.
+        clip_norm: the largest norm of the gradient over all parameters, above 0; None does not
+            clip.
+        **more: further keyword arguments of `pyro.infer.SVI`.
 
-    The first step with arguments of a new shape is Pyro's. The second is recorded and compiled
-    (seconds, or tens of them) if the first changed nothing in Python, at most `MAX_GRAPHS` times;
-    the rest runs as Pyro runs it. `compile_seconds` tells what recording took so far.
-
-    A graph follows parameters, buffers and tensors that change in place, and tensors that are
-    rebound. It holds for the numbers, words and objects that the programs can reach by their
-    attributes, closures, arguments and the globals they name. A float that changes becomes an
-    input, where the program takes a tensor in its place; another value is another graph. A step
-    under an outer handler or autocast, and a parameter with hooks, run as Pyro runs them. What
-    none of this sees is found when a step is held beside Pyro's: a difference is said in a
-    warning, and ends the compiling. Where an argument that is observed lies outside its support,
-    and where the loss is not finite, the step is Pyro's, which refuses it or warns.
-
-    On an NVIDIA GPU the compiled steps of a shape are, after the first few, one CUDA graph, with
-    the optimiser inside where all its steps are taken at once. `launch` takes such a step without
-    waiting for its loss. On the CPU a measurement chooses the library that multiplies matrices,
-    once for each process: two processes may differ at one seed by roundings.
+    Raises:
+        ValueError: for a `clip_norm` that is not above 0.
 
     References:
         Hoffman, Blei, Wang, Paisley, 2013. Stochastic Variational Inference.
@@ -129,7 +114,9 @@ class SVI(pyro.infer.SVI):
         clip_norm: float | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(model, guide, of_pyro(optim), loss, *pyros, **more)
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm is a norm above 0, or None; got {clip_norm}")
+        super().__init__(model, guide, pyro_optimizer(optim), loss, *pyros, **more)
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
         self._said: set[str] = set()
@@ -139,7 +126,7 @@ class SVI(pyro.infer.SVI):
         """Take a gradient step and return the loss.
 
         Raises:
-            What the programs and the objective raise.
+            ValueError: as the programs and the objective do.
         """
         replayed = self.launch(*args, **kwargs)
         if replayed is not None:
@@ -149,11 +136,10 @@ class SVI(pyro.infer.SVI):
         return loss
 
     def launch(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """Take a step on a GPU as one CUDA graph; return its loss, on the device and unread.
+        """Launch a step as one CUDA graph and return its loss, a tensor on the GPU.
 
-        Nothing waits for the GPU, so many steps can be launched before their losses are read.
-        None, and no step, on the CPU, and where an ordinary step has to be taken: uncompiled, in
-        the first steps of each shape, beside Pyro's, and where CUDA refuses the capture.
+        Nothing waits for the GPU, so that many steps can be launched before a loss is read. On
+        the CPU, and whenever the step cannot be replayed, no step is taken and None is returned.
         """
         if not (self.compiled and gpu_in_use()):
             return None
@@ -162,7 +148,7 @@ class SVI(pyro.infer.SVI):
         if arguments is None or graph is None or graph.due() or graph.runs < WARM_UP:
             return None
         if graph.strays or not (
-            on_gpu(graph.parameters) and self._gradients.are_free(graph.trained)
+            on_gpu(graph.parameters) and self._gradients.are_zero(graph.trained)
         ):
             return None
         loss = self._replay(graph)(graph.inputs(arguments))
@@ -170,26 +156,26 @@ class SVI(pyro.infer.SVI):
         return loss
 
     def gradients(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
-        """Return the loss, and the parameters with their gradients in `grad`: half a step."""
+        """Return the loss, and the parameters with their gradients: the first half of a step."""
         arguments = self._arguments(args, kwargs) if self.compiled else None
         graph = None if arguments is None else self._graph(arguments)
         if arguments is None or (graph is None and not self._is_open()):
             return self._eager(args, kwargs)
         if graph is None:
-            return self._watched(arguments)
-        return self._beside(graph, arguments) if graph.due() else self._run(graph, arguments)
+            return self._observed(arguments)
+        return self._checked_run(graph, arguments) if graph.due() else self._run(graph, arguments)
 
     def update(self, parameters: list[Tensor]) -> None:
-        """Let the optimiser use the gradients, and set them to zero: the other half."""
+        """Take the optimizer's step and set the gradients to zero: the second half of a step."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        self._together()(parameters, self._names)
-        self._gradients.rest(parameters)
+        self._optimizer()(parameters, self._names)
+        self._gradients.zero(parameters)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the graphs behind: a copy records its own."""
+        """Leave out the graphs: a copy records its own."""
         state = self.__dict__.copy()
-        for name in ("_graphs", "_sights", "_varying", "_by_value", "_gradients", "_joined"):
+        for name in ("_graphs", "_observations", "_varying", "_by_value", "_gradients", "_joined"):
             del state[name]
         return {**state, "_names": {}}
 
@@ -200,26 +186,27 @@ class SVI(pyro.infer.SVI):
 
     def _forget(self) -> None:
         self._graphs: list[StepGraph] = []
-        self._sights: list[Sight] = []
+        self._observations: list[EagerStep] = []
         self._varying: set[Place] = set()
         self._by_value: set[Place] = set()
-        self._watching, self._checked, self._unsettled = 0, False, ""
+        self._without_graph, self._checked_plates, self._unsettled = 0, False, ""
         self._names: dict[Tensor, str] = {}
         self._gradients = Gradients()
-        self._joined: Together | None = None
-        self._together()
+        self._joined: JoinedOptimizer | None = None
+        self._optimizer()
 
-    def _together(self) -> Together:
+    def _optimizer(self) -> JoinedOptimizer:
         if self._joined is None or self._joined.optim is not self.optim:
-            self._joined = Together(self.optim)
+            self._joined = JoinedOptimizer(self.optim)
         return self._joined
 
     def _is_open(self) -> bool:
-        """Tell whether graphs may still be recorded."""
-        return self.compiled and len(self._graphs) < MAX_GRAPHS and self._watching < PATIENCE
+        """Tell whether more graphs may be recorded."""
+        room = len(self._graphs) < MAX_GRAPHS and self._without_graph < PATIENCE
+        return self.compiled and room
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        """Return the arguments as a graph takes them; None where a step has to be Pyro's."""
+        """Return the flattened arguments; None if the step has to be eager."""
         if am_i_wrapped() or under_modes():
             return None
         if is_autocasting():
@@ -230,16 +217,16 @@ class SVI(pyro.infer.SVI):
         except NotRecordable as reason:
             self._end(str(reason))
             return None
-        asks = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in arguments.leaves)
-        if asks:
-            self._say("pyrovae.SVI runs steps whose arguments ask for gradients uncompiled")
-        return None if asks else arguments
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in arguments.leaves):
+            self._say("pyrovae.SVI runs steps whose arguments require gradients uncompiled")
+            return None
+        return arguments
 
     def _key(self, arguments: Arguments) -> Any:
         return (self.model, self.guide, self.loss_and_grads, settings(), arguments.shape)
 
     def _graph(self, arguments: Arguments) -> StepGraph | None:
-        """Return the graph for a step, recorded now if the last one showed that it can be."""
+        """Return the graph of a step, recorded now if the last eager step shows that it can be."""
         key = self._key(arguments)
         for graph in self._graphs:
             if graph.holds(key, arguments):
@@ -247,10 +234,10 @@ class SVI(pyro.infer.SVI):
         if not self._is_open():
             self._say_closed()
             return None
-        sight = self._sight(key)
-        if sight is None or not sight.settled(arguments, self._varying):
+        last = self._last_observed(key)
+        if last is None or not last.is_static(arguments, self._varying):
             return None
-        return self._recorded(sight, arguments)
+        return self._recorded(last, arguments)
 
     def _say_closed(self) -> None:
         if len(self._graphs) == MAX_GRAPHS:
@@ -260,162 +247,101 @@ class SVI(pyro.infer.SVI):
             )
         elif self.compiled:
             self._say(
-                f"{self._unsettled or 'the shape of an argument'} was another in nearly every "
-                f"one of {PATIENCE} steps: pyrovae.SVI runs such steps uncompiled"
+                f"{self._unsettled or 'the shape of an argument'} changed in nearly every one of "
+                f"{PATIENCE} steps: pyrovae.SVI runs such steps uncompiled"
             )
 
-    def _sight(self, key: Any) -> Sight | None:
-        return next((sight for sight in self._sights if sight.key == key), None)
+    def _last_observed(self, key: Any) -> EagerStep | None:
+        return next((step for step in self._observations if step.key == key), None)
 
-    # Steps in Pyro's own way
+    # Eager steps
 
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
-        loss, announced = self._in_pyros_way(args, kwargs)
+        loss, announced = self._eager_gradients(args, kwargs)
         return loss, list(dict.fromkeys(announced.values()))
 
-    def _in_pyros_way(
+    def _eager_gradients(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Return the loss and the parameters by name, with their gradients in `grad`."""
-        with poutine.trace(param_only=True) as capture, self._plates_refused():
-            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        nodes = capture.trace.nodes.items()
-        announced = {name: site["value"].unconstrained() for name, site in nodes}
+        """Return the loss, and the parameters by name with their gradients in `grad`."""
+        check = not self._checked_plates and is_validation_enabled()
+        programs = (self.model, self.guide)
+        with unmatched_plates_refused() if check else contextlib.nullcontext():
+            loss, announced = eager_gradients(self.loss_and_grads, programs, (args, kwargs))
+        self._checked_plates |= check
         self._names.update((parameter, name) for name, parameter in announced.items())
-        return pytree.tree_map(torch_item, loss), announced
+        return loss, announced
 
-    @contextlib.contextmanager
-    def _plates_refused(self) -> Iterator[None]:
-        """Refuse in the first step, under validation, plates that the model lacks."""
-        if self._checked or not is_validation_enabled():
-            yield
-            return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=PLATES)
-            try:
-                yield
-            except UserWarning as refused:
-                if PLATES not in str(refused):
-                    raise
-                raise ValueError(str(refused)) from refused
-        self._checked = True
-
-    def _watched(self, arguments: Arguments) -> tuple[Any, list[Tensor]]:
-        """Take a step in Pyro's way, and note what it leaves and what it changes."""
+    def _observed(self, arguments: Arguments) -> tuple[Any, list[Tensor]]:
+        """Take an eager step, and note the state that it leaves and its side effects."""
         roots = [self.model, self.guide, self.loss_and_grads, self.loss, *arguments.objects()]
-        key, draws = self._key(arguments), _pythons_draws()
-        before, sight = Reach(roots), self._sight(key)
-        with heard() as said:
-            loss, announced = self._in_pyros_way(*arguments.given)
-        disturbed = before.disturbed() + said
-        if _pythons_draws() != draws:
-            disturbed.append("Python's or numpy's random generator")
-        after = Reach(roots) if before.changed() or disturbed else before
-        seen = Sight(key, arguments.floats, after, announced, disturbed)
-        if sight is not None:
-            self._compare(sight, seen)
-            self._sights.remove(sight)
-        self._sights.append(seen)
-        self._watching += 1
-        if seen.disturbances >= RESTLESS:
-            self._end(f"the programs change {disturbed[0]} as they run, which a graph would not")
-        return loss, list(dict.fromkeys(announced.values()))
+        key = self._key(arguments)
+        last = self._last_observed(key)
+        take = functools.partial(self._eager_gradients, *arguments.given)
+        loss, step = observed(take, roots, key=key, floats=arguments.floats)
+        if last is not None:
+            self._compare(last, step)
+            self._observations.remove(last)
+        self._observations.append(step)
+        self._without_graph += 1
+        if step.changing >= RESTLESS:
+            self._end(
+                f"the programs change {step.side_effects[0]} as they run, which a graph would not"
+            )
+        elif step.sparse_gradient():
+            self._end(
+                f"the gradient of {step.sparse_gradient()} is sparse, and a graph's are dense"
+            )
+        return loss, list(dict.fromkeys(step.announced.values()))
 
-    def _compare(self, before: Sight, seen: Sight) -> None:
-        """Note which floats are not what the last step left: they become inputs."""
-        seen.disturbances = before.disturbances + 1 if seen.disturbed else 0
-        changed = {i for i, v in seen.floats.items() if before.floats[i] != v}
-        seen.varying = before.varying | changed
-        for holder, key in before.numbers_changed():
-            if (id(holder.at), key) not in self._by_value:
-                self._varying.add((id(holder.at), key))
-        for holder, key, *_ in before.reach.changed():
-            if (id(holder.at), key) not in self._varying:
+    def _compare(self, last: EagerStep, step: EagerStep) -> None:
+        """Note which floats have changed between two eager steps: they become inputs."""
+        step.follow(last)
+        self._varying |= set(map(place_of, last.changed_floats())) - self._by_value
+        for holder, key, *_ in last.reach.changed():
+            if place_of((holder, key)) not in self._varying:
                 self._unsettled = holder.name(key)
-        self._unsettled = next(iter(before.reach.refilled()), self._unsettled)
+        self._unsettled = next(iter(last.reach.changed_contents()), self._unsettled)
 
     # Steps as graphs
 
-    def _recorded(self, sight: Sight, arguments: Arguments) -> StepGraph | None:
-        """Record the step, or say why it cannot be."""
-        if not any(parameter.requires_grad for parameter in sight.announced.values()):
+    def _recorded(self, last: EagerStep, arguments: Arguments) -> StepGraph | None:
+        """Record a step, or warn of the reason that it cannot be recorded."""
+        if not any(parameter.requires_grad for parameter in last.announced.values()):
             self.compiled = False  # nothing to train, nothing to compile
             return None
-        sight.reach = sight.reach.renewed()
-        slots = [
-            (holder, key)
-            for holder in sight.reach.holders
-            for key in holder.keys
-            if (id(holder.at), key) in self._varying
-        ]
+        last.reach = last.reach.renewed()
+        slots = slots_at(self._varying, last.reach.holders)
         started = time.perf_counter()
+        loss_and_grads = functools.partial(self.loss_and_grads, self.model, self.guide)
         try:
-            graph = self._graph_of(sight, arguments, slots)
+            graph = record_step(loss_and_grads, last, arguments=arguments, slots=slots)
         except NotRecordable as reason:
-            if slots or sight.varying:
-                self._take_by_value(sight.varying, slots)
+            if slots or last.varying:
+                self._fix_values(last.varying, slots)
             else:
                 self._end(str(reason))
             return None
         finally:
             self.compile_seconds += time.perf_counter() - started
         self._graphs.insert(0, graph)
-        self._watching = 0
+        self._without_graph = 0
         return graph
 
-    def _take_by_value(self, varying: set[int], slots: list[Slot]) -> None:
-        """Let each value of a number have a graph: a tensor will not do in its place."""
-        places = {(id(holder.at), key) for holder, key in slots}
+    def _fix_values(self, varying: set[int], slots: list[Slot]) -> None:
+        """Record a graph for each value of numbers that cannot be tensors."""
+        places = set(map(place_of, slots))
         self._by_value |= places
         self._varying -= places
-        for sight in self._sights:
-            sight.varying -= varying
-
-    def _graph_of(self, sight: Sight, arguments: Arguments, slots: list[Slot]) -> StepGraph:
-        parameters = list(dict.fromkeys(sight.announced.values()))
-        known = (*parameters, *sight.reach.parameters, *pyro.get_param_store()._params.values())
-        trained = [p for p in dict.fromkeys(known) if p.requires_grad and p.is_leaf]
-        if any(map(has_hooks, trained)):
-            raise NotRecordable("a parameter has hooks on its gradient")
-        varying = set(sight.varying)
-        given = arguments.inputs(varying)
-        validated = bool(torch.distributions.Distribution._validate_args)
-        supports: dict[int, Constraint] = {}
-
-        def loss_and_grads(*tensors: Tensor) -> tuple[Any, tuple[Tensor | None, ...]]:
-            left = iter(tensors)
-            args, kwargs = arguments.refilled(left, varying)
-            recording = PyroObjective(trained, validated=validated)
-            with standing(slots, left), recording:
-                loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-            supports.update(supports_of(recording.checked, tensors))
-            return pytree.tree_map(torch.as_tensor, loss), tuple(recording.grads)
-
-        run = record(loss_and_grads, [*given, *slot_tensors(slots, given)], sight.reach)
-        if any(t.requires_grad and t.is_leaf for t in {*run.closed_over} - {*trained}):
-            raise NotRecordable("a tensor asks for a gradient that no walk over the programs met")
-        kept = [*parameters, *(run.closed_over[i] for i in run.written)]
-        free = {(id(holder.at), key) for holder, key in slots}
-        return StepGraph(
-            key=sight.key,
-            fixed={i: v for i, v in arguments.floats.items() if i not in varying},
-            varying=varying,
-            slots=slots,
-            run=run,
-            announced=sight.announced,
-            trained=trained,
-            watch=sight.reach.watch([*run.closed_over, *parameters], free),
-            sole=sole_places(sight.reach, run.closed_over, kept),
-            flags={**sight.flags, **{p: p.requires_grad for p in trained}},
-            supports=supports,
-        )
+        for step in self._observations:
+            step.varying -= varying
 
     def _run(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
-        """Run the graph; a step whose loss is not finite is left to Pyro, to refuse or warn of."""
+        """Run a graph; where the loss is not finite, Pyro takes the step and raises or warns."""
         inputs = graph.inputs(arguments)
         if not graph.accepts(inputs):
             return self._eager(*arguments.given)
-        before = Before(graph, inputs)
+        before = StepState(graph, inputs)
         loss, grads = graph.run.on(graph.run.placed(inputs))
         value = pytree.tree_map(torch_item, loss)
         graph.runs += 1
@@ -425,30 +351,10 @@ class SVI(pyro.infer.SVI):
         self._gradients.add(graph.trained, grads)
         return value, graph.parameters
 
-    def _beside(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
-        """Take Pyro's step, and hold the graph's against it."""
-        inputs = graph.inputs(arguments)
-        before = Before(graph, inputs)
-        found, grads = graph.run.on(graph.run.placed(inputs))
-        after = Before(graph, inputs)
-        before.restore()
-        waiting = [parameter.grad for parameter in graph.trained]
-        for parameter in graph.trained:
-            parameter.grad = None
-        try:
-            loss, announced = self._in_pyros_way(*arguments.given)
-            wanted = [parameter.grad for parameter in graph.trained]
-        finally:
-            for parameter, grad in zip(graph.trained, waiting, strict=True):
-                if grad is not None:
-                    parameter.grad = grad if parameter.grad is None else grad + parameter.grad
-        names = {parameter: name for name, parameter in graph.announced.items()}
-        named = [names.get(p, f"tensor {i}") for i, p in enumerate(graph.trained)]
-        pairs = zip(named, zip(grads, wanted, strict=True), strict=True)
-        left = after.differs(Before(graph, inputs))
-        different = differences((found, loss), dict(pairs)) or left
-        if set(announced.values()) != set(graph.parameters):
-            different = "other parameters are announced"
+    def _checked_run(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
+        """Take an eager step, and check the graph against it."""
+        take = functools.partial(self._eager_gradients, *arguments.given)
+        loss, announced, different = checked_run(graph, graph.inputs(arguments), take)
         graph.runs += 1
         if different:
             self._drop(graph, different)
@@ -457,49 +363,22 @@ class SVI(pyro.infer.SVI):
     def _drop(self, graph: StepGraph, different: str) -> None:
         self._graphs.remove(graph)
         if (graph.slots or graph.varying) and graph.runs == 1:
-            self._take_by_value(graph.varying, graph.slots)
+            self._fix_values(graph.varying, graph.slots)
             return
-        self._end(
-            f"beside a step of Pyro's {different}. Something changes that its graph does not see"
-        )
+        self._end(f"compared with an eager step, {different}: a value changes that no guard sees")
 
     def _replay(self, graph: StepGraph) -> CudaStep:
         if graph.replay is None or graph.clip_norm != self.clip_norm:
             graph.clip_norm = self.clip_norm
-            graph.replay = CudaStep(
-                self._filling(graph),
-                graph.run.closed_over,
-                graph.parameters,
-                update=self.update,
-                optimizer=lambda: self._whole(graph.parameters),
+            graph.replay = cuda_step(
+                graph, self._gradients, update=self.update, optimizer=self._optimizer
             )
-            if graph.run.cpu_work:
-                graph.replay.refuse(
-                    f"the CPU has a part in them, {graph.run.cpu_work}", stacklevel=5
-                )
         return graph.replay
-
-    def _filling(self, graph: StepGraph) -> Callable[[Sequence[Tensor]], Tensor]:
-        def fill(tensors: Sequence[Tensor]) -> Tensor:
-            loss, grads = graph.run.on(tensors)
-            self._gradients.add(graph.trained, grads)
-            return pytree.tree_leaves(loss)[0]
-
-        return fill
-
-    def _whole(self, parameters: list[Tensor]) -> torch.optim.Optimizer | None:
-        """Return what steps all parameters at once, its settings brought up to date."""
-        if isinstance(self.optim, OneOptimizer):
-            return self.optim.optimizer
-        together = self._together()
-        known = all(parameter in self.optim.optim_objs for parameter in parameters)
-        clips = known and any(self.optim.grad_clip[p] is not None for p in parameters)
-        return together.whole if known and not clips and together.settled(parameters) else None
 
     def _end(self, reason: str) -> None:
         self.compiled = False
         self._graphs.clear()
-        self._sights.clear()
+        self._observations.clear()
         self._say(f"pyrovae.SVI runs its steps uncompiled: {reason}")
 
     def _say(self, sentence: str) -> None:
@@ -508,13 +387,8 @@ class SVI(pyro.infer.SVI):
             warnings.warn(sentence, stacklevel=_depth_outside())
 
 
-def _pythons_draws() -> Any:
-    """Return where Python's and numpy's generators stand."""
-    return random.getstate(), state_of(np.random.mtrand._rand)
-
-
 def _depth_outside() -> int:
-    """Return the stack level of the first caller that is not of this library's steps."""
+    """Return the stack level of the first caller outside this module."""
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
         frame, depth = frame.f_back, depth + 1

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.capture import Recorded, record
-from pyrovae.graphs.guards import Reach, Watch
+from pyrovae.graphs.guards import Guards
+from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.particles import Settled
@@ -41,7 +42,7 @@ class CompiledRun:
     """
 
     def __init__(self) -> None:
-        self._graphs: list[tuple[Any, Watch, Recorded, Any]] = []
+        self._graphs: list[tuple[Any, Guards, Recorded, Any]] = []
         self._static = True
 
     def __call__(
@@ -78,7 +79,7 @@ class CompiledRun:
             if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
                 reach = Reach([*programs, *given.objects()])
                 graph, structure = _record(settled, reach, given, wanted)
-                self._graphs.append((key, reach.watch(graph.closed_over), graph, structure))
+                self._graphs.append((key, reach.guards(graph.closed_over), graph, structure))
                 found = graph, structure
         except NotRecordable as reason:
             if self._static:

@@ -1,8 +1,8 @@
-"""What the programs of a VAE hold outside its modules: met as they run, saved, put back.
+"""Save and load the parameters and buffers that functions, and no module of a VAE, hold.
 
-A plain function holds its parameters by `pyro.param` and `pyro.module`: they stay in Pyro's store,
-and a run's folder has them beside those of the VAE's modules. It has the buffers, too, of the
-modules that a function refers to, such as the statistics of a batch normalisation.
+Plain functions keep parameters in Pyro's store by `pyro.param` and `pyro.module`. A run's folder
+has them beside those of the VAE's modules. It also has the buffers of the modules that a function
+refers to, such as the statistics of a batch normalization.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.utils._python_dispatch import _disable_current_modes
 
+__all__ = ["Announced", "StoredParameters", "aliased", "held_modules"]
+
 
 class StoredParameters:
-    """What is known of the parameters that programs announce and no part of the VAE holds.
+    """The parameters of param sites that no part of the VAE holds.
 
     Attributes:
-        met: the unconstrained tensors by name, as the programs last announced them.
-        waiting: unconstrained values of a run that was loaded, by name, until a program announces
-            their names: only then are the constraint and the tensor known that take them.
-        saved: the names that the run holds; None where the VAE was not loaded.
+        met: the unconstrained tensors by name, from the latest param sites.
+        waiting: the unconstrained values of a loaded run by name. Each is assigned at the first
+            param site of its name, where the tensor and its constraint become known.
+        saved: the names in the loaded run; None if the VAE was not loaded.
     """
 
     def __init__(self) -> None:
@@ -36,29 +38,32 @@ class StoredParameters:
         self.saved: frozenset[str] | None = None
 
     def values(self) -> dict[str, Tensor]:
-        """Return copies of the unconstrained values, those that wait included."""
+        """Return copies of the unconstrained values, including the waiting ones."""
         met = {name: tensor.detach().clone() for name, tensor in self.met.items()}
         return self.waiting | met
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Take the values of a run, to give each to its parameter when a program announces it."""
+        """Load the values of a run, to be assigned at their param sites."""
         self.met, self.waiting, self.saved = {}, dict(values), frozenset(values)
 
     def meet(self, msg: Any, own: set[int]) -> None:
-        """Remember the parameter of a message, after giving it the value that waits for it.
+        """Note the parameter of a param site, and assign the value that is waiting for it.
+
+        Args:
+            msg: the message of the site.
+            own: the ids of the VAE's own parameters, which are left out.
 
         Raises:
-            ValueError: if the VAE was loaded and its run has no such parameter, or one of another
-                shape.
+            ValueError: if the loaded run has no parameter of that name, or one of another shape.
         """
         name, tensor = msg["name"], _unconstrained(msg)
         if id(tensor) in own:
             return
         if self.saved is not None and name not in self.saved:
             raise ValueError(
-                f"the programs keep '{name}' in Pyro's store, and the run that was loaded has no "
-                f"value for it, only for {sorted(self.saved)}: give the programs it was trained "
-                "with, and save a VAE once its programs have run"
+                f"the programs have '{name}' in Pyro's store, and the loaded run has no value for "
+                f"it, only for {sorted(self.saved)}: load the run with the programs it was "
+                "trained with, and save a VAE only after its programs have run"
             )
         if name in self.waiting:
             tensor = self._put_back(msg, tensor)
@@ -66,41 +71,43 @@ class StoredParameters:
 
     def _put_back(self, msg: Any, tensor: Tensor) -> Tensor:
         name, value, store = msg["name"], self.waiting[msg["name"]], pyro.get_param_store()
-        # An earlier entry may be of another module, shape or constraint.
+        # An earlier entry may have another module, shape or constraint.
         if store._params.get(name) is tensor and len(msg["args"]) > 1:
             del store[name]
             tensor = _unconstrained(msg)
         if tensor.shape != value.shape:
             raise ValueError(
-                f"the run has '{name}' of Pyro's store in shape {tuple(value.shape)}; the program "
-                f"wants {tuple(tensor.shape)}: the run was made with parts of another size"
+                f"the run has '{name}' of Pyro's store in shape {tuple(value.shape)}, and the "
+                f"program in shape {tuple(tensor.shape)}: the run had parts of another size"
             )
         with _disable_current_modes(), torch.no_grad():
             tensor.copy_(value)
         del self.waiting[name]
-        if store._params.get(name) is not tensor:  # a Pyro module's, computed before the message
+        if (
+            store._params.get(name) is not tensor
+        ):  # of a Pyro module, which computes it before the message
             again = transform_to(msg["kwargs"]["constraint"])(tensor)
             msg["fn"] = lambda *_, **__: aliased(tensor, again)
         return tensor
 
     def __deepcopy__(self, memo: Any) -> StoredParameters:
-        """Return what a copy of the VAE needs: it shares Pyro's store with the first."""
+        """Copy what a copy of the VAE needs: both share Pyro's store."""
         copied = StoredParameters()
         copied.waiting, copied.saved = dict(self.waiting), self.saved
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the values alone: what Pyro keeps beside a parameter cannot be pickled."""
+        """Return the values only: the parameters in Pyro's store cannot be pickled."""
         values = self.values()
         return {"met": {}, "waiting": values, "saved": frozenset(values)}
 
 
 class Announced(Messenger):
-    """Hide what Pyro modules say of a VAE's own parameters, and meet those of Pyro's store.
+    """Hide the param sites of a VAE's own parameters, and note those of Pyro's store.
 
     Args:
-        own: the identities of the parameters that the VAE announces itself.
-        stored: what keeps the others.
+        own: the ids of the VAE's own parameters, for which it has param sites itself.
+        stored: collects the other parameters.
     """
 
     def __init__(self, own: set[int], stored: StoredParameters) -> None:
@@ -115,9 +122,11 @@ class Announced(Messenger):
 
 
 def _unconstrained(msg: Any) -> Tensor:
-    """Return the tensor that an optimizer moves, made if this is the first announcement."""
+    """Return the unconstrained tensor of a param site, which is made at the first one."""
     value = msg["fn"](*msg["args"], **msg["kwargs"])
-    if not hasattr(value, "unconstrained"):  # a Pyro module announces torch's parameters bare
+    if not hasattr(
+        value, "unconstrained"
+    ):  # a param site of a Pyro module, with a parameter of torch
         alias = aliased(value)
         msg["fn"] = lambda *_, **__: alias
         value = alias
@@ -126,9 +135,13 @@ def _unconstrained(msg: Any) -> Tensor:
 
 
 def aliased(parameter: Tensor, value: Tensor | None = None) -> Tensor:
-    """Return what a `param` message carries: a value, or an alias, that knows the parameter.
+    """Return the value of a param site, whose `unconstrained` returns the parameter.
 
-    Nothing is left on the parameter itself: an attribute there would keep it from being pickled.
+    The attribute is set on an alias, since a parameter with it could not be pickled.
+
+    Args:
+        parameter: the unconstrained tensor.
+        value: its constrained value; None is the parameter itself.
     """
     alias = parameter.detach() if value is None or value is parameter else value
     alias.unconstrained = lambda: parameter  # type: ignore[attr-defined]
@@ -136,11 +149,13 @@ def aliased(parameter: Tensor, value: Tensor | None = None) -> Tensor:
 
 
 def held_modules(**programs: Any) -> dict[str, nn.Module]:
-    """Return the modules that plain functions hold, by the names that the functions call them.
+    """Return the modules that plain functions refer to, by name.
 
-    They are found among closures, the globals that a function names, arguments of a
-    `functools.partial` and attributes of a method's object. A program that is a module is left
-    out: it holds its own.
+    They are found in closures, in the globals that a function names, in the arguments of a
+    `functools.partial` and in the attributes of a method's object.
+
+    Args:
+        **programs: the programs by role; those that are modules are left out.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -163,7 +178,7 @@ def held_modules(**programs: Any) -> dict[str, nn.Module]:
 
 
 def _named_by(value: Any) -> dict[str, Any]:
-    """Return what a function, or a part of one, refers to by name."""
+    """Return the objects that a function or a partial refers to, by name."""
     if isinstance(value, functools.partial):
         given = {str(i): part for i, part in enumerate(value.args)} | value.keywords
         return {"func": value.func} | given
@@ -197,6 +212,6 @@ def _filled(cell: Any) -> bool:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Return the global names in a function's code, and in the functions defined within it."""
+    """Return the names of globals in code and in the functions defined within it."""
     within = [part for part in code.co_consts if isinstance(part, types.CodeType)]
     return set(code.co_names).union(*map(_names, within))

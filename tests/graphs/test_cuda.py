@@ -95,7 +95,7 @@ OPTIMISERS = {
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_every_optimiser_takes_its_steps(name, clip_norm):
+def test_every_optimizer_takes_its_steps(name, clip_norm):
     """The rate is halved at each step, as a number, a tensor of the GPU or one of the CPU."""
     x, found = binary().cuda(), []
     for kind in (SVI, Ordinary):

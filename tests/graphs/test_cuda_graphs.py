@@ -44,8 +44,8 @@ def graphs(monkeypatch, interpreted):
     monkeypatch.setattr(torch.cuda, "graph", capturing)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr("pyrovae.train.svi.gpu_in_use", lambda: True)
-    for module in ("svi", "optimisers"):
-        monkeypatch.setattr(f"pyrovae.{module}.on_gpu", lambda tensors: True)
+    for module in ("svi", "optimizers"):
+        monkeypatch.setattr(f"pyrovae.train.{module}.on_gpu", lambda tensors: True)
     yield made
     pyro.clear_param_store()
 
@@ -98,13 +98,13 @@ OPTIMISERS = {
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("optim", OPTIMISERS.values(), ids=OPTIMISERS.keys())
-def test_every_optimiser_takes_its_steps(graphs, optim, clip_norm):
+def test_every_optimizer_takes_its_steps(graphs, optim, clip_norm):
     found = stepped(SVI, optim, nothing, clip_norm=clip_norm)
     assert graphs[0].replays == replays(STEPS)
     assert_equal(found, stepped(Ordinary, optim, nothing, clip_norm=clip_norm))
 
 
-def test_the_optimiser_is_in_the_graph_if_it_is_capturable(graphs):
+def test_the_optimizer_is_in_the_graph_if_it_is_capturable(graphs):
     stepped(SVI, OPTIMISERS["pyro Adam"], nothing)
     names = [str(operation) for operation, *_ in graphs[0].operations]
     assert any("adam" in name for name in names)
@@ -114,7 +114,7 @@ def test_the_optimiser_is_in_the_graph_if_it_is_capturable(graphs):
 
 
 def test_a_learning_rate_that_is_a_tensor_changes_inside_the_graph(graphs):
-    """The rates of Pyro's optimisers are numbers, kept in one tensor on the GPU."""
+    """The rates of Pyro's optimizers are numbers, kept in one tensor on the GPU."""
 
     def lower(svi, i):
         for made in svi.optim.optim_objs.values():
@@ -127,7 +127,7 @@ def test_a_learning_rate_that_is_a_tensor_changes_inside_the_graph(graphs):
     torch.testing.assert_close(parameters, wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_a_learning_rate_that_is_a_number_takes_the_optimiser_out_of_the_graph(graphs):
+def test_a_learning_rate_that_is_a_number_takes_the_optimizer_out_of_the_graph(graphs):
     def lower(svi, i):
         if i:
             svi.optim.optimizer.param_groups[0]["lr"] *= 0.5
@@ -277,7 +277,7 @@ def test_running_means_run_on(graphs):
 
 
 def test_what_the_cpu_has_to_do_anew_is_never_captured(graphs, monkeypatch):
-    monkeypatch.setattr("pyrovae.graphs.capture._gpu_among", lambda _: torch.device("cpu"))
+    monkeypatch.setattr("pyrovae.graphs.capture.gpu_among", lambda _: torch.device("cpu"))
     with pytest.warns(UserWarning, match="the CPU has a part in them, aten.normal") as met:
         found = stepped(SVI, lambda _: adam(), nothing)
     assert len(met) == 1

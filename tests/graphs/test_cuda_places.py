@@ -6,7 +6,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
-from pyrovae.graphs.capture import _check_written, _cpu_work, _gpu_among
+from pyrovae.graphs.passes import check_written, cpu_work_of, gpu_among
 from pyrovae.graphs.signatures import NotRecordable
 from pyrovae.measure.latents.plane import _Components
 from pyrovae.weights.sites import same_mask
@@ -20,20 +20,20 @@ class Lying:
 
 
 def test_a_graph_runs_on_one_gpu():
-    assert _gpu_among([Lying("cpu"), Lying("cuda:0")]) == torch.device("cuda:0")
-    assert _gpu_among([Lying("cpu")]) is None
+    assert gpu_among([Lying("cpu"), Lying("cuda:0")]) == torch.device("cuda:0")
+    assert gpu_among([Lying("cpu")]) is None
     with pytest.raises(NotRecordable, match=r"several GPUs: \['cuda:0', 'cuda:1'\]"):
-        _gpu_among([Lying("cuda:0"), Lying("cuda:1")])
+        gpu_among([Lying("cuda:0"), Lying("cuda:1")])
 
 
 def test_a_tensor_of_the_cpu_that_the_step_changes_is_refused_beside_a_gpu():
     """The GPU would be given a copy, and what the step counts in it would be lost."""
     graph = make_fx(lambda x, count: x * count.add_(1))(torch.ones(2), torch.ones(()))
-    _check_written(graph, [Lying("cuda:0"), Lying("cuda:0")])
+    check_written(graph, [Lying("cuda:0"), Lying("cuda:0")])
     with pytest.raises(NotRecordable, match=r"changes a tensor of the CPU.*aten.add_"):
-        _check_written(graph, [Lying("cuda:0"), Lying("cpu")])
+        check_written(graph, [Lying("cuda:0"), Lying("cpu")])
     reading = make_fx(lambda x, weight: x.mul_(weight))(torch.ones(2), torch.ones(()))
-    _check_written(reading, [Lying("cuda:0"), Lying("cpu")])
+    check_written(reading, [Lying("cuda:0"), Lying("cpu")])
 
 
 CPU_WORK = {
@@ -52,7 +52,7 @@ def test_work_of_the_cpu_beside_a_gpu_is_named(function, named):
         x = torch.empty(4, device="cuda:0")
     with without_values:
         graph = make_fx(function, tracing_mode="fake")(x)
-    assert _cpu_work(graph, [x]) == named
+    assert cpu_work_of(graph, [x]) == named
 
 
 @pytest.mark.parametrize("smoothed", [True, False])

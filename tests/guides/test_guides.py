@@ -14,7 +14,7 @@ from worlds import LinearGaussian, random
 import pyrovae as pv
 from pyrovae import guides
 from pyrovae.nets import SMALLEST_SCALE, positive
-from pyrovae.train.fit import _default_loss
+from pyrovae.train.step import default_loss
 
 GUIDES = {
     "mean field": (guides.MeanFieldNormal, 6),
@@ -204,7 +204,7 @@ def test_a_mixture_trains_on_the_elbo_and_its_gradient(component, spread):
     vae, x, numbers, many = mixture_world(component, spread)
     wanted = exact_elbo(numbers.requires_grad_(), 3.0)
     (slope,) = torch.autograd.grad(wanted, numbers)
-    loss = _default_loss(vae.model, vae.guide, x[:2], many[:2])
+    loss = default_loss(vae.model, vae.guide, x[:2], many[:2])
     names = {"enumerated": "TraceEnum_ELBO", "marginal": "TraceMeanField_ELBO"}
     assert type(loss).__name__ == names[component]
     value = loss.differentiable_loss(vae.model, vae.guide, x, many)

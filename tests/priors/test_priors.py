@@ -17,7 +17,7 @@ from worlds import random
 import pyrovae as pv
 from pyrovae import guides, priors
 from pyrovae.nets import MLP
-from pyrovae.train.fit import _default_loss
+from pyrovae.train.step import default_loss
 from pyrovae.weights.kl import latent_order
 from pyrovae.weights.traces import trace_pair
 
@@ -171,7 +171,7 @@ LOSSES = {
 def test_the_loss_that_fit_takes_and_the_log_weights_have_the_exact_elbo(name):
     vae, x = world(ALL[name](1))
     wanted, many = exact_elbo(vae, x), x.expand(20_000, -1)
-    loss = _default_loss(vae.model, vae.guide, x)
+    loss = default_loss(vae.model, vae.guide, x)
     assert type(loss) is LOSSES[name]
     log_w = pv.log_weights(vae, many, particles=1)[0]
     error = float(log_w.std()) / math.sqrt(len(many))

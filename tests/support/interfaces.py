@@ -242,3 +242,8 @@ def distributions_check_a_value_beside_its_support():
     """As the recording, which reads the locals of `_validate_sample`."""
     names = torch.distributions.Distribution._validate_sample.__code__.co_varnames
     return {"value", "support"} <= {*names}
+
+
+def methods_of_tensors_lie_in_one_file():
+    assert Tensor.register_hook.__code__.co_filename == torch._tensor.__file__
+    assert Tensor.backward.__code__.co_filename == torch._tensor.__file__

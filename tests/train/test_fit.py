@@ -6,11 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import pyrovae as pv
-from pyrovae.train.fit import Step, _default_loss
+from pyrovae.train.fit import Step
+from pyrovae.train.step import default_loss
 
 SIZE = 16
 GREY = torch.full((1, SIZE), 0.5)
@@ -323,20 +325,21 @@ def test_short_trainings_are_not_compiled_unless_asked(monkeypatch):
     asked = []
 
     class Spy(pv.SVI):
-        def __init__(self, *arguments, compile):
+        def __init__(self, *arguments, compile, **more):
             asked.append(compile)
-            super().__init__(*arguments, compile=False)
+            super().__init__(*arguments, compile=False, **more)
 
     monkeypatch.setattr("pyrovae.train.fit.SVI", Spy)
     monkeypatch.setattr("pyrovae.train.fit.COMPILED_FROM", 6)
     for epochs, step in (
         (1, Step()),
         (2, Step()),
+        (2, Step(handlers=[poutine.scale(scale=0.5)])),
         (2, Step(compile=False)),
         (1, Step(compile=True)),
     ):
         pv.fit(small_vae(), binary_data(60), epochs=epochs, batch_size=20, step=step, callbacks=[])
-    assert asked == [False, True, False, True]
+    assert asked == [False, True, False, False, True]
 
 
 def test_an_infinite_loss_of_a_compiled_step_spares_the_parameters(monkeypatch):
@@ -358,7 +361,7 @@ def test_an_infinite_loss_of_a_compiled_step_spares_the_parameters(monkeypatch):
 def test_default_loss_is_the_one_that_holds():
     x = binary_data(10)
     vae = small_vae()
-    assert isinstance(_default_loss(vae.model, vae.guide, x), TraceMeanField_ELBO)
+    assert isinstance(default_loss(vae.model, vae.guide, x), TraceMeanField_ELBO)
 
     def coin():
         return pyro.sample("z", dist.Bernoulli(torch.full((2,), 0.5)).to_event(1))
@@ -367,8 +370,8 @@ def test_default_loss_is_the_one_that_holds():
         pyro.sample("z", dist.Bernoulli(torch.full((len(x), 2), 0.5)).to_event(1))
 
     discrete = pv.VAE(coin, vae.likelihood, coin_guide)
-    assert isinstance(_default_loss(discrete.model, discrete.guide, x), Trace_ELBO)
-    assert not isinstance(_default_loss(discrete.model, discrete.guide, x), TraceMeanField_ELBO)
+    assert isinstance(default_loss(discrete.model, discrete.guide, x), Trace_ELBO)
+    assert not isinstance(default_loss(discrete.model, discrete.guide, x), TraceMeanField_ELBO)
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -376,7 +379,7 @@ def test_default_loss_is_the_one_that_holds():
             probs = (0.25 + 0.5 * c).unsqueeze(-1).expand(*c.shape, SIZE)
             pyro.sample("x", dist.Bernoulli(probs).to_event(1), obs=x)
 
-    assert isinstance(_default_loss(model, lambda x: None, x), TraceEnum_ELBO)
+    assert isinstance(default_loss(model, lambda x: None, x), TraceEnum_ELBO)
 
 
 def test_any_objective_of_pyro_may_be_given():

@@ -1,4 +1,4 @@
-"""`pyrovae.SVI` takes any optimiser, and lets it see all parameters at once."""
+"""`pyrovae.SVI` takes any optimizer, and lets it see all parameters at once."""
 
 import copy
 
@@ -41,7 +41,7 @@ OPTIMISERS = {
 
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("ours, theirs", OPTIMISERS.values(), ids=OPTIMISERS.keys())  # noqa: PT006
-def test_every_optimiser_takes_pyros_steps(ours, theirs):
+def test_every_optimizer_takes_pyros_steps(ours, theirs):
     made, losses = trained_with(SVI, ours)
     wanted, wanted_losses = trained_with(pyro.infer.SVI, theirs)
     assert losses == pytest.approx(wanted_losses, rel=1e-5)
@@ -86,7 +86,7 @@ def test_the_gradient_is_clipped_over_all_parameters_together(compiled):
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_a_training_goes_on_from_the_saved_state_of_its_optimiser():
+def test_a_training_goes_on_from_the_saved_state_of_its_optimizer():
     x = binary()
     torch.manual_seed(0)
     straight = vae()

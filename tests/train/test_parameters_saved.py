@@ -48,7 +48,7 @@ class OfPyro(PyroModule):
         return observed(self.net, z, x, self.scale)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """A network with buffers that training moves and evaluation reads."""
 
     def __init__(self):
@@ -91,7 +91,7 @@ def by_module():
 
 
 def by_module_with_buffers():
-    net = Normalised()
+    net = Normalized()
 
     def likelihood(z, x=None):
         pyro.module("decoder", net)
@@ -128,7 +128,7 @@ def by_partial():
 class Scored(nn.Module):
     def __init__(self):
         super().__init__()
-        self.norm = Normalised()
+        self.norm = Normalized()
 
     def forward(self, z, x=None):
         return observed(self.norm.mean, z, x)

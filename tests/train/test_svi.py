@@ -143,7 +143,7 @@ def test_a_parameter_switched_off_stays_and_on_again_moves():
             assert moved == trained
         return losses
 
-    # Pyro's Adam keeps one optimiser per parameter, so a pause means the same to both.
+    # Pyro's Adam keeps one optimizer per parameter, so a pause means the same to both.
     assert_same_training(vae, steps)
 
 
@@ -160,7 +160,7 @@ def test_a_parameter_replaced_is_found():
     assert_same_training(vae, steps)
 
 
-def normalised():
+def normalized():
     """A guide with running statistics, which change in place, and dropout."""
     net = nn.Sequential(nn.BatchNorm1d(SIZE), nn.Dropout(0.5), nn.Linear(SIZE, 2 * LATENTS))
     return vae(guide=pv.guides.MeanFieldNormal(net))
@@ -177,7 +177,7 @@ def test_running_means_and_dropout_are_those_of_eager_mode():
         made.train()
         return [*losses, svi.step(x)]
 
-    assert_same_training(normalised, steps)
+    assert_same_training(normalized, steps)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -426,7 +426,7 @@ def test_a_number_that_python_changes_is_not_frozen():
     assert not svi.compiled
 
 
-def test_an_optimiser_that_has_a_state_is_kept():
+def test_an_optimizer_that_has_a_state_is_kept():
     made, optim = Constant(), pyro.optim.Adam({"lr": 0.1})
     programs = (made.model, lambda *_: None, optim, Trace_ELBO())
     pyro.infer.SVI(*programs).step(torch.randn(4, 1), 1)

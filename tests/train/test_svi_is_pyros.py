@@ -1,6 +1,6 @@
 """`pyrovae.SVI` is `pyro.infer.SVI`: losses and parameters over ten steps, from one seed.
 
-Tables of every autoguide, objective, optimiser and scheduler of Pyro, and of the ways to hold a
+Tables of every autoguide, objective, optimizer and scheduler of Pyro, and of the ways to hold a
 parameter or a number, each eager and as a recorded graph. Adam divides by the gradient's size, so
 a gradient of rounding alone moves a parameter: 1e-4 of a step of 0.01 is allowed.
 """
@@ -8,6 +8,7 @@ a gradient of rounding alone moves a parameter: 1e-4 of a step of 0.01 is allowe
 import copy
 import ctypes
 import itertools
+import math
 import random
 import warnings
 
@@ -240,7 +241,7 @@ OPTIMISERS = sorted(
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_every_optimiser(name):
+def test_every_optimizer(name):
     arguments = {} if name == "AdagradRMSProp" else {"lr": 0.01}
     made = getattr(pyro.optim, name)
     extra = {"momentum": 0.9} if name == "SGD" else {}
@@ -286,7 +287,7 @@ def by_name(name):
 
 
 class Registered:
-    """An optimiser with a hook on each of its parts, which counts the steps."""
+    """An optimizer with a hook on each of its parts, which counts the steps."""
 
     def __init__(self):
         self.steps = 0
@@ -305,11 +306,11 @@ OPTIMS = {
 
 
 @pytest.mark.parametrize("make", OPTIMS.values(), ids=OPTIMS.keys())
-def test_every_way_to_set_an_optimiser(make):
+def test_every_way_to_set_an_optimizer(make):
     assert_pyros(lambda kind: kind(model, guide, make(), Trace_ELBO()))
 
 
-def test_rates_set_through_the_objects_of_an_optimiser():
+def test_rates_set_through_the_objects_of_an_optimizer():
     def training(kind):
         optim = adam()
 
@@ -323,7 +324,7 @@ def test_rates_set_through_the_objects_of_an_optimiser():
     assert_pyros(training, compiled=True)
 
 
-def test_hooks_of_an_optimiser_are_called():
+def test_hooks_of_an_optimizer_are_called():
     def training(kind):
         optim, count = adam(), Registered()
 
@@ -648,7 +649,7 @@ def test_what_no_guard_sees_is_found_beside_pyros_step():
 
         return kind(local, program, adam(), Trace_ELBO()), step
 
-    with pytest.warns(UserWarning, match="beside a step of Pyro's the loss is"):
+    with pytest.warns(UserWarning, match="compared with an eager step, the loss is"):
         svi, *_ = trained(SVI, training, steps=12)
     assert not svi.compiled
 
@@ -673,7 +674,7 @@ def test_a_parameter_that_appears_later():
     assert_pyros(training)
 
 
-class Amortised(PyroModule):
+class Amortized(PyroModule):
     """A guide of a PyroModule with a constrained parameter, made at the first step or before."""
 
     def __init__(self, *, lazily):
@@ -696,7 +697,7 @@ class Amortised(PyroModule):
 @pytest.mark.parametrize("lazily", [True, False])
 def test_a_pyro_module(lazily):
     assert_pyros(
-        lambda kind: kind(local, Amortised(lazily=lazily), adam(), Trace_ELBO()), compiled=True
+        lambda kind: kind(local, Amortized(lazily=lazily), adam(), Trace_ELBO()), compiled=True
     )
 
 
@@ -830,7 +831,7 @@ def test_a_number_that_no_tensor_can_stand_for_is_named():
 
         return kind(local, program, adam(), Trace_ELBO()), step
 
-    with pytest.warns(UserWarning, match=r"Local.epoch was another in nearly every") as met:
+    with pytest.warns(UserWarning, match=r"Local.epoch changed in nearly every") as met:
         trained(SVI, training, steps=80)
     assert len(met) == 1
 
@@ -841,7 +842,7 @@ def test_shapes_that_never_come_back_are_said():
     def training(kind):
         return kind(model, guide, adam(), Trace_ELBO()), lambda svi, i: svi.step(x[: i + 1])
 
-    with pytest.warns(UserWarning, match="the shape of an argument was another") as met:
+    with pytest.warns(UserWarning, match="the shape of an argument changed") as met:
         trained(SVI, training, steps=70)
     assert len(met) == 1
 
@@ -861,3 +862,73 @@ def test_a_pixel_that_is_neither_zero_nor_one_is_refused(stray):
     x[1, 2] = stray
     with pytest.raises(ValueError, match="within the support"):
         svi.step(x)
+
+
+class Scaled:
+    """Programs whose guide is scaled by a float or by a tensor that changes."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def guide(self, x):
+        with poutine.scale(scale=2 * self.weight):
+            guide(x)
+
+    def set(self, weight):
+        if isinstance(self.weight, torch.Tensor):
+            self.weight.fill_(weight)
+        else:
+            self.weight = weight
+
+
+@pytest.mark.parametrize("weight", [0.0, -0.5])
+@pytest.mark.parametrize("make", [float, torch.tensor], ids=["float", "tensor"])
+def test_a_scale_that_is_not_positive_is_refused_in_pyros_words(make, weight):
+    said = []
+    for kind in (pyro.infer.SVI, SVI):
+        pyro.clear_param_store()
+        held = Scaled(make(0.5))
+        svi = kind(model, held.guide, adam(), Trace_ELBO())
+        for i in range(8):
+            held.set(0.5 + 0.1 * i)
+            svi.step(X)
+        before = {n: p.detach().clone() for n, p in pyro.get_param_store().named_parameters()}
+        held.set(weight)
+        with pytest.raises(ValueError, match="Expected scale > 0 but got") as refused:
+            svi.step(X)
+        said.append(str(refused.value))
+        for name, parameter in pyro.get_param_store().named_parameters():
+            assert torch.equal(parameter, before[name])
+    assert said[0] == said[1]
+    assert [graph.runs > 3 for graph in svi._graphs] == [True]
+    held.set(1.5)
+    assert math.isfinite(svi.step(X))
+
+
+def test_a_scale_that_validation_does_not_ask_about_is_pyros():
+    """Without validation Pyro takes any tensor for a scale, and so does a step."""
+    losses = {}
+    for kind in (pyro.infer.SVI, SVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        held = Scaled(torch.tensor(0.5))
+        svi = kind(model, held.guide, adam(), Trace_ELBO())
+        with pyro.validation_enabled(is_validate=False):
+            losses[kind] = [(held.set(0.5 - i % 2), svi.step(X))[1] for i in range(9)]
+    assert svi._graphs
+    torch.testing.assert_close(losses[SVI], losses[pyro.infer.SVI], rtol=1e-4, atol=1e-4)
+
+
+def test_a_sparse_gradient_is_named():
+    net = nn.Embedding(12, 2, sparse=True)
+
+    def embedded(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(torch.arange(len(x))), 0.5).to_event(1))
+
+    svi = SVI(local, embedded, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+    with pytest.warns(UserWarning, match=r"the gradient of net\$\$\$weight is sparse") as met:
+        svi.step(X)
+    assert len(met) == 1
+    assert not svi.compiled

@@ -109,7 +109,7 @@ def test_arguments_that_are_one_tensor_once_need_not_be_again():
 
 def test_an_argument_that_asks_for_its_gradient_gets_it():
     x, y = torch.randn(4, 2), torch.ones(4, 2, requires_grad=True)
-    with pytest.warns(UserWarning, match="arguments ask for gradients"):
+    with pytest.warns(UserWarning, match="arguments require gradients"):
         loss_at(still(SVI), x, y)
     assert y.grad is not None
 

@@ -1,11 +1,14 @@
 """`fit` under handlers and schedules: what it trains to, and what the history shows."""
 
+import contextlib
+import functools
 import math
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 from worlds import random
 
@@ -109,7 +112,6 @@ def test_the_loss_shows_the_handler_and_the_elbo_does_not(beta):
         (): lambda kl: 0.0,
         (free_bits(0.5),): lambda kl: (0.5 - kl).relu().sum().item(),
         (capacity(3.0, strength=2.0),): lambda kl: (2.0 * (3.0 - kl.sum()) - kl.sum()).item(),
-        (free_bits(0.5), kl_weight(0.5)): lambda kl: 0.5 * kl.clamp(min=0.5).sum() - kl.sum(),
     }
     epochs = {}
     for chosen in handlers:
@@ -173,3 +175,110 @@ def test_handlers_are_a_list_of_handlers(handlers):
     vae, x = two_dimensions()
     with pytest.raises(ValueError, match=r"handlers are a list .*such as \[free_bits\(0.1\)\]"):
         pv.fit(vae, x, epochs=1, step=Step(handlers=handlers), callbacks=[])
+
+
+class Tempered(poutine.messenger.Messenger):
+    """The likelihood to a power."""
+
+    def __init__(self, power):
+        super().__init__()
+        self.power = power
+
+    def _pyro_sample(self, msg):
+        if msg["is_observed"]:
+            msg["scale"] = self.power * msg["scale"]
+
+
+class TemperedModel:
+    """The same as a handler of the pair, which leaves the guide alone."""
+
+    def wrap(self, model, guide):
+        return Tempered(0.5)(model), guide
+
+
+@contextlib.contextmanager
+def scaled():
+    with poutine.scale(scale=0.5):
+        yield
+
+
+SCALED = {
+    "an effect handler of Pyro": lambda: poutine.scale(scale=0.5),
+    "a partial of one": lambda: functools.partial(poutine.scale, scale=0.5),
+    "a context manager": scaled,
+}
+HALVED = {
+    **SCALED,
+    "one of the user's": lambda: Tempered(0.5),
+    "a handler of the pair": TemperedModel,
+}
+
+
+def losses_of(handlers, **options):
+    vae, x = two_dimensions()
+    step = Step(handlers=handlers, **options)
+    return pv.fit(vae, x, epochs=3, batch_size=100, step=step, callbacks=[])
+
+
+@pytest.mark.parametrize("name", HALVED)
+def test_a_handler_may_be_of_ones_own(name):
+    """The loss is that of the handled programs; the ELBO, rate and distortion are the target's."""
+    still = {"optim": pyro.optim.Adam({"lr": 0.0})}
+    first, halved = (losses_of(h, **still).epochs[0] for h in ([], [HALVED[name]()]))
+    for quantity in ("elbo", "rate", "distortion"):
+        assert getattr(halved, quantity) == getattr(first, quantity)
+    _, x = two_dimensions()
+    kl = kl_of(torch.full((2,), 0.5), torch.tensor(-0.3).double().exp(), x).sum().item()
+    left = 0.0 if name in SCALED else 0.5 * kl  # what tempering leaves of the KL
+    assert halved.loss == pytest.approx(0.5 * first.loss + left, rel=1e-6)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", HALVED)
+def test_a_compiled_training_with_a_handler_of_ones_own_is_an_uncompiled_one(name):
+    eager, compiled = (
+        losses_of([free_bits(0.1), HALVED[name]()], kl_weight=0.5, compile=compile)
+        for compile in (False, True)
+    )
+    assert compiled.column("loss") == pytest.approx(eager.column("loss"), rel=1e-6)
+
+
+@pytest.mark.parametrize("handlers", [[free_bits], [Tempered]])
+def test_a_class_is_no_handler(handlers):
+    with pytest.raises(ValueError, match=r"handlers are a list .*such as"):
+        Step(handlers=handlers)
+
+
+def test_a_kl_weight_is_given_once():
+    for other in ({}, {"kl_weight": 0.5}):
+        with pytest.raises(ValueError, match=r"given once, as Step\(kl_weight=0.5\)"):
+            Step(handlers=[kl_weight(0.5)], **other)
+
+
+def test_trainings_with_handlers_of_ones_own_are_compiled_when_asked_for():
+    assert Step(handlers=[free_bits(0.1)]).has_library_handlers()
+    assert not Step(handlers=[poutine.scale(scale=0.5)]).has_library_handlers()
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_gradient_is_clipped(compile):
+    """A step of gradient descent at rate 1 is as long as the clipped gradient."""
+    vae, x = two_dimensions()
+    values = [torch.cat([p.detach().clone() for p in vae.parameters()])]
+
+    class Remember(pv.Callback):
+        def stepped(self, training):
+            values.append(torch.cat([p.detach().clone() for p in vae.parameters()]))
+
+    step = Step(pyro.optim.SGD({"lr": 1.0}), clip_norm=0.01, compile=compile)
+    pv.fit(vae, x, epochs=5, batch_size=len(x), step=step, callbacks=[Remember()])
+    lengths = [(b - a).norm().item() for a, b in zip(values[:-1], values[1:], strict=True)]
+    assert lengths == pytest.approx([0.01] * 5, rel=1e-4)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan])
+def test_a_norm_to_clip_to_is_positive(clip_norm):
+    vae, x = two_dimensions()
+    with pytest.raises(ValueError, match="clip_norm is a norm above 0, or None; got"):
+        pv.fit(vae, x, epochs=1, step=Step(clip_norm=clip_norm), callbacks=[])

@@ -49,8 +49,8 @@ class Keep(pv.Callback):
         self.states.append(state(training.target))
 
 
-def interrupted_optimiser(at):
-    """An optimiser that an interrupt stops after the first of the parameters of a step."""
+def interrupted_optimizer(at):
+    """An optimizer that an interrupt stops after the first of the parameters of a step."""
 
     class Half(torch.optim.SGD):
         def step(self, closure=None):
@@ -68,14 +68,14 @@ def interrupted_optimiser(at):
 def test_an_interrupt_within_a_step_leaves_the_epoch_that_the_history_ends_with(
     tmp_path, at, epoch
 ):
-    vae, x, keep = small_vae(Normalised()), data(), Keep()
+    vae, x, keep = small_vae(Normalized()), data(), Keep()
     history = pv.fit(
-        vae, x, epochs=5, batch_size=20, step=pv.Step(interrupted_optimiser(at)),
+        vae, x, epochs=5, batch_size=20, step=pv.Step(interrupted_optimizer(at)),
         callbacks=[keep, pv.Checkpoint(tmp_path)],
     )  # fmt: skip
     assert (history.ended, history.kept, len(history.epochs)) == ("interrupted", epoch, epoch)
     assert_same(state(vae), keep.states[epoch])
-    again = pv.load(tmp_path, likelihood=Normalised())
+    again = pv.load(tmp_path, likelihood=Normalized())
     assert_same(state(again), keep.states[epoch])
     lines = pv.runs.Run(tmp_path).metrics
     assert len(lines) == epoch
@@ -122,8 +122,8 @@ def test_the_history_tells_which_epoch_early_stopping_kept():
     assert_same(state(vae), keep.states[2])
 
 
-class Normalised(nn.Module):
-    """A likelihood with a batch normalisation, and a count that moves in every mode."""
+class Normalized(nn.Module):
+    """A likelihood with a batch normalization, and a count that moves in every mode."""
 
     def __init__(self):
         super().__init__()
@@ -139,7 +139,7 @@ class Normalised(nn.Module):
 @pytest.mark.parametrize("way", ["a part", "a function", "a pair"])
 def test_no_buffer_moves_before_the_first_step_nor_between_epochs(way):
     """Three steps an epoch: the statistics move by three, and from where they stood."""
-    part, x = Normalised(), data()
+    part, x = Normalized(), data()
     target = small_vae(part)
     if way == "a function":
         target = small_vae(lambda z, x=None: (pyro.module("part", part), part(z, x))[1])

@@ -27,7 +27,7 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyrovae.graphs.capture import record
-from pyrovae.graphs.guards import Reach
+from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import Arguments, NotRecordable
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.log_joint import Layout

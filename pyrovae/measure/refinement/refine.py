@@ -186,10 +186,11 @@ class Refined:
         other.posterior, other.parameters = posterior, parameters
         return other
 
-    def _keys(self, x: Tensor, *context: Any) -> list[bytes]:
+    def _keys(self, x: Tensor, *context: ContextValue) -> list[bytes]:
         """Return what tells one datum from another: its row of x and of each tensor beside it."""
         given = zip(self._per_datum, context, strict=True)
-        columns = [x, *(value for per_datum, value in given if per_datum)]
+        own = (value for per_datum, value in given if per_datum and isinstance(value, Tensor))
+        columns = [x, *own]
         flat = [column.detach().double().cpu().reshape(len(x), -1) for column in columns]
         return [row.tobytes() for row in torch.cat(flat, dim=1).numpy()]
 

@@ -1,0 +1,187 @@
+"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pyrovae.data.batches import Batch, Batches
+from pyrovae.objectives.handlers import kl_weight
+from pyrovae.randomness import Steps
+from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
+from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
+from pyrovae.train.monitor import Monitor
+from pyrovae.train.step import Step
+from pyrovae.train.svi import SVI
+from pyrovae.weights.sites import UndefinedWeight, one_line
+from pyrovae.weights.target import check_data, keep_steps
+
+__all__ = ["Loop"]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A training and everything it calls.
+
+    Attributes:
+        training: the state that callbacks see.
+        svi: takes the steps.
+        batches: the data.
+        weight: the handler of the KL weight.
+        step: gives the KL weight.
+        monitor: measures at the end of each epoch.
+        callbacks: in the order of their calls.
+        before: the steps of the target before this training.
+    """
+
+    training: Training
+    svi: SVI
+    batches: Batches
+    weight: kl_weight
+    step: Step
+    monitor: Monitor
+    callbacks: Sequence[Callback]
+    before: Steps
+
+    def run(self) -> None:
+        """Train to the last epoch, a callback's stop, an interrupt or an error."""
+        training = self.training
+        training.forget_gradients()
+        broken: NonFiniteLoss | None = None
+        try:
+            for callback in self.callbacks:
+                callback.started(training)
+            for epoch in range(1, training.epochs + 1):
+                training.history.epochs.append(self._epoch(epoch))
+                if isinstance(self.svi.optim, PyroLRScheduler):
+                    _advance(self.svi.optim, training.history.epochs[-1])
+                for callback in self.callbacks:
+                    callback.finished_epoch(training)
+        except StopTraining as reason:
+            training.history.ended = f"stopped early: {reason}"
+        except KeyboardInterrupt:
+            training.history.ended = "interrupted"
+        except NonFiniteLoss as error:
+            broken, training.history.ended = error, f"broken off: {error}"
+        finally:
+            self._end()
+        if broken is not None:  # callbacks have decided by now which parameters are kept
+            raise NonFiniteLoss(f"{broken}. {kept(training)}") from broken.__cause__ or broken
+
+    def _end(self) -> None:
+        self._remember_steps()
+        for callback in self.callbacks:
+            callback.finished(self.training)
+        self.training.history.kept = self.training.epoch
+        for callback in self.callbacks:
+            callback.ended(self.training)
+
+    def _epoch(self, number: int) -> Epoch:
+        """Take the steps of an epoch and measure; restore the parameters if either is broken off.
+
+        An interrupt may come in the middle of a step. The parameters are then those of the last
+        whole epoch, as in the history.
+        """
+        training = self.training
+        good = training.snapshot()
+        try:
+            loss, seconds = self._steps()
+            broken = not_finite(training.parameters)
+            if broken:
+                raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
+            measured = self.monitor.measure(training.target)
+        except BaseException:
+            training.restore(good)
+            raise
+        training.epoch = number
+        self._remember_steps()
+        return Epoch(number, loss, kl_weight=self.weight.beta, seconds=seconds, **measured)
+
+    def _steps(self) -> tuple[float, float]:
+        """Take a step on each batch; return the mean loss per datum, and the seconds."""
+        training, svi, batches = self.training, self.svi, self.batches
+        compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
+        losses: list[float | Tensor] = []
+        for number, batch in enumerate(batches):
+            if not batches.tensors:
+                check_data(training.target, *batch)
+            self._set_weight(number)
+            losses.append(_step(training, svi, batch))
+            count += len(batch[0])
+            training.step += 1
+            if not isinstance(losses[-1], Tensor):
+                training.loss = losses[-1] / len(batch[0])
+            for callback in self.callbacks:
+                callback.stepped(training)
+        training.batches = batches.number
+        read = _read(training, losses)
+        training.loss = read[-1] / len(batch[0])
+        compiling = svi.compile_seconds - compiling
+        training.history.compile_seconds += compiling
+        return sum(read) / count, time.perf_counter() - started - compiling
+
+    def _set_weight(self, number: int) -> None:
+        """Set the KL weight of a batch, by its number in the epoch."""
+        fraction = number / self.training.batches if self.training.batches else 0.0
+        wanted = self.step.kl_weight
+        epochs = len(self.training.history.epochs) + fraction
+        self.weight.beta = wanted(epochs) if callable(wanted) else wanted
+
+    def _remember_steps(self) -> None:
+        taken = self.before.taken + self.training.step
+        keep_steps(self.training.target, replace(self.before, taken=taken))
+
+
+def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
+    """Advance a scheduler by an epoch; `ReduceLROnPlateau` gets the validation ELBO or the loss.
+
+    The number decreases as training improves, or increases if the scheduler's mode is "max".
+    """
+    for scheduler in optim.optim_objs.values():
+        if isinstance(scheduler, ReduceLROnPlateau):
+            validated = not math.isnan(epoch.validation_elbo)
+            elbo = epoch.validation_elbo if validated else -epoch.loss
+            scheduler.step(elbo if scheduler.mode == "max" else -elbo)
+        else:
+            scheduler.step()
+
+
+def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
+    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
+    try:
+        launched = svi.launch(*batch)
+        if launched is not None:
+            return launched
+        loss, parameters = svi.gradients(*batch)
+    except (ValueError, RuntimeError, IndexError) as error:
+        cause = not_finite(training.parameters) if isinstance(error, ValueError) else ""
+        if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):
+            cause = one_line(error)
+        if not cause:
+            raise failed(training, batch, error) from error
+        raise NonFiniteLoss(describe(training, "the loss is not defined", cause)) from error
+    if not math.isfinite(loss):
+        cause = locate(training, batch)
+        raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
+    svi.update(parameters)
+    return float(loss)
+
+
+def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
+    """Return the losses of an epoch as numbers, reading those on the GPU at once."""
+    unread = [loss for loss in losses if isinstance(loss, Tensor)]
+    values = iter(torch.stack(unread).tolist() if unread else ())
+    read = [next(values) if isinstance(loss, Tensor) else loss for loss in losses]
+    bad = [i for i, loss in enumerate(read) if not math.isfinite(loss)]
+    if bad:
+        training.step += bad[0] - len(losses)
+        cause = "losses on a GPU are read at an epoch's end; Step(compile=False) names the site"
+        raise NonFiniteLoss(describe(training, f"the loss is {read[bad[0]]}", cause))
+    return read
