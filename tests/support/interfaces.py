@@ -245,5 +245,5 @@ def distributions_check_a_value_beside_its_support():
 
 
 def methods_of_tensors_lie_in_one_file():
-    assert Tensor.register_hook.__code__.co_filename == torch._tensor.__file__
-    assert Tensor.backward.__code__.co_filename == torch._tensor.__file__
+    assert torch.Tensor.register_hook.__code__.co_filename == torch._tensor.__file__
+    assert torch.Tensor.backward.__code__.co_filename == torch._tensor.__file__
