@@ -4,7 +4,7 @@
     python benchmarks/mnist.py priors --root data --epochs 50 --out runs/priors
     python benchmarks/mnist.py guides --root data --epochs 50 --out runs/guides
 
-Each contestant is a VAE 784-200-200-50 with tanh, batch 100, Adam at 1e-3, dynamic binarisation,
+Each contestant is a VAE 784-200-200-50 with tanh, batch 100, Adam at 1e-3, dynamic binarization,
 seed 0; a table compares each with its first line, paired over the test images (the first so many
 with `--limit`). What is done stands in the folder: an interrupted run goes on with the lines that
 are not, `--only` runs some of them.

@@ -2,7 +2,7 @@
 
     python benchmarks/novelty.py --root data --epochs 20 --models 5 --out runs/novelty
 
-An ensemble of VAEs 784-200-200-20 with tanh, batch 100, Adam at 1e-3, dynamic binarisation, seeds
+An ensemble of VAEs 784-200-200-20 with tanh, batch 100, Adam at 1e-3, dynamic binarization, seeds
 0, 1, ...; the first one gives all scores but WAIC. Typicality takes the entropy from the
 validation images. A figure for each kind of novel data lies in the folder, with the numbers.
 """
@@ -40,7 +40,7 @@ def train(data: Any, seed: int, epochs: int) -> pv.VAE:
 
 
 def kinds(x: Tensor) -> dict[str, Tensor]:
-    """Return novel data made of binarised digits."""
+    """Return novel data made of binarized digits."""
     return {
         "rotated by 90 degrees": rotated(x, (1, 28, 28)),
         "inverted": 1 - x,

@@ -15,7 +15,7 @@ from . import train as train
 from . import weights as weights
 from .measure import discrepancies as discrepancies
 from .measure.annealing.ais import AIS as AIS
-from .measure.annealing.ais import Sandwich as Sandwich
+from .measure.annealing.ais import AISFinding as AISFinding
 from .measure.compare import Comparison as Comparison
 from .measure.compare import compare as compare
 from .measure.evaluate import evaluate as evaluate
@@ -30,8 +30,8 @@ from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
 from .measure.rate_distortion import RateDistortion as RateDistortion
 from .measure.rate_distortion import rate_distortion as rate_distortion
 from .measure.refinement.flow import PerDatumFlow as PerDatumFlow
-from .measure.refinement.gaps import GapFinding as GapFinding
 from .measure.refinement.gaps import Gaps as Gaps
+from .measure.refinement.gaps import GapsFinding as GapsFinding
 from .measure.refinement.gaps import inference_gaps as inference_gaps
 from .measure.refinement.refine import refine as refine
 from .measure.report import Report as Report

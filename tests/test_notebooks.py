@@ -95,7 +95,7 @@ def check_findings_about_the_bound(text: str) -> None:
     assert abs(from_either[0] - from_either[1]) < 0.2
     assert abs(number(text, "IWAE-1000, guide as trained") - from_either[1]) < 0.15
     assert number(text, "IWAE-1000, guide half as wide") < from_either[1] - 0.2
-    assert number(text, "amortisation gap") > number(text, "approximation gap") > 0.05
+    assert number(text, "amortization gap") > number(text, "approximation gap") > 0.05
     assert number(text, "both gaps") < 0.8
     assert "Healthy: z tells" in text
     assert "Collapsed: the decoder ignores z" in text

@@ -126,13 +126,13 @@ def _takes_one(function: Callable[..., Any]) -> bool:
 
 @contextlib.contextmanager
 def running(recipe: Path | None) -> Iterator[None]:
-    """Let a recipe import its neighbours, and name the line of it at which anything fails."""
+    """Let a recipe import its neighbors, and name the line of it at which anything fails."""
     if recipe is None:
         yield
         return
     recipe = recipe.resolve()
-    neighbours = str(recipe.parent)
-    sys.path.insert(0, neighbours)
+    neighbors = str(recipe.parent)
+    sys.path.insert(0, neighbors)
     try:
         yield
     except BaseException as error:
@@ -140,7 +140,7 @@ def running(recipe: Path | None) -> Iterator[None]:
             raise
         raise _located(recipe, error) from error
     finally:
-        sys.path.remove(neighbours)
+        sys.path.remove(neighbors)
 
 
 def _located(recipe: Path, error: BaseException) -> BaseException:

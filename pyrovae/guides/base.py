@@ -26,7 +26,7 @@ class Posterior(Part):
         self.net = net
 
     @abc.abstractmethod
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return q(z | x), with batch shape [...], given the network's output [..., P]."""
 
 
@@ -49,5 +49,5 @@ class Guide(Posterior):
                 f"a guide takes x [N, ...], one row per datum; got {tuple(x.shape)}, and an "
                 f"output {tuple(parameters.shape)} of the network. Give a single datum as x[None]"
             )
-        z: Tensor = pyro.sample("z", self.posterior(parameters))
+        z: Tensor = pyro.sample("z", self.distribution(parameters))
         return z

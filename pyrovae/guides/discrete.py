@@ -43,13 +43,13 @@ class Categorical(Posterior):
         torch.Size([3, 10])
     """
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return q(z | x) with logits [..., C]."""
         return dist.Categorical(logits=_check_classes(parameters, self))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Sample the index z ~ q(z | x) and return its one-hot vector [..., C]."""
-        return sample_index(self.posterior(self.net(x, *context)))
+        return sample_index(self.distribution(self.net(x, *context)))
 
 
 class OneHot(Posterior):
@@ -71,13 +71,13 @@ class OneHot(Posterior):
         tensor([1., 1., 1.])
     """
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return q(z | x) with logits [..., C]."""
         return dist.OneHotCategorical(logits=_check_classes(parameters, self))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Sample a one-hot vector z ~ q(z | x), [..., C]."""
-        return sample_one_hot(self.posterior(self.net(x, *context)))
+        return sample_one_hot(self.distribution(self.net(x, *context)))
 
 
 class RelaxedOneHot(Posterior):
@@ -122,13 +122,13 @@ class RelaxedOneHot(Posterior):
         """
         set_temperature(self.temperature, temperature)
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return q(z | x) with logits [..., C]."""
         return LogConcrete(self.temperature, logits=_check_classes(parameters, self))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Sample y ~ q(y | x) in the simplex, [..., C]; the site holds log y."""
-        return sample_relaxed(self.posterior(self.net(x, *context)))
+        return sample_relaxed(self.distribution(self.net(x, *context)))
 
 
 class Bernoulli(Guide):
@@ -153,6 +153,6 @@ class Bernoulli(Guide):
         torch.Size([3, 20])
     """
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return the Bernoulli distribution with logits [..., D]."""
         return dist.Bernoulli(logits=parameters).to_event(1)

@@ -66,7 +66,7 @@ class Flow(Guide):
             latents, features=features, kind=kind, transforms=transforms, hidden=hidden
         )
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return the flow given the features [..., C]."""
         if parameters.shape[-1] != self.features:
             raise ValueError(

@@ -34,7 +34,7 @@ class MixtureOfNormals(Posterior):
     a factor that divides by the responsibility r of the stratum,
     $q(z | x) = w_c q_c(z) / r(c | z)$. `log_weights` are those of stratified samples, whose bound
     is tighter than that of one sample. `vae.encode` returns one component; the mixture is
-    `guide.posterior(guide.net(x))`.
+    `guide.distribution(guide.net(x))`.
 
     Args:
         net: maps x to C logits, then C means [C, D] row by row, then C unconstrained scales
@@ -77,7 +77,7 @@ class MixtureOfNormals(Posterior):
         """Return the width of the network's output for D latent dimensions."""
         return components * (1 + 2 * latents)
 
-    def posterior(self, parameters: Tensor) -> NormalMixture:
+    def distribution(self, parameters: Tensor) -> NormalMixture:
         """Return the mixture with logits, means and scales [..., C (1 + 2 D)]."""
         width, count = parameters.shape[-1], self.components
         latents = (width // count - 1) // 2
@@ -92,7 +92,7 @@ class MixtureOfNormals(Posterior):
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Sample z ~ q(z | x); in the enumerated form, from each component."""
-        mixture = self.posterior(self.net(x, *context))
+        mixture = self.distribution(self.net(x, *context))
         if self.component == "marginal":
             z: Tensor = pyro.sample("z", mixture)
             return z

@@ -35,7 +35,7 @@ class MeanFieldNormal(Guide):
         torch.Size([3, 20])
     """
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return the diagonal normal with means and scales [..., 2 D]."""
         return diagonal_normal(parameters, self)
 
@@ -64,7 +64,7 @@ class FullRankNormal(Guide):
         """Return the width of the network's output for D latent dimensions."""
         return latents + latents * (latents + 1) // 2
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return the normal with mean and Cholesky factor [..., D + D (D + 1) / 2]."""
         width = parameters.shape[-1]
         latents = next(d for d in range(width + 1) if self.width(d) >= width)
@@ -120,7 +120,7 @@ class LowRankNormal(Guide):
         """Return the width of the network's output for D latent dimensions."""
         return latents * (2 + rank)
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return the normal with mean, scales and factor [..., D (2 + R)]."""
         width = parameters.shape[-1]
         latents = width // (2 + self.rank)

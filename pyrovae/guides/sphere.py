@@ -39,7 +39,7 @@ class PowerSpherical(Guide):
         torch.Size([3, 20])
     """
 
-    def posterior(self, parameters: Tensor) -> dist.Distribution:
+    def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return the distribution with directions and concentrations [..., D + 1]."""
         if parameters.shape[-1] < 3:
             raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor
 Discrepancy = Callable[[Tensor], Tensor]
 
 NEIGHBOURS: Final = 200
-"""The data among which nearest neighbours are sought: the first so many."""
+"""The data among which nearest neighbors are sought: the first so many."""
 
 
 def mean(x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def standard_deviation(x: Tensor) -> Tensor:
         >>> standard_deviation(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
         tensor(1.5811)
     """
-    return _centred(x).square().mean().sqrt()
+    return _centered(x).square().mean().sqrt()
 
 
 def kurtosis(x: Tensor) -> Tensor:
@@ -48,8 +48,8 @@ def kurtosis(x: Tensor) -> Tensor:
         >>> kurtosis(torch.tensor([[0.0], [0.0], [0.0], [1.0], [-1.0]]))
         tensor(2.5000)
     """
-    centred = _centred(x)
-    return centred.pow(4).mean() / centred.square().mean().square().clamp(min=1e-300)
+    centered = _centered(x)
+    return centered.pow(4).mean() / centered.square().mean().square().clamp(min=1e-300)
 
 
 def share_of_zeros(x: Tensor) -> Tensor:
@@ -73,19 +73,19 @@ def effective_rank(x: Tensor) -> Tensor:
         >>> effective_rank(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
         tensor(1.)
     """
-    centred = _centred(x)
-    rows, columns = centred.shape
-    gram = centred @ centred.mT if rows < columns else centred.mT @ centred
-    return centred.square().sum().square() / gram.square().sum().clamp(min=1e-300)
+    centered = _centered(x)
+    rows, columns = centered.shape
+    gram = centered @ centered.mT if rows < columns else centered.mT @ centered
+    return centered.square().sum().square() / gram.square().sum().clamp(min=1e-300)
 
 
-def nearest_neighbour(x: Tensor) -> Tensor:
+def nearest_neighbor(x: Tensor) -> Tensor:
     """Return the mean distance to the nearest other datum, among the first 200.
 
     Small where data come in clumps, as do those of a model that has collapsed to a few modes.
 
     Example:
-        >>> nearest_neighbour(torch.tensor([[0.0], [1.0], [4.0]]))
+        >>> nearest_neighbor(torch.tensor([[0.0], [1.0], [4.0]]))
         tensor(1.6667)
     """
     some = x[:NEIGHBOURS].flatten(1)
@@ -94,7 +94,7 @@ def nearest_neighbour(x: Tensor) -> Tensor:
     return distances.amin(1).mean()
 
 
-def _centred(x: Tensor) -> Tensor:
+def _centered(x: Tensor) -> Tensor:
     flat = x.flatten(1)
     return flat - flat.mean(0)
 
@@ -106,7 +106,7 @@ DISCREPANCIES: Final[Mapping[str, Discrepancy]] = MappingProxyType(
         "kurtosis": kurtosis,
         "share of zeros": share_of_zeros,
         "effective rank": effective_rank,
-        "nearest neighbour": nearest_neighbour,
+        "nearest neighbor": nearest_neighbor,
     }
 )
 """What a predictive check compares if nothing else is asked for."""

@@ -75,7 +75,7 @@ def evaluate(
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
-        data: whatever `fit` takes. A dynamic split is binarised once, whatever the seed, so that
+        data: whatever `fit` takes. A dynamic split is binarized once, whatever the seed, so that
             two reports are of the same pixels.
         particles: K, the particles for each datum.
         ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.

@@ -264,7 +264,7 @@ def join(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def printed(*parts: Any) -> str:
-    """Return tables and sentences as text, 72 columns wide, without colour."""
+    """Return tables and sentences as text, 72 columns wide, without color."""
     out = io.StringIO()
     console = Console(
         file=out, width=WIDTH, force_terminal=False, force_jupyter=False, color_system=None

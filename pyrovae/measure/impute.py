@@ -47,9 +47,9 @@ class Imputation:
 def impute(
     target: Target, x: Tensor, *context: ContextValue, particles: int, draws: int = 0
 ) -> Imputation:
-    r"""Fill in the missing entries of x by self-normalised importance sampling.
+    r"""Fill in the missing entries of x by self-normalized importance sampling.
 
-    The mean minimises the squared error but understates the spread: for what a later analysis
+    The mean minimizes the squared error but understates the spread: for what a later analysis
     infers from the data, take `draws` (multiple imputation). They also serve columns of classes,
     whose mean means little: `draws.mode(0).values` is the most frequent class. Draws are exact as
     K grows; K well above M keeps particles from serving twice.

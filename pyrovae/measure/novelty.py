@@ -172,7 +172,7 @@ def typicality(
 
 @final
 @dataclass(frozen=True, repr=False)
-class Detection(Finding):
+class NoveltyFinding(Finding):
     """What `Novelty` found.
 
     Attributes:
@@ -274,7 +274,7 @@ class Novelty:
 
     name: ClassVar[str] = "novelty"
 
-    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Detection:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> NoveltyFinding:
         """Score x and the novel data.
 
         Raises:
@@ -302,7 +302,7 @@ class Novelty:
             {name: torch.cat([piece[kind][name] for piece in done.pieces]) for name in self.scores}
             for kind in (0, 1)
         )
-        return Detection(inside, outside, wanted=sum(map(len, kinds)))
+        return NoveltyFinding(inside, outside, wanted=sum(map(len, kinds)))
 
     def _score(self, target: Target, x: Tensor, *context: ContextValue) -> Scored:
         found = {}

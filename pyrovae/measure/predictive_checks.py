@@ -46,7 +46,7 @@ LIKELIHOOD: Final = "log p(x | z)"
 
 @final
 @dataclass(frozen=True, repr=False)
-class PredictiveChecks(Finding):
+class PredictiveCheckFinding(Finding):
     """What `PredictiveCheck` found; a discrepancy has one value for each draw.
 
     Attributes:
@@ -258,7 +258,9 @@ class PredictiveCheck:
             )
 
     @torch.no_grad()
-    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> PredictiveChecks:
+    def __call__(
+        self, target: Target, x: Tensor, *context: ContextValue
+    ) -> PredictiveCheckFinding:
         """Compare replicated data with x.
 
         Raises:
@@ -296,7 +298,7 @@ class PredictiveCheck:
             done = collect(compare, batches, f"drawing {self.draws:,} data sets")
         pairs = [pair for compared, _ in done.pieces for pair in compared]
         below = torch.stack([tail for _, tail in done.pieces]).sum(0)
-        return PredictiveChecks(
+        return PredictiveCheckFinding(
             self.replication,
             observed=shares[0],
             real=_columns([real for real, _ in pairs]),

@@ -2,7 +2,7 @@ r"""Rate against distortion: what models trained at several KL weights trade for
 
     rate = KL(q(z | x) || p(z)),   distortion = -E_q log p(x | z),   ELBO = -(rate + distortion)
 
-A model trained at KL weight beta minimises distortion + beta * rate, so it stands where the curve
+A model trained at KL weight beta minimizes distortion + beta * rate, so it stands where the curve
 of the best models has slope -beta. Models of one ELBO, on a line of slope -1, may differ in all
 that their latents say.
 """

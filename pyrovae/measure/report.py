@@ -59,7 +59,7 @@ class Report(Finding):
             unless a latent site depends on another.
         site_rates: the mean of log q - log p of each latent site, which add up to the rate.
         kl_per_dimension: the closed-form KL of each dimension of a site, [N, D], where both of
-            its densities factorise.
+            its densities factorize.
         effective_sample_size: from 1 to K.
         pareto_k: the shape of the weights' tail, see `pareto.pareto_k`.
         fingerprint: a hash of each datum and of its context, [N, 2], see `fingerprints`.
@@ -153,7 +153,7 @@ class Report(Finding):
         said += without_error_over_data(len(self.elbo.value))
         said += self._annealed()
         said += self._dimensions_used()
-        said += self._dequantisation()
+        said += self._dequantization()
         if self.unfinished:
             said.append(f"An interrupt left out: {', '.join(self.unfinished)}.")
         said += [f"Not measured: {name}: {reason}." for name, reason in self.refused.items()]
@@ -192,7 +192,7 @@ class Report(Finding):
 
         Args:
             levels: 1 where x are whole numbers, 0 and 1 among them. Where p is a density of
-                pixels that had uniform noise added (dequantised) and were divided by 256, give
+                pixels that had uniform noise added (dequantized) and were divided by 256, give
                 256: the 8 bits make it comparable with models of whole numbers.
 
         References:
@@ -325,17 +325,17 @@ class Report(Finding):
             of = f"{used} of the {divergence.shape[1]} dimensions of {site}"
             yield f"KL above {USED} nats: {of}."
 
-    def _dequantisation(self) -> Iterator[str]:
+    def _dequantization(self) -> Iterator[str]:
         if self.of_whole_numbers:
             binary = "binary data" if self.domain is constraints.boolean else "whole numbers"
             bound = f"IWAE-{max(self.iwae)}" if self.iwae else "the ELBO"
             yield (
                 f"Bits per dimension: {bound} of {binary}, {self._counted()} a datum; nothing is "
-                "dequantised."
+                "dequantized."
             )
         elif self.domain is not None and not isinstance(self.domain, constraints.stack):
             yield (
-                "p(x) is a density: where x are 8-bit pixels, dequantised and divided by 256, "
+                "p(x) is a density: where x are 8-bit pixels, dequantized and divided by 256, "
                 "report.bits_per_dimension(256) adds the 8 bits."
             )
 

@@ -298,7 +298,7 @@ def permute_dimensions(z: Tensor) -> Tensor:
     r"""Permute each dimension of samples [M, D] independently, to sample $\prod_j q(z_j)$.
 
     References:
-        Kim, Mnih, 2018. Disentangling by Factorising, algorithm 1.
+        Kim, Mnih, 2018. Disentangling by Factorizing, algorithm 1.
 
     Example:
         >>> z = torch.arange(6.0).reshape(3, 2)

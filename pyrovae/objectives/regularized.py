@@ -282,7 +282,7 @@ class FactorVAE(Regularized):
             shape, or the minibatch has one row.
 
     References:
-        Kim, Mnih, 2018. Disentangling by Factorising.
+        Kim, Mnih, 2018. Disentangling by Factorizing.
 
     Example:
         >>> import torch, pyrovae as pv

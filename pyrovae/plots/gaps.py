@@ -16,7 +16,7 @@ __all__ = ["gaps"]
 
 WITHOUT_FLOW: Final = (
     (measured.ELBO, "ELBO", None, ""),
-    (measured.REFINED, "refined", measured.AMORTISATION, "amortization"),
+    (measured.REFINED, "refined", measured.AMORTIZATION, "amortization"),
     (measured.LOG_EVIDENCE, "log p(x)", measured.APPROXIMATION, "approximation"),
 )
 WITH_FLOW: Final = (

@@ -7,7 +7,7 @@ import math
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae.measure.novelty import Detection
+from pyrovae.measure.novelty import NoveltyFinding
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import TRAIN, VALIDATION, blank, clean
 
@@ -16,7 +16,7 @@ __all__ = ["novelty"]
 BINS = 40
 
 
-def novelty(detection: Detection) -> Figure:
+def novelty(detection: NoveltyFinding) -> Figure:
     """Plot histograms of the scores of both kinds of data, one panel per score.
 
     Histograms are normalized to area 1. The title states the area under the ROC curve. The axis

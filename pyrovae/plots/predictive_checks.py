@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.measure.predictive_checks import PredictiveChecks
+from pyrovae.measure.predictive_checks import PredictiveCheckFinding
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
@@ -16,7 +16,7 @@ __all__ = ["predictive_checks"]
 COLUMNS = 3
 
 
-def predictive_checks(checks: PredictiveChecks) -> Figure:
+def predictive_checks(checks: PredictiveCheckFinding) -> Figure:
     """Plot each discrepancy as a histogram over replicated data and a line at the real data.
 
     The real value of a discrepancy that depends on latents varies; the panel then shows the
@@ -51,7 +51,7 @@ def predictive_checks(checks: PredictiveChecks) -> Figure:
     return figure
 
 
-def _panel(axes: Any, checks: PredictiveChecks, name: str) -> None:
+def _panel(axes: Any, checks: PredictiveCheckFinding, name: str) -> None:
     real, drawn = checks.real[name], checks.replicated[name]
     moves = bool((real != real[0]).any())
     values, at = (drawn - real, 0.0) if moves else (drawn, real[0].item())

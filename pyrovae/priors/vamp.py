@@ -38,7 +38,7 @@ class VampPrior(Prior):
         components: the number C of pseudo-inputs.
 
     Raises:
-        ValueError: if the guide has no network and posterior, `components` is below 1, or the
+        ValueError: if the guide has no network and distribution, `components` is below 1, or the
             prior is used before it has pseudo-inputs.
 
     References:
@@ -64,12 +64,13 @@ class VampPrior(Prior):
 
     def __init__(self, guide: Program, components: int) -> None:
         super().__init__()
-        amortized = callable(getattr(guide, "posterior", None)) and hasattr(guide, "net")
+        amortized = callable(getattr(guide, "distribution", None)) and hasattr(guide, "net")
+        amortized = amortized and not isinstance(guide, Prior)
         if not (isinstance(guide, nn.Module) and amortized):
             raise ValueError(
                 "VampPrior takes the guide of the VAE, to share its encoder: a "
                 "pyrovae.guides.Guide such as MeanFieldNormal, or a module with `net` and "
-                f"`posterior`; got {type(guide).__name__}"
+                f"`distribution`; got {type(guide).__name__}"
             )
         check_components(self, components)
         self.guide = guide
@@ -104,7 +105,7 @@ class VampPrior(Prior):
                 f"N >= {components}; got {tuple(x.shape)}. Give more data or fewer components"
             )
         x = x.to(next(self.guide.parameters(), self.raw))
-        self.guide.posterior(self.guide.net(x[:1]))
+        self.guide.distribution(self.guide.net(x[:1]))
         low, high = x.aminmax(dim=0)
         chosen = x[torch.randperm(len(x))[:components].to(x.device)]
         place = ((chosen - low) / (high - low)).nan_to_num(0.5)
@@ -124,7 +125,7 @@ class VampPrior(Prior):
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
         """Return the mixture of posteriors; the context is ignored."""
-        return mixture(self.logits, self.guide.posterior(self.guide.net(self.pseudo_inputs)))
+        return mixture(self.logits, self.guide.distribution(self.guide.net(self.pseudo_inputs)))
 
 
 def _take_width(prior: VampPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

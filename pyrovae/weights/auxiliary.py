@@ -20,7 +20,7 @@ from torch.distributions import biject_to
 from pyrovae.weights.sites import is_point_mass, log_prob, sample_sites
 
 REVERSE_DENSITY: Final = "_reverse_density"
-"""The key of `infer` that marks a factor of a guide as -log r(u | z, x), r a normalised density of
+"""The key of `infer` that marks a factor of a guide as -log r(u | z, x), r a normalized density of
 the auxiliary draws given the latents: the bound is then that of a joint with u."""
 
 Sites = dict[str, Any]

@@ -143,7 +143,7 @@ def exponent_of_latents(guide_trace: Any, layout: Layout) -> Any:
     """Return the power that all latents share.
 
     Raises:
-        ValueError: if they have several, where no doubly reparameterised gradient is known.
+        ValueError: if they have several, where no doubly reparameterized gradient is known.
     """
     sites = guide_sites(guide_trace)
     for name, site in sites:

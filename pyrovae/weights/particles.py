@@ -1,7 +1,7 @@
 """Programs over K particles: by an axis left of the data, or, where that goes wrong, as K N rows.
 
 The library's networks broadcast over leading axes, so a program of its parts runs once on latents
-[K, N, ...]. A module of one's own was written for [N, ...]: batch normalisation takes the second
+[K, N, ...]. A module of one's own was written for [N, ...]: batch normalization takes the second
 axis for channels, a convolution folds K into N, a recurrent network reads K as time. Such a
 program is shown K N rows, as if there were so many data, and its sites are reported as [K, N].
 
@@ -337,7 +337,7 @@ class Folded(TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether the rows are reparameterised."""
+        """Whether the rows are reparameterized."""
         return bool(self.base_dist.has_rsample)
 
     @property

@@ -1,6 +1,6 @@
 r"""How heavy the tail of the importance weights is, and weights with a smoothed tail.
 
-The largest weights of a datum follow, over a threshold u, a generalised Pareto distribution,
+The largest weights of a datum follow, over a threshold u, a generalized Pareto distribution,
 
     P(w - u > t | w > u) = (1 + k t / sigma)^(-1/k),
 

@@ -190,7 +190,7 @@ def buffers_of(target: Target) -> dict[str, Tensor]:
 def buffers_kept(target: Target) -> Iterator[None]:
     """Put back, after the block, the buffers of the target's modules and of those it calls.
 
-    A check or a measurement in training mode moves the statistics of a batch normalisation, and a
+    A check or a measurement in training mode moves the statistics of a batch normalization, and a
     program may keep buffers of its own in any mode.
     """
     before: dict[int, tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]] = {}

@@ -27,7 +27,7 @@ import pyro.distributions as dist
 import torch
 
 import pyrovae as pv
-from neighbour import LATENTS
+from neighbor import LATENTS
 
 
 def prior():
@@ -98,11 +98,11 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def recipe(tmp_path) -> Path:
-    (tmp_path / "neighbour.py").write_text("LATENTS = 3\n")
+    (tmp_path / "neighbor.py").write_text("LATENTS = 3\n")
     path = tmp_path / "mine.py"
     path.write_text(RECIPE)
     yield path
-    sys.modules.pop("neighbour", None)
+    sys.modules.pop("neighbor", None)
     sys.modules.pop("recipe_mine", None)
 
 
@@ -405,7 +405,7 @@ def test_another_recipe_does_not_fit_the_run(recipe, tmp_path, capsys):
             "MLP expected inputs [..., 60]",
         ),
         (
-            RECIPE.replace("from neighbour import LATENTS", "LATENTS = 3").replace(
+            RECIPE.replace("from neighbor import LATENTS", "LATENTS = 3").replace(
                 "(8, width)", "(7, width)"
             ),
             "wrong.py, line 22: RuntimeError: ",

@@ -121,7 +121,7 @@ class Some(Finding):
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_an_interrupted_diagnostic_keeps_the_rest_labelled(found, run, capsys, monkeypatch):
+def test_an_interrupted_diagnostic_keeps_the_rest_labeled(found, run, capsys, monkeypatch):
     for path in run.glob("evaluation*"):
         path.unlink()
     monkeypatch.setattr("pyrovae.cli.measure._diagnostics", lambda _: [Stops(found)])
@@ -242,7 +242,7 @@ class TestPartial:
         assert main(["evaluate", str(run), *SHORT]) == 130
         assert pv.read_report(run / "evaluation.json").partial
 
-    def test_the_only_one_is_compared_and_labelled(self, interrupted, tmp_path, capsys):
+    def test_the_only_one_is_compared_and_labeled(self, interrupted, tmp_path, capsys):
         run, _ = interrupted
         other = tmp_path / "other"
         other.mkdir()

@@ -49,7 +49,7 @@ def guide(kind, latents, net=None):
 
 DENSITIES = {
     "prior": lambda kind, latents: prior(kind, latents).distribution(),
-    "guide": lambda kind, latents: guide(kind, latents).posterior(random(1, FEATURES)),
+    "guide": lambda kind, latents: guide(kind, latents).distribution(random(1, FEATURES)),
 }
 every_density = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES.keys())
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -152,17 +152,17 @@ def test_a_flow_is_one_pass_in_the_direction_of_training(kind):
 
 @every_kind
 def test_a_draw_scores_as_the_same_value_from_elsewhere(kind):
-    q = guide(kind, 3).posterior(random(1, 4, FEATURES))
+    q = guide(kind, 3).distribution(random(1, 4, FEATURES))
     z = q.rsample((50,))
     torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-8, atol=1e-8)
 
 
 def test_a_draw_made_without_gradients_is_scored_with_them():
     made = guide("spline", 3)
-    q = made.posterior(random(1, 4, FEATURES))
+    q = made.distribution(random(1, 4, FEATURES))
     z = q.sample()
     found = torch.autograd.grad(q.log_prob(z).sum(), list(made.flow.parameters()))
-    again = made.posterior(random(1, 4, FEATURES))
+    again = made.distribution(random(1, 4, FEATURES))
     wanted = torch.autograd.grad(again.log_prob(z.clone()).sum(), list(made.flow.parameters()))
     torch.testing.assert_close(found, wanted)
 
@@ -183,10 +183,10 @@ def test_a_guide_of_splines_reaches_beyond_their_domain():
     features = random(1, FEATURES)
     location = made.flow.transform.transforms[-1].hyper[-1].bias.data[::2]
     pyro.set_rng_seed(1)
-    near = made.posterior(features).sample((50,))
+    near = made.distribution(features).sample((50,))
     location += 100
     pyro.set_rng_seed(1)
-    far = made.posterior(features).sample((50,))
+    far = made.distribution(features).sample((50,))
     torch.testing.assert_close(far, near + 100)
     assert near.std(0).min() > 0.1
 
@@ -212,7 +212,7 @@ def test_context_reaches_the_guide_and_leaves_the_prior():
     made = guide("affine", 2, net)
     x, label = random(0, 5, 2), random(1, 5, 2)
     vae = pv.VAE(prior("affine", 2), LinearGaussian().likelihood, made)
-    wanted = made.posterior(net(torch.cat([x, label], -1)))
+    wanted = made.distribution(net(torch.cat([x, label], -1)))
     z = random(2, 5, 2)
     torch.testing.assert_close(vae.encode(x, label).log_prob(z), wanted.log_prob(z))
     torch.testing.assert_close(
@@ -227,7 +227,7 @@ def test_copies_have_the_same_density(kind, duplicate):
         flows = [
             part.flow.fast_to_score
             if isinstance(part, priors.Flow)
-            else lambda part=part: part.posterior(random(1, FEATURES))
+            else lambda part=part: part.distribution(random(1, FEATURES))
             for part in (made, duplicate(made))
         ]
         z = random(4, 5, 3)
@@ -319,7 +319,7 @@ BAD = {
         "at least one feature of x; got features=0",
     ),
     "features of another width": (
-        lambda: guides.Flow(nn.Identity(), 2, features=3).posterior(torch.zeros(4, 5)),
+        lambda: guides.Flow(nn.Identity(), 2, features=3).distribution(torch.zeros(4, 5)),
         "3 outputs, its features; got 5.*features=5",
     ),
 }

@@ -297,7 +297,7 @@ def test_the_closed_form_reaches_the_objectives():
 
 
 def test_the_guide_reads_a_direction_of_any_length_and_a_concentration():
-    q = Guide(nn.Identity()).posterior(random(0, 5, 4))
+    q = Guide(nn.Identity()).distribution(random(0, 5, 4))
     torch.testing.assert_close(q.loc, normalize(random(0, 5, 4)[:, :3], dim=-1))
     torch.testing.assert_close(q.concentration, positive(random(0, 5, 4)[:, 3]))
     assert (q.batch_shape, q.event_shape) == ((5,), (3,))
@@ -327,7 +327,7 @@ def test_a_sphere_of_fewer_than_two_coordinates_is_refused(latents):
 
 def test_a_network_without_a_direction_is_refused():
     with pytest.raises(ValueError, match=r"PowerSpherical.*D \+ 1 outputs.*got 2"):
-        Guide(nn.Identity()).posterior(torch.zeros(3, 2))
+        Guide(nn.Identity()).distribution(torch.zeros(3, 2))
 
 
 def test_draws_on_the_sphere_come_in_particles_and_data():

@@ -30,7 +30,7 @@ GUIDES = {
 @pytest.mark.parametrize(("family", "width"), GUIDES.values(), ids=GUIDES.keys())
 @pytest.mark.parametrize("batch", [(), (5,), (4, 5)])
 def test_posteriors_keep_the_leading_axes_as_batch(family, width, batch):
-    posterior = family(nn.Identity()).posterior(random(0, *batch, width))
+    posterior = family(nn.Identity()).distribution(random(0, *batch, width))
     assert (posterior.batch_shape, posterior.event_shape) == (batch, (3,))
     if family is not GUIDES["mixture"][0]:
         torch.testing.assert_close(posterior.mean, random(0, *batch, width)[..., :3])
@@ -40,7 +40,7 @@ def test_posteriors_keep_the_leading_axes_as_batch(family, width, batch):
 @pytest.mark.parametrize("h", [-50.0, 50.0])
 def test_densities_and_gradients_stay_finite_at_extreme_outputs(family, width, h):
     parameters = torch.full((2, width), h, requires_grad=True)
-    posterior = family(nn.Identity()).posterior(parameters)
+    posterior = family(nn.Identity()).distribution(parameters)
     log_q = posterior.log_prob(posterior.rsample())
     log_q.sum().backward()
     assert log_q.isfinite().all()
@@ -49,13 +49,13 @@ def test_densities_and_gradients_stay_finite_at_extreme_outputs(family, width, h
 
 def test_mean_field_is_a_normal_of_means_then_scales():
     parameters = random(0, 5, 6)
-    posterior = guides.MeanFieldNormal(nn.Identity()).posterior(parameters)
+    posterior = guides.MeanFieldNormal(nn.Identity()).distribution(parameters)
     torch.testing.assert_close(posterior.stddev, positive(parameters[:, 3:]))
 
 
 def test_full_rank_fills_the_cholesky_factor_row_by_row():
     parameters = random(0, 5, 9)
-    posterior = guides.FullRankNormal(nn.Identity()).posterior(parameters)
+    posterior = guides.FullRankNormal(nn.Identity()).distribution(parameters)
     a, b, c, d, e, f = parameters[0, 3:]
     zero = torch.zeros_like(a)
     factor = [[positive(a), zero, zero], [b, positive(c), zero], [d, e, positive(f)]]
@@ -86,13 +86,13 @@ def test_context_reaches_the_network(family, width):
     guide = family(pv.nets.MLP(4, width))
     vae = pv.VAE(pv.priors.StandardNormal(3), pv.likelihoods.Normal(pv.nets.MLP(3, 2)), guide)
     x, label = torch.randn(5, 2), torch.randn(5, 2)
-    wanted = guide.posterior(guide.net(torch.cat([x, label], -1))).mean
+    wanted = guide.distribution(guide.net(torch.cat([x, label], -1))).mean
     torch.testing.assert_close(vae.encode(x, label).mean, wanted)
 
 
 def test_an_odd_width_is_refused_by_mean_field():
     with pytest.raises(ValueError, match="MeanFieldNormal.*even number of outputs, 2 D.*got 7"):
-        guides.MeanFieldNormal(nn.Identity()).posterior(torch.zeros(2, 7))
+        guides.MeanFieldNormal(nn.Identity()).distribution(torch.zeros(2, 7))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_an_odd_width_is_refused_by_mean_field():
 def test_a_width_that_fits_no_dimension_is_refused_by_full_rank(width, remedy):
     message = rf"FullRankNormal.*got {width}\." + (f".*such as {remedy}" if remedy else "")
     with pytest.raises(ValueError, match=message):
-        guides.FullRankNormal(nn.Identity()).posterior(torch.zeros(2, width))
+        guides.FullRankNormal(nn.Identity()).distribution(torch.zeros(2, width))
 
 
 def test_low_rank_is_the_normal_of_its_covariance():
     parameters = random(0, 5, guides.LowRankNormal.width(4, 2))
-    posterior = guides.LowRankNormal(nn.Identity(), rank=2).posterior(parameters)
+    posterior = guides.LowRankNormal(nn.Identity(), rank=2).distribution(parameters)
     loc, raw, factor = parameters.split([4, 4, 8], dim=-1)
     scale = torch.diag_embed((1 + raw.exp()).log() + SMALLEST_SCALE)
     factor = factor.reshape(5, 4, 2)
@@ -140,7 +140,7 @@ def test_low_rank_with_the_right_network_is_the_exact_posterior():
 
 def test_a_mixture_is_that_of_its_logits_means_and_scales():
     parameters = random(0, 5, guides.MixtureOfNormals.width(3, 2))
-    posterior = guides.MixtureOfNormals(nn.Identity(), components=2).posterior(parameters)
+    posterior = guides.MixtureOfNormals(nn.Identity(), components=2).distribution(parameters)
     logits, loc, raw = parameters.split([2, 6, 6], dim=-1)
     scale = (1 + raw.exp()).log() + SMALLEST_SCALE
     components = td.Independent(td.Normal(loc.reshape(5, 2, 3), scale.reshape(5, 2, 3)), 1)
@@ -293,7 +293,7 @@ WIDTHS = {
 @pytest.mark.parametrize("width", [0, 2, 7, 9])
 def test_a_width_that_fits_no_dimension_is_refused(name, width):
     with pytest.raises(ValueError, match=WIDTHS[name].format(width)):
-        GUIDES[name][0](nn.Identity()).posterior(torch.zeros(2, width))
+        GUIDES[name][0](nn.Identity()).distribution(torch.zeros(2, width))
 
 
 def test_the_base_class_is_abstract():

@@ -13,7 +13,7 @@ from worlds import EXACT, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
 from pyrovae.measure.annealing import ais
-from pyrovae.measure.annealing.ais import AIS, Sandwich, linear, sigmoid
+from pyrovae.measure.annealing.ais import AIS, AISFinding, linear, sigmoid
 from pyrovae.measure.annealing.hmc import Pace, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point
 from pyrovae.measure.simulate import simulate
@@ -443,7 +443,7 @@ class TestSandwich:
     def test_says_when_chains_hardly_move(self):
         pair, x = self.pair()
         found = AIS(5, particles=4)(pair, x)
-        stuck = ais.Sandwich(
+        stuck = ais.AISFinding(
             settings=found.settings,
             log_w=found.log_w,
             below=found.below,
@@ -676,7 +676,7 @@ def test_goes_with_the_librarys_parts(name, start):
 
 def sandwich(settings, gap):
     level = torch.zeros(settings.particles, 3)
-    return Sandwich(
+    return AISFinding(
         settings, log_w=level, below=level, above=level + gap, acceptance=level + 1, wanted=3
     )
 

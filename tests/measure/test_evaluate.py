@@ -157,7 +157,7 @@ def test_one_particle_and_one_datum_have_errors_that_are_not_known():
     assert report.to_json()["quantities"]["ELBO"]["error_over_data"] is None
 
 
-def test_dynamic_data_are_binarised_once_whatever_the_particles():
+def test_dynamic_data_are_binarized_once_whatever_the_particles():
     split = pv.data.Split(torch.full((6, 4), 0.5), torch.zeros(6), dynamic=True)
     seen = []
 

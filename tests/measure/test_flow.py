@@ -22,7 +22,7 @@ def normal(h):
 
 
 def full_rank(h):
-    return guides.FullRankNormal(torch.nn.Identity()).posterior(h)
+    return guides.FullRankNormal(torch.nn.Identity()).distribution(h)
 
 
 FAMILIES = {

@@ -22,7 +22,7 @@ from pyrovae.nets import unconstrained
 from pyrovae.weights.bounds import Estimate
 
 MEAN_FIELD_GAP = 0.5 * float(PRECISION.diagonal().log().sum() - PRECISION.logdet())
-"""KL of N(m, diag(1 / Lambda_jj)), the best factorised q, to the posterior N(m, Lambda^-1).
+"""KL of N(m, diag(1 / Lambda_jj)), the best factorized q, to the posterior N(m, Lambda^-1).
 
 tr(Lambda diag(1 / Lambda_jj)) = D, so 2 KL = D - D - log det Lambda + sum_j log Lambda_jj.
 """
@@ -36,7 +36,7 @@ def loss_of_shift(shift):
 
 def kl(guide, x):
     """Return KL(q(z | x) || p(z | x)) of a guide with normal posteriors, in closed form."""
-    q = guide.posterior(guide.net(x))
+    q = guide.distribution(guide.net(x))
     q = td.MultivariateNormal(q.mean, covariance_matrix=covariance(q))
     exact = td.MultivariateNormal(WORLD.posterior_mean(x), scale_tril=WORLD.scale_tril)
     return td.kl_divergence(q, exact)
@@ -91,19 +91,19 @@ class TestClosedForms:
         assert_within(found[g.LOG_EVIDENCE], WORLD.log_evidence(x))
         excess = kl(made[g.REFINED], x)
         assert excess.mean() < 0.01
-        assert_within(found[g.AMORTISATION], -excess)
+        assert_within(found[g.AMORTIZATION], -excess)
         assert_within(found[g.APPROXIMATION], excess)
-        for name in (g.AMORTISATION, g.APPROXIMATION, g.TOTAL):
+        for name in (g.AMORTIZATION, g.APPROXIMATION, g.TOTAL):
             assert abs(found[name].mean) < 0.01
         assert finding.verdict[0].startswith("Neither gap is told from zero")
 
-    def test_the_exact_family_off_its_optimum_has_an_amortisation_gap_alone(self):
+    def test_the_exact_family_off_its_optimum_has_an_amortization_gap_alone(self):
         found, made, x, finding = self.found(full_rank(shift=0.5))
         excess = kl(made[g.REFINED], x)
         assert excess.mean() < 0.01
-        assert_within(found[g.AMORTISATION], loss_of_shift(0.5) - excess)
+        assert_within(found[g.AMORTIZATION], loss_of_shift(0.5) - excess)
         assert_within(found[g.APPROXIMATION], excess)
-        assert finding.verdict[0].startswith("Amortisation limits the bound: it costs")
+        assert finding.verdict[0].startswith("Amortization limits the bound: it costs")
 
     def test_a_mean_field_on_a_correlated_posterior_has_its_approximation_gap(self):
         found, made, x, finding = self.found(mean_field())
@@ -111,7 +111,7 @@ class TestClosedForms:
         assert (loss > MEAN_FIELD_GAP - 1e-9).all(), "the closed form is no optimum"
         assert loss.mean() - MEAN_FIELD_GAP < 0.01
         assert_within(found[g.APPROXIMATION], loss)
-        assert_within(found[g.AMORTISATION], MEAN_FIELD_GAP - loss)
+        assert_within(found[g.AMORTIZATION], MEAN_FIELD_GAP - loss)
         assert_within(found[g.TOTAL], MEAN_FIELD_GAP)
         assert finding.verdict[0].startswith("The family of q limits the bound: it costs")
 
@@ -119,7 +119,7 @@ class TestClosedForms:
         found, made, x, _ = self.found(mean_field(shift=0.3))
         loss = kl(made[g.REFINED], x)
         assert loss.mean() - MEAN_FIELD_GAP < 0.01
-        assert_within(found[g.AMORTISATION], MEAN_FIELD_GAP + loss_of_shift(0.3) - loss)
+        assert_within(found[g.AMORTIZATION], MEAN_FIELD_GAP + loss_of_shift(0.3) - loss)
         assert_within(found[g.APPROXIMATION], loss)
 
     def test_a_flow_about_the_mean_field_closes_most_of_what_the_family_leaves(self):
@@ -142,7 +142,7 @@ class TestClosedForms:
             found[g.REFINED].standard_error.hypot(truth.standard_error[:4]),
         )
         torch.testing.assert_close(
-            found[g.AMORTISATION].value, found[g.REFINED].value - found[g.ELBO].value
+            found[g.AMORTIZATION].value, found[g.REFINED].value - found[g.ELBO].value
         )
         assert "log p(x) is as it was given." in finding.verdict
         assert "effective sample size" not in finding.tensors()
@@ -207,7 +207,7 @@ class TestCoverage:
         numbers = {g.ELBO: 0.4, g.HALF: 0.25, g.REFINED: 0.15}
         made = {
             name: Refined(
-                posterior.posterior,
+                posterior.distribution,
                 posterior.net(x) + shift * torch.eye(4, dtype=torch.float64)[0],
                 x,
             )
@@ -215,7 +215,7 @@ class TestCoverage:
         }
         base = posterior.net(x) + 0.1 * torch.eye(4, dtype=torch.float64)[1]
         flow = PerDatumFlow(transforms=1, hidden=1)
-        family, start = flow.around(posterior.posterior, base)
+        family, start = flow.around(posterior.distribution, base)
         # Of the one coupling z_0 is bent: its place is a weight times z_1 over three features.
         slope = start.clone()
         slope[:, 4 + 4 + 1 + 1] = -0.9
@@ -225,7 +225,7 @@ class TestCoverage:
     def truths(self, made, x):
         losses = {name: kl(made[name], x) for name in (g.ELBO, g.HALF, g.REFINED)}
         numbers = made[g.FLOW].parameters
-        base, loc = made[g.FLOW].posterior(numbers).base_dist, numbers[:, 4:6]
+        base, loc = made[g.FLOW].distribution(numbers).base_dist, numbers[:, 4:6]
         scale = numbers[:, 6:8].exp()
         matrix = torch.eye(2, dtype=torch.float64).repeat(len(x), 1, 1)
         matrix[:, 0, 1] = -0.9 / 3 * scale[:, 0] / scale[:, 1]

@@ -7,22 +7,22 @@ from gap_worlds import WORLD, full_rank, mean_field, small
 from pyrovae import plots
 from pyrovae.measure.refinement import gaps as g
 from pyrovae.measure.refinement.flow import PerDatumFlow
-from pyrovae.measure.refinement.gaps import GapFinding, Gaps
+from pyrovae.measure.refinement.gaps import Gaps, GapsFinding
 from pyrovae.weights.bounds import Estimate
 
 
-def finding(amortisation, approximation, *, error=0.01, size=500.0, **others):
+def finding(amortization, approximation, *, error=0.01, size=500.0, **others):
     def estimate(value):
         return Estimate(torch.full((4,), value), torch.full((4,), error * 2))
 
     named = {
         g.ELBO: -10.0,
-        g.AMORTISATION: amortisation,
+        g.AMORTIZATION: amortization,
         g.APPROXIMATION: approximation,
-        g.TOTAL: amortisation + approximation,
+        g.TOTAL: amortization + approximation,
     }
     estimates = {name: estimate(value) for name, value in (named | others).items()}
-    return GapFinding(estimates, torch.full((4,), size), wanted=4, source="the bound")
+    return GapsFinding(estimates, torch.full((4,), size), wanted=4, source="the bound")
 
 
 class TestVerdict:
@@ -31,7 +31,7 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("gaps", "begins"),
         [
-            ((1.0, 0.3), "Amortisation limits the bound: it costs 1.000 ± 0.010 nats, the"),
+            ((1.0, 0.3), "Amortization limits the bound: it costs 1.000 ± 0.010 nats, the"),
             ((0.3, 1.0), "The family of q limits the bound: it costs 1.000 ± 0.010 nats"),
             ((0.50, 0.53), "The network and the family cost alike, within errors"),
             ((0.015, 0.019), "Neither gap is told from zero"),
@@ -86,7 +86,7 @@ class TestFigure:
             below, above = (found.estimates[name].mean for name in (low, high))
             assert bar.get_y() == pytest.approx(below)
             assert bar.get_height() == pytest.approx(above - below)
-        error = found.estimates[g.AMORTISATION].error_over_particles
+        error = found.estimates[g.AMORTIZATION].error_over_particles
         (segment,) = axes.containers[1].lines[2][0].get_segments()
         assert segment[1][1] - segment[0][1] == pytest.approx(4 * error)
 

@@ -17,7 +17,7 @@ from pyrovae.measure.latents import aggregate_posterior, latents
 from pyrovae.measure.latents.active_units import Activity
 from pyrovae.measure.latents.aggregate_posterior import Posterior
 from pyrovae.measure.latents.draws import Codes, draw_codes
-from pyrovae.measure.latents.latents import LatentFinding, Latents
+from pyrovae.measure.latents.latents import Latents, LatentsFinding
 from pyrovae.measure.latents.sites import latent_sites
 from pyrovae.weights.given import Given
 
@@ -432,5 +432,5 @@ def test_one_datum_that_was_met_is_no_aggregate(monkeypatch):
 @pytest.mark.parametrize(("cost", "mismatched"), [(1.1, False), (0.7, False), (0.5, True)])
 def test_a_cost_within_two_errors_of_the_information_is_no_mismatch(cost, mismatched):
     numbers = {latents.INFORMATION: Number(1.0), latents.SWAPPED: Number(cost, 0.2)}
-    found = LatentFinding(9, 9, 9, Activity((), torch.zeros(9, 0)), numbers, [], 0.05)
+    found = LatentsFinding(9, 9, 9, Activity((), torch.zeros(9, 0)), numbers, [], 0.05)
     assert found.mismatched == mismatched

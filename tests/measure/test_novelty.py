@@ -15,8 +15,8 @@ import pyrovae as pv
 from pyrovae.data.images import rotated
 from pyrovae.guides import FullRankNormal, MeanFieldNormal
 from pyrovae.measure.novelty import (
-    Detection,
     Novelty,
+    NoveltyFinding,
     likelihood_regret,
     surprise,
     typicality,
@@ -94,7 +94,7 @@ class TestScores:
             waic([WORLD.vae()], x)
 
     @pytest.mark.parametrize(("family", "width"), [(FullRankNormal, 5), (MeanFieldNormal, 4)])
-    def test_regret_is_the_amortisation_gap(self, family, width):
+    def test_regret_is_the_amortization_gap(self, family, width):
         """KL to the exact posterior of the network's q, less that of the best of its family.
 
         A full-rank normal holds the exact posterior; the best mean-field one has its means and
@@ -106,7 +106,7 @@ class TestScores:
         exact = torch.distributions.MultivariateNormal(
             WORLD.posterior_mean(x), scale_tril=WORLD.scale_tril
         )
-        q = vae.posterior.posterior(vae.posterior.net(x))
+        q = vae.posterior.distribution(vae.posterior.net(x))
         floor = 0.0
         if family is MeanFieldNormal:
             scale = WORLD.covariance.inverse().diagonal().rsqrt()
@@ -252,7 +252,7 @@ class TestRotated:
 def test_the_figure_shows_every_score():
     inside, outside = torch.randn(300), torch.randn(200) + 1
     inside[0] = 1e6
-    found = Detection(
+    found = NoveltyFinding(
         {"a": inside, "b": -inside, "c": torch.ones(3)},
         {"a": outside, "b": -outside, "c": torch.ones(2)},
         500,
@@ -269,14 +269,14 @@ def test_the_figure_shows_every_score():
 
 def test_a_score_at_chance_is_not_said_to_be_turned_over():
     scores = torch.arange(20.0)
-    found = Detection({"s": scores + 0.5}, {"s": scores}, wanted=40)
+    found = NoveltyFinding({"s": scores + 0.5}, {"s": scores}, wanted=40)
     assert 0.4 < found.quantities["s"].mean < 0.5
     assert len(found.verdict) == 1
 
 
 def test_the_verdict_goes_by_the_best_score():
     low = torch.arange(10.0)
-    found = Detection({"good": low, "poor": low}, {"good": low + 5, "poor": low}, wanted=20)
+    found = NoveltyFinding({"good": low, "poor": low}, {"good": low + 5, "poor": low}, wanted=20)
     # Of 100 pairs 85 are in order and 5 are ties.
     said = "By good, a novel datum scores above a familiar one in 87.5%"
     assert found.verdict[0].startswith(said)
@@ -309,8 +309,8 @@ def test_data_that_the_likelihood_does_not_take_are_refused(novel):
 
 def test_an_area_without_an_error_is_told():
     scores = torch.arange(5.0)
-    sure = Detection({"s": scores}, {"s": scores + 9}, wanted=10).verdict
+    sure = NoveltyFinding({"s": scores}, {"s": scores + 9}, wanted=10).verdict
     assert sure[1].startswith("By s every pair of these 5 and 5 data is told apart, so no error")
-    alone = Detection({"s": scores}, {"s": scores[:1] + 0.5}, wanted=6).verdict
+    alone = NoveltyFinding({"s": scores}, {"s": scores[:1] + 0.5}, wanted=6).verdict
     assert alone[1].startswith("Of one datum of a kind no error is known")
-    assert len(Detection({"s": scores}, {"s": scores + 1}, wanted=10).verdict) == 1
+    assert len(NoveltyFinding({"s": scores}, {"s": scores + 1}, wanted=10).verdict) == 1

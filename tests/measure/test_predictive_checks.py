@@ -14,7 +14,7 @@ from pyrovae.measure.discrepancies import (
     DISCREPANCIES,
     effective_rank,
     kurtosis,
-    nearest_neighbour,
+    nearest_neighbor,
     standard_deviation,
 )
 from pyrovae.measure.predictive_checks import FALSE_ALARMS, LIKELIHOOD, PredictiveCheck
@@ -102,7 +102,7 @@ class TestPriorReplication:
         assert not found.outside or overdispersed
         assert ("agrees with the data in all 6" in found.verdict[0]) is not overdispersed
 
-    def test_clumps_are_found_by_the_neighbours(self):
+    def test_clumps_are_found_by_the_neighbors(self):
         """Four narrow clumps against a normal of the same mean and variance."""
         vae = pv.VAE(
             pv.priors.StandardNormal(2),
@@ -111,7 +111,7 @@ class TestPriorReplication:
         )
         clumps = torch.randint(0, 2, (200, 2)) * 2.0 - 1
         found = PredictiveCheck()(vae, clumps + 0.1 * torch.randn(200, 2))
-        assert "nearest neighbour" in found.outside
+        assert "nearest neighbor" in found.outside
 
 
 class TestPosteriorReplication:
@@ -181,17 +181,17 @@ class TestDiscrepancies:
     def test_against_numpy_and_scipy(self):
         x = torch.randn(60, 5, dtype=torch.float64) @ torch.randn(5, 5, dtype=torch.float64)
         table = x.numpy()
-        centred = table - table.mean(0)
+        centered = table - table.mean(0)
         assert standard_deviation(x).item() == pytest.approx(math.sqrt(table.var(0).mean()))
         assert kurtosis(x[:, :1]).item() == pytest.approx(
             scipy.stats.kurtosis(table[:, 0], fisher=False)
         )
-        spectrum = torch.linalg.svdvals(torch.from_numpy(centred)).square()
+        spectrum = torch.linalg.svdvals(torch.from_numpy(centered)).square()
         rank = spectrum.sum().square() / spectrum.square().sum()
         assert effective_rank(x).item() == pytest.approx(rank.item())
         assert effective_rank(x[:4]).item() < 3 + 1e-9, "as many data as leave three directions"
         tree = scipy.spatial.cKDTree(table)
-        assert nearest_neighbour(x).item() == pytest.approx(tree.query(table, k=2)[0][:, 1].mean())
+        assert nearest_neighbor(x).item() == pytest.approx(tree.query(table, k=2)[0][:, 1].mean())
 
     @pytest.mark.parametrize("name", DISCREPANCIES)
     def test_constant_data_have_a_number(self, name):
@@ -352,9 +352,9 @@ def test_the_verdict_names_the_worst_sample_size():
     assert f"{size.mean():.1f} on average, {size.min():.1f} at worst" in found.verdict[1]
 
 
-def test_neighbours_are_sought_among_the_first_200():
+def test_neighbors_are_sought_among_the_first_200():
     x = torch.randn(300, 2)
-    assert nearest_neighbour(x) == nearest_neighbour(x[:200])
+    assert nearest_neighbor(x) == nearest_neighbor(x[:200])
 
 
 def test_a_pair_of_programs_is_checked_as_its_vae_is():

@@ -18,7 +18,7 @@ WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class Tempered:
-    """The guide that minimises distortion + beta * rate: q(z | x) ~ p(z) p(x | z)^(1 / beta).
+    """The guide that minimizes distortion + beta * rate: q(z | x) ~ p(z) p(x | z)^(1 / beta).
 
     It is normal of precision I + W' W / (beta s^2), so that both terms have a closed form.
     """
@@ -44,7 +44,7 @@ class Tempered:
         return torch.distributions.kl_divergence(posterior, prior)
 
     def distortion(self, x):
-        """Return E_q [|x - W z - m|^2 / (2 s^2)] + log of the normalising constant."""
+        """Return E_q [|x - W z - m|^2 / (2 s^2)] + log of the normalizing constant."""
         world = self.world
         left = (x - world.mean - self.loc(x) @ world.weight.T).square().sum(-1)
         spread = (world.weight @ self.covariance @ world.weight.T).trace()

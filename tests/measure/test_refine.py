@@ -1,4 +1,4 @@
-"""Semi-amortised refinement, held against the best posterior of the family in closed form."""
+"""Semi-amortized refinement, held against the best posterior of the family in closed form."""
 
 import math
 
@@ -23,7 +23,7 @@ from pyrovae.weights.log_weights import log_weights
 WORLD, LR, STEPS = LinearGaussian(), 0.1, 200
 
 
-def amortised(family=guides.MeanFieldNormal, width=4, **options):
+def amortized(family=guides.MeanFieldNormal, width=4, **options):
     """Return a VAE of the linear-Gaussian world whose network has learned nothing."""
     return WORLD.vae(family(nn.Linear(3, width).double(), **options))
 
@@ -52,7 +52,7 @@ def noise_of_steps(vae, x, best, excess):
     in the end. The mean of so many squares has a relative standard error of sqrt(2 / count).
     """
     parameters = best.requires_grad_()
-    guide, gradients = Refined(vae.posterior.posterior, parameters, x), []
+    guide, gradients = Refined(vae.posterior.distribution, parameters, x), []
     for _ in range(100):
         log_w = log_weights((vae.model, guide), x, particles=PARTICLES)
         gradients.append(torch.autograd.grad(log_w.mean(0).sum(), parameters)[0])
@@ -81,8 +81,8 @@ BEST = {
 
 @pytest.mark.parametrize(("family", "width", "best"), BEST.values(), ids=BEST.keys())
 def test_it_reaches_the_best_posterior_of_the_family_from_afar_and_stays(family, width, best):
-    x, vae = WORLD.sample(20), amortised(family, width)
-    posterior, exact = vae.posterior.posterior, exact_posterior(x)
+    x, vae = WORLD.sample(20), amortized(family, width)
+    posterior, exact = vae.posterior.distribution, exact_posterior(x)
     optimum = closed_form_kl(posterior(best(x)), exact)
 
     def excess(parameters):
@@ -108,10 +108,10 @@ class Table(nn.Module):
         return self.outputs
 
 
-def test_the_bound_that_is_measured_rises_by_the_amortisation_gap():
-    x, vae = WORLD.sample(20), amortised()
+def test_the_bound_that_is_measured_rises_by_the_amortization_gap():
+    x, vae = WORLD.sample(20), amortized()
     guide = refine(vae, x, steps=200, lr=0.1)
-    gap = closed_form_kl(vae.posterior.posterior(guide.parameters), exact_posterior(x))
+    gap = closed_form_kl(vae.posterior.distribution(guide.parameters), exact_posterior(x))
     with torch.no_grad():
         estimate = bounds.elbo_estimate(log_weights((vae.model, guide), x, particles=4000))
     wanted = WORLD.log_evidence(x) - gap
@@ -131,7 +131,7 @@ FAMILIES = {
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
 def test_other_families_gain_too(make):
     family, width, options = make()
-    x, vae = WORLD.sample(6), amortised(family, width, **options)
+    x, vae = WORLD.sample(6), amortized(family, width, **options)
     guide = refine(vae, x, steps=50, lr=0.1)
     with torch.no_grad():
         before, after = (
@@ -186,7 +186,7 @@ def test_the_vae_is_left_as_it_was_gradients_and_modes_included():
 def test_rows_are_found_in_any_order_and_in_pieces():
     vae, x, label = conditional_vae(), torch.randn(5, 3), torch.randn(5, 1)
     guide, rows = refine(vae, x, label, steps=3), torch.tensor([3, 0, 4])
-    posterior = vae.posterior.posterior
+    posterior = vae.posterior.distribution
     with pyro.poutine.trace() as tape:
         guide(x[rows], label[rows])
     found = tape.trace.nodes["z"]["fn"]
@@ -243,12 +243,14 @@ def test_other_data_and_other_context_are_refused():
 )
 def test_bad_steps_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        refine(amortised(), WORLD.sample(2), **options)
+        refine(amortized(), WORLD.sample(2), **options)
 
 
 def test_guides_of_other_kinds_are_refused():
     x = WORLD.sample(2)
-    with pytest.raises(ValueError, match="a network `net` and a method `posterior.*; got method"):
+    with pytest.raises(
+        ValueError, match="network `net` and a method `distribution`.*; got method"
+    ):
         refine(WORLD.vae(), x)
     classes = pv.VAE(priors.OneHot(3), pv.likelihoods.Normal(MLP(3, 3)), guides.OneHot(MLP(3, 3)))
     with pytest.raises(ValueError, match="the guide's OneHotCategorical has none"):
@@ -287,7 +289,7 @@ class TestGuard:
         assert torch.equal(before, after)
 
     def test_what_became_better_stays(self, monkeypatch):
-        x, vae = WORLD.sample(6), amortised()
+        x, vae = WORLD.sample(6), amortized()
         best = best_mean_field(x)
         monkeypatch.setattr(refinement, "_ascend", lambda *_, **__: best)
         assert torch.equal(refine(vae, x).parameters, best)
@@ -350,7 +352,7 @@ def classes_of(log_shares):
 
 
 def test_a_class_that_is_impossible_has_no_part_in_the_refinement():
-    """It was 0 times infinity in every gradient, and the gap of amortisation 0.000.
+    """It was 0 times infinity in every gradient, and the gap of amortization 0.000.
 
     A share of exp(-1000) counts as little, and has finite gradients everywhere.
     """
@@ -365,11 +367,11 @@ def test_a_class_that_is_impossible_has_no_part_in_the_refinement():
     torch.testing.assert_close(*refined)
     for name in found[0]:
         torch.testing.assert_close(found[0][name].value, found[1][name].value)
-    assert found[1]["amortisation gap"].mean > 0.1
+    assert found[1]["amortization gap"].mean > 0.1
 
 
 def test_it_goes_on_from_what_was_refined():
-    x, vae = WORLD.sample(5), amortised()
+    x, vae = WORLD.sample(5), amortized()
     first = refine(vae, x, steps=3)
     rows = torch.tensor([4, 1])
     again = refine((vae.model, first), x[rows], steps=1, lr=1e-12)
@@ -381,7 +383,7 @@ def test_it_goes_on_from_what_was_refined():
 
 
 def test_common_weights_share_their_random_numbers_and_are_drawn_anew_each_time():
-    x, vae = WORLD.sample(5), amortised()
+    x, vae = WORLD.sample(5), amortized()
     guide = refinement.unrefined(vae, x)
     first, second = refinement.common_weights(vae.model, [guide, guide], x, particles=7)
     assert torch.equal(first, second)
@@ -400,10 +402,10 @@ def test_the_site_has_the_name_that_the_model_gives_it():
         def __init__(self):
             super().__init__()
             self.net = MLP(2, 4)
-            self.posterior = guides.MeanFieldNormal(self.net).posterior
+            self.distribution = guides.MeanFieldNormal(self.net).distribution
 
         def forward(self, x):
-            return pyro.sample("w", self.posterior(self.net(x)))
+            return pyro.sample("w", self.distribution(self.net(x)))
 
     vae, x = pv.VAE(prior, likelihood, Guide()), torch.randn(3, 2)
     guide = refine(vae, x, steps=2)

@@ -164,7 +164,7 @@ class TestParts:
         report = pv.evaluate(world.vae(guide), world.sample(5), particles=3)
         assert "KL above 0.01 nats: 1 of the 2 dimensions of z." in report.verdict
 
-    def test_a_site_that_does_not_factorise_has_no_kl_by_dimension(self):
+    def test_a_site_that_does_not_factorize_has_no_kl_by_dimension(self):
         world = LinearGaussian()
         report = pv.evaluate(world.vae(world.exact_posterior), world.sample(5), particles=3)
         assert report.kl_per_dimension == {}
@@ -200,7 +200,7 @@ class TestBits:
         bits = report.bits_per_dimension()
         assert bits.mean == pytest.approx(1, abs=4 * bits.error_over_particles + 1e-6)
         assert report.quantities["bits per dimension"] == bits
-        assert "IWAE-2000 of binary data, 6 a datum; nothing is dequantised" in " ".join(
+        assert "IWAE-2000 of binary data, 6 a datum; nothing is dequantized" in " ".join(
             str(report).split()
         )
         levels = ignoring_z(pv.likelihoods.Categorical(pv.nets.MLP(1, 6 * 256), classes=256))
@@ -298,7 +298,7 @@ class TestAnnealing:
         """Four gaps, 0.0866 off their mean, whose error is 0.0866 / sqrt(3) = 0.05, by Student."""
         about = torch.tensor([[0.0866, -0.0866, 0.0866, -0.0866]])
         level = torch.zeros(4, 4)
-        found = pv.measure.annealing.ais.Sandwich(
+        found = pv.measure.annealing.ais.AISFinding(
             pv.AIS(5, particles=4), level, level, level + above + about, level, wanted=4
         )
         student = bounds.students_factor(4)

@@ -107,7 +107,7 @@ def test_a_gated_layer_is_a_product_of_a_line_and_a_sigmoid():
     torch.testing.assert_close(net(x), hidden @ last.weight.T + last.bias, rtol=0, atol=1e-12)
 
 
-def test_a_residual_layer_adds_two_layers_of_what_is_normalised_to_its_input():
+def test_a_residual_layer_adds_two_layers_of_what_is_normalized_to_its_input():
     net, x = nets.ResidualMLP(3, 4, 4, 2).double(), random(0, 5, 3)
     projection, first, second, last = net.layers
     hidden = projection(x)
@@ -233,7 +233,7 @@ def test_a_last_layer_without_a_fitting_bias_is_refused(last, met):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 24, 32, 33, 40, 256])
-def test_the_groups_of_a_normalisation_divide_its_channels(channels):
+def test_the_groups_of_a_normalization_divide_its_channels(channels):
     groups = group_norm(channels).num_groups
     assert channels % groups == 0
     assert groups <= max(1, channels // 16)

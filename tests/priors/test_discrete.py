@@ -58,11 +58,11 @@ def test_a_prior_sums_to_one_and_draws_as_often_as_it_says(make, support):
 
 @pytest.mark.parametrize(("family", "support", "width"), GUIDES.values(), ids=GUIDES.keys())
 def test_a_guide_sums_to_one_for_each_datum_and_draws_as_often_as_it_says(family, support, width):
-    fn = family(nn.Identity()).posterior(random(2, 5, width))
+    fn = family(nn.Identity()).distribution(random(2, 5, width))
     assert fn.batch_shape == (5,)
     total = fn.log_prob(support.unsqueeze(1)).exp().sum(0)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
-    first = family(nn.Identity()).posterior(random(2, 5, width)[0])
+    first = family(nn.Identity()).distribution(random(2, 5, width)[0])
     check_draws(first, support, first.sample((20_000,)))
 
 
@@ -236,7 +236,7 @@ BAD = {
         "a temperature must be positive and finite; got -0.5",
     ),
     "a network of one output": (
-        lambda: guides.Categorical(MLP(2, 1)).posterior(torch.zeros(5, 1)),
+        lambda: guides.Categorical(MLP(2, 1)).distribution(torch.zeros(5, 1)),
         "Categorical expected.* one output per class, at least two; got 1",
     ),
 }

@@ -49,7 +49,7 @@ def test_the_density_of_prior_and_guide_is_the_published_one(temperature):
     pi, t = logits.softmax(-1), prior.temperature
     ratios = pi * y ** (-t - 1) / (pi * y**-t).sum(-1, keepdim=True)
     published = math.factorial(3) * t**3 * ratios.prod(-1)
-    for fn in (site_of(prior)[0], guide.posterior(logits)):
+    for fn in (site_of(prior)[0], guide.distribution(logits)):
         torch.testing.assert_close(fn.log_prob(y.log()) - y.log().sum(-1), published.log())
 
 

@@ -38,7 +38,7 @@ def test_it_is_the_mixture_of_posteriors_written_out(make):
     vae = vamp_vae(make).double()
     prior, z = vae.prior, random(1, 6, 5, 2)
     inputs = prior.pseudo_inputs
-    posterior, net = vae.posterior.posterior, vae.posterior.net
+    posterior, net = vae.posterior.distribution, vae.posterior.net
     each = [posterior(net(inputs[k : k + 1])).log_prob(z).exp() for k in range(4)]
     wanted = (sum(each) / 4).log()
     torch.testing.assert_close(prior.distribution().log_prob(z), wanted)
@@ -197,7 +197,7 @@ def test_a_prior_with_an_encoder_of_its_own_keeps_it(tmp_path):
 class Shifted(guides.Guide):
     """A guide of a user's own around a network that is no part."""
 
-    def posterior(self, parameters):
+    def distribution(self, parameters):
         return pyro.distributions.Normal(parameters, 1.0).to_event(1)
 
 

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule, PyroParam
-from test_parameters_saved import LATENTS, WIDTH, Normalised, elbo, observed, trained
+from test_parameters_saved import LATENTS, WIDTH, Normalized, elbo, observed, trained
 from torch import nn
 
 import pyrovae as pv
@@ -81,7 +81,7 @@ class Holder:
     """No module: it announces the one that it has, with buffers."""
 
     def __init__(self):
-        self.net = Normalised()
+        self.net = Normalized()
 
     def score(self, z, x=None):
         pyro.module("decoder", self.net)
@@ -100,7 +100,7 @@ def held_in(container):
 
 
 def by_default():
-    def likelihood(z, x=None, net=Normalised()):  # noqa: B008
+    def likelihood(z, x=None, net=Normalized()):  # noqa: B008
         pyro.module("decoder", net)
         return observed(net.mean, z, x)
 
@@ -119,8 +119,8 @@ WAYS = {
     "a bound method": lambda: Holder().score,
     "a callable object": Holder,
     "a partial of a method": lambda: functools.partial(Holder.score, Holder()),
-    "in a list": lambda: held_in([Normalised()]),
-    "in a dict": lambda: held_in({"net": Normalised()}),
+    "in a list": lambda: held_in([Normalized()]),
+    "in a dict": lambda: held_in({"net": Normalized()}),
     "a default": by_default,
 }
 

@@ -177,7 +177,7 @@ def test_a_copy_of_the_svi_trains_on_alone(at):
 OBJECTIVES = {
     "Trace_ELBO": (Trace_ELBO, model, guide),
     "particles": (lambda: Trace_ELBO(num_particles=3), model, guide),
-    "vectorised": (
+    "vectorized": (
         lambda: Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
         model,
         guide,

@@ -174,7 +174,7 @@ def test_an_empty_stream_is_refused():
         bounds.streaming_log_mean_exp([])
 
 
-def test_gradients_flow_through_iwae_as_normalised_weights():
+def test_gradients_flow_through_iwae_as_normalized_weights():
     log_w = random(0, 6, 2).requires_grad_()
     bounds.iwae(log_w).sum().backward()
     torch.testing.assert_close(log_w.grad, log_w.detach().softmax(0))

@@ -35,7 +35,7 @@ def test_networks_of_ones_own_weigh_the_same_compiled(name, particles):
     assert len(runner._graphs) == 1
 
 
-@pytest.mark.parametrize("name", ["Normalised", "Concatenated"])
+@pytest.mark.parametrize("name", ["Normalized", "Concatenated"])
 def test_a_report_is_the_same_compiled(name):
     """Three data at a time, so that the last pass has another shape."""
     case = in_double(own(name))
@@ -67,8 +67,8 @@ def test_programs_that_mix_particles_are_refused_compiled_too():
     def model(x):
         with pyro.plate("data", 5, dim=-1):
             z = pyro.sample("z", dist.Normal(0.0 * table, 1.0).to_event(1))
-            centred = z - z.mean(0) if z.ndim == 3 else z
-            pyro.sample("x", dist.Normal(centred + table, 1.0).to_event(1), obs=x)
+            centered = z - z.mean(0) if z.ndim == 3 else z
+            pyro.sample("x", dist.Normal(centered + table, 1.0).to_event(1), obs=x)
 
     def guide(x):
         with pyro.plate("data", 5, dim=-1):

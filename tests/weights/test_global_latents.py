@@ -73,7 +73,7 @@ def local_parameters():
 
 
 @pytest.mark.usefixtures("local_parameters", "interpreted")
-def test_an_autoguide_for_global_latents_trains_beside_the_amortised_guide():
+def test_an_autoguide_for_global_latents_trains_beside_the_amortized_guide():
     problem = SharedMean()
     optim = pyro.optim.ClippedAdam({"lr": LR, "lrd": 0.01 ** (1 / STEPS)})
     svi = pv.SVI(problem.model, problem.guide, optim, Trace_ELBO())
@@ -110,22 +110,22 @@ def test_given_the_global_latents_the_rest_is_a_vae_to_measure():
 
 
 @pytest.mark.usefixtures("local_parameters")
-def test_an_autoguide_list_puts_the_two_together_without_the_global_draw_in_the_amortised_guide():
+def test_an_autoguide_list_puts_the_two_together_without_the_global_draw_in_the_amortized_guide():
     problem = SharedMean()
     global_site = poutine.block(problem.model, expose=["mean"])
 
-    def amortised(x):
+    def amortized(x):
         problem.vae.guide(x, x.mean(0))
 
-    # The list sees the global site alone: it opens the plates that it sees, and the amortised
+    # The list sees the global site alone: it opens the plates that it sees, and the amortized
     # guide opens the plate over data itself.
     both = AutoGuideList(global_site)
     both.append(AutoNormal(global_site))
-    both.append(amortised)
+    both.append(amortized)
 
     def by_hand(x):
         both[0](x)
-        amortised(x)
+        amortized(x)
 
     both(problem.x)
     losses = []

@@ -45,7 +45,7 @@ def test_log_weights_are_those_of_the_observed_entries(way, placeholder):
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in ("True", "none")])
 def test_imputation_weighs_by_the_observed_entries(way):
-    """At the same particles, self-normalised by hand."""
+    """At the same particles, self-normalized by hand."""
     torch.manual_seed(0)
     vae, x, mask, seen = made(way)
     # Where the programs take a mask of data, or numbers, they meet it and not that of entries.

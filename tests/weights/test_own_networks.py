@@ -20,8 +20,8 @@ from pyrovae.weights.traces import trace_pair
 ROWS = 5
 
 
-class Normalised(nn.Module):
-    """Batch normalisation over as many hidden units as there are rows, which it mistakes."""
+class Normalized(nn.Module):
+    """Batch normalization over as many hidden units as there are rows, which it mistakes."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ class Attending(nn.Module):
         return self.out(tokens.flatten(1))
 
 
-KINDS = Normalised, Convolved, Reshaped, Recurrent, Concatenated, Attending
+KINDS = Normalized, Convolved, Reshaped, Recurrent, Concatenated, Attending
 OWN = {c.__name__: c for c in KINDS}
 
 
@@ -194,7 +194,7 @@ def test_a_bound_of_several_particles_trains_it(name):
 
 
 def test_looking_moves_no_statistics_and_draws_nothing():
-    case = own("Normalised")
+    case = own("Normalized")
     case.vae.train()
     before = case.vae.likelihood.net.net[1].num_batches_tracked.clone()
     for particles in (1, 3):
@@ -208,8 +208,8 @@ def test_a_program_that_mixes_particles_and_takes_no_rows_is_refused():
     def model(x):
         with pyro.plate("data", ROWS, dim=-1):
             z = pyro.sample("z", dist.Normal(0.0 * table, 1.0).to_event(1))
-            centred = z - z.mean(0) if z.ndim == 3 else z
-            pyro.sample("x", dist.Normal(centred + table, 1.0).to_event(1), obs=x)
+            centered = z - z.mean(0) if z.ndim == 3 else z
+            pyro.sample("x", dist.Normal(centered + table, 1.0).to_event(1), obs=x)
 
     def guide(x):
         with pyro.plate("data", ROWS, dim=-1):
@@ -221,7 +221,7 @@ def test_a_program_that_mixes_particles_and_takes_no_rows_is_refused():
 
 def test_imputation_sees_each_particle_alone():
     torch.manual_seed(0)
-    net = OWN["Normalised"]()
+    net = OWN["Normalized"]()
 
     class Seen(nn.Module):
         def forward(self, z, x=None, mask=None):

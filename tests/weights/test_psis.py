@@ -19,7 +19,7 @@ REPETITIONS = 1000
 
 
 def generalized_pareto(k, rows, columns, seed=0):
-    """Draw the logarithms of generalised Pareto numbers of scale 1, shape k, over 0."""
+    """Draw the logarithms of generalized Pareto numbers of scale 1, shape k, over 0."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(rows, columns, generator=generator, dtype=torch.float64)
     return (torch.expm1(-k * u.log()) / k).log()
@@ -157,7 +157,7 @@ class TestShape:
 
 
 def zhang_stephens(excess):
-    """Fit a generalised Pareto distribution to rising numbers, by the paper's section 3.
+    """Fit a generalized Pareto distribution to rising numbers, by the paper's section 3.
 
     With b = k / sigma, a profile of the likelihood on a grid weighs b; the prior on k is that of
     Vehtari et al., ten weights at 1/2.

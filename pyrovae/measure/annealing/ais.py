@@ -152,7 +152,7 @@ class AIS:
             )
 
     @torch.no_grad()
-    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Sandwich:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> AISFinding:
         """Measure a VAE, or a pair of programs, on the first data.
 
         Raises:
@@ -174,7 +174,7 @@ class AIS:
 
             annealing = f"annealing over {self.temperatures:,} temperatures"
             found = collect(measured, batches, annealing)
-        return Sandwich(settings=self, wanted=min(self.limit, len(x)), **_joined(found.pieces))
+        return AISFinding(settings=self, wanted=min(self.limit, len(x)), **_joined(found.pieces))
 
     @torch.no_grad()
     def forward(self, path: LatentDensity, paces: Sequence[Pace]) -> Tensor:
@@ -249,7 +249,7 @@ class AIS:
 
 
 @dataclass(frozen=True, repr=False)
-class Sandwich(Finding):
+class AISFinding(Finding):
     """What AIS found: log p(x) from below on the test data, from both sides on simulated ones.
 
     Attributes:

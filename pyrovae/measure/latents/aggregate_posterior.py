@@ -21,7 +21,7 @@ from pyrovae.measure.latents.sites import (
     LatentSite,
     Values,
     drawn,
-    is_factorised,
+    is_factorized,
     marginals,
 )
 from pyrovae.weights.given import Given
@@ -96,8 +96,8 @@ class Posterior:
             fn, value = site["fn"], values.get(name, site["value"])
             if name in names:
                 each.append(marginals(fn).log_prob(value).flatten(2))
-            factorised = name in names and is_factorised(fn)
-            total = total + (each[-1].sum(-1) if factorised else fn.log_prob(value))
+            factorized = name in names and is_factorized(fn)
+            total = total + (each[-1].sum(-1) if factorized else fn.log_prob(value))
         return torch.cat([total.unsqueeze(-1), *each], -1)
 
     def log_sums(self, values: Values, owners: Tensor, *data: Any) -> Tensor:

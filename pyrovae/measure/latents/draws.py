@@ -137,7 +137,7 @@ def _draw(model: Program, posterior: Posterior, particles: int, given: Given) ->
 
 
 def _check_prior(model: Program, values: Values, log_prior: Tensor, given: Given) -> None:
-    """Hold the prior of each datum against that of its neighbour.
+    """Hold the prior of each datum against that of its neighbor.
 
     Raises:
         ValueError: if they differ.
@@ -151,7 +151,7 @@ def _check_prior(model: Program, values: Values, log_prior: Tensor, given: Given
 
 
 def _swapped(values: Values) -> Values:
-    """Exchange the values of neighbours; a last one without a partner keeps its own."""
+    """Exchange the values of neighbors; a last one without a partner keeps its own."""
     size = next(iter(values.values())).shape[1]
     partner = torch.arange(size) ^ 1
     partner[partner == size] = size - 1

@@ -77,7 +77,7 @@ class Latents:
         aggregate mass outside   P_q[p(z) < hole q(z)]
 
     The two lines by dimension are there where every latent has a density for each, and the
-    second where the prior factorises too. In $N \to \infty$ the two values of I(x; z) meet: both
+    second where the prior factorizes too. In $N \to \infty$ the two values of I(x; z) meet: both
     are off by half the mean of $Var_x(q(z|x)) / q(z)^2$ over N, one up and one down. Errors over
     data are of first order: where q(z) is the prior itself, what is left of the marginal KL and
     of the total correlation is of the next, and the two values tell more than their errors.
@@ -124,7 +124,7 @@ class Latents:
             raise ValueError(f"a hole is a ratio of densities below 1; got hole={self.hole}")
 
     @torch.no_grad()
-    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> LatentFinding:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> LatentsFinding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
         resolved = Resolved.of(target)
         whole = resolved.given(x, *context)
@@ -134,7 +134,7 @@ class Latents:
         with resolved.evaluating():
             return self._measure(model, guide, given)
 
-    def _measure(self, model: Program, guide: Program, given: Given) -> LatentFinding:
+    def _measure(self, model: Program, guide: Program, given: Given) -> LatentsFinding:
         probe = given.first(PROBED)
         probe.trace(1)  # Checks that the programs fit together.
         posterior = Posterior(guide, latent_sites(guide, *probe))
@@ -146,13 +146,13 @@ class Latents:
         codes = codes.first(mixture.size)
         numbers = _surgery(codes, mixture)
         if posterior.complete:
-            factorised = all(site.separable for site in latent_sites(model, *probe))
-            numbers |= _by_dimension(codes, mixture, factorised=factorised)
+            factorized = all(site.separable for site in latent_sites(model, *probe))
+            numbers |= _by_dimension(codes, mixture, factorized=factorized)
         numbers |= {
             SWAPPED: codes.cost_of_swapping(),
             SPREAD: codes.spread(mixture.size),
         } | self._masses(codes, mixture, of_prior)
-        return LatentFinding(
+        return LatentsFinding(
             data=mixture.size,
             wanted=len(given),
             draws=mixture.own[..., 0].numel(),
@@ -175,7 +175,7 @@ class Latents:
 
 
 @dataclass(frozen=True, repr=False)
-class LatentFinding(Finding):
+class LatentsFinding(Finding):
     """What `Latents` found.
 
     Attributes:
@@ -379,11 +379,11 @@ def _surgery(codes: Codes, mixture: Mixture) -> dict[str, Number]:
     return {name: two_stage(part, mixture.size) for name, part in parts.items()}
 
 
-def _by_dimension(codes: Codes, mixture: Mixture, *, factorised: bool) -> dict[str, Number]:
+def _by_dimension(codes: Codes, mixture: Mixture, *, factorized: bool) -> dict[str, Number]:
     """Take the marginal KL apart into total correlation and, for a product prior, dimensions."""
     product = mixture.log_density[..., 1:].sum(-1)
     parts = {CORRELATION: mixture.log_density[..., 0] - product}
-    if factorised:
+    if factorized:
         parts[DIMENSION_WISE] = product - codes.log_prior
     return {name: two_stage(part, mixture.size) for name, part in parts.items()}
 

@@ -22,7 +22,7 @@ from pyrovae.measure.latents.sites import (
     LatentSite,
     drawn,
     flat,
-    is_factorised,
+    is_factorized,
     latent_sites,
 )
 from pyrovae.types import ContextValue, Program, Target
@@ -200,13 +200,13 @@ def _components(
 ) -> _Components:
     """Run a program on all data and keep its distributions at the site, and its draws."""
     fn = drawn(program, 1, *given.first(1)).nodes[site.name]["fn"]
-    each = 1 if is_factorised(fn) and not site.dependent else DRAWS_EACH
+    each = 1 if is_factorized(fn) and not site.dependent else DRAWS_EACH
     particles = max(each, math.ceil(LEAST_DRAWS / len(given)))
     draws, factors = [], []
     for part in given.passes(particles):
         found = drawn(program, particles, *part).nodes[site.name]
         draws.append(flat(found["value"])[..., columns].flatten(0, 1))
-        factors += [found["fn"].base_dist] if is_factorised(fn) else []
+        factors += [found["fn"].base_dist] if is_factorized(fn) else []
     return _Components(torch.cat(draws), factors, columns)
 
 

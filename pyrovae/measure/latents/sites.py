@@ -124,10 +124,10 @@ def marginals(fn: Any) -> Any:
     """Return the univariate marginals of a distribution, event by event; None where unknown."""
     if isinstance(fn, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return td.Normal(fn.mean, fn.variance.sqrt())
-    return fn.base_dist if is_factorised(fn) else None
+    return fn.base_dist if is_factorized(fn) else None
 
 
-def is_factorised(fn: Any) -> bool:
+def is_factorized(fn: Any) -> bool:
     """Tell whether a distribution is a product of univariate ones."""
     independent = isinstance(fn, td.Independent)
     return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)

@@ -1,4 +1,4 @@
-r"""A normalising flow for each datum alone: its posterior q(z | x_n), bent by maps of its own.
+r"""A normalizing flow for each datum alone: its posterior q(z | x_n), bent by maps of its own.
 
     z = m_n + s_n T_n((y - m_n) / s_n),     y ~ q(z | x_n),     T_n starts as the identity
 

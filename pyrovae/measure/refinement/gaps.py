@@ -1,7 +1,7 @@
 r"""What a variational bound loses on log p(x), and to what: the family of q, or its network.
 
     log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)]
-                           approximation gap       amortisation gap
+                           approximation gap       amortization gap
 
 q* is the best posterior of the family for the datum, found by refinement. The ELBOs have their
 random numbers in common, which their differences are rid of, and every gap has the standard error
@@ -37,7 +37,7 @@ ELBO: Final = "ELBO"
 REFINED: Final = "ELBO, refined"
 FLOW: Final = "ELBO, refined flow"
 LOG_EVIDENCE: Final = "log p(x)"
-AMORTISATION: Final = "amortisation gap"
+AMORTIZATION: Final = "amortization gap"
 APPROXIMATION: Final = "approximation gap"
 OF_FLOW: Final = "approximation gap of the flow"
 TOTAL: Final = "both gaps"
@@ -48,7 +48,7 @@ HALF, HALF_OF_FLOW = "half the steps", "half the steps of the flow"
 
 LEVELS: Final = (ELBO, REFINED, FLOW, LOG_EVIDENCE)
 DIFFERENCES: Final[dict[str, tuple[str, str]]] = {
-    AMORTISATION: (REFINED, ELBO),
+    AMORTIZATION: (REFINED, ELBO),
     APPROXIMATION: (LOG_EVIDENCE, REFINED),
     OF_FLOW: (LOG_EVIDENCE, FLOW),
     TOTAL: (LOG_EVIDENCE, ELBO),
@@ -72,7 +72,7 @@ Batch = tuple[Given, Estimate | None]
 
 @dataclass(frozen=True)
 class Gaps:
-    """Split what the ELBO loses into the amortisation gap and the approximation gap.
+    """Split what the ELBO loses into the amortization gap and the approximation gap.
 
     As a diagnostic of `evaluate`, or by itself: `Gaps(limit=50)(vae, x)`. What it measures, and
     the errors, are told at `inference_gaps`.
@@ -120,13 +120,13 @@ class Gaps:
                 f"refinement, half and half; got {', '.join(f'{k}={v}' for k, v in low.items())}"
             )
 
-    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> GapFinding:
+    def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> GapsFinding:
         """Measure the gaps of a VAE, or of a pair (model, guide) that `refine` takes."""
         return inference_gaps(target, x, *context, settings=self)
 
 
 @dataclass(frozen=True, repr=False)
-class GapFinding(Finding):
+class GapsFinding(Finding):
     """The levels from the ELBO up to log p(x), the gaps between them, and what limits the bound.
 
     Attributes:
@@ -171,25 +171,25 @@ class GapFinding(Finding):
         return [self._limit(), *self._gain(), *self._unfinished(), *self._evidence(), *alone]
 
     def _limit(self) -> str:
-        amortisation, approximation = self.estimates[AMORTISATION], self.estimates[APPROXIMATION]
-        errors = _error(amortisation) + _error(approximation)
-        if not (_matters(amortisation) or _matters(approximation)):
+        amortization, approximation = self.estimates[AMORTIZATION], self.estimates[APPROXIMATION]
+        errors = _error(amortization) + _error(approximation)
+        if not (_matters(amortization) or _matters(approximation)):
             return (
                 "Neither gap is told from zero: within errors q is the posterior, and to raise "
                 "the bound takes another prior or likelihood."
             )
         # A difference's standard error is at most the sum of the two.
-        if abs(amortisation.mean - approximation.mean) <= 2 * errors:
+        if abs(amortization.mean - approximation.mean) <= 2 * errors:
             return "The network and the family cost alike, within errors: neither limits alone."
-        if amortisation.mean > approximation.mean:
+        if amortization.mean > approximation.mean:
             return (
-                f"Amortisation limits the bound: it costs {_in_nats(amortisation)}, the family "
+                f"Amortization limits the bound: it costs {_in_nats(amortization)}, the family "
                 f"{_in_nats(approximation)}. A larger encoder, longer training or `refine` "
                 "would gain more than a richer family."
             )
         return (
             f"The family of q limits the bound: it costs {_in_nats(approximation)}, "
-            f"amortisation {_in_nats(amortisation)}. A richer family would gain more than a "
+            f"amortization {_in_nats(amortization)}. A richer family would gain more than a "
             "larger encoder."
         )
 
@@ -231,13 +231,13 @@ def inference_gaps(
     *context: ContextValue,
     settings: Gaps | None = None,
     log_evidence: Tensor | Estimate | None = None,
-) -> GapFinding:
-    r"""Measure the amortisation gap and the approximation gap of each datum.
+) -> GapsFinding:
+    r"""Measure the amortization gap and the approximation gap of each datum.
 
     For q as the network has it, q* refined within its family and q*_flow refined in a flow that
     holds this family,
 
-    $$ \text{amortisation} = ELBO(q^*) - ELBO(q),\qquad
+    $$ \text{amortization} = ELBO(q^*) - ELBO(q),\qquad
        \text{approximation} = \log p(x) - ELBO(q^*),\qquad
        \text{of the flow} = \log p(x) - ELBO(q^*_{flow}). $$
 
@@ -269,7 +269,7 @@ def inference_gaps(
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
         >>> finding = pv.inference_gaps(vae, x, settings=pv.Gaps(steps=50))
-        >>> finding.estimates["amortisation gap"].mean > 0
+        >>> finding.estimates["amortization gap"].mean > 0
         True
     """
     settings = settings or Gaps()
@@ -293,7 +293,7 @@ def inference_gaps(
         batches = _batches(given, known, settings.batch_size)
         done = collect(work, batches, "refining each datum's posterior")
     estimates, sizes = zip(*done.pieces, strict=True)
-    return GapFinding(
+    return GapsFinding(
         {name: join([found[name] for found in estimates]) for name in estimates[0]},
         torch.cat(sizes) if known is None else None,
         wanted=len(given),
@@ -313,7 +313,7 @@ def _batches(given: Given, known: tuple[Tensor, Tensor] | None, size: int) -> li
 def _start(target: Target, beside: Given, x: Tensor, *own: Tensor) -> Refined:
     """Return the guide of these data as the network has it, a program of what is their own."""
     start = unrefined(target, x, *beside.whole(own))
-    return Refined(start.posterior, start.parameters, x, *own, site=start.site)
+    return Refined(start.distribution, start.parameters, x, *own, site=start.site)
 
 
 def refined_guides(

@@ -1,8 +1,8 @@
-r"""Semi-amortised inference: optimise each datum's posterior from where the network starts it.
+r"""Semi-amortized inference: optimize each datum's posterior from where the network starts it.
 
     lambda_n = argmax ELBO(x_n, q_lambda),        lambda_n starts at net(x_n)
 
-What an amortised posterior loses has two parts: its family may not hold the exact posterior, and
+What an amortized posterior loses has two parts: its family may not hold the exact posterior, and
 its network may not give the best member of the family. Refinement removes the second and leaves
 the model as it is.
 """
@@ -44,7 +44,7 @@ def refine(
     lr: float = 0.05,
     family: PerDatumFlow | None = None,
 ) -> Refined:
-    r"""Optimise the posterior of each datum; leave the target as it is.
+    r"""Optimize the posterior of each datum; leave the target as it is.
 
     Adam ascends the ELBO of each datum in what the guide's network would have returned for it,
     $\lambda_n$, with a step size that falls from `lr` to 0 by half a cosine. At the end, fresh
@@ -54,14 +54,14 @@ def refine(
 
     Args:
         target: a VAE whose guide has one site, a network `net` and a method
-            `posterior(parameters)` whose distribution draws by reparameterisation, as most of
+            `distribution(parameters)` that draws by reparameterization, as most of
             `pyrovae.guides`; or a pair (model, guide) of such a guide with a plate over data. A
             `Refined` is one: it goes on from where it stands.
         x: data [N, ...].
         *context: what the programs take beside x. A tensor with N rows has one for each datum.
         steps: how many steps to take.
         lr: the size of the first step, in the units of the network's output.
-        family: a flow that bends the guide's own posterior, optimised together with it; None
+        family: a flow that bends the guide's own posterior, optimized together with it; None
             stays within the guide's own family.
 
     Returns:
@@ -90,13 +90,13 @@ def refine(
     model, _ = programs(target)
     start = unrefined(target, x, *context)
     if family is not None:
-        start = start.to(*family.around(start.posterior, start.parameters))
+        start = start.to(*family.around(start.distribution, start.parameters))
     with evaluation_mode(target):
         parameters = _ascend(model, start, (x, context), steps=steps, lr=lr)
-        end = start.to(start.posterior, parameters)
+        end = start.to(start.distribution, parameters)
         fallen = _fallen(model, (start, end), (x, context))
     kept = torch.where(fallen.unsqueeze(-1), start.parameters, parameters)
-    return start.to(start.posterior, kept)
+    return start.to(start.distribution, kept)
 
 
 def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
@@ -115,17 +115,17 @@ def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
         torch.Size([5, 4])
     """
     guide = target.posterior if isinstance(target, VAE) else programs(target)[1]
-    net, posterior = _network_and_family(guide)
+    net, distribution = _network_and_family(guide)
     with evaluation_mode(target), torch.no_grad():
         parameters = net(x, *context).detach().clone()
-        q = posterior(parameters)
+        q = distribution(parameters)
         if not q.has_rsample:
             raise ValueError(
                 "refinement follows the gradient through the draws; the guide's "
                 f"{type(q).__name__} has none: refine a relaxed posterior"
             )
         site = _latent_site(programs(target)[0], x, context)
-    return Refined(posterior, parameters, x, *context, site=site)
+    return Refined(distribution, parameters, x, *context, site=site)
 
 
 class Refined:
@@ -135,7 +135,7 @@ class Refined:
     a plate over them; so `log_weights` may cut the data into pieces.
 
     Attributes:
-        posterior: makes a distribution of parameters.
+        distribution: makes a distribution of parameters.
         parameters: what stands in place of the network's output, [N, P].
         site: the name of the latent site.
         broadcasts: the parameters have no axis of particles, which alone are drawn.
@@ -145,13 +145,13 @@ class Refined:
 
     def __init__(
         self,
-        posterior: Family,
+        distribution: Family,
         parameters: Tensor,
         x: Tensor,
         *context: ContextValue,
         site: str = "z",
     ) -> None:
-        self.posterior, self.parameters, self.site = posterior, parameters, site
+        self.distribution, self.parameters, self.site = distribution, parameters, site
         self._per_datum = Given(x, context).per_datum
         self._rows = {key: row for row, key in enumerate(self._keys(x, *context))}
 
@@ -162,7 +162,7 @@ class Refined:
             ValueError: if a row of x and its context is none that was refined.
         """
         with pyro.plate("data", len(x), dim=-1):
-            z: Tensor = pyro.sample(self.site, self.posterior(self.net(x, *context)))
+            z: Tensor = pyro.sample(self.site, self.distribution(self.net(x, *context)))
         return z
 
     def net(self, x: Tensor, *context: ContextValue) -> Tensor:
@@ -180,10 +180,10 @@ class Refined:
             )
         return self.parameters[rows]
 
-    def to(self, posterior: Family, parameters: Tensor) -> Refined:
+    def to(self, distribution: Family, parameters: Tensor) -> Refined:
         """Return a guide of the same data with other posteriors."""
         other = copy.copy(self)
-        other.posterior, other.parameters = posterior, parameters
+        other.distribution, other.parameters = distribution, parameters
         return other
 
     def _keys(self, x: Tensor, *context: ContextValue) -> list[bytes]:
@@ -216,7 +216,7 @@ def _ascend(
     """Return the parameters after so many steps."""
     x, context = data
     parameters = start.parameters.clone().requires_grad_()
-    guide = start.to(start.posterior, parameters)
+    guide = start.to(start.distribution, parameters)
     optimizer = torch.optim.Adam([parameters], lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -251,13 +251,13 @@ def _fallen(
 
 
 def _network_and_family(guide: Program) -> tuple[Program, Family]:
-    net, posterior = getattr(guide, "net", None), getattr(guide, "posterior", None)
-    if not (callable(net) and callable(posterior)):
+    net, distribution = getattr(guide, "net", None), getattr(guide, "distribution", None)
+    if not (callable(net) and callable(distribution)):
         raise ValueError(
-            "refinement needs a guide with a network `net` and a method `posterior(parameters)`, "
-            f"such as guides.MeanFieldNormal; got {type(guide).__name__}"
+            "refinement needs a guide with a network `net` and a method `distribution` of its "
+            f"output, such as guides.MeanFieldNormal; got {type(guide).__name__}"
         )
-    return net, posterior
+    return net, distribution
 
 
 def _latent_site(model: Program, x: Tensor, context: tuple[Any, ...]) -> str:
