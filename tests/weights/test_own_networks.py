@@ -241,3 +241,27 @@ def test_imputation_sees_each_particle_alone():
     missing = ~mask
     off = (filled.x - wanted)[missing].abs()
     assert (off < 6 * filled.standard_error[missing] + 0.05).all()
+
+
+class Tied(nn.Module):
+    """A decoder whose outputs are divided by the largest of the batch, in evaluation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 3)
+
+    def forward(self, z, x=None):
+        h = self.net(z)
+        h = h / h.abs().amax(tuple(range(h.ndim - 1)), keepdim=True)
+        return pyro.sample("x", dist.Normal(h, 1.0).to_event(1), obs=x)
+
+
+def test_a_network_that_ties_the_rows_of_its_batch_is_not_measured():
+    """It trains; but a datum's density would depend on the data and the particles beside it."""
+    guide = pv.guides.MeanFieldNormal(pv.nets.MLP(3, 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), Tied(), guide).double()
+    x = random(3, ROWS, 3)
+    svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), IWAE(3))
+    assert svi.step(x) > 0
+    with pytest.raises(ValueError, match="a layer ties the rows of its batch"):
+        pv.evaluate(vae, x, particles=7)
