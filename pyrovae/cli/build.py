@@ -104,18 +104,10 @@ def objective(table: Table) -> Any:
         if extra:
             said = names.unknown("argument", min(extra), ["particles", "gradient"])
             raise ValueError(f"objective ELBO: {said}")
-        made = {"m": entries["particles"], "k": 1, "gradient": entries["gradient"]}
+        made = {"particles": entries["particles"], "k": 1, "gradient": entries["gradient"]}
         return pv.objectives.MIWAE(**arguments(pv.objectives.MIWAE, made, "objective"))
     kind = names.part("objective", table["name"])
-    taken = inspect.signature(kind).parameters
-    entries = dict(table)
-    if "k" in taken and "m" not in taken:  # all the particles that there are
-        if "k" in entries:
-            raise ValueError(f"objective {table['name']}: the argument k is called particles")
-        if "particles" not in entries:
-            raise ValueError(f"objective {table['name']} needs particles: --particles K")
-        entries["k"] = entries.pop("particles")
-    return kind(**arguments(kind, entries, "objective"))
+    return kind(**arguments(kind, dict(table), "objective"))
 
 
 def width(table: Any) -> int:
