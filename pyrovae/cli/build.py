@@ -67,7 +67,7 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
     Example:
         >>> from pyrovae.cli.experiment import layered
         >>> tables = layered([{"prior": {"name": "VampPrior", "components": 9, "latents": 2}}])
-        >>> vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
+        >>> pv.cli.build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
         torch.Size([9, 64])
     """
     builder = Builder(tables, data.train.x, data.shape)
