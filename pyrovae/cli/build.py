@@ -29,6 +29,9 @@ from pyrovae.vae import VAE
 
 __all__ = ["Builder", "objective", "vae"]
 
+DISCRIMINATOR: Final = (100, 100)
+"""The widths of the hidden layers of the discriminator of `FactorVAE`."""
+
 Table = Mapping[str, Any]
 
 GUIDES: Final = {
@@ -89,8 +92,13 @@ def _scored(tables: Table, data: DataSet) -> Tensor:
     return data.train.draw() if drawn else data.train.x
 
 
-def objective(table: Table) -> Any:
+def objective(table: Table, prior: Any = None, size: int | None = None) -> Any:
     """Build an objective; None for the plain ELBO of one particle, which `fit` has of its own.
+
+    Args:
+        table: the table of the objective.
+        prior: the table of the prior, for objectives that depend on the number of latents.
+        size: the number of training data, for objectives that depend on it.
 
     Example:
         >>> objective({"name": "IWAE", "particles": 50, "gradient": "dreg"}).num_particles
@@ -107,7 +115,22 @@ def objective(table: Table) -> Any:
         made = {"particles": entries["particles"], "k": 1, "gradient": entries["gradient"]}
         return pv.objectives.MIWAE(**arguments(pv.objectives.MIWAE, made, "objective"))
     kind = names.part("objective", table["name"])
-    return kind(**arguments(kind, dict(table), "objective"))
+    entries, derived = dict(table), {} if size is None else {"data_size": size}
+    if kind is pv.objectives.MMD:
+        derived["kernel"] = _kernel(entries.pop("kernel", {}), prior)
+    made = arguments(kind, entries, "objective", derived)
+    if kind is pv.objectives.FactorVAE:
+        sizes = (width(prior), *DISCRIMINATOR, 1)
+        made["discriminator"] = pv.nets.MLP(*sizes, activation=nn.LeakyReLU)
+    return kind(**made)
+
+
+def _kernel(table: Any, prior: Any) -> Any:
+    """Build a kernel from its width or its scale; the scale is 2 D for D latents by default."""
+    aggregate = pv.objectives.aggregate
+    entries = {"scale": 2.0 * width(prior)} if table == {} else named(table)
+    kind = aggregate.GaussianKernel if "width" in entries else aggregate.InverseMultiquadratic
+    return kind(**arguments(kind, entries, "objective.kernel"))
 
 
 def width(table: Any) -> int:
