@@ -36,6 +36,9 @@ __all__ = ["DIP", "MMD", "FactorVAE", "Regularized", "TotalCorrelation"]
 class Regularized(ELBO, abc.ABC):
     """A loss that is computed from one sample of every latent for each datum."""
 
+    def __str__(self) -> str:  # noqa: D105
+        return f"the ELBO with the penalty of {type(self).__name__}"
+
     @abc.abstractmethod
     def regularized(self, minibatch: Minibatch) -> Tensor:
         """Return the loss as a differentiable scalar, in nats, scaled to the whole data set."""
