@@ -7,7 +7,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from pyrovae.measure.findings import Finding, estimate_of
-from pyrovae.measure.refinement import gaps as measured
+from pyrovae.measure.refinement import gaps_finding as measured
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 from pyrovae.weights.bounds import Estimate
@@ -45,7 +45,7 @@ def gaps(finding: Finding) -> Figure:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
-        >>> figure = pv.plots.gaps(pv.Gaps(steps=20)(vae, x))
+        >>> figure = pv.plots.gaps(pv.Gaps(steps=20, flow=pv.PerDatumFlow())(vae, x))
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['ELBO', 'refined', 'refined\nflow', 'log p(x)']
     """

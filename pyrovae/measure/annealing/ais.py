@@ -145,11 +145,11 @@ class AIS:
         betas = self.schedule(self.temperatures)
         ends = len(betas) == self.temperatures + 1 and betas[0] == 0 and betas[-1] == 1
         if not ends or bool((betas.diff() <= 0).any()):
+            first = [round(float(beta), 4) for beta in betas[:4]]
             raise ValueError(
                 f"expected a schedule that increases from 0 to 1 in {self.temperatures} steps; "
-                "got "
-                f"{[round(float(beta), 4) for beta in betas[:4]]} ... of {len(betas)} numbers: "
-                "return temperatures + 1 increasing values"
+                f"got {first} ... of {len(betas)} numbers: return temperatures + 1 increasing "
+                "values"
             )
 
     @torch.no_grad()
@@ -164,6 +164,7 @@ class AIS:
         resolved = Resolved.of(target)
         with resolved.evaluating():
             batches = list(resolved.given(x, *context).first(self.limit).cut(rows))
+            # Five passes: two adapt, two go forward and one goes backward.
             gradients = 5 * len(batches) * self.temperatures * (self.leapfrogs + 1)
             compiled = gradients >= COMPILED_FROM and safe_to_compile(target)
             density = LatentDensity(resolved.pair, self.particles, self.start, *batches[0])
@@ -236,9 +237,11 @@ class AIS:
     def _moved(
         self, path: LatentDensity, point: Point, beta: Tensor, sizes: StepSizes
     ) -> tuple[Point, Tensor]:
+        """Return the chains after one transition, and its acceptance probabilities [K, N]."""
         return transition(path.slope, point, beta, step_sizes=sizes, leapfrogs=self.leapfrogs)
 
     def _measured(self, target: Target, path: LatentDensity) -> dict[str, Tensor]:
+        """Run all chains of one batch, on the test data and on simulated data."""
         step_sizes, acceptance = self.adapted(path)
         log_w = self.forward(path, step_sizes)
         trace, x = simulate(target, *path.data)

@@ -126,6 +126,7 @@ class AISFinding(Finding):
         return [*self._gap_verdict(), *one_datum, *self._chains_verdict()]
 
     def _gap_verdict(self) -> list[str]:
+        """Describe the gap between the bounds on simulated data."""
         gap, error = self.gap.mean, self.gap.error_over_data
         if not math.isfinite(gap):
             return [
@@ -160,6 +161,7 @@ class AISFinding(Finding):
         return found
 
     def _chains_verdict(self) -> list[str]:
+        """Warn about low acceptance rates and few effective chains."""
         found, rate = [], self.acceptance.mean().item()
         if rate < LOW_ACCEPTANCE:
             found.append(

@@ -189,6 +189,7 @@ class LatentDensity:
             return self._point(u)
 
     def _point(self, u: Tensor) -> Point:
+        """Evaluate both log-densities at u, as `point` does, under any validation setting."""
         constrain = Constrain(self._by_site(u))
         trace = self._enumerated(self.model, constrain)
         log_joint = self._summed(sample_sites(trace)) + constrain.log_det
@@ -209,6 +210,7 @@ class LatentDensity:
         return Point(u, log_start, log_joint), gradient
 
     def _slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
+        """Return the same as `slope`, without the compiled graph."""
         u = u.detach().requires_grad_()
         with torch.enable_grad():
             point = self.point(u)

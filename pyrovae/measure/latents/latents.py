@@ -134,6 +134,7 @@ class Latents:
             return self._measure(model, guide, given)
 
     def _measure(self, model: Program, guide: Program, given: Given) -> LatentsFinding:
+        """Draw the latents, evaluate the aggregate posterior, and compute the table."""
         probe = given.first(PROBED)
         probe.trace(1)  # Check that the programs match.
         posterior = Posterior(guide, latent_sites(guide, *probe))

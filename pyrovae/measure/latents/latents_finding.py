@@ -134,27 +134,28 @@ class LatentsFinding(Finding):
         return cost.mean + 2 * error < self.numbers[INFORMATION].mean
 
     def _health(self) -> list[str]:
+        """Describe whether the latents are used, and which dimensions are not."""
         if self.collapsed:
             return self._collapse()
-        told, cost = self.numbers[INFORMATION].mean, self.numbers[SWAPPED].mean
+        nats, cost = self.numbers[INFORMATION].mean, self.numbers[SWAPPED].mean
         if self.mismatched:
             return [
-                f"Mismatched: the guide encodes {told:.2f} nats about x in z, but log p(x | z) "
+                f"Mismatched: the guide encodes {nats:.2f} nats about x in z, but log p(x | z) "
                 f"falls by only {cost:.2f} nats when z is another datum's. Under the exact "
                 f"posterior it would fall by more. {RETRAIN}"
             ]
         said = (
-            f"z carries {told:.2f} nats of information about x, and log p(x | z) falls by "
+            f"z carries {nats:.2f} nats of information about x, and log p(x | z) falls by "
             f"{cost:.2f} nats when z is another datum's."
         )
         active, names = self.activity.active, self.activity.names
         count, total = self.activity.count, len(names)
         if count == total:
-            return [f"Healthy: {said}"] if told >= self._little else self._weak(said)
+            return [f"Healthy: {said}"] if nats >= self._little else self._weak(said)
         unused = [name for name, used in zip(names, active, strict=True) if not used]
         state = "Partially collapsed" if count else "Nearly collapsed"
-        if 2 * count > total or (not count and told > MUCH):
-            state = "Healthy" if told >= self._little else "Weak"
+        if 2 * count > total or (not count and nats > MUCH):
+            state = "Healthy" if nats >= self._little else "Weak"
         return [
             f"{state}: {count} of {total} dimensions are active. {said}",
             f"Unused dimensions, with a variance of the posterior mean below {ACTIVE}: "
@@ -177,38 +178,39 @@ class LatentsFinding(Finding):
 
     def _collapse(self) -> list[str]:
         """Describe a collapse by its cause: the decoder, both, or the guide."""
-        told, spread = self.numbers[INFORMATION].mean, self.numbers[SPREAD].mean
+        nats, spread = self.numbers[INFORMATION].mean, self.numbers[SPREAD].mean
         differs = (
             f"log p(x | z) differs by {spread:.2g} nats on average between two draws of the prior"
         )
         if self.decoder_ignores_z:
-            unread = (
-                f"The guide encodes {told:.2f} nats about x in z, which the decoder does not use."
+            unused = (
+                f"The guide encodes {nats:.2f} nats about x in z, which the decoder does not use."
             )
             return [
-                f"Collapsed: the decoder ignores z. {differs[0].upper() + differs[1:]}, so z can "
-                "carry almost no information about x.",
-                *([] if self.guide_ignores_x else [unread]),
+                f"Collapsed: the decoder ignores z. {differs}, so z can carry almost no "
+                "information about x.",
+                *([] if self.guide_ignores_x else [unused]),
                 WEIGH_LESS,
             ]
         if self._attainable_rate < MUCH:
             return [
-                f"Collapsed: z carries {told:.2g} nats of information about x, and the decoder "
+                f"Collapsed: z carries {nats:.2g} nats of information about x, and the decoder "
                 f"hardly uses z: {differs}.",
                 WEIGH_LESS,
             ]
         return [
             "Collapsed: the guide ignores x, although the decoder uses z. The posteriors of "
-            f"different data are nearly equal (I(x; z) = {told:.2g} nats), but {differs}.",
+            f"different data are nearly equal (I(x; z) = {nats:.2g} nats), but {differs}.",
             RETRAIN,
         ]
 
     def _caveats(self) -> list[str]:
-        said = []
+        """Describe the uncertainty about the population, and what was left out."""
+        caveats = []
         low, high = self.numbers[INFORMATION].mean, self.numbers[AT_MOST].mean
         ceiling = math.log(self.data)
         if high - low > UNSETTLED:
-            said.append(
+            caveats.append(
                 f"{self.data:,} data are too few to determine I(x; z) of the population: it lies "
                 f"between {low:.2f} and {high:.2f} nats. I(x; z) of these data is at most log N "
                 f"= {ceiling:.2f}. The other parts of the rate and the holes also describe these "
@@ -216,19 +218,20 @@ class LatentsFinding(Finding):
             )
         discrete = [site.name for site in self.sites if site.discrete]
         if discrete:
-            said.append(
+            caveats.append(
                 f"Discrete sites: {_listed(discrete)}. They count toward the information and the "
                 "holes, but not toward the active units."
             )
         apart = [site.name for site in self.sites if not site.separable]
         if apart:
-            said.append(
+            caveats.append(
                 f"No total correlation: {_listed(apart)} has no closed-form density for each "
                 "dimension."
             )
-        return said
+        return caveats
 
     def _holes(self) -> str:
+        """Describe the mismatch between the aggregate posterior and the prior."""
         missed, outside = self.numbers[HOLES].mean, self.numbers[OUTSIDE].mean
         return (
             f"{100 * missed:.1f}% of the prior's mass lies in holes, where q(z) < {self.hole:g} "

@@ -256,4 +256,5 @@ def _located(sites: list[LatentSite], name: str) -> tuple[LatentSite, int]:
 
 
 def _site_of(name: str) -> str:
+    """Return the site of a dimension: "z" of "z[0]"."""
     return name.rpartition("[")[0]
