@@ -97,7 +97,7 @@ def check_findings_about_the_bound(text: str) -> None:
     assert number(text, "IWAE-1000, guide half as wide") < from_either[1] - 0.2
     assert number(text, "amortization gap") > number(text, "approximation gap") > 0.05
     assert number(text, "both gaps") < 0.8
-    assert "Healthy: z tells" in text
+    assert "Healthy: z carries" in text
     assert "Collapsed: the decoder ignores z" in text
     assert "shallow is ahead by" in text
 

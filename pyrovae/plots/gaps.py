@@ -7,7 +7,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from pyrovae.measure.findings import Finding, estimate_of
-from pyrovae.measure.refinement import gaps as measured
+from pyrovae.measure.refinement import gaps_finding as measured
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 from pyrovae.weights.bounds import Estimate

@@ -154,7 +154,7 @@ def test_one_datum_is_evaluated_and_reported(run, tmp_path, capsys):
     page = (run / "report.html").read_text()
     assert "One datum tells no error over data" in page
     assert "nan" not in "".join(line for line in page.splitlines() if "base64" not in line)
-    assert "latents: latents of different data are compared; got 1" in page
+    assert "latents: latent diagnostics compare different data; got 1" in page
 
 
 def test_a_folder_that_cannot_be_written_is_met_before_the_measurement(run, monkeypatch, capsys):

@@ -95,16 +95,16 @@ class TestCollapse:
         diagnose = Latents(draws=400)
         found = diagnose(healthy, x)
         assert not found.collapsed
-        assert found.verdict[0].startswith("Healthy: z tells ")
+        assert found.verdict[0].startswith("Healthy: z carries ")
         ignored = diagnose(linear(seed, decoder=0.0, encoder=0.0)[0], x)
         assert ignored.collapsed
         assert ignored.verdict[0].startswith("Collapsed: the decoder ignores z.")
         assert ignored.numbers[latents.SPREAD].mean < 1e-12  # rounding
         unread = diagnose(linear(seed, decoder=0.0)[0], x)
         assert unread.decoder_ignores_z
-        assert "which the decoder does not read" in unread.verdict[1]
+        assert "which the decoder does not use" in unread.verdict[1]
         blind = diagnose(linear(seed, encoder=0.0)[0], x)
-        assert blind.verdict[0].startswith("Collapsed: the guide ignores x, though the decoder")
+        assert blind.verdict[0].startswith("Collapsed: the guide ignores x, although the decoder")
         assert blind.activity.count == 0
 
     @pytest.mark.parametrize("rate", [0.04, 0.09, 0.11, 0.3])
@@ -132,15 +132,15 @@ class TestCollapse:
             lambda x: pyro.sample("z", dist.Normal(0 * x, 1.0).to_event(1)),
         )
         found = Latents(draws=20_000)(vae, x)
-        assert found._rate_to_be_had == pytest.approx(exact, rel=0.06)
+        assert found._attainable_rate == pytest.approx(exact, rel=0.06)
         assert found.decoder_ignores_z == (rate < 0.1)
 
     @pytest.mark.parametrize(
         ("encoder", "begins"),
         [
-            (-1.0, "Mismatched: the guide tells z"),
-            (0.4, "Weak: z tells 0.19 nats"),
-            (1.0, "Healthy: z tells"),
+            (-1.0, "Mismatched: the guide encodes"),
+            (0.4, "Weak: z carries 0.19 nats"),
+            (1.0, "Healthy: z carries"),
         ],
     )
     def test_a_guide_that_contradicts_the_decoder_is_not_healthy(self, encoder, begins):
@@ -178,7 +178,7 @@ class TestCollapse:
         coded = Coded(0.005, width=2)
         found = Latents(draws=400)((coded.model, coded.guide), x)
         assert found.activity.count == 0
-        assert found.verdict[0].startswith("Healthy: 0 of 2 dimensions are active. z tells ")
+        assert found.verdict[0].startswith("Healthy: 0 of 2 dimensions are active. z carries ")
 
     def test_is_found_in_a_trained_model(self):
         """A KL weight of 30 collapses what a weight of 1 does not."""

@@ -30,7 +30,7 @@ FAMILIES = {
     "normal": (normal, 6),
     "many dimensions": (normal, 22),
     "full rank": (full_rank, 9),
-    "mixture": (guides.MixtureOfNormals(torch.nn.Identity(), 2).posterior, 10),
+    "mixture": (guides.MixtureOfNormals(torch.nn.Identity(), 2).distribution, 10),
     "a number": (lambda h: dist.Normal(h[..., 0], h[..., 1].exp()), 2),
     "a matrix": (lambda h: dist.Normal(h.unflatten(-1, (2, 3)), 0.5).to_event(2), 6),
     "positive": (lambda h: td.TransformedDistribution(normal(h), td.ExpTransform()), 6),
@@ -149,14 +149,14 @@ def test_what_no_real_vector_maps_onto_is_refused():
     def sphere(h):
         return PowerSpherical(torch.nn.functional.normalize(h, dim=-1), torch.ones(len(h)))
 
-    with pytest.raises(ValueError, match="a flow bends what real vectors.*; got a PowerSpherical"):
+    with pytest.raises(ValueError, match="a bijection from real vectors.*; got a PowerSpherical"):
         PerDatumFlow().around(sphere, torch.randn(2, 3))
     relaxed = pv.VAE(
         priors.RelaxedOneHot(3, temperature=1.0),
         pv.likelihoods.Normal(MLP(3, 4)),
         guides.RelaxedOneHot(MLP(4, 3), temperature=1.0),
     )
-    with pytest.raises(ValueError, match="got a LogConcrete: refine within its own family"):
+    with pytest.raises(ValueError, match="a LogConcrete, which has none: refine within its own"):
         refine(relaxed, torch.zeros(2, 4), steps=1, family=PerDatumFlow())
 
 

@@ -95,7 +95,7 @@ class TestClosedForms:
         assert_within(found[g.APPROXIMATION], excess)
         for name in (g.AMORTIZATION, g.APPROXIMATION, g.TOTAL):
             assert abs(found[name].mean) < 0.01
-        assert finding.verdict[0].startswith("Neither gap is told from zero")
+        assert finding.verdict[0].startswith("Neither gap is above two errors")
 
     def test_the_exact_family_off_its_optimum_has_an_amortization_gap_alone(self):
         found, made, x, finding = self.found(full_rank(shift=0.5))
@@ -103,7 +103,7 @@ class TestClosedForms:
         assert excess.mean() < 0.01
         assert_within(found[g.AMORTIZATION], loss_of_shift(0.5) - excess)
         assert_within(found[g.APPROXIMATION], excess)
-        assert finding.verdict[0].startswith("Amortization limits the bound: it costs")
+        assert finding.verdict[0].startswith("Amortization limits the bound: the amor")
 
     def test_a_mean_field_on_a_correlated_posterior_has_its_approximation_gap(self):
         found, made, x, finding = self.found(mean_field())
@@ -113,7 +113,7 @@ class TestClosedForms:
         assert_within(found[g.APPROXIMATION], loss)
         assert_within(found[g.AMORTIZATION], MEAN_FIELD_GAP - loss)
         assert_within(found[g.TOTAL], MEAN_FIELD_GAP)
-        assert finding.verdict[0].startswith("The family of q limits the bound: it costs")
+        assert finding.verdict[0].startswith("The family of q limits the bound: the appr")
 
     def test_both_gaps_at_once(self):
         found, made, x, _ = self.found(mean_field(shift=0.3))
@@ -144,7 +144,7 @@ class TestClosedForms:
         torch.testing.assert_close(
             found[g.AMORTIZATION].value, found[g.REFINED].value - found[g.ELBO].value
         )
-        assert "log p(x) is as it was given." in finding.verdict
+        assert "log p(x) is the given log_evidence." in finding.verdict
         assert "effective sample size" not in finding.tensors()
         same = inference_gaps(vae, x, settings=settings, log_evidence=truth.value)
         assert (same.estimates[g.LOG_EVIDENCE].standard_error == 0).all()
@@ -347,11 +347,13 @@ def test_a_context_of_as_many_rows_as_are_measured_is_not_cut(data, particles, b
 @pytest.mark.parametrize("options", [{"limit": 0}, {"particles": 1}, {"steps": 1}])
 def test_bad_settings_are_refused(options):
     name, value = next(iter(options.items()))
-    with pytest.raises(ValueError, match=f"at least one datum, two particles.*got {name}={value}"):
+    with pytest.raises(
+        ValueError, match=f"at least one datum, .*got {name}={value}: raise {name}"
+    ):
         Gaps(**options)
 
 
 def test_evidence_for_too_few_data_is_refused():
     settings, vae, x = small()
-    with pytest.raises(ValueError, match=r"a value for each of the 5 data, .*got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \[5\] or longer, .*got shape \(3,\)"):
         inference_gaps(vae, x, settings=settings, log_evidence=torch.zeros(3))

@@ -31,10 +31,19 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("gaps", "begins"),
         [
-            ((1.0, 0.3), "Amortization limits the bound: it costs 1.000 ± 0.010 nats, the"),
-            ((0.3, 1.0), "The family of q limits the bound: it costs 1.000 ± 0.010 nats"),
-            ((0.50, 0.53), "The network and the family cost alike, within errors"),
-            ((0.015, 0.019), "Neither gap is told from zero"),
+            (
+                (1.0, 0.3),
+                "Amortization limits the bound: the amortization gap is 1.000 ± 0.010",
+            ),
+            (
+                (0.3, 1.0),
+                "The family of q limits the bound: the approximation gap is 1.000 ±",
+            ),
+            ((0.50, 0.53), "The two gaps are equal within errors"),
+            (
+                (0.015, 0.019),
+                "Neither gap is above two errors and 0.01 nats (a threshold",
+            ),
         ],
     )
     def test_it_names_what_limits_the_bound(self, gaps, begins):
@@ -46,33 +55,60 @@ class TestVerdict:
 
     def test_unfinished_refinement_is_told(self):
         slow = {g.RISE: 0.09, g.OF_FLOW: 0.5, g.RISE_OF_FLOW: 0.04}
-        assert not any("not come to its end" in s for s in finding(1.0, 1.0, **slow).verdict)
+        assert not any("not converged" in s for s in finding(1.0, 1.0, **slow).verdict)
         slow = {g.RISE: 0.11, g.OF_FLOW: 0.5, g.RISE_OF_FLOW: 0.06}
-        said = [s for s in finding(1.0, 1.0, **slow).verdict if "not come to its end" in s]
+        said = [s for s in finding(1.0, 1.0, **slow).verdict if "not converged" in s]
         assert "gained 0.110 ± 0.010 nats. The approximation gap is smaller" in said[0]
         assert "gained 0.060 ± 0.010 nats. The approximation gap of the flow is" in said[1]
         none = {g.RISE: 0.009}
-        assert not any("come to its end" in s for s in finding(1.0, 0.01, **none).verdict)
+        assert not any("converged" in s for s in finding(1.0, 0.01, **none).verdict)
 
     def test_a_slow_refinement_is_called_unfinished(self):
         settings = Gaps(steps=10, particles=200, lr=0.1, flow=None)
         said = str(settings(full_rank(shift=2.0), WORLD.sample(10)))
-        assert "has not come to its end" in " ".join(said.split())
+        assert "has not converged" in " ".join(said.split())
 
     def test_few_effective_particles_are_told(self):
         few = finding(1.0, 0.1, size=3.0).verdict
-        assert any(line.startswith("For 4 data it rests on fewer than 20") for line in few)
+        assert any(line.startswith("For 4 data, log p(x) rests on fewer than 20") for line in few)
         assert not any("rests on" in line for line in finding(1.0, 0.1).verdict)
 
     def test_what_a_flow_gains_is_told(self):
         assert any(
-            line.startswith("A flow for each datum gains 0.500 ± 0.010 nats")
+            line.startswith("A flow per datum gains 0.500 ± 0.010 nats")
             for line in finding(1.0, 0.8, **{g.GAINED: 0.5}).verdict
         )
 
     def test_one_datum_is_judged_by_its_particles(self):
         settings, vae, x = small(limit=1, particles=100)
         assert settings(vae, x).verdict
+
+
+class TestAttributes:
+    def test_are_the_levels_and_gaps_of_the_table(self):
+        found = Gaps(limit=3, steps=4, particles=20, flow=PerDatumFlow())(
+            mean_field(shift=0.3), WORLD.sample(3)
+        )
+        named = {
+            g.ELBO: found.elbo,
+            g.REFINED: found.refined_elbo,
+            g.FLOW: found.flow_elbo,
+            g.LOG_EVIDENCE: found.log_evidence,
+            g.AMORTIZATION: found.amortization_gap,
+            g.APPROXIMATION: found.approximation_gap,
+            g.OF_FLOW: found.flow_approximation_gap,
+            g.TOTAL: found.total_gap,
+        }
+        for name, estimate in named.items():
+            assert estimate is found.quantities[name]
+        total = found.amortization_gap.value + found.approximation_gap.value
+        torch.testing.assert_close(total, found.total_gap.value)
+
+    def test_of_a_flow_are_none_without_one(self):
+        settings, vae, x = small()
+        found = settings(vae, x)
+        assert found.flow_elbo is None
+        assert found.flow_approximation_gap is None
 
 
 class TestFigure:

@@ -16,7 +16,7 @@ from pyrovae.measure.findings import Number
 from pyrovae.measure.latents import aggregate_posterior, latents
 from pyrovae.measure.latents.active_units import Activity
 from pyrovae.measure.latents.aggregate_posterior import Posterior
-from pyrovae.measure.latents.draws import Codes, draw_codes
+from pyrovae.measure.latents.draws import LatentDraws, draw_latents
 from pyrovae.measure.latents.latents import Latents, LatentsFinding
 from pyrovae.measure.latents.sites import latent_sites
 from pyrovae.weights.given import Given
@@ -165,10 +165,10 @@ class TestPartsOfTheRate:
         posterior = Posterior(world.vae.guide, latent_sites(world.vae.guide, world.sample(8)))
         hits = {"cost": 0, "spread": 0}
         for _ in range(REPETITIONS):
-            codes = draw_codes(world.vae.model, posterior, 2, Given(world.sample(size)))
-            found = codes.cost_of_swapping()
+            draws = draw_latents(world.vae.model, posterior, 2, Given(world.sample(size)))
+            found = draws.cost_of_swapping()
             hits["cost"] += holds(found, cost, found.error_over_data)
-            found = codes.spread(size)
+            found = draws.spread(size)
             # The reference is itself an estimate: its error must not matter.
             assert error < 0.1 * found.error_over_data
             hits["spread"] += holds(found, spread, found.error_over_data)
@@ -230,7 +230,7 @@ class TestAnyProgram:
         assert_within(found.numbers[latents.INFORMATION], information)
         assert_within(found.numbers[latents.MARGINAL], marginal)
         assert "active units" not in found.quantities
-        assert any(sentence.startswith("Discrete: c.") for sentence in found.verdict)
+        assert any(sentence.startswith("Discrete sites: c.") for sentence in found.verdict)
 
     def test_a_class_that_the_model_alone_sums_out_leaves_the_prior_a_mixture(self):
         world = Mixture(continuous=True)
@@ -395,19 +395,19 @@ class TestLongWork:
 def test_the_odd_datum_has_no_partner_and_does_not_count():
     one = torch.zeros(2, 3)
     swapped = torch.tensor([[-1.0, -3.0, 0.0]] * 2)
-    codes = Codes({}, one, one, one, swapped, {}, one, one)
-    assert codes.cost_of_swapping().mean == 2.0
+    draws = LatentDraws({}, one, one, one, swapped, {}, one, one)
+    assert draws.cost_of_swapping().mean == 2.0
 
 
 def test_every_code_meets_another_datum_however_few_go_in_a_pass(monkeypatch):
     kept = []
 
     def draw(*arguments):
-        kept.append(draw_codes(*arguments))
+        kept.append(draw_latents(*arguments))
         return kept[0]
 
     monkeypatch.setattr(Given, "per_pass", lambda given, particles: 3)
-    monkeypatch.setattr("pyrovae.measure.latents.latents.draw_codes", draw)
+    monkeypatch.setattr("pyrovae.measure.latents.latents.draw_latents", draw)
     world = LinearGaussian()
     Latents(draws=20)(world.vae(), world.sample(6))
     assert (kept[0].swapped != kept[0].log_likelihood).all()
@@ -434,3 +434,17 @@ def test_a_cost_within_two_errors_of_the_information_is_no_mismatch(cost, mismat
     numbers = {latents.INFORMATION: Number(1.0), latents.SWAPPED: Number(cost, 0.2)}
     found = LatentsFinding(9, 9, 9, Activity((), torch.zeros(9, 0)), numbers, [], 0.05)
     assert found.mismatched == mismatched
+
+
+def test_a_dependence_through_a_write_in_place_is_found():
+    """Pyro's `get_dependencies` does not see it, since it follows tensors through functions."""
+
+    def guide(x):
+        with data_plate(x):
+            a = pyro.sample("a", dist.Normal(x[:, 0], 1.0))
+            loc = torch.zeros_like(a.expand(*a.shape[:-1], len(x)))
+            loc[...] = a
+            pyro.sample("b", dist.Normal(loc, 1.0))
+
+    sites = latent_sites(guide, random(3, 5, 2))
+    assert [site.dependent for site in sites] == [False, True]

@@ -224,7 +224,7 @@ def test_other_data_and_other_context_are_refused():
     vae, x, label = conditional_vae(), torch.randn(5, 3), torch.randn(5, 1)
     guide = refine(vae, x, label, steps=1)
     message = (
-        "refined for 5 data, and row 1 of the 2 given, with its context, is none of them: call"
+        "refined for 5 data; got 2 data of which row 1, with its context, is not one of them: call"
     )
     with pytest.raises(ValueError, match=message):
         guide(torch.stack([x[0], x[1] + 1e-6]), label[:2])
@@ -235,7 +235,7 @@ def test_other_data_and_other_context_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "at least one step of a positive size; got steps=0, lr=0.05"),
+        ({"steps": 0}, "at least one step and a positive finite step size; got steps=0, lr=0.05"),
         ({"lr": 0.0}, "got steps=100, lr=0.0"),
         ({"lr": float("nan")}, "lr=nan"),
     ],
@@ -328,10 +328,10 @@ def test_a_draw_without_a_gradient_harms_no_other():
 
 def test_a_datum_that_never_has_a_gradient_is_refused():
     vae, x = steep(lambda z: z < torch.inf), torch.tensor([[0.5], [2.0], [3.0]])
-    said = "of 2 data, the first that of row 1, was not finite in any of 20 steps"
+    said = "of 2 data, first of row 1, had no finite gradient in any of 20 steps"
     with pytest.raises(ValueError, match=said):
         refine(vae, x, steps=20)
-    with pytest.raises(ValueError, match=r"of 1 data, the first that of row 0.* any of 1 steps"):
+    with pytest.raises(ValueError, match=r"of 1 data, first of row 0.* any of 1 steps"):
         pv.Gaps(steps=2, flow=None)(vae, x[2:])
 
 
@@ -428,5 +428,5 @@ def test_several_latents_are_refused():
         return pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x)
 
     vae = pv.VAE(prior, likelihood, guides.MeanFieldNormal(MLP(2, 4)))
-    with pytest.raises(ValueError, match=r"one latent site that is drawn; got \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"one sampled latent site; got \['a', 'b'\]"):
         refine(vae, torch.zeros(3, 2))

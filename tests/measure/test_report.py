@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from worlds import Hierarchy, LinearGaussian, Mixture, data_plate
 
 import pyrovae as pv
-from pyrovae.measure.annealing.ais import _beside, _gain
+from pyrovae.measure.annealing.ais_finding import _comparison, _difference
 from pyrovae.weights import bounds
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
@@ -278,21 +278,21 @@ class TestAnnealing:
         return (
             found,
             gain.mean().item(),
-            next(line for line in found.verdict if "sampling finds" in line),
+            next(line for line in found.verdict if "AIS minus IWAE" in line),
         )
 
     def test_says_by_how_much_a_bound_of_a_poor_guide_is_short(self):
         found, gain, said = self.said(4.0, temperatures=100, limit=8)
         assert gain > 1
-        assert f"On the first 8 data annealed importance sampling finds +{gain:.2f} ±" in said
-        assert "beside IWAE-40: that bound is short" in said
+        assert f"On the first 8 data, AIS minus IWAE-40 is +{gain:.2f} ±" in said
+        assert "nats: IWAE-40 underestimates log p(x) there by at least that much." in said
 
     def test_one_chain_has_no_error_and_says_none(self):
         _, gain, said = self.said(4.0, temperatures=20, limit=8, particles=1)
-        assert f"finds {gain:+.2f} nats beside IWAE-40, with one chain and no error" in said
+        assert f"IWAE-40 is {gain:+.2f} nats. One chain gives no standard error" in said
 
     @pytest.mark.parametrize(
-        ("above", "said"), [(-0.1, "meet"), (0.1, "lies 0.10 ± 0.08 nats over")]
+        ("above", "said"), [(-0.1, "agree"), (0.1, "is 0.10 ± 0.08 nats above")]
     )
     def test_bounds_that_cross_by_chance_are_said_to_meet(self, above, said):
         """Four gaps, 0.0866 off their mean, whose error is 0.0866 / sqrt(3) = 0.05, by Student."""
@@ -304,11 +304,11 @@ class TestAnnealing:
         student = bounds.students_factor(4)
         assert found.gap.error_over_data == pytest.approx(0.05 * student, rel=1e-3)
         assert said in found.verdict[0]
-        assert ("-0.10 ± 0.08 nats apart" in found.verdict[0]) == (above < 0)
+        assert ("(gap -0.10 ± 0.08 nats)" in found.verdict[0]) == (above < 0)
 
     def test_says_so_where_there_is_nothing_to_gain(self):
         _, _, said = self.said(0.0, temperatures=100, limit=12)
-        assert "no more than that bound, within errors" in said
+        assert "they agree within errors" in said
 
 
 @pytest.mark.parametrize("data", [1, 2])
@@ -419,19 +419,19 @@ def test_psis_is_of_the_smoothed_weights():
 def test_what_annealing_gains_has_the_errors_of_both():
     annealed = Estimate(torch.ones(2), torch.full((2,), 3.0))
     bound = Estimate(torch.zeros(5), torch.full((5,), 4.0))
-    assert _gain(annealed, bound, independent=True).standard_error.tolist() == [5.0, 5.0]
-    assert _gain(annealed, bound, independent=False).standard_error.tolist() == [7.0, 7.0]
+    assert _difference(annealed, bound, independent=True).standard_error.tolist() == [5.0, 5.0]
+    assert _difference(annealed, bound, independent=False).standard_error.tolist() == [7.0, 7.0]
 
 
 def test_a_gain_of_one_and_a_half_errors_is_within_them():
     gain = Estimate(torch.full((4,), 0.15), torch.full((4,), 0.2))  # its mean's error is 0.1
-    assert "within errors" in _beside(gain, 10)
+    assert "within errors" in _comparison(gain, 10)
 
 
 def test_annealing_that_falls_short_of_the_bound_confirms_nothing():
     short = Estimate(torch.full((4,), -0.3), torch.full((4,), 0.2))
-    said = _beside(short, 10)
-    assert "finds -0.30 ± 0.10 nats beside IWAE-10: it is the looser bound there" in said
+    said = _comparison(short, 10)
+    assert "AIS minus IWAE-10 is -0.30 ± 0.10 nats: AIS is the looser bound there" in said
     assert "within errors" not in said
 
 

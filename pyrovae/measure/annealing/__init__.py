@@ -1,3 +1,3 @@
-"""Annealed importance sampling: log p(x) from below, and on simulated data from above."""
+"""Annealed importance sampling: a lower bound on log p(x), and an upper one on simulated data."""
 
 __all__: list[str] = []

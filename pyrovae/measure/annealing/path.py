@@ -1,10 +1,10 @@
-r"""The densities of a program as functions of its latents, moved to where all are real numbers.
+r"""Log-densities at the ends of an annealing path, as functions of unconstrained latents.
 
     log f_1(u) = log p(x, z) + log |dz/du|,   log f_0(u) = log p(z) + log |dz/du|,   z = t(u)
 
-Each continuous latent site is the image of unconstrained numbers under the bijection to its
-support; the sites of a datum stand side by side, so u has shape [K chains, N data, D]. Discrete
-latents are summed out of both densities. In place of the prior, f_0 may be the guide, q(z | x).
+Each continuous latent site is the image of unconstrained values u under the bijection t to its
+support. The sites of a datum are concatenated, so u has shape [K chains, N data, D]. Discrete
+latents are summed out of both densities. The start density f_0 is the prior or the guide q(z | x).
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ from pyrovae.weights.sites import (
     sample_sites,
 )
 
+__all__ = ["Constrain", "LatentDensity", "Point", "Start", "bijection"]
+
 Start = Literal["prior", "guide"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A state of the chains, and the two log-densities there.
+    """A state of the chains and the two log-densities there.
 
     Attributes:
         u: unconstrained latents, [K, N, D].
@@ -58,15 +60,15 @@ class Point:
 
     @property
     def log_ratio(self) -> Tensor:
-        """The log-ratio log f_1(u) - log f_0(u), in which the Jacobian cancels."""
+        """The log-ratio log f_1(u) - log f_0(u), [K, N]; the Jacobian cancels."""
         return self.log_joint - self.log_start
 
     def tempered(self, beta: Tensor) -> Tensor:
-        """Return the geometric path's log-density, (1 - beta) log f_0 + beta log f_1."""
+        """Return the log-density of the geometric path, (1 - beta) log f_0 + beta log f_1."""
         return self.log_start + beta * self.log_ratio
 
     def where(self, here: Tensor, other: Point) -> Point:
-        """Return this point for the chains in `here`, [K, N], and the other for the rest."""
+        """Return this point where the mask `here` [K, N] is true, and the other elsewhere."""
         return Point(
             torch.where(here.unsqueeze(-1), self.u, other.u),
             torch.where(here, self.log_start, other.log_start),
@@ -75,18 +77,18 @@ class Point:
 
 
 class LatentDensity:
-    """The two ends of a path, from a density that can be drawn to the posterior.
+    """The start density and the unnormalized posterior at the two ends of an annealing path.
 
     Args:
         programs: the model and the guide.
-        chains: K.
-        start: what f_0 is.
+        chains: K, the number of chains per datum.
+        start: the start density f_0, "prior" or "guide".
         x: data [N, ...].
-        *context: as for the programs.
+        *context: the further arguments of the programs.
 
     Raises:
         ValueError: naming the site, if a latent is neither continuous with a bijection to real
-            numbers nor discrete with a finite support, or the guide does not sample it.
+            numbers nor discrete with a finite support, or if the guide does not sample it.
 
     Example:
         >>> path = LatentDensity((vae.model, vae.guide), 4, "prior", x)
@@ -115,8 +117,8 @@ class LatentDensity:
         }
         if not self._sizes:
             raise ValueError(
-                "annealing moves continuous latents, and the model samples none: its evidence is "
-                "an exact sum, which log_weights gives with every site enumerated"
+                "annealing needs a continuous latent site, and the model samples none: enumerate "
+                "every site and use log_weights, which computes log p(x) exactly"
             )
         if start == "guide":
             _check_guide(self._drawn(self.guide), set(self._sizes))
@@ -127,15 +129,15 @@ class LatentDensity:
         return self.chains, len(self.data[0])
 
     def given(self, x: Tensor, *context: ContextValue) -> LatentDensity:
-        """Return the densities given other data, with the same compiled graphs."""
+        """Return the densities given other data, sharing the compiled graphs."""
         other = copy.copy(self)
         other.data = (x, *context)
         return other
 
     def compile(self) -> None:
-        """Compile the slope for data of these shapes; where that cannot be had, say so.
+        """Compile `slope` for data of these shapes; warn where that is not possible.
 
-        Densities that came from one another by `given` share what is compiled.
+        Densities made by `given` share the compiled graphs.
         """
         given = Arguments(self.data)
         if given.shape in self._graphs:
@@ -152,34 +154,42 @@ class LatentDensity:
         try:
             graph = record(slope, [u, beta, *given.inputs(given.floats)], reach)
         except NotRecordable as reason:
-            warnings.warn(f"annealing runs uncompiled: {reason}", stacklevel=2)
+            warnings.warn(f"annealing is not compiled: {reason}", stacklevel=2)
             return
         self._graphs[given.shape] = graph
 
     def draw(self) -> Tensor:
-        """Draw u from f_0, [K, N, D]."""
+        """Draw u from the start density f_0, [K, N, D].
+
+        Raises:
+            ValueError: if a draw of the guide lies outside the model's support.
+        """
         given = None
         if self.start == "guide":
             given = self._latents_of(self._drawn(self.guide))
         u = self.unconstrained(self._drawn(self.model, given))
         if not u.isfinite().all():
             raise ValueError(
-                f"the {self.start} draws values of {list(self._sizes)} outside the support that "
-                "they have in the model: give both programs one support"
+                f"the {self.start} draws values of {list(self._sizes)} outside their support in "
+                "the model: give the sites the same support in both programs"
             )
         return u
 
     def unconstrained(self, trace: Any) -> Tensor:
-        """Return the latents in a trace of the model under a plate of particles, [K, N, D]."""
+        """Return the unconstrained latents of a trace under a plate of particles, [K, N, D]."""
         rows = [self._rows(trace.nodes[name]) for name in self._sizes]
         return torch.cat(rows, dim=-1).expand(*self.shape, -1).contiguous()
 
     def point(self, u: Tensor) -> Point:
-        """Score both ends at u; NaN where a network's output is no parameter, far out."""
+        """Evaluate both log-densities at u [K, N, D].
+
+        They are NaN where a network returns invalid parameters, which happens far from the data.
+        """
         with pyro.validation_enabled(is_validate=False):
             return self._point(u)
 
     def _point(self, u: Tensor) -> Point:
+        """Evaluate both log-densities at u, as `point` does, under any validation setting."""
         constrain = Constrain(self._by_site(u))
         trace = self._enumerated(self.model, constrain)
         log_joint = self._summed(sample_sites(trace)) + constrain.log_det
@@ -191,7 +201,7 @@ class LatentDensity:
         return Point(u, self._summed(start) + constrain.log_det, log_joint)
 
     def slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
-        """Return the point at u, and the gradient there of the path's log-density."""
+        """Return the point at u and the gradient of the path's log-density, [K, N, D]."""
         given = Arguments(self.data)
         graph = self._graphs.get(given.shape)
         if graph is None:
@@ -200,6 +210,7 @@ class LatentDensity:
         return Point(u, log_start, log_joint), gradient
 
     def _slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
+        """Return the same as `slope`, without the compiled graph."""
         u = u.detach().requires_grad_()
         with torch.enable_grad():
             point = self.point(u)
@@ -207,12 +218,13 @@ class LatentDensity:
         return Point(u.detach(), point.log_start.detach(), point.log_joint.detach()), gradient
 
     def _summed(self, sites: Iterable[tuple[str, Any]]) -> Tensor:
-        """Add log-probabilities up and sum what is enumerated out, [K, N]."""
+        """Add the log-probabilities of sites and sum out enumerated ones, [K, N]."""
         sites = list(sites)
         layout = Layout.of_sites(sites, self.shape)
         return layout.summed_out(layout.log_density(sites))
 
     def _by_site(self, u: Tensor) -> dict[str, Tensor]:
+        """Split u [K, N, D] into the unconstrained value of each site."""
         pieces = u.split(list(self._sizes.values()), dim=-1)
         return {
             name: piece.reshape(*self.shape, *self._events[name])
@@ -220,19 +232,21 @@ class LatentDensity:
         }
 
     def _latents_of(self, trace: Any) -> Any:
+        """Return a trace of the continuous latent sites alone."""
         latents = poutine.Trace()
         for name in self._sizes:
             latents.add_node(name, **trace.nodes[name])
         return latents
 
     def _rows(self, site: Any) -> Tensor:
+        """Return the unconstrained value of a site, [K, N, size]."""
         value = bijection(site).inv(site["value"])
         return value.reshape(*value.shape[:2], -1)
 
     def _enumerated(self, program: Program, given: Messenger) -> Any:
-        """Trace a program at given latents, its discrete sites in dimensions left of the chains'.
+        """Trace a program at given latents, with discrete sites enumerated left of the chains.
 
-        The handler stands outside of the plate of chains, and meets values [K, N, ...].
+        The handler is applied outside the plate of chains and sees values [K, N, ...].
         """
         chains = given(over_particles(config_enumerate(program), self.chains))
         with advice_on_shapes():
@@ -240,6 +254,7 @@ class LatentDensity:
             return poutine.trace(chains).get_trace(*self.data)
 
     def _drawn(self, program: Program, given: poutine.Trace | None = None) -> Any:
+        """Trace a program under a plate of chains, replaying the sites of a trace."""
         chains = poutine.replay(
             over_particles(program, self.chains), trace=given or poutine.Trace()
         )
@@ -248,7 +263,7 @@ class LatentDensity:
 
 
 class Constrain(Messenger):
-    """Set latent sites to the images of unconstrained values, and add up log |dz/du|."""
+    """Set latent sites to the images of unconstrained values, and accumulate log |dz/du|."""
 
     def __init__(self, unconstrained: dict[str, Tensor]) -> None:
         super().__init__()
@@ -262,18 +277,18 @@ class Constrain(Messenger):
             msg["value"], msg["done"] = transform(u), True
             if msg["value"].shape[:2] != u.shape[:2]:
                 raise ValueError(
-                    f"site '{msg['name']}' has a support that depends on a class which is summed "
-                    "out, so no one bijection leads there: use log_weights"
+                    f"site '{msg['name']}' has a support that depends on a class that is summed "
+                    "out, so no single bijection to it exists: use log_weights instead"
                 )
             log_det = transform.log_abs_det_jacobian(u, msg["value"])
             self.log_det = self.log_det + log_det.reshape(*u.shape[:2], -1).sum(-1)
 
 
 def bijection(site: Any) -> Any:
-    """Return the map from real numbers to the support of a latent site.
+    """Return the bijection from real numbers to the support of a latent site.
 
     Raises:
-        ValueError: naming the site, if its support has none.
+        ValueError: naming the site, if its support has no such bijection.
     """
     support = site["fn"].support
     if isinstance(support, MixtureSameFamilyConstraint):
@@ -282,13 +297,13 @@ def bijection(site: Any) -> Any:
         return biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
-            f"site '{site['name']}' has the support {site['fn'].support}, to which no bijection "
-            "from real numbers is known: annealing cannot move it; use log_weights"
+            f"site '{site['name']}' has support {site['fn'].support}, for which torch has no "
+            "bijection from real numbers: use log_weights instead of annealing"
         ) from error
 
 
 def _continuous(trace: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the latent sites that chains move; what is discrete is summed out."""
+    """Yield the continuous latent sites; discrete ones must be enumerable in parallel."""
     for name, site in sample_sites(trace):
         if site["is_observed"] or site["infer"].get("is_auxiliary"):
             continue
@@ -296,27 +311,28 @@ def _continuous(trace: Any) -> Iterator[tuple[str, Any]]:
             yield name, site
         elif site["infer"].get("enumerate") == "sequential":
             raise ValueError(
-                f"site '{name}' is enumerated one value after the other, and chains take all at "
-                'once: mark it infer={"enumerate": "parallel"}'
+                f"site '{name}' is enumerated sequentially, and annealing needs parallel "
+                'enumeration: mark it infer={"enumerate": "parallel"}'
             )
         elif not site["fn"].has_enumerate_support:
             raise ValueError(
-                f"site '{name}' is discrete with no finite support to sum over, and chains move "
-                "continuous latents alone: use log_weights"
+                f"site '{name}' is discrete with no finite support, so annealing can neither move "
+                "it nor sum it out: use log_weights instead"
             )
 
 
 def _check_guide(trace: Any, wanted: set[str]) -> None:
+    """Check that the guide has a density over the wanted sites and no others."""
     auxiliary = [n for n, site in sample_sites(trace) if site["infer"].get("is_auxiliary")]
     for name, site in sample_sites(trace):
         if is_point_mass(site):
             raise ValueError(
-                f"site '{name}' is a Delta in the guide, from which no path leads: start at the "
-                "prior"
+                f"site '{name}' is a Delta in the guide, which has no density to start from: use "
+                "start='prior'"
             )
     sampled = {name for name, _ in _continuous(trace)}
     if auxiliary or sampled != wanted:
         raise ValueError(
-            f"a path that starts at the guide needs its density over {sorted(wanted)} alone; the "
-            f"guide samples {sorted(sampled | set(auxiliary))}: start at the prior"
+            f"start='guide' needs a guide that samples exactly {sorted(wanted)}; the guide "
+            f"samples {sorted(sampled | set(auxiliary))}: use start='prior'"
         )

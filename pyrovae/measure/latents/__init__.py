@@ -1,3 +1,3 @@
-"""What the latents hold: active units, information, the aggregate posterior, walks."""
+"""Diagnostics of the latent space: active units, mutual information, holes and traversals."""
 
 __all__: list[str] = []

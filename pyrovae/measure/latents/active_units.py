@@ -1,7 +1,7 @@
-r"""Which latent dimensions carry something about the data.
+r"""Active units: the latent dimensions whose posterior means vary over the data.
 
-A dimension is active where its posterior mean varies over the data, $Var_x(E_q[z_j | x]) > 0.01$,
-the mark of a standard normal prior.
+A dimension is active if $Var_x(E_q[z_j | x]) > 0.01$, a threshold for standard normal priors
+(Burda et al., 2016).
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
 
-ACTIVE: Final = 0.01
-"""The variance of the posterior mean above which a latent is active (Burda et al., 2016).
+__all__ = ["ACTIVE", "PROBED", "Activity", "active_units", "check_several"]
 
-It is meant for a standard normal prior, and is not scaled by the variance of another: where the
-prior is narrow, a dimension below the mark may still tell much about x.
+ACTIVE: Final = 0.01
+"""The variance of the posterior mean above which a dimension is active (Burda et al., 2016).
+
+The threshold assumes a standard normal prior and is not scaled for others. Under a narrow prior, a
+dimension below it may still be informative about x.
 """
 
 MEAN_DRAWS: Final = 100
-"""Draws for the mean of a posterior that has none in closed form."""
+"""Draws that estimate a posterior mean without a closed form."""
 
 PROBED: Final = 8
-"""Data on which the sites of a program are looked at."""
+"""The number of data on which the sites of a program are inspected."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,13 @@ class Activity:
     """How much the posterior mean of each latent dimension varies over the data.
 
     Attributes:
-        names: of the D dimensions of continuous sites, such as "z[0]".
-        squares: [N, D], squared deviations of the posterior means, less the variance of the
-            draws they were taken from; their mean over data is the unbiased variance.
+        names: the names of the D dimensions of continuous sites, such as "z[0]".
+        squares: [N, D], squared deviations of the posterior means, minus the sampling variance of
+            estimated means. Their mean over data is an unbiased estimate of the variance.
+
+    Example:
+        >>> Activity(("z[0]", "z[1]"), torch.tensor([[0.5, 0.0], [0.7, 0.0]])).active
+        tensor([ True, False])
     """
 
     names: tuple[str, ...]
@@ -57,43 +63,46 @@ class Activity:
 
     @property
     def error_over_data(self) -> Tensor:
-        """The standard error of each variance: how another test set would differ, [D]."""
+        """The standard error of each variance over data, [D]."""
         return self.squares.std(0) / math.sqrt(len(self.squares))
 
     @property
     def active(self) -> Tensor:
-        """Which dimensions are active, [D]."""
+        """Whether each dimension is active, [D]."""
         return self.variance > ACTIVE
 
     @property
     def count(self) -> int:
-        """How many dimensions are active."""
+        """The number of active dimensions."""
         return int(self.active.sum())
 
     @property
     def order(self) -> list[int]:
-        """The dimensions from the most active to the least."""
+        """The indices of the dimensions, sorted from most to least active."""
         found: list[int] = self.variance.argsort(descending=True, stable=True).tolist()
         return found
 
 
 @torch.no_grad()
 def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
-    r"""Measure how the posterior mean of each latent dimension varies over the data.
+    r"""Estimate the variance over data of each latent dimension's posterior mean.
 
     $$ A_j = Var_x\left( E_{q(z | x)}[z_j] \right) $$
 
-    The means are taken in closed form where the site has one and stands by itself, and from 100
-    draws for each datum elsewhere; the variance that their noise adds is taken off again, so that
-    the estimate is unbiased. Discrete sites are left out.
+    Posterior means are computed in closed form where the distribution has one and depends on no
+    other site. Otherwise they are estimated from 100 draws per datum, and the variance of that
+    estimate is subtracted, so that the result is unbiased. Discrete sites are left out.
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
-        x: data [N, ...], two at least.
-        *context: what the programs take beside x.
+        x: data [N, ...], at least two.
+        *context: further arguments of the programs.
+
+    Returns:
+        The variances [D], which dimensions are active, and their order.
 
     Raises:
-        ValueError: for fewer than two data, and as `latent_sites.latent_sites`.
+        ValueError: for fewer than two data; and as `sites.latent_sites`.
 
     References:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders, section 5.2.
@@ -112,6 +121,7 @@ def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
 
 
 def _activity(guide: Program, given: Given) -> Activity:
+    """Compute the activity of the guide's continuous sites, data in passes."""
     probed = given.first(PROBED)
     sites = [site for site in latent_sites(guide, *probed) if not site.discrete]
     if not sites:
@@ -129,19 +139,19 @@ def _activity(guide: Program, given: Given) -> Activity:
 
 
 def check_several(given: Given) -> None:
-    """Check that there are data to compare.
+    """Check that there are at least two data.
 
     Raises:
-        ValueError: for fewer than two.
+        ValueError: for fewer than two data.
     """
     if len(given) < 2:
         raise ValueError(
-            f"latents of different data are compared; got {len(given)}: give two or more"
+            f"latent diagnostics compare different data; got {len(given)}: pass two or more"
         )
 
 
 def _means(sites: list[LatentSite], trace: Any, *, closed: bool) -> tuple[Tensor, Tensor]:
-    """Return the posterior means and the variance of their noise, [N, D] each, in float64."""
+    """Return posterior means and the sampling variances of these, [N, D] each, in float64."""
     if closed:
         means = [flat(trace.nodes[site.name]["fn"].mean) for site in sites]
         mean = torch.cat(means, -1)[0].double()
@@ -151,6 +161,7 @@ def _means(sites: list[LatentSite], trace: Any, *, closed: bool) -> tuple[Tensor
 
 
 def _has_mean(site: LatentSite, fn: Any) -> bool:
+    """Return whether the posterior mean of a site is available in closed form."""
     try:
         return not site.dependent and bool(fn.mean.isfinite().all())
     except NotImplementedError:

@@ -1,9 +1,9 @@
-r"""The aggregate posterior of a guide over data, and its density at any values.
+r"""The aggregate posterior, the mean of the guide's posteriors over data, and its density.
 
     q(z) = 1/N sum_n q(z | x_n)
 
-The guide is run at the values under each datum, so the density of all latents together is exact
-whatever the guide. That of one dimension, q(z_j), is at hand where a site's posterior has
+The guide scores given values under each datum, so the joint density of all latents is exact for
+any guide. The density of one dimension, q(z_j), is available where a site's posterior has
 univariate marginals and depends on no other site.
 """
 
@@ -28,19 +28,21 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.traces import Program
 
+__all__ = ["Mixture", "Posterior", "Sum", "over_data"]
+
 NUMBERS: Final = 2**20
-"""How many densities log q(z_j | x_n) a pass holds: few enough for a processor's cache."""
+"""The number of log-densities log q(z_j | x_n) in one pass, chosen to fit a CPU cache."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the posteriors of N data say of values [K, M]; in nats.
+    """Log-densities, in nats, of K draws for each of M data under the aggregate posterior.
 
     Attributes:
-        own: log q(z | x_m) under the datum that a value was drawn for, [K, M, 1 + D]: all sites
-            together, then dimension by dimension.
-        others: the log of the sum of q(z | x_n) over the other data, likewise.
-        size: N, the data in the mixture.
+        own: log q(z | x_m) under the datum that a value was drawn for, [K, M, 1 + D]: first the
+            joint density of all sites, then that of each dimension.
+        others: the log of the sum of q(z | x_n) over the other data, [K, M, 1 + D].
+        size: N, the number of data in the mixture.
     """
 
     own: Tensor
@@ -49,12 +51,15 @@ class Mixture:
 
     @property
     def log_density(self) -> Tensor:
-        """The aggregate posterior of the N data, log q(z), [K, M, 1 + D]."""
+        """The log-density log q(z) of the aggregate posterior of the N data, [K, M, 1 + D]."""
         return torch.logaddexp(self.own, self.others) - math.log(self.size)
 
     @property
     def log_density_of_others(self) -> Tensor:
-        """That of the N - 1 other data: in expectation the density of the population."""
+        """The log-density of the mixture over the N - 1 other data, [K, M, 1 + D].
+
+        The expectation of this density is the aggregate posterior of the population.
+        """
         return self.others - math.log(self.size - 1)
 
 
@@ -63,9 +68,9 @@ class Posterior:
     """A guide as a conditional density q(z | x).
 
     Attributes:
-        guide: the program.
+        guide: the guide program.
         sites: its latent sites.
-        by_dimension: whether dimensions are scored by themselves, where they have a density.
+        by_dimension: whether to also score each dimension that has a marginal density.
     """
 
     guide: Program
@@ -74,21 +79,21 @@ class Posterior:
 
     @property
     def separable(self) -> list[LatentSite]:
-        """The sites that are scored dimension by dimension."""
+        """The sites whose dimensions are scored separately."""
         return [site for site in self.sites if site.separable and self.by_dimension]
 
     @property
     def complete(self) -> bool:
-        """Whether every site has a density for each dimension."""
+        """Whether every site has a marginal density for each dimension."""
         return all(site.separable for site in self.sites)
 
     @property
     def dimensions(self) -> int:
-        """D, how many dimensions have a density of their own."""
+        """D, the number of dimensions that are scored separately."""
         return sum(site.size for site in self.separable)
 
     def log_q(self, trace: Any, values: Values) -> Tensor:
-        """Score values under a trace's distributions, [K, N, 1 + D]: all sites, each dimension."""
+        """Return joint and marginal log-densities of values under a trace, [K, N, 1 + D]."""
         names = {site.name for site in self.separable}
         each: list[Tensor] = []
         total: Any = 0.0
@@ -104,9 +109,9 @@ class Posterior:
         """Return log sum_n q(z_b | x_n) at values [B, 1, ...], [B, 1 + D], in float64.
 
         Args:
-            values: by site.
+            values: the value of each site.
             owners: the row of the datum to leave out for each value, [B]; negative for none.
-            *data: x [N, ...], and its context.
+            *data: x [N, ...] and its context.
         """
         size = len(data[0])
         if any(site.dependent for site in self.sites):
@@ -121,12 +126,12 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Sum:
-    """A log-sum of q(z | x_n) at some values, over data.
+    """The log of the sum over data of q(z | x_n), at fixed values.
 
     Attributes:
-        posterior: what is summed.
-        values: by site, [B, 1, ...].
-        owners: the row among all data that each value leaves out, [B]; negative for none.
+        posterior: the density q.
+        values: the value of each site, [B, 1, ...].
+        owners: the row of the datum to leave out for each value, [B]; negative for none.
     """
 
     posterior: Posterior
@@ -134,24 +139,25 @@ class Sum:
     owners: Tensor
 
     def added(self, total: Tensor | None, start: int, *data: Any) -> Tensor:
-        """Return the total [B, 1 + D] with the data of the rows from `start` added to it."""
+        """Add a batch of data, whose first row is `start`, to the running total [B, 1 + D]."""
         part = self.posterior.log_sums(self.values, self.owners - start, *data)
         return part if total is None else torch.logaddexp(total, part)
 
 
 def over_data(sums: list[Sum], given: Given) -> tuple[list[Tensor], int]:
-    """Return sums over all data, and over how many where an interrupt cut them short.
+    """Compute sums over data; return them with the number of data they include.
 
-    Memory is bounded: a pass holds so many data that the densities at all values fit.
+    An interrupt keeps the data that are done. A pass holds at most `NUMBERS` log-densities, which
+    bounds the memory.
 
     Raises:
-        KeyboardInterrupt: if the interrupt comes before two data are met.
+        KeyboardInterrupt: if the interrupt comes before two data are done.
     """
     width = max(len(s.owners) * (1 + s.posterior.dimensions) for s in sums)
     size = max(1, NUMBERS // width)
     starts = range(0, len(given), size)
     parts = zip(starts, given.cut(size), strict=True)
-    # One value, so that an interrupt never parts the totals from each other or from the count.
+    # Totals and count are one value, so an interrupt cannot leave them inconsistent.
     found: tuple[list[Any], int] = ([None] * len(sums), 0)
 
     def add(_: int) -> None:

@@ -1,4 +1,4 @@
-"""Draws of a guide and of the prior for some data, and what the model makes of them."""
+"""Draws of the latents from the guide and the prior, with their log-densities under the model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from pyrovae.weights.bounds import students_factor
 from pyrovae.weights.given import Given
 from pyrovae.weights.traces import Program
 
+__all__ = ["LatentDraws", "draw_latents", "two_stage"]
+
 
 @dataclass(frozen=True)
-class Codes:
-    """K draws of the latents for each of M data, from the guide and from the prior; in nats.
+class LatentDraws:
+    """K draws of the latents for each of M data, from the guide and the prior, in nats.
 
     Attributes:
-        values: of the guide's draws, by site, [K, M, ...].
-        own: log q(z_m | x_m), all sites and then each dimension, [K, M, 1 + D].
+        values: the guide's draws by site, [K, M, ...].
+        own: log q(z_m | x_m) of all sites, then of each dimension, [K, M, 1 + D].
         log_prior: log p(z_m), [K, M].
         log_likelihood: log p(x_m | z_m), [K, M].
         swapped: log p(x_m | z) at the draws of the datum that m is paired with, [K, M].
-        prior_values: draws of the prior, by site.
-        prior_density: log p at the prior's draws, [K, M].
+        prior_values: the prior's draws by site, [K, M, ...].
+        prior_density: log p(z) at the prior's draws, [K, M].
         prior_likelihood: log p(x_m | z) at the prior's draws, [K, M].
     """
 
@@ -48,14 +50,14 @@ class Codes:
     prior_density: Tensor
     prior_likelihood: Tensor
 
-    def first(self, data: int) -> Codes:
-        """Return the codes of the first so many data."""
+    def first(self, data: int) -> LatentDraws:
+        """Return the draws for the first data."""
         return self._mapped(lambda value: value[:, :data])
 
     def cost_of_swapping(self) -> Number:
-        """Return what log p(x | z) loses where z is another datum's, with its error over data.
+        """Return the mean loss of log p(x | z) when z is another datum's.
 
-        What a pair of data loses depends on both, so the error is that of the pairs.
+        The losses of two paired data are dependent, so the error is computed over pairs.
         """
         lost = (self.log_likelihood - self.swapped).double().mean(0)
         pairs = lost[: len(lost) // 2 * 2].reshape(-1, 2).mean(1)
@@ -63,39 +65,53 @@ class Codes:
         return Number(pairs.mean().item(), error)
 
     def spread(self, population: int) -> Number:
-        """Return how far log p(x | z) is apart at two draws of the prior, a mean over N data."""
+        """Return the mean absolute difference of log p(x | z) between two draws of the prior.
+
+        Args:
+            population: N, the number of data that these M were sampled from.
+        """
         two = self.prior_likelihood[: len(self.prior_likelihood) // 2 * 2]
         return two_stage((two[::2] - two[1::2]).abs(), population)
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Codes:
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> LatentDraws:
+        """Apply a function to every tensor."""
+
         def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return change(value)
             return {site: change(v) for site, v in value.items()}
 
-        return Codes(**{name: changed(value) for name, value in vars(self).items()})
+        return LatentDraws(**{name: changed(value) for name, value in vars(self).items()})
 
 
-def draw_codes(model: Program, posterior: Posterior, particles: int, given: Given) -> Codes:
-    """Draw K codes for each datum; data 0 and 1 are a pair, 2 and 3, and so on."""
+def draw_latents(
+    model: Program, posterior: Posterior, particles: int, given: Given
+) -> LatentDraws:
+    """Draw K latents for each datum, and score them.
+
+    Data 0 and 1 are paired, data 2 and 3, and so on: `swapped` exchanges the draws of a pair.
+
+    Raises:
+        ValueError: if the prior depends on the context.
+    """
     size = max(2, given.per_pass(particles) // 2 * 2)
     return _join([_draw(model, posterior, particles, part) for part in given.cut(size)])
 
 
 def two_stage(values: Tensor, population: float) -> Number:
-    r"""Return the mean of values [K, M] of M data chosen at random from N, with its errors.
+    r"""Return the mean of values [K, M] of M data sampled at random from N, with its errors.
 
-    The error over data is that of M independent data, wider where they are few (see
-    `bounds.students_factor`). Given the N data, what is left is the choice of M of them and the
-    draws,
+    The error over data treats the M data as independent, widened for small M (see
+    `bounds.students_factor`). The error over particles conditions on the N data. Its variance is
+    that of two-stage sampling, of M data and of K draws for each,
 
     $$ (1 - f) \frac{s_b^2}{M} + f \frac{s_w^2}{M K}, \qquad f = M / N, $$
 
     with the variances $s_b^2$ of the means of the data and $s_w^2$ within a datum.
 
     Args:
-        values: one row for each draw.
-        population: N.
+        values: one row per draw, [K, M].
+        population: N, the number of data sampled from; infinite for independent draws.
 
     References:
         Cochran, 1977. Sampling Techniques, section 10.4.
@@ -115,7 +131,8 @@ def two_stage(values: Tensor, population: float) -> Number:
     return Number(values.mean().item(), over_data, math.sqrt(left))
 
 
-def _draw(model: Program, posterior: Posterior, particles: int, given: Given) -> Codes:
+def _draw(model: Program, posterior: Posterior, particles: int, given: Given) -> LatentDraws:
+    """Draw and score the latents of one pass."""
     trace = drawn(posterior.guide, particles, *given)
     values = latent_values(trace)
     from_prior = drawn(model, particles, *given)
@@ -124,7 +141,7 @@ def _draw(model: Program, posterior: Posterior, particles: int, given: Given) ->
     _check_prior(model, values, log_prior, given)
     _, swapped = score_model(model, _swapped(values), *given)
     prior_density, prior_likelihood = score_model(model, prior_values, *given)
-    return Codes(
+    return LatentDraws(
         values=values,
         own=posterior.log_q(trace, values),
         log_prior=log_prior,
@@ -137,32 +154,34 @@ def _draw(model: Program, posterior: Posterior, particles: int, given: Given) ->
 
 
 def _check_prior(model: Program, values: Values, log_prior: Tensor, given: Given) -> None:
-    """Hold the prior of each datum against that of its neighbor.
+    """Check that the prior does not depend on the context.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: if the prior of a datum differs from that of its neighbor.
     """
     neighbors = given.mapped(lambda value: value.roll(1, 0), context_alone=True)
     if given.context and not alike(log_prior, score_model(model, values, *neighbors)[0]):
         raise ValueError(
-            f"the prior of {list(values)} depends on the context, so that the aggregate posterior "
-            "has no one prior to be held against: measure the data of one context at a time"
+            f"the prior of {list(values)} depends on the context, so there is no single prior to "
+            "compare the aggregate posterior with: measure the data of one context at a time"
         )
 
 
 def _swapped(values: Values) -> Values:
-    """Exchange the values of neighbors; a last one without a partner keeps its own."""
+    """Exchange the values of paired data; a last datum without a partner keeps its own."""
     size = next(iter(values.values())).shape[1]
     partner = torch.arange(size) ^ 1
     partner[partner == size] = size - 1
     return {name: value[:, partner] for name, value in values.items()}
 
 
-def _join(pieces: list[Codes]) -> Codes:
+def _join(pieces: list[LatentDraws]) -> LatentDraws:
+    """Concatenate the draws of successive passes over data."""
+
     def joined(name: str) -> Any:
         parts = [getattr(piece, name) for piece in pieces]
         if isinstance(parts[0], Tensor):
             return torch.cat(parts, 1)
         return {site: torch.cat([part[site] for part in parts], 1) for site in parts[0]}
 
-    return Codes(**{field.name: joined(field.name) for field in fields(Codes)})
+    return LatentDraws(**{field.name: joined(field.name) for field in fields(LatentDraws)})

@@ -2,8 +2,8 @@ r"""The aggregate posterior and the prior over two dimensions of a latent site, 
 
     q(z_a, z_b) = 1/N sum_n q(z_a | x_n) q(z_b | x_n)
 
-A site that depends on others is averaged over draws of them. Where a distribution does not factor,
-as that of a flow, its draws stand for it, each smoothed by a normal.
+The density of a site that depends on others is averaged over draws of these. A distribution that
+does not factorize, such as a flow, is replaced by a kernel density estimate of its draws.
 """
 
 from __future__ import annotations
@@ -29,31 +29,33 @@ from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
 
+__all__ = ["LatentPlane", "latent_plane"]
+
 POINTS: Final = 121
-"""Grid points in either direction."""
+"""The number of grid points in each direction."""
 
 LEAST_DRAWS: Final = 2000
-"""The draws, at least, over which a density is averaged."""
+"""The minimum number of draws over which a density is averaged."""
 
 DRAWS_EACH: Final = 10
-"""The draws for each datum of a site that depends on others, or does not factor."""
+"""The draws per datum of a site that depends on others or does not factorize."""
 
 TAIL: Final = 0.001
-"""The share of draws that may lie beyond either edge of the grid."""
+"""The share of draws beyond each edge of the grid."""
 
 
 @dataclass(frozen=True)
 class LatentPlane:
-    """Two densities on a grid.
+    """The aggregate posterior and the prior on a grid over two latent dimensions.
 
     Attributes:
-        names: of the two dimensions.
-        grid: where they are known, [2, G]: equal steps in each dimension.
-        aggregate: q(z), [G, G]; the first index runs along the first dimension.
-        prior: p(z), [G, G].
-        hole: the ratio of densities below which one misses the other.
-        size: N, the data.
-        smoothed: which of the two densities is of smoothed draws.
+        names: the names of the two dimensions.
+        grid: the coordinates of the grid points, equally spaced in each dimension, [2, G].
+        aggregate: the density q(z), [G, G]; the first index runs along the first dimension.
+        prior: the density p(z), [G, G].
+        hole: the ratio of densities that defines a hole.
+        size: N, the number of data.
+        smoothed: which of "aggregate" and "prior" are kernel density estimates.
     """
 
     names: tuple[str, str]
@@ -66,22 +68,22 @@ class LatentPlane:
 
     @property
     def in_holes(self) -> Tensor:
-        """Where q(z) < hole p(z), [G, G]."""
+        """Whether q(z) < hole p(z) at each grid point, [G, G]."""
         return self.aggregate < self.hole * self.prior
 
     @property
     def outside(self) -> Tensor:
-        """Where p(z) < hole q(z), [G, G]."""
+        """Whether p(z) < hole q(z) at each grid point, [G, G]."""
         return self.prior < self.hole * self.aggregate
 
     @property
     def prior_mass_in_holes(self) -> float:
-        """The share of the prior's mass in holes, of that on the grid."""
+        """The share of the prior's mass on the grid that lies in holes."""
         return (self.prior * self.in_holes).sum().item() / self.prior.sum().item()
 
     @property
     def aggregate_mass_outside(self) -> float:
-        """The share of the aggregate's mass that the prior hardly draws, of that on the grid."""
+        """The share of the aggregate posterior's mass on the grid that lies outside the prior."""
         return (self.aggregate * self.outside).sum().item() / self.aggregate.sum().item()
 
 
@@ -93,15 +95,19 @@ def latent_plane(
     dimensions: tuple[str, str] | None = None,
     hole: float = 0.05,
 ) -> LatentPlane:
-    """Return the aggregate posterior and the prior over two dimensions of one latent site.
+    """Evaluate the aggregate posterior and the prior over two dimensions of one latent site.
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
-        x: data [N, ...], two at least.
-        *context: what the programs take beside x.
-        dimensions: such as ("z[0]", "z[3]"); by default the most active one and the next of the
-            same site.
-        hole: the ratio of densities below which one misses the other.
+        x: data [N, ...], at least two.
+        *context: further arguments of the programs.
+        dimensions: names such as ("z[0]", "z[3]"); by default the most active dimension and the
+            next most active one of the same site.
+        hole: the ratio of densities that defines a hole, q(z) < hole p(z). The default of 0.05
+            is ours.
+
+    Returns:
+        Both densities on a grid [G, G], with the masses in holes.
 
     Raises:
         ValueError: if the site has a single dimension, or the dimensions are not two of one
@@ -126,8 +132,8 @@ def latent_plane(
         at = [_located(latent_sites(guide, *probe), name) for name in names]
         if len(at) != 2 or at[0][0] != at[1][0] or at[0][1] == at[1][1]:
             raise ValueError(
-                f"a plane is of two dimensions of one latent site; got {list(names)}: name two "
-                "such as ('z[0]', 'z[1]')"
+                f"expected two dimensions of one latent site; got {list(names)}: name two such "
+                "as ('z[0]', 'z[1]')"
             )
         columns = [column for _, column in at]
         site = at[0][0]
@@ -152,13 +158,13 @@ def latent_plane(
 
 @dataclass(frozen=True)
 class _Components:
-    """What a density over two dimensions is the mean of.
+    """The components of a mixture density over two dimensions.
 
     Attributes:
-        draws: [L, 2].
-        factors: distributions of batch shape [K, N, ...], one event axis left; none where the
-            draws are smoothed.
-        columns: of the two dimensions.
+        draws: draws of the two dimensions, [L, 2].
+        factors: univariate distributions of batch shape [K, N, ...]; empty for a kernel density
+            estimate.
+        columns: the indices of the two dimensions.
     """
 
     draws: Tensor
@@ -170,16 +176,18 @@ class _Components:
         return not self.factors
 
     def density(self, grid: Tensor) -> Tensor:
-        """Return the density on a grid [2, G], [G, G]."""
+        """Return the density [G, G] on a grid [2, G]."""
         total = torch.zeros(grid.shape[1], grid.shape[1], dtype=torch.float64)
         for across, up in self._densities(grid):
             total += (across.double() @ up.double().T).cpu()
         return total / len(self.draws)
 
     def _densities(self, grid: Tensor) -> Iterator[list[Tensor]]:
-        """Yield the densities of some components in either dimension, [G, L] each."""
+        """Yield the densities of some components in each dimension, [G, L] each."""
         if self.smoothed:
-            width = self.draws.std(0) * len(self.draws) ** (-1 / 6)  # Silverman's, in the plane
+            width = self.draws.std(0) * len(self.draws) ** (
+                -1 / 6
+            )  # Silverman's rule in two dimensions
             points = grid.to(self.draws.device).unsqueeze(-1)
             yield [
                 td.Normal(self.draws[:, c], width[c]).log_prob(points[c]).exp() for c in range(2)
@@ -198,7 +206,7 @@ class _Components:
 def _components(
     program: Program, site: LatentSite, columns: list[int], given: Given
 ) -> _Components:
-    """Run a program on all data and keep its distributions at the site, and its draws."""
+    """Run a program on all data; return the draws and the distributions of a site."""
     fn = drawn(program, 1, *given.first(1)).nodes[site.name]["fn"]
     each = 1 if is_factorized(fn) and not site.dependent else DRAWS_EACH
     particles = max(each, math.ceil(LEAST_DRAWS / len(given)))
@@ -211,7 +219,7 @@ def _components(
 
 
 def _grid(*draws: Tensor) -> Tensor:
-    """Return equal steps over all draws but those far out, [2, G]."""
+    """Return a grid [2, G] over all draws except the outermost `TAIL`."""
     edges = torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)
     spans = torch.stack([d.double().quantile(edges.to(d.device), 0) for d in draws]).cpu()
     low, high = spans[:, 0].amin(0), spans[:, 1].amax(0)
@@ -225,7 +233,7 @@ def _grid(*draws: Tensor) -> Tensor:
 
 
 def _most_active(target: Target, x: Tensor, *context: ContextValue) -> tuple[str, ...]:
-    """Return the most active dimension and the next most active one of the same site."""
+    """Return the two most active dimensions of the site with the most active one."""
     activity = active_units(target, x, *context)
     names = [activity.names[j] for j in activity.order]
     same = [name for name in names if _site_of(name) == _site_of(names[0])]
@@ -233,14 +241,20 @@ def _most_active(target: Target, x: Tensor, *context: ContextValue) -> tuple[str
 
 
 def _located(sites: list[LatentSite], name: str) -> tuple[LatentSite, int]:
+    """Return the site and the index of a dimension.
+
+    Raises:
+        ValueError: if no continuous site has it.
+    """
     for site in sites:
         if not site.discrete and name in site.names:
             return site, site.names.index(name)
     raise ValueError(
-        f"there is no dimension '{name}' of a continuous latent site; the sites are "
+        f"no continuous latent site has a dimension '{name}'; the sites are "
         f"{[site.name for site in sites]}: name one such as 'z[0]'"
     )
 
 
 def _site_of(name: str) -> str:
+    """Return the site of a dimension: "z" of "z[0]"."""
     return name.rpartition("[")[0]

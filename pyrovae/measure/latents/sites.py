@@ -1,7 +1,8 @@
-"""The latent sites of a program, drawn and scored at values of one's own, nothing summed out.
+"""The latent sites of a program: their structure, draws, and log-densities at given values.
 
-A value of K particles for each of N data has shape [K, N, ...]. A program run at given values
-scores them under its own data: so the posterior of one datum is held against another's draws.
+A value has shape [K particles, N data, ...]. A program replayed at given values scores them under
+its own data, so that the posterior of one datum can be evaluated at another datum's draws. Nothing
+is enumerated, except in `score_model`.
 """
 
 from __future__ import annotations
@@ -27,19 +28,33 @@ from pyrovae.weights.sites import (
 )
 from pyrovae.weights.traces import held, trace_model
 
+__all__ = [
+    "LatentSite",
+    "Values",
+    "alike",
+    "drawn",
+    "flat",
+    "is_factorized",
+    "latent_sites",
+    "latent_values",
+    "marginals",
+    "score_model",
+]
+
 Values = dict[str, Tensor]
+"""The value of each latent site, [K, N, ...]."""
 
 PROBES: Final = 4
-"""Particles that tell whether a site depends on another."""
+"""The number of particles that probe whether a site depends on another."""
 
 
 @dataclass(frozen=True)
 class LatentSite:
-    """What is known of a latent site before it is measured.
+    """The structure of a latent site.
 
     Attributes:
-        name: of the site.
-        size: D, the numbers in one value.
+        name: the name of the site.
+        size: D, the number of entries in one value.
         discrete: whether its values are classes, bits or counts.
         dependent: whether its distribution depends on another latent site.
         marginals: whether its distribution has univariate marginals in closed form.
@@ -53,7 +68,7 @@ class LatentSite:
 
     @property
     def separable(self) -> bool:
-        """Whether q(z_j | x) is at hand: of a continuous site that stands by itself."""
+        """Whether each dimension has a density q(z_j | x) in closed form."""
         return self.marginals and not self.dependent and not self.discrete
 
     @property
@@ -63,16 +78,20 @@ class LatentSite:
 
 
 def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[LatentSite]:
-    """Describe the latent sites of a model or a guide, auxiliary ones left out.
+    """Describe the latent sites of a model or a guide, without auxiliary sites.
+
+    A site is dependent if its log-density changes when the values of the other sites do. Changes
+    below 1e-4 nats count as rounding. The probe sees in-place writes and scripted networks, which
+    `pyro.infer.inspect.get_dependencies` does not track.
 
     Args:
-        program: run a few times on the data given, so that a few rows are enough.
-        x: data [N, ...], two at least.
-        *context: what the program takes beside x.
+        program: a model or a guide. It is run a few times, so a few rows of data are enough.
+        x: data [N, ...], at least two.
+        *context: further arguments of the program.
 
     Raises:
-        ValueError: naming the site, if it has no density of its own or is masked, or if the
-            density of the latents depends on auxiliary sites.
+        ValueError: naming the site, if it is a Delta or masked; if there is no latent site; or if
+            the density of the latents depends on auxiliary sites.
 
     Example:
         >>> latent_sites(vae.guide, x)
@@ -81,7 +100,10 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
     trace = drawn(program, PROBES, x, *context)
     values = latent_values(trace)
     if not values:
-        raise ValueError("the program samples no latent site of its own: there is none to measure")
+        raise ValueError(
+            "the program samples no latent site, and latent diagnostics need one: add a "
+            "pyro.sample statement without obs"
+        )
     for name in values:
         check_plates(name, trace.nodes[name], len(x))
         _check_density(trace.nodes[name])
@@ -100,14 +122,14 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
 
 
 def drawn(program: Program, particles: int, *data: Any, given: Values | None = None) -> Any:
-    """Trace a program under a plate of K particles, the sites in `given` at these values."""
+    """Trace a program under a plate of K particles, with the sites in `given` fixed."""
     program = poutine.replay(over_particles(program, particles), trace=held(given or {}))
     with advice_on_shapes():
         return poutine.trace(program).get_trace(*data)
 
 
 def latent_values(trace: Any) -> Values:
-    """Return the values of a trace's latent sites, auxiliary ones left out."""
+    """Return the values of a trace's latent sites, without auxiliary sites."""
     return {
         name: site["value"]
         for name, site in sample_sites(trace)
@@ -116,19 +138,19 @@ def latent_values(trace: Any) -> Values:
 
 
 def flat(value: Tensor) -> Tensor:
-    """Return a value [K, N, ...] as [K, N, D]."""
+    """Reshape a value [K, N, ...] to [K, N, D]."""
     return value.reshape(*value.shape[:2], -1)
 
 
 def marginals(fn: Any) -> Any:
-    """Return the univariate marginals of a distribution, event by event; None where unknown."""
+    """Return the univariate marginals of a distribution; None if they have no closed form."""
     if isinstance(fn, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return td.Normal(fn.mean, fn.variance.sqrt())
     return fn.base_dist if is_factorized(fn) else None
 
 
 def is_factorized(fn: Any) -> bool:
-    """Tell whether a distribution is a product of univariate ones."""
+    """Return whether a distribution is a product of univariate distributions."""
     independent = isinstance(fn, td.Independent)
     return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)
 
@@ -136,12 +158,12 @@ def is_factorized(fn: Any) -> bool:
 def score_model(
     model: Program, values: Values, x: Tensor, *context: ContextValue
 ) -> tuple[Tensor, Tensor]:
-    """Return log p(z) and log p(x | z) at values of the latents, [K, N] each, in nats.
+    """Return log p(z) and log p(x | z) at given latents, [K, N] each, in nats.
 
-    Latents that the model alone samples are summed out of both, where they are enumerated.
+    Enumerated latents that only the model samples are summed out of both.
 
     Raises:
-        ValueError: if the model samples a latent that is neither given nor summed out.
+        ValueError: if the model samples a latent that is neither given nor enumerated.
     """
     particles = len(next(iter(values.values())))
     trace = trace_model(model, x, *context, particles=particles, given=held(values))
@@ -151,39 +173,40 @@ def score_model(
     for name, site in latent.items():
         if name not in values and enumeration_dim(site) is None:
             raise ValueError(
-                f"the model samples the site '{name}' and the guide does not: add it to the "
-                'guide, or sum it out with infer={"enumerate": "parallel"}'
+                f"the model samples site '{name}' but the guide does not: add it to the guide, "
+                'or enumerate it with infer={"enumerate": "parallel"}'
             )
     log_prior = layout.summed_out(layout.log_density(latent.items()))
     return log_prior, layout.summed_out(layout.log_density(sites.items())) - log_prior
 
 
 def alike(first: Tensor, second: Tensor) -> bool:
-    """Tell whether log-probabilities are the same but for rounding."""
+    """Return whether log-probabilities are equal up to rounding."""
     return torch.allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
 def _rolled(values: Values, keep: str) -> Values:
-    """Give each datum another's values, of all sites but one."""
+    """Give each datum another datum's values at all sites except one."""
     return {n: v if n == keep else v.roll((1, 1), (0, 1)) for n, v in values.items()}
 
 
 def _check_density(site: Any) -> None:
+    """Check that a site has a density at every datum: it is no Delta and not masked."""
     if is_point_mass(site):
         raise ValueError(
-            f"site '{site['name']}' is a Delta, whose draws have no density at another datum, so "
-            "that its aggregate posterior has none: give the guide a scale, or hold draws against "
-            "the prior's with pyrovae.objectives.aggregate.mmd"
+            f"site '{site['name']}' is a Delta, so the aggregate posterior has no density: give "
+            "the guide a scale, or compare draws with the prior's by "
+            "pyrovae.objectives.aggregate.mmd"
         )
     if site["mask"] is not None and site["mask"] is not True:
         raise ValueError(
-            f"site '{site['name']}' is masked, so that it is not of the aggregate posterior: "
-            "leave these rows out, or mask the observed site alone"
+            f"site '{site['name']}' is masked, so the aggregate posterior does not include its "
+            "masked rows: leave these rows out, or mask the observed site only"
         )
 
 
 def _check_auxiliary(program: Program, values: Values, x: Tensor, *context: ContextValue) -> None:
-    """Hold the density of the latents against another draw of what is auxiliary."""
+    """Check that the density of the latents does not depend on auxiliary draws."""
     totals = []
     for _ in range(2):
         trace = drawn(program, PROBES, x, *context, given=values)
@@ -195,5 +218,5 @@ def _check_auxiliary(program: Program, values: Values, x: Tensor, *context: Cont
     if not alike(*totals):
         raise ValueError(
             f"the density of the sites {list(values)} given x depends on the auxiliary sites "
-            f"{auxiliary}, so that it is not known: sum these out in the guide"
+            f"{auxiliary}, so it has no closed form: marginalize them in the guide"
         )

@@ -1,4 +1,4 @@
-"""What the decoder makes of one latent dimension at a time."""
+"""Latent traversals: decoder means along one latent dimension at a time."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import Resolved
 
+__all__ = ["Traversal", "traverse"]
+
 QUANTILES: Final = (0.01, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.99)
+"""The default quantiles of the aggregate posterior."""
+
 MOST: Final = 10
-"""The dimensions that are walked through when none are named."""
+"""The number of dimensions to traverse by default."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,10 @@ class Traversal:
     """The means of p(x | z) along some latent dimensions.
 
     Attributes:
-        names: of the R dimensions.
-        quantiles: the S shares of the aggregate posterior below each step.
-        values: of the dimension at each step, [R, S].
-        means: [R, S, width of x].
+        names: the names of the R dimensions.
+        quantiles: the S quantile levels, between 0 and 1.
+        values: the value of each dimension at each quantile, [R, S].
+        means: the means of p(x | z), [R, S, width of x].
     """
 
     names: tuple[str, ...]
@@ -56,22 +60,23 @@ def traverse(
     dimensions: Sequence[str] | None = None,
     quantiles: Sequence[float] = QUANTILES,
 ) -> Traversal:
-    """Walk one latent dimension at a time through the quantiles of the aggregate posterior.
+    """Decode latents that vary one dimension through quantiles of the aggregate posterior.
 
-    The other dimensions, and the other sites, stay at the code of one datum: the posterior mean,
-    site by site, or a draw where there is none in closed form.
+    The other dimensions and sites are fixed at the posterior mean of one datum, or at a posterior
+    draw where the mean has no closed form. The quantiles are of one draw per datum.
 
     Args:
         vae: the VAE.
         x: the data of the aggregate posterior, [N, ...].
-        *context: what the programs take beside x.
-        datum: the row of x whose code is held.
-        dimensions: such as ["z[0]", "z[3]"]; by default the ten most active ones.
-        quantiles: shares between 0 and 1.
+        *context: further arguments of the programs.
+        datum: the row of x at whose latents the other dimensions are fixed.
+        dimensions: names such as ["z[0]", "z[3]"]; by default the ten most active dimensions.
+        quantiles: quantile levels between 0 and 1.
 
     Raises:
-        ValueError: for a datum, a dimension or a quantile that there is not, and as
+        ValueError: if the row, a dimension or a quantile level does not exist; and as
             `active_units`.
+        UndefinedMean: if p(x | z) has no mean, as a distribution over classes has none.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -85,8 +90,8 @@ def traverse(
     check_several(given)
     if not 0 <= datum < len(x) or not all(0 <= share <= 1 for share in quantiles):
         raise ValueError(
-            f"a traversal holds the code of one of the {len(x)} data and walks through quantiles "
-            f"between 0 and 1; got datum={datum}, quantiles={list(quantiles)}"
+            f"expected a datum from 0 to {len(x) - 1} and quantiles between 0 and 1; got "
+            f"datum={datum}, quantiles={list(quantiles)}: choose a row of x and valid levels"
         )
     with resolved.evaluating():
         places = {
@@ -98,21 +103,21 @@ def traverse(
         names = tuple(dimensions or _most_active(vae, x, *context))
         unknown = [name for name in names if name not in places]
         if unknown:
-            raise ValueError(f"there are no dimensions {unknown}; there are {list(places)}")
+            raise ValueError(f"there are no dimensions {unknown}: choose from {list(places)}")
         steps = _steps(vae, quantiles, given)
         row = given.rows(slice(datum, datum + 1))
         with Means():
-            code = latent_values(drawn(vae.guide, 1, *row))
+            fixed = latent_values(drawn(vae.guide, 1, *row))
         values = torch.stack([steps[places[name][0]][:, places[name][1]] for name in names])
         walks = [
-            _walk(code, *places[name], along) for name, along in zip(names, values, strict=True)
+            _walk(fixed, *places[name], along) for name, along in zip(names, values, strict=True)
         ]
         means = torch.stack([_decoded(vae, walk, *row.context) for walk in walks])
     return Traversal(names, tuple(quantiles), values, means)
 
 
 class Means(Messenger):
-    """Give each latent its mean in place of a draw, where it has one in closed form."""
+    """Set each continuous latent to its mean, where that has a closed form."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or msg["fn"].support.is_discrete:
@@ -126,12 +131,13 @@ class Means(Messenger):
 
 
 def _most_active(vae: VAE, x: Tensor, *context: ContextValue) -> list[str]:
+    """Return the names of the most active dimensions."""
     activity = active_units(vae, x, *context)
     return [activity.names[j] for j in activity.order[:MOST]]
 
 
 def _steps(vae: VAE, quantiles: Sequence[float], given: Given) -> dict[str, Tensor]:
-    """Return the quantiles of the aggregate posterior by site, [S, D], from a draw a datum."""
+    """Return quantiles of the aggregate posterior by site, [S, D], from one draw per datum."""
     pieces = [latent_values(drawn(vae.guide, 1, *part)) for part in given.passes(1)]
     shares = torch.as_tensor(list(quantiles), device=given.x.device)
     found = {}
@@ -141,10 +147,10 @@ def _steps(vae: VAE, quantiles: Sequence[float], given: Given) -> dict[str, Tens
     return found
 
 
-def _walk(code: Values, site: str, column: int, along: Tensor) -> Values:
-    """Repeat a datum's code once for each step, one dimension set to the values along."""
+def _walk(fixed: Values, site: str, column: int, along: Tensor) -> Values:
+    """Repeat a datum's latents for each step, with one dimension set to the values `along`."""
     walk = {
-        name: value.expand(len(along), *value.shape[1:]).clone() for name, value in code.items()
+        name: value.expand(len(along), *value.shape[1:]).clone() for name, value in fixed.items()
     }
     flat(walk[site])[:, 0, column] = along
     return walk

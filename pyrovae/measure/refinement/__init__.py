@@ -1,3 +1,3 @@
-"""Optimize q(z | x) for each datum: what amortization and the family of the guide cost."""
+"""Per-datum refinement of q(z | x), and the amortization and approximation gaps it measures."""
 
 __all__: list[str] = []

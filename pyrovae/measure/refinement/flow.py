@@ -1,13 +1,14 @@
-r"""A normalizing flow for each datum alone: its posterior q(z | x_n), bent by maps of its own.
+r"""A normalizing flow with separate weights for each datum, on top of its posterior q(z | x_n).
 
     z = m_n + s_n T_n((y - m_n) / s_n),     y ~ q(z | x_n),     T_n starts as the identity
 
-T_n is a chain of couplings. Each leaves one part of the dimensions as it is and maps every number
-e of the other, with four numbers that depend on the first part, to
+T_n is a composition of coupling transforms. Each keeps one part of the dimensions and maps every
+entry e of the other part to
 
-    a + b sinh(c asinh(e) + d):             place, spread, tails and skewness.
+    a + b sinh(c asinh(e) + d)              (location, scale, tail weight and skewness),
 
-Derivative and inverse are closed, and one pass draws and scores.
+where a, b, c and d depend on the part that is kept. The inverse and the derivative have closed
+forms, so sampling and scoring take one pass each.
 """
 
 from __future__ import annotations
@@ -26,26 +27,29 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyrovae.nets import SMALLEST_SCALE
 
+__all__ = ["Family", "PerDatumFlow"]
+
 Family = Callable[[Tensor], dist.Distribution]
+"""A function of parameters [N, P] that returns a distribution of batch shape [N]."""
 
 DRAWS: Final = 256
-"""How many draws of a posterior tell where it lies."""
+"""The number of draws that estimate the mean and the scale of a posterior."""
 
 LIMIT: Final = 0.5
-"""The most that a coupling adds to the skewness and to the logarithms of spread and tails."""
+"""The bound on a coupling's skewness and on the logarithms of its scale and tail weight."""
 
 
 @dataclass(frozen=True)
 class PerDatumFlow:
-    r"""Bend each datum's posterior by a flow whose weights are that datum's own.
+    r"""Transform each datum's posterior by a flow with weights of its own.
 
-    No network of x is in the way: what such a family loses on log p(x) is the family's own loss,
-    not the encoder's. It holds the posterior that it starts from, of whatever family, and keeps
-    its support, through the bijection from real vectors that torch has for it.
+    The weights are not the output of a network of x, so the gap of this family to log p(x) has no
+    amortization part. The family contains the posterior that it starts from, and keeps its
+    support, by torch's bijection from real vectors to it.
 
     Args:
-        transforms: how many couplings.
-        hidden: the width of the one hidden layer of a coupling's network.
+        transforms: the number of coupling transforms.
+        hidden: the width of the hidden layer of a coupling's network.
 
     Raises:
         ValueError: if either is below 1.
@@ -70,19 +74,20 @@ class PerDatumFlow:
         """Check the sizes."""
         if self.transforms < 1 or self.hidden < 1:
             raise ValueError(
-                "a flow has at least one transform and one hidden unit; got transforms="
-                f"{self.transforms}, hidden={self.hidden}"
+                "expected at least one transform and one hidden unit; got transforms="
+                f"{self.transforms}, hidden={self.hidden}: raise the one below 1"
             )
 
     def around(self, base: Family, parameters: Tensor) -> tuple[Family, Tensor]:
-        """Return the family of bent posteriors, and the parameters at which they are not bent.
+        """Return the family of transformed posteriors, and its parameters at the identity.
 
         Args:
-            base: makes a distribution with batch shape [N] of parameters [N, P].
-            parameters: [N, P]. They stand first in what is returned, [N, P + ...].
+            base: the family of the posterior, a function of parameters [N, P].
+            parameters: the parameters of the posterior, [N, P]. They are the first columns of the
+                returned parameters [N, P + ...].
 
         Raises:
-            ValueError: if the base's support is none that real vectors map onto one to one.
+            ValueError: if torch has no bijection from real vectors to the base's support.
         """
         with torch.no_grad():
             start = base(parameters)
@@ -107,10 +112,11 @@ class PerDatumFlow:
 
 
 class _Coupling:
-    """Which dimensions a coupling leaves and which it bends, and the layout of its weights.
+    """The dimensions that a coupling keeps and transforms, and the shapes of its weights.
 
-    A dimension is bent where one binary digit of its number is 0, or 1: couplings go through the
-    digits in turn, so that some coupling parts any two dimensions. A single one is always bent.
+    A dimension is transformed if a binary digit of its index is 0 (or 1). Couplings use the digits
+    in turn, so any two dimensions are separated by some coupling. A single dimension is always
+    transformed.
     """
 
     def __init__(self, latents: int, index: int, hidden: int) -> None:
@@ -124,20 +130,20 @@ class _Coupling:
         self.shapes = [(kept, hidden), (1, hidden), (features, 4 * len(self.bent))]
 
     def weights(self, like: Tensor) -> Tensor:
-        """Return the weights [N, ...] at which nothing is bent: the last layer is zero."""
+        """Return weights [N, ...] of the identity: random, except for a last layer of zeros."""
         inner, bias, last = (like.new_zeros(len(like), math.prod(shape)) for shape in self.shapes)
         spread = len(self.kept) ** 0.5
         return torch.cat([spread * torch.randn_like(inner), torch.randn_like(bias), last], dim=-1)
 
     def bend(self, weights: Tensor) -> _Bend:
-        """Return the map with these weights."""
+        """Return the transform with these weights."""
         flat = weights.split([math.prod(shape) for shape in self.shapes], dim=-1)
         layers = [part.unflatten(-1, shape) for part, shape in zip(flat, self.shapes, strict=True)]
         return _Bend(self, layers)
 
 
 class _Bent(dist.TransformedDistribution):
-    """A distribution that was bent within its support."""
+    """A distribution that is transformed within its support."""
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
@@ -145,7 +151,7 @@ class _Bent(dist.TransformedDistribution):
 
 
 class _Bend(td.Transform):
-    """Map e to a + b sinh(c asinh(e) + d) where a, b, c, d depend on the dimensions kept."""
+    """Map e to a + b sinh(c asinh(e) + d), where a, b, c, d depend on the kept dimensions."""
 
     domain = codomain = constraints.real_vector
     bijective = True
@@ -153,58 +159,62 @@ class _Bend(td.Transform):
     def __init__(self, coupling: _Coupling, layers: list[Tensor]) -> None:
         super().__init__(cache_size=1)
         self.coupling, self.layers = coupling, layers
-        self._of: tuple[Any, ...] = (None, ())
+        self._cache: tuple[Any, ...] = (None, ())
 
     def _call(self, x: Tensor) -> Tensor:
-        place, spread, tails, skewness = self._numbers(x)
-        angle = tails.exp() * x[..., self.coupling.bent].asinh() + skewness
-        return self._with(x, place + spread.exp() * angle.sinh())
+        location, log_scale, log_tails, skewness = self._numbers(x)
+        angle = log_tails.exp() * x[..., self.coupling.bent].asinh() + skewness
+        return self._with(x, location + log_scale.exp() * angle.sinh())
 
     def _inverse(self, y: Tensor) -> Tensor:
-        place, spread, tails, skewness = self._numbers(y)
-        angle = ((y[..., self.coupling.bent] - place) / spread.exp()).asinh()
-        return self._with(y, ((angle - skewness) / tails.exp()).sinh())
+        location, log_scale, log_tails, skewness = self._numbers(y)
+        angle = ((y[..., self.coupling.bent] - location) / log_scale.exp()).asinh()
+        return self._with(y, ((angle - skewness) / log_tails.exp()).sinh())
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        _, spread, tails, skewness = self._numbers(x)
+        _, log_scale, log_tails, skewness = self._numbers(x)
         e = x[..., self.coupling.bent]
-        angle = tails.exp() * e.asinh() + skewness
+        angle = log_tails.exp() * e.asinh() + skewness
         log_cosh = torch.logaddexp(angle, -angle) - math.log(2)
-        return (spread + tails + log_cosh - e.square().log1p() / 2).sum(-1)
+        return (log_scale + log_tails + log_cosh - e.square().log1p() / 2).sum(-1)
 
     def _with(self, x: Tensor, bent: Tensor) -> Tensor:
-        """Put the bent dimensions back among those of x."""
+        """Combine the transformed dimensions with the kept dimensions of x."""
         together = torch.cat([x[..., self.coupling.kept], bent], dim=-1)
         return together[..., self.coupling.order]
 
     def _numbers(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return a, log b, log c and d; those of the x asked for last are remembered."""
-        if self._of[0] is not x:
-            self._of = (x, self._network(x[..., self.coupling.kept]))
-        return self._of[1]
+        """Return a, log b, log c and d; those of the last x are cached."""
+        if self._cache[0] is not x:
+            self._cache = (x, self._network(x[..., self.coupling.kept]))
+        return self._cache[1]
 
     def _network(self, kept: Tensor) -> tuple[Tensor, ...]:
-        """Apply each datum's own network, linear in what is kept and in H units of tanh."""
+        """Apply each datum's network, linear in the kept dimensions and H tanh units."""
         inner, bias, last = self.layers
         units = (_mean(kept, inner) + bias.squeeze(-2)).tanh()
         features = torch.cat([kept, units, torch.ones_like(units[..., :1])], dim=-1)
         numbers = _mean(features, last) / len(self.coupling.bent) ** 0.5
-        place, *others = numbers.chunk(4, dim=-1)
-        return place, *(LIMIT * (other / LIMIT).tanh() for other in others)
+        location, *others = numbers.chunk(4, dim=-1)
+        return location, *(LIMIT * (other / LIMIT).tanh() for other in others)
 
 
 def _mean(x: Tensor, matrices: Tensor) -> Tensor:
-    """Multiply rows [..., N, I] by a matrix for each datum, [N, I, J], and divide by I.
+    """Multiply rows [..., N, I] by a matrix per datum [N, I, J], and divide by I.
 
-    A mean, not a sum, and divided by the root of the dimensions that it moves: a step of so much
-    on every weight then moves a point as far at most, by Euclid, whatever the widths. So one step
-    size serves two dimensions and fifty.
+    The mean over inputs, divided by the root of the number of outputs, bounds how far a step of
+    fixed size on every weight moves a point, whatever the widths. One step size therefore suits
+    two dimensions and fifty.
     """
     return torch.einsum("...ni,nij->...nj", x, matrices) / max(1, x.shape[-1])
 
 
 def _to_vectors(q: dist.Distribution) -> td.Transform:
-    """Return the map from real vectors onto the support of q."""
+    """Return the bijection from real vectors to the support of q.
+
+    Raises:
+        ValueError: if torch has none.
+    """
     if isinstance(q, ExpRelaxedCategorical):
         raise _not_a_vector(q)
     try:
@@ -217,7 +227,8 @@ def _to_vectors(q: dist.Distribution) -> td.Transform:
 
 
 def _not_a_vector(q: dist.Distribution) -> ValueError:
+    """Return the error for a distribution whose support has no such bijection."""
     return ValueError(
-        f"a flow bends what real vectors map onto one to one; got a {type(q).__name__}: refine "
-        "within its own family, family=None"
+        "a per-datum flow needs a bijection from real vectors to the support of q; got a "
+        f"{type(q).__name__}, which has none: refine within its own family, family=None"
     )

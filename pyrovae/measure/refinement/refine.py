@@ -1,10 +1,10 @@
-r"""Semi-amortized inference: optimize each datum's posterior from where the network starts it.
+r"""Semi-amortized inference: optimize each datum's posterior, starting from the network's output.
 
     lambda_n = argmax ELBO(x_n, q_lambda),        lambda_n starts at net(x_n)
 
-What an amortized posterior loses has two parts: its family may not hold the exact posterior, and
-its network may not give the best member of the family. Refinement removes the second and leaves
-the model as it is.
+An amortized posterior has two sources of error: its family may not contain the exact posterior,
+and its network may not return the best member of the family. Refinement removes the second and
+leaves the model unchanged.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.target import evaluation_mode, programs
 
+__all__ = ["Refined", "common_weights", "refine", "unrefined"]
+
 PARTICLES: Final = 32
-"""How many draws estimate the gradient of a step."""
+"""The number of particles that estimate the gradient of a step."""
 
 CHECKED_WITH: Final = 200
-"""How many draws tell whether a datum's posterior has become worse."""
+"""The number of particles that check whether a datum's ELBO has fallen."""
 
 
 def refine(
@@ -44,32 +46,33 @@ def refine(
     lr: float = 0.05,
     family: PerDatumFlow | None = None,
 ) -> Refined:
-    r"""Optimize the posterior of each datum; leave the target as it is.
+    r"""Optimize the posterior of each datum, and leave the target unchanged.
 
-    Adam ascends the ELBO of each datum in what the guide's network would have returned for it,
-    $\lambda_n$, with a step size that falls from `lr` to 0 by half a cosine. At the end, fresh
-    draws compare each posterior with the one it started from: a datum whose ELBO fell by more
-    than two standard errors goes back. Those draws chose, so they may not measure: on them, what
-    was chosen looks better than it is.
+    $$ \lambda_n^* = \arg\max_\lambda ELBO(x_n, q_\lambda) $$
+
+    Adam maximizes the ELBO of each datum over the network's output for it, $\lambda_n$. The step
+    size falls from `lr` to 0 by a cosine schedule. At the end, fresh draws compare each posterior
+    with the one it started from; a datum whose ELBO fell by more than two standard errors keeps
+    its start. Measure the result on other draws, because on these the selection is biased upward.
 
     Args:
         target: a VAE whose guide has one site, a network `net` and a method
-            `distribution(parameters)` that draws by reparameterization, as most of
-            `pyrovae.guides`; or a pair (model, guide) of such a guide with a plate over data. A
-            `Refined` is one: it goes on from where it stands.
+            `distribution(parameters)` with reparameterized draws, as most of `pyrovae.guides`; or
+            a pair (model, guide) of such a guide with a plate over data. To continue a refinement,
+            pass the `Refined` as the guide.
         x: data [N, ...].
-        *context: what the programs take beside x. A tensor with N rows has one for each datum.
-        steps: how many steps to take.
-        lr: the size of the first step, in the units of the network's output.
-        family: a flow that bends the guide's own posterior, optimized together with it; None
-            stays within the guide's own family.
+        *context: further arguments of the programs. A tensor with N rows has one per datum.
+        steps: the number of steps.
+        lr: the initial step size, in units of the network's output.
+        family: a flow on top of the guide's posterior, optimized together with it; None for the
+            guide's own family.
 
     Returns:
-        The guide of these data, to measure with the same model.
+        A guide of these data, for use with the same model.
 
     Raises:
-        ValueError: if the guide or the model is of another kind, `steps` below 1, `lr` not
-            positive, or the gradient of a datum is never finite.
+        ValueError: if the guide or the model does not have this form, `steps` is below 1, `lr` is
+            not positive, or the gradient of a datum is never finite.
 
     References:
         Kim, Wiseman, Miller, Sontag, Rush, 2018. Semi-Amortized Variational Autoencoders.
@@ -85,7 +88,8 @@ def refine(
     """
     if steps < 1 or not 0 < lr < math.inf:
         raise ValueError(
-            f"refinement takes at least one step of a positive size; got steps={steps}, lr={lr}"
+            "expected at least one step and a positive finite step size; got "
+            f"steps={steps}, lr={lr}: use defaults such as steps=100, lr=0.05"
         )
     model, _ = programs(target)
     start = unrefined(target, x, *context)
@@ -100,15 +104,15 @@ def refine(
 
 
 def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
-    """Return the guide that refinement starts from: each datum's posterior as the network has it.
+    """Return the guide that refinement starts from, with the network's posterior of each datum.
 
     Args:
         target: as for `refine`.
         x: data [N, ...].
-        *context: what the programs take beside x.
+        *context: further arguments of the programs.
 
     Raises:
-        ValueError: if the guide or the model is of another kind.
+        ValueError: if the guide or the model does not have the form that `refine` needs.
 
     Example:
         >>> unrefined(vae, x).parameters.shape
@@ -121,24 +125,32 @@ def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
         q = distribution(parameters)
         if not q.has_rsample:
             raise ValueError(
-                "refinement follows the gradient through the draws; the guide's "
-                f"{type(q).__name__} has none: refine a relaxed posterior"
+                "refinement needs reparameterized draws; the guide's "
+                f"{type(q).__name__} has none: use a relaxed posterior"
             )
         site = _latent_site(programs(target)[0], x, context)
     return Refined(distribution, parameters, x, *context, site=site)
 
 
 class Refined:
-    """The guide that `refine` returns: a Pyro program of the data it was made for, and no others.
+    """A guide with refined posteriors, a Pyro program for the data it was refined on only.
 
-    Called with those data, or with some of their rows in any order, it samples the latent site in
-    a plate over them; so `log_weights` may cut the data into pieces.
+    It accepts these data, or some of their rows in any order, and samples the latent site in a
+    plate over them. `log_weights` may therefore process the data in pieces.
 
     Attributes:
-        distribution: makes a distribution of parameters.
-        parameters: what stands in place of the network's output, [N, P].
+        distribution: the family, a function of parameters [N, P].
+        parameters: the parameters of each datum's posterior, [N, P].
         site: the name of the latent site.
-        broadcasts: the parameters have no axis of particles, which alone are drawn.
+        broadcasts: True, as the parameters have no particle axis and only draws do.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> x = torch.rand(5, 64).round()
+        >>> guide = pv.refine(vae, x, steps=2)
+        >>> guide.parameters.shape, guide(x[:3]).shape
+        (torch.Size([5, 4]), torch.Size([3, 2]))
     """
 
     broadcasts: ClassVar[bool] = True
@@ -159,35 +171,35 @@ class Refined:
         """Sample z from the refined posterior of each row of x.
 
         Raises:
-            ValueError: if a row of x and its context is none that was refined.
+            ValueError: if a row of x with its context was not refined.
         """
         with pyro.plate("data", len(x), dim=-1):
             z: Tensor = pyro.sample(self.site, self.distribution(self.net(x, *context)))
         return z
 
     def net(self, x: Tensor, *context: ContextValue) -> Tensor:
-        """Return the parameters of each row of x, as a network would.
+        """Return the parameters of each row of x [N, P], as a network would.
 
         Raises:
-            ValueError: if a row of x and its context is none that was refined.
+            ValueError: if a row of x with its context was not refined.
         """
         rows = [self._rows.get(key) for key in self._keys(x, *context)]
         if None in rows:
             raise ValueError(
-                f"the guide was refined for {len(self.parameters)} data, and row "
-                f"{rows.index(None)} of the {len(x)} given, with its context, is none of them: "
-                "call refine(vae, x, *context) for these"
+                f"the guide was refined for {len(self.parameters)} data; got {len(x)} data of "
+                f"which row {rows.index(None)}, with its context, is not one of them: call "
+                "refine(vae, x, *context) for these data"
             )
         return self.parameters[rows]
 
     def to(self, distribution: Family, parameters: Tensor) -> Refined:
-        """Return a guide of the same data with other posteriors."""
+        """Return a guide of the same data with another family and other parameters."""
         other = copy.copy(self)
         other.distribution, other.parameters = distribution, parameters
         return other
 
     def _keys(self, x: Tensor, *context: ContextValue) -> list[bytes]:
-        """Return what tells one datum from another: its row of x and of each tensor beside it."""
+        """Return a key per datum, from its rows of x and of the per-datum context."""
         given = zip(self._per_datum, context, strict=True)
         own = (value for per_datum, value in given if per_datum and isinstance(value, Tensor))
         columns = [x, *own]
@@ -198,9 +210,9 @@ class Refined:
 def common_weights(
     model: Program, guides: Sequence[Program], x: Tensor, *context: ContextValue, particles: int
 ) -> list[Tensor]:
-    """Return the log-weights [K, N] of each guide, drawn from the same random numbers.
+    """Return the log-weights [K, N] of each guide, drawn with the same random numbers.
 
-    Posteriors that draw alike then have noise in common, which their difference is rid of.
+    Similar posteriors then share most of their noise, which cancels in differences.
     """
     seed = int(torch.randint(2**62, ()))
     found = []
@@ -213,7 +225,11 @@ def common_weights(
 def _ascend(
     model: Program, start: Refined, data: tuple[Tensor, tuple[Any, ...]], *, steps: int, lr: float
 ) -> Tensor:
-    """Return the parameters after so many steps."""
+    """Return the parameters after the steps of Adam.
+
+    Raises:
+        ValueError: if the gradient of a datum is never finite.
+    """
     x, context = data
     parameters = start.parameters.clone().requires_grad_()
     guide = start.to(start.distribution, parameters)
@@ -224,7 +240,7 @@ def _ascend(
         for _ in range(steps):
             log_w = log_weights((model, guide), x, *context, particles=PARTICLES)
             (gradient,) = torch.autograd.grad(-log_w.mean(0).sum(), parameters)
-            # Far out, one draw may have no finite gradient: that datum rests for a step.
+            # A draw in the tails may have no finite gradient; that datum skips the step.
             finite = gradient.isfinite().all(-1)
             parameters.grad = torch.where(finite.unsqueeze(-1), gradient, 0.0)
             moved |= finite
@@ -233,9 +249,9 @@ def _ascend(
     if not moved.all():
         bad = (~moved).nonzero().flatten().tolist()
         raise ValueError(
-            f"the gradient of the ELBO of {len(bad)} data, the first that of row {bad[0]}, was "
-            f"not finite in any of {steps} steps, so that they were not refined: look at these "
-            "rows and at the model's log-probabilities there, or leave them out"
+            f"the ELBO of {len(bad)} data, first of row {bad[0]}, had no finite gradient in any "
+            f"of {steps} steps: check these rows and the model's log-probabilities there, or "
+            "leave them out"
         )
     return parameters.detach()
 
@@ -243,7 +259,7 @@ def _ascend(
 def _fallen(
     model: Program, guides: tuple[Refined, Refined], data: tuple[Tensor, tuple[Any, ...]]
 ) -> Tensor:
-    """Tell which data have a lower ELBO under the second guide, or none that is finite, [N]."""
+    """Return whether the ELBO of each datum fell under the second guide or is not finite, [N]."""
     x, context = data
     before, after = common_weights(model, guides, x, *context, particles=CHECKED_WITH)
     rise = mean_estimate(after - before)
@@ -251,17 +267,18 @@ def _fallen(
 
 
 def _network_and_family(guide: Program) -> tuple[Program, Family]:
+    """Return the network of a guide, and the family that its output parameterizes."""
     net, distribution = getattr(guide, "net", None), getattr(guide, "distribution", None)
     if not (callable(net) and callable(distribution)):
         raise ValueError(
             "refinement needs a guide with a network `net` and a method `distribution` of its "
-            f"output, such as guides.MeanFieldNormal; got {type(guide).__name__}"
+            f"output; got {type(guide).__name__}: use one such as guides.MeanFieldNormal"
         )
     return net, distribution
 
 
 def _latent_site(model: Program, x: Tensor, context: tuple[Any, ...]) -> str:
-    """Return the model's one latent that is drawn; discrete ones may be summed out beside it."""
+    """Return the name of the model's only latent site, besides enumerated ones."""
     trace = poutine.trace(model).get_trace(*Given(x, context).first(1))
     latents = [
         name
@@ -270,7 +287,7 @@ def _latent_site(model: Program, x: Tensor, context: tuple[Any, ...]) -> str:
     ]
     if len(latents) != 1:
         raise ValueError(
-            f"refinement needs a model with one latent site that is drawn; got {latents}: put "
-            "them into one vector, or sum the discrete ones out"
+            f"refinement needs a model with one sampled latent site; got {latents}: put them into "
+            "one vector, or enumerate the discrete ones"
         )
     return latents[0]
