@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pyrovae.data.domains import named
 from pyrovae.parts import Part, describe_together
 from pyrovae.types import ContextValue, Program
+from pyrovae.weights.attributes import versions_of
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.target import modules_of
@@ -78,6 +79,8 @@ class VAE(nn.Module):
         self.posterior = guide
         self.stored = StoredParameters()
         _keep_parameters_local(self)
+        # A saved run holds the plain tensor attributes that have changed since.
+        self.initial = versions_of(self)
 
     def model(self, x: Tensor | None, *context: ContextValue, size: int | None = None) -> Any:
         """Run the joint p(x, z): sample the latents, score x.

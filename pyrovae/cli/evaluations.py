@@ -9,7 +9,8 @@ from typing import Any, Final
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.runs import Run
-from pyrovae.runs.run import EVALUATION, provenance
+from pyrovae.runs.record import provenance
+from pyrovae.runs.run import EVALUATION
 from pyrovae.runs.sources import Source
 
 __all__ = ["measured_source", "save_report"]
