@@ -1,4 +1,4 @@
-"""Means over data with their standard errors over particles and over data."""
+r"""Estimates per datum, and the standard errors of their mean over particles and over data."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 __all__ = ["Z95", "Estimate", "difference", "mean_estimate", "students_factor"]
 
 Z95: Final = 1.96
-"""How many standard errors to either side of a mean hold 95% of a normal."""
+"""The half-width of a 95% interval of the normal distribution, in standard errors."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number for each datum and the standard error that the particles leave on it.
+    """A value for each datum with its standard error over particles.
 
-    The mean over data carries two errors. `error_over_data` tells how another test set (with
-    other particles) would differ; `error_over_particles` how another seed on these data would.
-    Of both, 1.96 to either side of the mean make an interval of 95%.
+    The mean over data has two errors. `error_over_data` is for another test set and other
+    particles. `error_over_particles` is for the same data and another seed. The mean plus or
+    minus 1.96 errors is a 95% confidence interval.
 
     Attributes:
         value: [N], in nats.
-        standard_error: [N], over particles; NaN where one particle cannot tell.
+        standard_error: [N], over particles; NaN if there is only one particle.
 
     Example:
         >>> Estimate(torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]))
@@ -42,10 +42,7 @@ class Estimate:
 
     @property
     def error_over_data(self) -> float:
-        """The error of the mean as a mean over the population of data (NaN at N = 1).
-
-        The standard error, widened by `students_factor`.
-        """
+        """The standard error of the mean over data, times `students_factor`; NaN if N = 1."""
         count = len(self.value)
         if count < 2:
             return math.nan
@@ -54,11 +51,11 @@ class Estimate:
 
     @property
     def error_over_particles(self) -> float:
-        """The standard error of the mean given these data."""
+        """The standard error of the mean over particles, for fixed data."""
         return self.standard_error.cpu().double().square().sum().sqrt().item() / len(self.value)
 
     def __repr__(self) -> str:
-        """Return the mean, what is known of its errors, and the number of data, in one line."""
+        """Return the mean, its errors that are not NaN, and the number of data."""
         errors = {"over data": self.error_over_data, "over particles": self.error_over_particles}
         parts = [f"± {e:.3f} {of}" for of, e in errors.items() if not math.isnan(e)]
         parts.append(f"{len(self.value):,} data")
@@ -67,18 +64,19 @@ class Estimate:
 
 
 def students_factor(count: int) -> float:
-    r"""Return how much wider Student's interval of 95% is than the normal's, $t_{N-1} / 1.96$.
+    r"""Return the ratio of Student's 97.5% quantile to the normal's, $t_{N-1} / 1.96$.
 
-    The spread of few data is itself uncertain, and often too small.
+    It widens the standard error of a mean of N data, because their standard deviation is itself
+    an estimate.
 
     Raises:
-        ValueError: for fewer than two data, which have no spread.
+        ValueError: if there are fewer than two data.
 
     Example:
         >>> [round(students_factor(data), 2) for data in (2, 5, 50, 10_000)]
         [6.48, 1.42, 1.03, 1.0]
     """
-    import scipy.special  # changes the filters of warnings, as importing this library must not
+    import scipy.special  # Its import changes the warning filters.
 
     if count < 2:
         raise ValueError(f"Student's interval takes two data or more; got {count}")
@@ -89,14 +87,17 @@ def difference(above: Estimate, below: Estimate, *, independent: bool) -> Estima
     """Subtract an estimate from another of the same data, datum by datum.
 
     Args:
-        above: what is subtracted from.
-        below: what is subtracted.
-        independent: whether the two had random numbers of their own. If not, as where both were
-            drawn at one seed, their errors over particles may go together, and are added: the
-            true one cannot exceed that.
+        above: the minuend.
+        below: the subtrahend.
+        independent: whether the two used independent random numbers. Then the standard error is
+            the root of the sum of squares. Otherwise, as with a common seed, it is the sum of
+            both errors, which is an upper bound.
+
+    Returns:
+        The difference of the values [N], with its standard error over particles.
 
     Raises:
-        ValueError: if they are of different numbers of data.
+        ValueError: if the two have different numbers of data.
 
     Example:
         >>> one = Estimate(torch.zeros(1), torch.tensor([3.0]))
@@ -116,6 +117,11 @@ def difference(above: Estimate, below: Estimate, *, independent: bool) -> Estima
 
 
 def mean_estimate(values: Tensor) -> Estimate:
-    r"""Return the mean over rows of [K, N] and its standard error $s / \sqrt{K}$."""
+    r"""Return the mean over rows of [K, N] with its standard error $s / \sqrt{K}$.
+
+    Example:
+        >>> mean_estimate(torch.tensor([[-1.0], [-3.0]])).standard_error
+        tensor([1.])
+    """
     spread = values.std(0) if len(values) > 1 else torch.full_like(values[0], math.nan)
     return Estimate(values.mean(0), spread / math.sqrt(len(values)))

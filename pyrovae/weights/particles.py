@@ -1,13 +1,13 @@
-"""Programs over K particles: by an axis left of the data, or, where that goes wrong, as K N rows.
+"""Vectorize a program over K particles, by a plate at dim -2 or as K N rows of data.
 
-The library's networks broadcast over leading axes, so a program of its parts runs once on latents
-[K, N, ...]. A module of one's own was written for [N, ...]: batch normalization takes the second
-axis for channels, a convolution folds K into N, a recurrent network reads K as time. Such a
-program is shown K N rows, as if there were so many data, and its sites are reported as [K, N].
+The library's networks broadcast over leading axes, so programs made of its parts run once on
+latents [K, N, ...]. Other networks may expect [N, ...]: batch normalization treats axis 1 as
+channels, and a recurrent network treats K as time. Such a program runs on K N rows, as if there
+were K N data, and its sites are reported with batch shape [K, N].
 
-Which it is, is found by running it: three particles together must give each site the density that
-the first and the last have alone. A VAE, or a program, with an attribute `broadcasts = True` is
-taken at its word, which saves these runs.
+Test runs decide between the two: a plate is used if, among three particles, the first and the
+last have the same log-probabilities as alone. A VAE or a program with the attribute
+`broadcasts = True` always uses the plate and skips the test runs.
 """
 
 from __future__ import annotations
@@ -33,21 +33,35 @@ from pyrovae.types import Program
 from pyrovae.weights.sites import log_prob, objective_sites, sample_sites
 from pyrovae.weights.stored import held_modules
 
+__all__ = ["PARTICLES", "Folded", "Rows", "Settled", "folded", "over_particles", "unfolded"]
+
 Scales = dict[str, Any]
 
 PARTICLES: Final = "particles"
+"""The name of the plate over particles."""
 
 PROBES: Final = 3
-"""The particles that tell whether a program keeps them apart: two could be taken for another axis
-of two."""
+"""The number of particles in a test run. An axis of size 2 is more common in data."""
 
 
 def over_particles(program: Program, particles: int) -> Program:
-    """Return the program over K particles: every site in a plate of them at dim -2.
+    """Return the program with all its sites in a plate over K particles at dim -2.
 
     Args:
-        program: of (x, *context) with a plate over data at dim -1, or of (None, *context, size=N).
+        program: a Pyro program with a plate over data at dim -1, called as
+            `program(x, *context)` or `program(None, *context, size=N)`.
         particles: K.
+
+    Raises:
+        ValueError: when it is called, if particles affect each other's log-probabilities and the
+            program does not run on K N rows.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> trace = poutine.trace(over_particles(vae.guide, 3)).get_trace(torch.zeros(5, 64))
+        >>> trace.nodes["z"]["value"].shape
+        torch.Size([3, 5, 2])
     """
 
     def vectorized(*args: Any, **kwargs: Any) -> Any:
@@ -63,20 +77,20 @@ def over_particles(program: Program, particles: int) -> Program:
 
 
 class Settled:
-    """A program whose way over K particles was found on data, for a run on tensors without values.
+    """A program for which the test runs were done, so that a graph of it can be recorded.
 
-    A graph is recorded from such a run, where no two densities can be held against each other.
+    While a graph is recorded, tensors have no values, and log-probabilities cannot be compared.
 
     Args:
         program: as of `over_particles`.
         particles: K.
-        *args: what it is called with.
+        *args: the arguments of the test runs.
 
     Attributes:
-        scales: as of `Rows`; None where the program broadcasts.
+        scales: as of `Rows`; None if the program uses a plate.
 
     Raises:
-        ValueError: if it treats particles otherwise together than alone, and cannot run on rows.
+        ValueError: as `over_particles`.
     """
 
     def __init__(self, program: Program, particles: int, *args: Any) -> None:
@@ -91,10 +105,10 @@ class Settled:
 def _as_rows(
     program: Program, particles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Scales | None:
-    """Return the scales of a program that is to be shown rows; None for one that broadcasts.
+    """Return the scales of the sites of a program that runs on rows; None if it uses a plate.
 
     Raises:
-        ValueError: if it treats particles otherwise together than alone, and cannot run on rows.
+        ValueError: as `over_particles`.
     """
     if isinstance(program, Settled) and program.particles == particles:
         return program.scales
@@ -104,12 +118,12 @@ def _as_rows(
         return {}
     if any(_is_empty(value) for value in args):
         return None
-    with _nothing_changed(program):
+    with _state_kept(program):
         return _probed(program, min(particles, PROBES), args, kwargs)
 
 
 def _broadcasts(program: Program) -> bool:
-    """Tell whether a program is made of the library's parts alone, which broadcast."""
+    """Return whether a program declares that it broadcasts, or has only parts of the library."""
     program = _unwrapped(program)
     owner = getattr(program, "__self__", program)
     config = getattr(owner, "config", None)
@@ -117,7 +131,7 @@ def _broadcasts(program: Program) -> bool:
 
 
 def _unwrapped(program: Program) -> Program:
-    """Return what handlers and partial applications run in the end."""
+    """Return the program inside handlers and partial applications."""
     while True:
         if hasattr(program, "__wrapped__"):
             program = program.__wrapped__
@@ -128,13 +142,13 @@ def _unwrapped(program: Program) -> Program:
 
 
 def _is_empty(value: Any) -> bool:
-    """Tell whether a tensor has a shape and no values."""
+    """Return whether a tensor has a shape but no values."""
     return isinstance(value, Tensor) and (is_fake(value) or value.device.type == "meta")
 
 
 @contextlib.contextmanager
-def _nothing_changed(program: Program) -> Iterator[None]:
-    """Leave generators, running statistics and the handlers around as they are."""
+def _state_kept(program: Program) -> Iterator[None]:
+    """Restore random generators and buffers after the block, and hide its sites from handlers."""
     owner = getattr(_unwrapped(program), "__self__", _unwrapped(program))
     buffers = list(owner.buffers()) if isinstance(owner, nn.Module) else []
     before = [buffer.clone() for buffer in buffers]
@@ -148,7 +162,7 @@ def _nothing_changed(program: Program) -> Iterator[None]:
 def _probed(
     program: Program, particles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Scales | None:
-    """Return what `_as_rows` does, by a few particles together, and the first and last alone."""
+    """Return the result of `_as_rows` from test runs, with several particles and with one."""
 
     def rows(count: int, given: Any = None) -> Any:
         some, named = _repeated(count, args, kwargs)
@@ -158,13 +172,13 @@ def _probed(
     try:
         with pyro.plate(PARTICLES, particles, dim=-2):
             together = _scored(program, args, kwargs)
-    except Exception:  # noqa: BLE001 (a program of any kind fails in any way)
+    except Exception:  # noqa: BLE001 (a program may raise any exception)
         together = None
     ends = 0, particles - 1
     try:
         alone = [rows(1, None if together is None else _particle(together, k)) for k in ends]
     except Exception:  # noqa: BLE001
-        return None  # It needs the axis, or cannot run at all: its own error is the one to see.
+        return None  # It needs the plate, or cannot run: then the actual run raises its error.
     if together is not None and all(map(_agree, [together] * 2, alone, ends)):
         return None
     try:
@@ -173,27 +187,27 @@ def _probed(
         if together is None:
             return None
         raise ValueError(
-            "the programs treat K particles, whose latents are [K, N, ...], otherwise together "
-            "than each alone, and do not run on K N rows either "
-            f"({str(error).strip().partition(chr(10))[0]}): let their networks broadcast over "
-            "leading axes, by folding [K, N, ...] to [K N, ...] before a layer that takes "
-            "[N, ...], and back after it"
+            "the programs give K particles, with latents [K, N, ...], other log-probabilities "
+            "together than each alone, and do not run on K N rows "
+            f"({str(error).strip().partition(chr(10))[0]}): make their networks broadcast over "
+            "leading axes, such as by flattening [K, N, ...] to [K N, ...] before a layer that "
+            "takes [N, ...], and unflattening after it"
         ) from error
     if not _trains(program):
         first, again, last = (rows(1, _particle(shown, k)) for k in (0, 0, particles - 1))
         tied = not all(map(_agree, [shown] * 2, (first, last), ends))
         if tied and _agree(again, first, 0):
             raise ValueError(
-                "the programs give a datum another density where further rows stand beside it, so "
-                "that K particles weigh otherwise together than each alone: a layer ties the rows "
-                "of its batch, as a statistic over the batch does. Compute it by row, or hold it "
-                "in a buffer that evaluation does not change"
+                "the log-probability of a datum depends on the other rows of its batch, so K "
+                "particles have other log-weights together than each alone: a layer ties the rows "
+                "of its batch, such as by a statistic over the batch. Compute it for each row, or "
+                "keep it in a buffer that does not change in evaluation mode"
             )
     return {name: site["scale"] for name, site in objective_sites(alone[0])}
 
 
 def _trains(program: Program) -> bool:
-    """Tell whether a module of the program is in training mode: rows may share statistics."""
+    """Return whether a module is in training mode, in which rows may share statistics."""
     owner = getattr(_unwrapped(program), "__self__", _unwrapped(program))
     tops = [owner] if isinstance(owner, nn.Module) else []
     held = [*getattr(owner, "held", {}).values(), *held_modules(program=owner).values()]
@@ -201,7 +215,7 @@ def _trains(program: Program) -> bool:
 
 
 def _scored(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Trace a program, with the log-probability of each site beside it."""
+    """Trace a program, and store the log-probability of each site in its "score"."""
     trace = poutine.trace(program).get_trace(*args, **kwargs)
     for _, site in sample_sites(trace):
         site["score"] = log_prob(site)
@@ -211,7 +225,7 @@ def _scored(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _repeated(
     particles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Repeat what has a row for each datum K times over."""
+    """Repeat the arguments that have one row per datum K times."""
     if particles == 1:
         return args, kwargs
     x = args[0] if args else None
@@ -227,7 +241,7 @@ def _repeated(
 
 
 def _particle(trace: Any, k: int) -> Any:
-    """Return one particle of what a trace drew, to replay."""
+    """Return a trace with the draws of one particle, to be replayed."""
     given = poutine.Trace()
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"]:
@@ -240,7 +254,7 @@ def _particle(trace: Any, k: int) -> Any:
 
 
 def _agree(together: Any, alone: Any, k: int) -> bool:
-    """Tell whether the k-th of several particles has the densities that it has alone."""
+    """Return whether the k-th of several particles has the same log-probabilities as alone."""
     sites, others = dict(sample_sites(together)), dict(sample_sites(alone))
     if sites.keys() != others.keys():
         return False
@@ -255,11 +269,11 @@ def _agree(together: Any, alone: Any, k: int) -> bool:
 
 
 class Rows(Messenger):
-    """Show a program K N rows where the handlers around it see K particles of N data.
+    """Run a program on K N rows, and report its sites to outer handlers as [K, N].
 
     Args:
         particles: K.
-        scales: of the sites for N data, since a plate of K N is scaled otherwise.
+        scales: the scales of the sites for N data, by name. The plate of K N rows has others.
     """
 
     def __init__(self, particles: int, scales: Scales) -> None:
@@ -274,7 +288,7 @@ class Rows(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
-            # The rows of a plate of K N are no rows of the other program's plate, of N.
+            # The indices of this plate, of size K N, do not fit the other program's, of size N.
             msg["stop"] = msg["stop"] or self.particles > 1
             return
         frames = {frame.dim: frame for frame in msg["cond_indep_stack"] if frame.vectorized}
@@ -283,7 +297,7 @@ class Rows(Messenger):
         others = [frame.name for dim, frame in frames.items() if dim != -1]
         if others:
             raise ValueError(
-                f"site '{msg['name']}' is in the plates {others} beside those over particles and "
+                f"site '{msg['name']}' is in the plates {others} besides those over particles and "
                 "data: declare these dimensions with .to_event(...)"
             )
         data = frames[-1]
@@ -317,7 +331,7 @@ class Rows(Messenger):
 
 
 def unfolded(value: Tensor, particles: int, event_dim: int) -> Tensor:
-    """Return a tensor [..., K N, *event] as [..., K, N, *event]; an axis of one gains another."""
+    """Return a tensor [..., K N, *event] as [..., K, N, *event]; a size of 1 becomes (1, 1)."""
     if value.ndim <= event_dim:
         return value
     dim = value.ndim - event_dim - 1
@@ -327,7 +341,7 @@ def unfolded(value: Tensor, particles: int, event_dim: int) -> Tensor:
 
 
 def folded(value: Tensor, shape: tuple[int, int], event_dim: int) -> Tensor:
-    """Return a tensor [..., K, N, *event] as [..., K N, *event]; axes of one become one."""
+    """Return a tensor [..., K, N, *event] as [..., K N, *event]; sizes (1, 1) become 1."""
     value = value[(None,) * (event_dim + 2 - value.ndim)]
     start = value.ndim - event_dim - 2
     if value.shape[start : start + 2] != (1, 1):
@@ -338,10 +352,10 @@ def folded(value: Tensor, shape: tuple[int, int], event_dim: int) -> Tensor:
 
 
 class Folded(TorchDistribution):
-    """A distribution of batch shape [..., K N] as one of [..., K, N].
+    """A view of a distribution with batch shape [..., K N] as one with [..., K, N].
 
     Args:
-        base_dist: the distribution over rows.
+        base_dist: the distribution over K N rows.
         particles: K.
     """
 
@@ -380,25 +394,25 @@ class Folded(TorchDistribution):
         return self._unfolded(self.base_dist.variance)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Score values [..., K, N, *event]."""
+        """Return the log-probabilities of values [..., K, N, *event]."""
         shape = self.batch_shape[-2:]
         found = self.base_dist.log_prob(folded(value, (shape[0], shape[1]), self.event_dim))
         return unfolded(found, self.particles, 0)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw [..., K, N, *event] with gradients."""
+        """Return reparameterized samples [..., K, N, *event]."""
         return self._unfolded(self.base_dist.rsample(torch.Size(sample_shape)))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw [..., K, N, *event]."""
+        """Return samples [..., K, N, *event]."""
         return self._unfolded(self.base_dist.sample(torch.Size(sample_shape)))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002 (torch's)
-        """Return the values of the support, [C, ..., K, N, *event]."""
+        """Return the C values of the support, [C, ..., K, N, *event]."""
         return self._unfolded(self.base_dist.enumerate_support(expand=expand))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """Return the distribution expanded to the left."""
+        """Return the distribution expanded to a batch shape [..., K, N]."""
         shape = torch.Size(batch_shape)
         if shape == self.batch_shape:
             return self

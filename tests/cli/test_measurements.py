@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_the_measurement(run, monk
     monkeypatch.setattr(Path, "open", denied)
     monkeypatch.setattr("pyrovae.cli.measure.measure", measure)
     line = complaint(capsys, "evaluate", run, *SHORT)
-    assert f"cannot write to {run} (Permission denied): copy the run to where you can" in line
+    assert f"cannot write to {run} (Permission denied): copy the run to a folder" in line
     monkeypatch.undo()
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
