@@ -108,18 +108,10 @@ def objective(table: Table) -> Any:
         if extra:
             said = names.unknown("argument", min(extra), ["particles", "gradient"])
             raise ValueError(f"objective ELBO: {said}")
-        made = {"m": entries["particles"], "k": 1, "gradient": entries["gradient"]}
+        made = {"particles": entries["particles"], "k": 1, "gradient": entries["gradient"]}
         return pv.objectives.MIWAE(**arguments(pv.objectives.MIWAE, made, "objective"))
     kind = names.part("objective", table["name"])
-    taken = inspect.signature(kind).parameters
-    entries = dict(table)
-    if "k" in taken and "m" not in taken:
-        if "k" in entries:
-            raise ValueError(f"objective {table['name']}: the argument k is called particles")
-        if "particles" not in entries:
-            raise ValueError(f"objective {table['name']} needs particles: --particles K")
-        entries["k"] = entries.pop("particles")
-    return kind(**arguments(kind, entries, "objective"))
+    return kind(**arguments(kind, table, "objective"))
 
 
 def width(table: Any) -> int:
@@ -360,6 +352,4 @@ def _check_pair(prior: Any, guide: str) -> None:
             f"guide {guide} goes with the prior {wanted[0]}; got {prior}: change one of them"
         )
     if prior == "UniformSphere" and guide != "PowerSpherical":
-        raise ValueError(
-            f"prior UniformSphere goes with the guide PowerSpherical; got {guide}: change one of them"
-        )
+        raise ValueError(f"prior UniformSphere goes with the guide PowerSpherical; got {guide}")

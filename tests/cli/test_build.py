@@ -77,8 +77,8 @@ OBJECTIVES = {
     "CIWAE": {"beta": 0.5, "particles": 4},
     "CUBO": {"n": 2, "particles": 4},
     "IWAE": {"particles": 4},
-    "MIWAE": {"m": 2, "k": 2},
-    "PIWAE": {"m": 2, "k": 2},
+    "MIWAE": {"particles": 4, "k": 2},
+    "PIWAE": {"particles": 4, "k": 2},
     "Renyi": {"alpha": 0.25, "particles": 4},
     "ReweightedWakeSleep": {"particles": 4},
 }
@@ -283,12 +283,12 @@ def test_what_no_part_can_be_made_of_is_said(tables, words):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ({"name": "IWAE"}, "IWAE needs particles: --particles K"),
-        ({"name": "IWAE", "k": 5}, "the argument k is called particles"),
-        ({"name": "MIWAE", "particles": 5}, "no argument 'particles': There are m, k, gradient"),
+        ({"name": "IWAE"}, "IWAE needs particles: --objective.particles"),
+        ({"name": "IWAE", "k": 5}, "no argument 'k': There are particles, gradient"),
+        ({"name": "MIWAE", "m": 5}, "no argument 'm': There are particles, k, gradient"),
         ({"name": "ELBO", "alpha": 5}, "no argument 'alpha': There are particles, gradient"),
         ({"name": "IWEA", "particles": 5}, "did you mean IWAE?"),
-        ({"name": "ReweightedWakeSleep", "particles": 1}, "two or more"),
+        ({"name": "ReweightedWakeSleep", "particles": 1}, "at least two"),
         ({"name": "ReweightedWakeSleep", "particles": 5, "gradient": "stl"}, "'plain' or 'dreg'"),
         ({"name": "Renyi", "particles": 5, "alpha": 1}, "other than 1"),
         ({"name": "IWAE", "particles": 5, "gradient": "steep"}, "--objective.gradient"),

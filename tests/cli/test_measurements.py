@@ -249,7 +249,7 @@ class TestPartial:
         for end in ("json", "safetensors"):
             shutil.copy(run / f"evaluation.partial.{end}", other / f"evaluation.{end}")
         assert main(["compare", str(run), str(other)]) == 0
-        assert "An interrupt cut the evaluation of other short." in capsys.readouterr().out
+        assert "The evaluation of other is partial: it was interrupted." in capsys.readouterr().out
 
 
 def test_compare_prints_what_compare_finds(runs, tmp_path, capsys):
