@@ -19,7 +19,7 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate, mean_estimate
 from pyrovae.weights.log_weights import log_weight_terms
 from pyrovae.weights.pair import TracePair
-from pyrovae.weights.particles import Folded
+from pyrovae.weights.rows import Folded
 from pyrovae.weights.sites import innermost, same_mask, sample_sites, univariate_factors
 from pyrovae.weights.target import programs
 

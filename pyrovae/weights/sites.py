@@ -13,14 +13,21 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import torch
-from pyro.distributions import Delta, Independent, MaskedDistribution, VonMises
+from pyro.distributions import Delta, MaskedDistribution, VonMises
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
-from torch.distributions import TransformedDistribution, constraints, transform_to
+from torch.distributions import constraints, transform_to
 
 from pyrovae.data.domains import flat_line
+from pyrovae.weights.families import (
+    UndefinedMean,
+    innermost,
+    mean_of,
+    univariate_factors,
+    unmasked,
+)
 
 __all__ = [
     "TRAINING_FACTOR",
@@ -63,36 +70,6 @@ class UndefinedWeight(ValueError):  # noqa: N818
     """Raised for a log-weight that is NaN or plus infinity; names the datum and the site."""
 
 
-class UndefinedMean(ValueError):  # noqa: N818
-    """Raised if the mean of a distribution is needed, and the distribution has none."""
-
-
-def mean_of(fn: Any, called: str = "p(x | z)") -> Tensor:
-    """Return the mean of a distribution.
-
-    Raises:
-        UndefinedMean: if it has none, such as a categorical distribution, or Student's t with
-            one degree of freedom, whose mean is NaN in torch.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> mean_of(dist.Categorical(torch.ones(3)))
-        Traceback (most recent call last):
-        pyrovae.weights.sites.UndefinedMean: p(x | z) is a Categorical, which has no mean ...
-    """
-    try:
-        mean: Tensor | None = fn.mean
-    except NotImplementedError:
-        mean = None
-    if mean is not None and not mean.isnan().any():
-        return mean
-    where = "" if mean is None else f" at {int(mean.isnan().sum()):,} of {mean.numel():,} entries"
-    raise UndefinedMean(
-        f"{called} is a {type(innermost(fn)).__name__}, which has no mean{where}: draw samples "
-        "with vae.decode(z).sample() or vae.sample(n), or read the parameters of vae.decode(z)"
-    )
-
-
 def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
     """Yield the name and the message of each sample site.
 
@@ -129,7 +106,7 @@ def log_prob(site: Any) -> Tensor:
     """
     fn, mask, value = site["fn"], site["mask"], site["value"]
     if enumeration_dim(site) is not None:
-        fn, mask = _unmasked(fn), None
+        fn, mask = unmasked(fn), None
     event = fn.event_shape
     if site["is_observed"] and value.ndim <= len(event):
         raise ValueError(
@@ -152,15 +129,6 @@ def log_prob(site: Any) -> Tensor:
         said = " ".join(said.split()).rstrip(", ")
         raise ValueError(f"site '{site['name']}' cannot score its value: {said}") from error
     return cast(Tensor, scale_and_mask(log_prob, mask=mask))
-
-
-def _unmasked(fn: Any) -> Any:
-    """Return a distribution without its `.mask(mask)`."""
-    if isinstance(fn, MaskedDistribution):
-        return _unmasked(fn.base_dist)
-    if isinstance(fn, Independent):
-        return Independent(_unmasked(fn.base_dist), fn.reinterpreted_batch_ndims)
-    return fn
 
 
 def enumeration_dim(site: Any) -> int | None:
@@ -339,38 +307,6 @@ def is_auxiliary_draw(site: Any) -> bool:
     """Return whether a site is an auxiliary continuous draw, which other sites may transform."""
     auxiliary = (site["infer"] or {}).get("is_auxiliary", False)
     return bool(auxiliary and not site["fn"].has_enumerate_support and not is_point_mass(site))
-
-
-def innermost(fn: Any) -> Any:
-    """Return the distribution inside `.to_event`, `.mask` and `.expand`.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> innermost(dist.Normal(torch.zeros(2), 1.0).mask(True).to_event(1))
-        Normal(loc: torch.Size([2]), scale: torch.Size([2]))
-    """
-    while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def univariate_factors(fn: Any) -> Any:
-    """Return the univariate distributions whose product a distribution is.
-
-    Returns:
-        A distribution whose batch shape is the batch and event shape of `fn`, with no event
-        dimension; None if `fn` is not declared as such a product by `.to_event`.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> univariate_factors(dist.Normal(torch.zeros(5, 2), 1.0).to_event(1)).batch_shape
-        torch.Size([5, 2])
-        >>> univariate_factors(dist.MultivariateNormal(torch.zeros(2), torch.eye(2))) is None
-        True
-    """
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return None if fn.event_shape else fn
 
 
 def plate_size(name: str, site: Any) -> int:
