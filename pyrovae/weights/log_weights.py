@@ -83,7 +83,8 @@ def log_weight_terms(
     Example:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> log_weight_terms(vae, torch.zeros(5, 64), particles=3).prior["z"].shape
+        >>> terms = pv.weights.log_weights.log_weight_terms(vae, torch.zeros(5, 64), particles=3)
+        >>> terms.prior["z"].shape
         torch.Size([3, 5])
     """
     given = Given(x, context, programs(target))

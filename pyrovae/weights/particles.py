@@ -50,9 +50,10 @@ def over_particles(program: Program, particles: int) -> Program:
             program does not run on K N rows.
 
     Example:
-        >>> import pyrovae as pv
+        >>> import torch, pyro, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> trace = poutine.trace(over_particles(vae.guide, 3)).get_trace(torch.zeros(5, 64))
+        >>> guide = pv.weights.particles.over_particles(vae.guide, 3)
+        >>> trace = pyro.poutine.trace(guide).get_trace(torch.zeros(5, 64))
         >>> trace.nodes["z"]["value"].shape
         torch.Size([3, 5, 2])
     """

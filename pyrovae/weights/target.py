@@ -93,7 +93,7 @@ def programs(target: Target) -> tuple[Program, Program]:
     Example:
         >>> import pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> programs(vae) == programs((vae.model, vae.guide))
+        >>> pv.weights.target.programs(vae) == (vae.model, vae.guide)
         True
     """
     if isinstance(target, tuple) and len(target) == 2 and all(callable(part) for part in target):
