@@ -1,4 +1,4 @@
-"""Whole VAEs in one line, to begin with or to compare with."""
+"""Complete VAEs with common choices of prior, likelihood, guide and networks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ def mlp_vae(
     hidden: int | Sequence[int] = 200,
     likelihood: Callable[[nn.Module], Any] = Bernoulli,
 ) -> VAE:
-    """Return a VAE of perceptrons: standard normal prior, mean-field normal guide.
+    """Return a VAE of perceptrons, with a standard normal prior and a mean-field normal guide.
 
     Args:
-        features: D, where x is [N, D].
+        features: the number of dimensions D of x, [N, D].
         latents: the number of latent dimensions.
-        hidden: the width of the hidden layer, or of several, from x to z; the likelihood's
-            network has the same in reverse.
-        likelihood: called with a network from z to D numbers for each datum, as a class of
-            `pyrovae.likelihoods` is.
+        hidden: the widths of the guide's hidden layers, from x to z. The likelihood's network has
+            the same widths in reverse order.
+        likelihood: a class of `pyrovae.likelihoods`, or a function of a network with D outputs.
 
     Raises:
-        ValueError: for a width below 1, and as the likelihood.
+        ValueError: if a width is less than 1.
+
+    References:
+        Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
 
     Example:
         >>> import torch, pyrovae as pv

@@ -1,4 +1,4 @@
-"""Names for what many functions take: programs, targets, data and context."""
+"""Type aliases for the arguments that many functions share."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["ContextValue", "Data", "HasPrograms", "Program", "Target"]
+__all__ = ["ContextValue", "Data", "HasImages", "HasPrograms", "Program", "Target"]
 
 Program: TypeAlias = Callable[..., Any]
-"""A Pyro program: a plain function, a module or a Pyro module."""
+"""A Pyro program: a plain function, an `nn.Module` or a `PyroModule`."""
 
 
 class HasPrograms(Protocol):
-    """What has a model and a guide, such as a `VAE`."""
+    """An object with a model and a guide, such as a `VAE`."""
 
     @property
     def model(self) -> Program:
-        """The joint of data and latents."""
+        """The program of the joint p(x, z)."""
 
     @property
     def guide(self) -> Program:
-        """The posterior of the latents, given data."""
+        """The program of the posterior q(z | x)."""
 
 
 Target: TypeAlias = HasPrograms | tuple[Program, Program]
-"""What is trained and measured: a `VAE`, or a pair (model, guide) of Pyro programs."""
+"""A `VAE`, or a pair (model, guide) of Pyro programs, to be trained or evaluated."""
 
 
 class HasImages(Protocol):
@@ -39,7 +39,7 @@ class HasImages(Protocol):
 
 
 Data: TypeAlias = Tensor | HasImages | tuple[Any, ...] | Dataset[Any] | Iterable[Any]
-"""A data set: x, a tuple (x, *context), a split, a torch data set or an iterable of batches."""
+"""A data set: x, a tuple (x, *context), a split, a torch `Dataset` or an iterable of batches."""
 
 ContextValue: TypeAlias = object
-"""What the programs take beside x: a tensor with a row for each datum, or a value they share."""
+"""A further argument of the programs: a tensor with one row per datum, or a shared value."""

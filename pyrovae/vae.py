@@ -1,11 +1,11 @@
-"""A VAE is two Pyro programs over one plate of data, composed from three parts.
+"""Compose a prior, a likelihood and a guide into the two Pyro programs of a VAE.
 
     model:  z ~ prior(),  x ~ likelihood(z)          guide:  z ~ guide(x)
 
-Both programs announce their parameters with an effectful `param` message, which is all that
-`pyro.infer.SVI` needs to train them. The parameters themselves stay where torch keeps them, in
-the modules and in `state_dict()`, so two VAEs in one process share nothing. What plain functions
-announce by `pyro.param` or `pyro.module` stays in Pyro's store, and is saved with the VAE.
+Each program sends a `param` message for each of its parameters, so `pyro.infer.SVI` can train
+them. The parameters stay in the modules and in `state_dict()`, not in Pyro's parameter store, so
+two VAEs in one process do not share them. Parameters that plain functions create by `pyro.param`
+or `pyro.module` stay in Pyro's store, and are saved with the VAE.
 """
 
 from __future__ import annotations
@@ -26,26 +26,36 @@ from torch import Tensor, nn
 from pyrovae.data.domains import named
 from pyrovae.parts import Part, describe_together
 from pyrovae.types import ContextValue, Program
+from pyrovae.weights.attributes import versions_of
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.target import modules_of
 
+__all__ = ["VAE", "announce"]
+
 
 class VAE(nn.Module):
-    r"""Compose a prior p(z), a likelihood p(x | z) and a guide q(z | x).
+    r"""A variational autoencoder: a prior p(z), a likelihood p(x | z) and a guide q(z | x).
 
-    Each part is a plain function, an `nn.Module` or a `PyroModule`, and runs inside
-    `pyro.plate("data", N, dim=-1)`, so every site it samples has batch shape [N] (or [K, N] under
-    a plate of K particles) and declares the rest with `.to_event`.
+    The model and the guide are trained to maximize the ELBO,
+
+    $$ E_{q(z | x)} [\log p(x | z) + \log p(z) - \log q(z | x)] \le \log p(x) $$
+
+    Each part is a plain function, an `nn.Module` or a `PyroModule`. It runs inside
+    `pyro.plate("data", N, dim=-1)`, so each of its sites has batch shape [N], or [K, N] under a
+    plate of K particles, and declares all other dimensions with `.to_event`.
 
     Args:
-        prior: called as `prior(*context)`; samples the latent sites and returns what the
-            likelihood takes.
-        likelihood: called as `likelihood(z, x, *context)`; scores x at the site "x", or draws it
-            where x is None. A `domain` attribute, if there is one, is checked by `fit` and
-            `evaluate`.
-        guide: called as `guide(x, *context)`; samples every latent site of the prior. A module
-            is kept as `vae.posterior`, since `vae.guide` is the whole program.
+        prior: called as `prior(*context)`. It samples the latent sites, and returns the input z
+            of the likelihood.
+        likelihood: called as `likelihood(z, x, *context)`. It observes x at the site "x", or
+            samples it if x is None. If it has an attribute `domain`, a constraint, `fit` and
+            `evaluate` check the data against it.
+        guide: called as `guide(x, *context)`. It samples every latent site of the prior. It is
+            kept as `vae.posterior`; the method `vae.guide` is the whole program.
+
+    Raises:
+        ValueError: if a part is not callable.
 
     References:
         Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
@@ -72,39 +82,50 @@ class VAE(nn.Module):
         super().__init__()
         for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
             if not callable(part):
-                raise ValueError(f"the {role} is a Pyro program; got {type(part).__name__}")
+                raise ValueError(
+                    f"the {role} is a Pyro program, a callable; got {type(part).__name__}"
+                )
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = guide
         self.stored = StoredParameters()
         _keep_parameters_local(self)
+        # Saving compares plain tensor attributes with these, to find those that have changed.
+        self.initial = versions_of(self)
 
     def model(self, x: Tensor | None, *context: ContextValue, size: int | None = None) -> Any:
-        """Run the joint p(x, z): sample the latents, score x.
+        """Run the program p(x, z): sample the latents and observe x.
 
         Args:
-            x: data [N, ...], or None to draw from the prior predictive.
-            *context: whatever else prior, likelihood and guide take, one row per datum.
-            size: the size of the whole data set, of which x is a subsample: the plate scales
-                every log-probability by size / N. With x None, the number of data to draw.
+            x: data [N, ...], or None to sample x from the prior predictive.
+            *context: further arguments of the prior, the likelihood and the guide.
+            size: the size of the data set, if x is a subsample of it. The plate then scales each
+                log-probability by size / N. If x is None, the number of data to sample.
 
         Returns:
-            What the likelihood returns: x, observed or drawn.
+            The return value of the likelihood: the observed or sampled x.
 
         Raises:
-            ValueError: if neither x nor size is given.
+            ValueError: if neither x nor size is given, x is empty or no tensor, size is less than
+                N, or the prior returns None.
         """
         with self._over_data(x, size, self.prior, self.likelihood):
             latents = self.prior(*context)
             if latents is None and isinstance(self.likelihood, Part):
                 raise ValueError(
-                    "the prior returned None, and the likelihood takes what it returns: end it "
-                    'with return pyro.sample("z", ...)'
+                    "the prior returned None, but its return value is the input of the "
+                    'likelihood: end it with return pyro.sample("z", ...)'
                 )
             return self.likelihood(latents, x, *context)
 
     def guide(self, x: Tensor, *context: ContextValue, size: int | None = None) -> Any:
-        """Run the posterior q(z | x), which samples every latent site of the prior."""
+        """Run the program q(z | x): sample every latent site of the prior.
+
+        Arguments and errors are as of `model`, except that x is required.
+
+        Returns:
+            The return value of the guide.
+        """
         with self._over_data(x, size, self.posterior):
             return self.posterior(x, *context)
 
@@ -113,11 +134,16 @@ class VAE(nn.Module):
     ) -> dist.Distribution:
         """Return q(z | x) with batch shape [N].
 
-        Where the guide has several latent sites, name the one that is wanted; its distribution
-        is the one met with the sites before it sampled.
+        Args:
+            x: data [N, ...].
+            *context: further arguments of the guide.
+            site: the name of the latent site. Required if the guide has several. The
+                distribution of a site that depends on earlier sites is conditioned on one sample
+                of them.
 
         Raises:
-            ValueError: if the guide has several latent sites and none is named, or not this one.
+            ValueError: if the guide has several latent sites and none is named, or if it has no
+                site of that name.
         """
         trace = poutine.trace(self.guide).get_trace(x, *context)
         sites = _latent_sites(trace)
@@ -129,7 +155,15 @@ class VAE(nn.Module):
         return found
 
     def decode(self, z: Any, *context: ContextValue) -> dist.Distribution:
-        """Return p(x | z), the distribution at the site "x", for what the prior returns, z."""
+        """Return p(x | z), the distribution at the site "x", with batch shape [N].
+
+        Args:
+            z: the return value of the prior, such as latents [N, D].
+            *context: further arguments of the likelihood.
+
+        Raises:
+            ValueError: if the likelihood has no site "x".
+        """
         with _local_parameters(), self._met((self.likelihood,)):
             trace = poutine.trace(self.likelihood).get_trace(z, None, *context)
         return _observation(trace)
@@ -139,30 +173,30 @@ class VAE(nn.Module):
         """Return the mean of p(x | z) at one draw z ~ q(z | x), of the shape of x.
 
         Raises:
-            ValueError: if p(x | z) has no mean, as where x are classes.
+            ValueError: if p(x | z) has no mean, such as a categorical distribution.
         """
         drawn = poutine.trace(self.guide).get_trace(x, *context)
         generate = poutine.trace(poutine.replay(self.model, trace=drawn))
         return mean_of(_observation(generate.get_trace(None, *context, size=len(x))))
 
     def predictive(self, n: int, *context: ContextValue) -> dist.Distribution:
-        """Return p(x | z) at n draws z ~ p(z): its mean shows what the model has learned."""
+        """Return p(x | z) at n draws z ~ p(z), with batch shape [n]."""
         return _observation(poutine.trace(self.model).get_trace(None, *context, size=n))
 
     @torch.no_grad()
     def sample(self, n: int, *context: ContextValue) -> Tensor:
-        """Draw n data from p(x)."""
+        """Sample n data from p(x): z ~ p(z), then x ~ p(x | z)."""
         drawn: Tensor = self.model(None, *context, size=n)
         return drawn
 
     @property
     def held(self) -> dict[str, nn.Module]:
-        """The modules that parts refer to which are plain functions, by name."""
+        """The modules that parts refer to, if these are plain functions, by name."""
         return held_modules(prior=self.prior, likelihood=self.likelihood, guide=self.posterior)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The JSON record of the three parts (see `pyrovae.parts`)."""
+        """The JSON record of the three parts, from which `load` rebuilds them."""
         return describe_together(
             prior=self.prior, likelihood=self.likelihood, guide=self.posterior
         )
@@ -186,7 +220,7 @@ class VAE(nn.Module):
             yield
 
     def _announced(self, parts: tuple[Program, ...]) -> contextlib.AbstractContextManager[Any]:
-        """Announce what the parts train, and silence what Pyro modules would say of the same."""
+        """Announce the parts' parameters, and hide the param sites that Pyro modules add."""
         own = _parameters_of(parts)
         for name, parameter in self.named_parameters():
             if id(parameter) in own and parameter.requires_grad:
@@ -198,7 +232,7 @@ class VAE(nn.Module):
 
 
 def announce(name: str, parameter: Tensor) -> None:
-    """Send the message by which Pyro's optimizers find a parameter."""
+    """Send the `param` message by which Pyro's optimizers find a parameter."""
     alias = aliased(parameter)
     effectful(lambda *_, **__: alias, type="param")(name, name=name)
 
@@ -213,7 +247,7 @@ def _local_parameters() -> contextlib.AbstractContextManager[None]:
 
 
 def _keep_parameters_local(vae: VAE) -> None:
-    """Give Pyro modules that were made outside Pyro's local mode the store that the mode needs."""
+    """Give Pyro modules made outside `module_local_params` the local store that it needs."""
     for module in modules_of(vae):
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}
@@ -232,7 +266,7 @@ def _observation(trace: Any) -> dist.Distribution:
     if "x" not in trace.nodes:
         raise ValueError(
             f"the likelihood has the sites {list(trace.stochastic_nodes)} but none named 'x': "
-            "it scores the data with pyro.sample('x', ..., obs=x)"
+            "observe the data with pyro.sample('x', ..., obs=x)"
         )
     found: dist.Distribution = trace.nodes["x"]["fn"]
     return found

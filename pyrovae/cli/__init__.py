@@ -1,8 +1,12 @@
-"""The command line: train a VAE, measure it, look at it.
+"""The command line: train, evaluate, compare and sample VAEs.
 
-Whatever is wrong with the input is one line on stderr and exit code 2, below Python's traceback
-with `--traceback`; a training whose loss was not finite exits with 1, an interrupt (Ctrl-C) with
-130, and a command whose output nobody reads any more (`| head`) with 141.
+An error is one line on stderr. With `--traceback`, Python's traceback is printed above it. The
+exit codes are:
+
+    1      the loss is not finite, or torch raised an error
+    2      the input is invalid
+    130    interrupted by Ctrl-C
+    141    the reader of the output has closed the pipe, such as `| head`
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _answer(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        _let_go_of_stdout()
+        _discard_stdout()
         return READER_GONE
     return code
 
@@ -45,7 +49,7 @@ def _answer(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         met: Exception = error
         code = BAD_INPUT
-    except (ArithmeticError, RuntimeError) as error:  # torch's own: no memory left, an overflow
+    except (ArithmeticError, RuntimeError) as error:  # from torch: out of memory, overflow
         met, code = error, NOT_FINITE
     if "--traceback" in argv:
         traceback.print_exception(met)
@@ -72,8 +76,8 @@ def _run(argv: list[str]) -> int:
     return int(command(*bound.args, **bound.kwargs, **further) or 0)
 
 
-def _let_go_of_stdout() -> None:
-    """Write to nowhere what is left, so that Python does not complain of it as it ends."""
+def _discard_stdout() -> None:
+    """Redirect stdout to the null device, so that Python can flush it at exit without an error."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

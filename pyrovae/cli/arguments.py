@@ -1,4 +1,4 @@
-"""The arguments of a part's constructor, from a table of an experiment."""
+"""Convert a table of an experiment to the arguments of a part's constructor."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Table = Mapping[str, Any]
 def arguments(
     kind: type, table: Table, where: str, derived: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the arguments of a constructor: those of a table, and those that are derived.
+    """Return the arguments of a constructor from a table and from derived values.
 
     Args:
         kind: the class.
-        table: its entries; `name`, and `latents` where the class takes none, are passed over.
-        where: the table's place, for errors.
-        derived: arguments that a table need not give.
+        table: the entries. `name` is ignored, and so is `latents` if the class does not take it.
+        where: the name of the table, for error messages.
+        derived: arguments that are derived from the rest of the experiment.
 
     Raises:
-        ValueError: for an entry that is unknown, of another kind, or missing.
+        ValueError: naming the entry, if it is unknown, has the wrong type or is missing.
     """
     hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
     taken = {
@@ -52,10 +52,10 @@ def arguments(
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
-    """Return a value as the kind of number, text or list that an argument takes.
+    """Convert a value to the type of an argument.
 
     Raises:
-        ValueError: naming the place, if it is of another kind.
+        ValueError: naming the entry, if the value has the wrong type.
     """
     try:
         return msgspec.convert(value, kind)
@@ -65,13 +65,13 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def required(table: Table, key: str, where: str) -> Any:
-    """Return an entry that holds tables of its own.
+    """Return an entry that is a nested table.
 
     Raises:
         ValueError: if it is missing.
     """
     if not table.get(key):
-        raise ValueError(f"{where} needs {key}, a table of its own")
+        raise ValueError(f"{where} needs {key}, a nested table")
     return table[key]
 
 
@@ -79,7 +79,7 @@ def listed(table: Table, key: str, where: str) -> list[Any]:
     """Return an entry that is a list of tables.
 
     Raises:
-        ValueError: if it is missing, or no list.
+        ValueError: if it is missing or not a list.
     """
     found = required(table, key, where)
     if not isinstance(found, list):
@@ -88,7 +88,11 @@ def listed(table: Table, key: str, where: str) -> list[Any]:
 
 
 def keywords(kind: Callable[..., Any], given: Table) -> dict[str, Any]:
-    """Return the keyword-only arguments of a perceptron, which takes its widths by position."""
+    """Return the keyword-only arguments of a perceptron, whose widths are positional.
+
+    Raises:
+        ValueError: if an entry is unknown.
+    """
     taken = inspect.signature(kind).parameters
     known = [name for name, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
     for key in given:
@@ -99,7 +103,7 @@ def keywords(kind: Callable[..., Any], given: Table) -> dict[str, Any]:
 
 
 def activation(name: Any) -> type[nn.Module]:
-    """Return the activation of `torch.nn` that a name stands for.
+    """Return the activation class of `torch.nn` with this name.
 
     Raises:
         ValueError: if there is none.

@@ -1,7 +1,7 @@
 """Build the parts of a VAE, and an objective, from the tables of an experiment.
 
-The entries of a table are the arguments of the part's constructor. What follows from the rest is
-derived: the number of latents, the widths of networks, the shape of the data.
+The entries of a table are the arguments of the part's constructor. The number of latents, the
+widths of networks and the shape of the data are derived.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GUIDES: Final = {
     **{name: name for name in ("Bernoulli", "Categorical", "OneHot", "RelaxedOneHot")},
     **{name: name for name in ("Joint", "Hierarchical")},
 }
-"""The guide that goes with a prior, where it is another than `MeanFieldNormal`."""
+"""The default guide of each prior whose default is not `MeanFieldNormal`."""
 
 PRIORS: Final = {
     "Joint": ("Joint",),
@@ -47,25 +47,26 @@ PRIORS: Final = {
     "Ladder": ("Hierarchical",),
     "PowerSpherical": ("UniformSphere", "VampPrior"),
 }
-"""The priors that a guide goes with, where it does not go with all."""
+"""The priors that a guide supports, if it does not support all."""
 
 PIXELS: Final = "likelihood.pixels"
 WIDTHS: Final = list[typing.Annotated[int, msgspec.Meta(ge=1)]]
 
 
 def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
-    """Build the VAE of an experiment, its weights drawn at the seed.
+    """Build the VAE of an experiment.
 
-    The likelihood starts at the mean of the training data, and a VampPrior at some of them.
+    The likelihood is initialized at the mean of the training data, and a VampPrior at some of
+    the training data.
 
     Args:
-        tables: of the experiment (see `experiment.layered`).
-        data: what it is built for.
-        seed: of the weights.
+        tables: the tables of the experiment (see `experiment.layered`).
+        data: the data set, which determines the sizes and the initialization.
+        seed: the seed of the initial weights.
 
     Raises:
-        ValueError: naming the entry that is missing, unknown or of another kind; and what the
-            parts themselves raise.
+        ValueError: naming the entry that is missing, unknown or of the wrong type, and as the
+            constructors of the parts.
 
     Example:
         >>> from pyrovae.cli.experiment import layered
@@ -85,7 +86,7 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
 
 
 def _scored(tables: Table, data: DataSet) -> Tensor:
-    """Return the data that the likelihood starts at: bits, if it scores other than intensities."""
+    """Return the data for the initialization of the likelihood, binarized if training is."""
     kind = names.part("likelihood", named(tables["likelihood"]).get("name"))
     binary = getattr(kind, "domain", None) is constraints.boolean
     drawn = tables.get("data", {}).get("binarization") == "dynamic" and not binary
@@ -93,12 +94,15 @@ def _scored(tables: Table, data: DataSet) -> Tensor:
 
 
 def objective(table: Table, prior: Any = None, size: int | None = None) -> Any:
-    """Build an objective; None for the plain ELBO of one particle, which `fit` has of its own.
+    """Build an objective; None for the ELBO with one particle, the default of `fit`.
 
     Args:
         table: the table of the objective.
         prior: the table of the prior, for objectives that depend on the number of latents.
         size: the number of training data, for objectives that depend on it.
+
+    Raises:
+        ValueError: naming the entry that is missing, unknown or of the wrong type.
 
     Example:
         >>> objective({"name": "IWAE", "particles": 50, "gradient": "dreg"}).num_particles
@@ -134,7 +138,10 @@ def _kernel(table: Any, prior: Any) -> Any:
 
 
 def width(table: Any) -> int:
-    """Return how many numbers of a prior the likelihood takes, as its tables say.
+    """Return the number of latent dimensions that a prior passes to the likelihood.
+
+    Raises:
+        ValueError: if the tables do not give it.
 
     Example:
         >>> width({"name": "Joint", "parts": {"a": {"latents": 2}, "b": {"latents": 3}}})
@@ -147,18 +154,18 @@ def width(table: Any) -> int:
         return width(listed(table, "levels", "prior Hierarchical")[-1])
     latents = table.get("classes", table.get("latents"))
     if latents is None:
-        raise ValueError(f"{table.get('name') or 'a part'} needs latents: how many numbers z has")
+        raise ValueError(f"{table.get('name') or 'a part'} needs latents, the dimensions of z")
     return convert(latents, int, "latents")
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Build parts for one data set, with the networks of one experiment.
+    """Build the parts of one experiment for one data set.
 
     Attributes:
-        tables: of the experiment.
+        tables: the tables of the experiment.
         x: the training data [N, D].
-        shape: (channels, height, width) of an image, whose flat form is a row of x.
+        shape: (channels, height, width) of an image, which is flattened to a row of x.
     """
 
     tables: Table
@@ -174,7 +181,15 @@ class Builder:
     def net(
         self, table: Any, inputs: int, outputs: int, *, decoder: bool = False, where: str = "net"
     ) -> nn.Module:
-        """Build a network of so many inputs and outputs; of an image, where it is a decoder's."""
+        """Build a network with these numbers of inputs and outputs.
+
+        Args:
+            table: the table of the network; entries that it lacks are those of [net].
+            inputs: the number of inputs.
+            outputs: the number of outputs.
+            decoder: whether it belongs to a likelihood or prior, and so maps latents to x.
+            where: the name of the table, for error messages.
+        """
         table = named(table)
         if "name" not in table:
             table = {**self.tables["net"], **table}
@@ -185,9 +200,9 @@ class Builder:
         given = {key: value for key, value in table.items() if key not in ("hidden", "activation")}
         if name == "MLP" and "activation" in table:
             given["activation"] = activation(table["activation"])
-        if "net" in inspect.signature(kind).parameters:  # one that stands before another
+        if "net" in inspect.signature(kind).parameters:  # It wraps another network.
             if table is self.tables["net"] or name == self.tables["net"].get("name"):
-                raise ValueError(f"net {name} stands before one network: --guide.net {name}")
+                raise ValueError(f"net {name} wraps one network: give it as --guide.net {name}")
             more = inputs * (table.get("append_mask") is True) + (table.get("library") is True)
             inner = self.net(
                 table.get("net"), inputs + more, outputs, decoder=decoder, where=where
@@ -198,19 +213,19 @@ class Builder:
             sizes = (inputs, *(hidden[::-1] if decoder else hidden), outputs)
             return kind(*sizes, **keywords(kind, given))
         if name == "PixelCNN":
-            raise ValueError("net PixelCNN stands in a likelihood AutoregressiveBernoulli alone")
+            raise ValueError("net PixelCNN is used in a likelihood AutoregressiveBernoulli only")
         derived = {"latents": inputs, "features": outputs, "shape": self.shape}
         if decoder:
             derived["shape"] = self._maps(outputs)
         return kind(**arguments(kind, given, where, derived))
 
     def _maps(self, outputs: int) -> tuple[int, int, int]:
-        """Return the shape of an image of so many numbers, as large as those of the data."""
+        """Return the shape of an image with this number of outputs, with the data's size."""
         channels, height, across = outputs // math.prod(self.shape[1:]), *self.shape[1:]
         return channels, height, across
 
     def likelihood(self, table: Any, inputs: int, x: Tensor) -> Any:
-        """Build a likelihood of data x [N, D] from latents of a width, started at the mean."""
+        """Build a likelihood of so many latents, initialized at the mean of x [N, D]."""
         table = named(table)
         name = table.get("name")
         kind = names.part("likelihood", name)
@@ -244,7 +259,13 @@ class Builder:
         return pv.likelihoods.Columns(groups, trunk=trunk)
 
     def prior(self, table: Any, inputs: int, guide: Any = None) -> Any:
-        """Build a prior that is given so many numbers; a VampPrior is of the guide."""
+        """Build a prior.
+
+        Args:
+            table: the table of the prior.
+            inputs: the number of latents that it is conditioned on.
+            guide: the guide, which a VampPrior shares.
+        """
         table = named(table)
         name = table.get("name")
         kind = names.part("prior", name)
@@ -263,8 +284,8 @@ class Builder:
         if name == "ConditionalNormal":
             if not inputs:
                 raise ValueError(
-                    "prior ConditionalNormal is given nothing here: it is a level of a "
-                    "Hierarchical below the top, or a later part of a Joint"
+                    "prior ConditionalNormal is conditioned on nothing here: use it as a level of "
+                    "a Hierarchical below the top, or as a later part of a Joint"
                 )
             return kind(self.net(table.get("net"), inputs, 2 * width(table), decoder=True))
         if name == "VampPrior":
@@ -274,13 +295,13 @@ class Builder:
         return kind(**arguments(kind, table, "prior", widths))
 
     def guide(self, table: Any, prior: Table, built: Any = None, inputs: int | None = None) -> Any:
-        """Build a guide of a prior's latents.
+        """Build a guide for the latents of a prior.
 
         Args:
-            table: of the guide; without a name it is the guide that goes with the prior.
+            table: the table of the guide. Without a name, it is the default guide of the prior.
             prior: the table of the prior.
             built: the prior itself, which a Ladder shares.
-            inputs: the width of what the guide takes, else that of x.
+            inputs: the number of inputs of the guide; None for that of x.
         """
         inputs = self.x.shape[-1] if inputs is None else inputs
         table, prior = named(table), named(prior)
@@ -299,7 +320,7 @@ class Builder:
         return kind(self.net(table.get("net"), inputs, _outputs(kind, latents, given)), **given)
 
     def _joint(self, tables: Table, prior: Table, inputs: int) -> dict[str, Any]:
-        """Build the parts of a guide: those of the tables, else one for each part of the prior."""
+        """Build the parts of a guide: those of the tables, or one for each part of the prior."""
         of_prior = named(required(prior, "parts", "prior Joint"))
         parts = {}
         for site in tables or of_prior:
@@ -309,7 +330,7 @@ class Builder:
         return parts
 
     def _levels(self, tables: Any, prior: Table, inputs: int) -> list[Any]:
-        """Build the levels of a guide from the lowest up, the prior's from the top down."""
+        """Build the levels of a guide from the lowest up; a prior's are from the top down."""
         of_prior = [named(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
         given = {"levels": tables or [{}] * len(of_prior)}
         levels = []
@@ -332,7 +353,7 @@ class Builder:
 
 
 def _outputs(guide: Any, latents: int, given: Table) -> int:
-    """Return the outputs of the network of a guide with one site."""
+    """Return the number of outputs of the network of a guide with one site."""
     if hasattr(guide, "width"):
         taken = inspect.signature(guide.width).parameters
         known = {**given, "latents": latents}
@@ -347,9 +368,11 @@ def _outputs(guide: Any, latents: int, given: Table) -> int:
 
 
 def _check_pair(prior: Any, guide: str) -> None:
-    """Refuse a guide of other sites than the prior's, or on a sphere where the prior is not."""
+    """Check that a guide has the same sites and supports as the prior."""
     wanted = PRIORS.get(guide, (prior,))
     if prior not in wanted:
-        raise ValueError(f"guide {guide} goes with the prior {wanted[0]}; got {prior}")
+        raise ValueError(
+            f"guide {guide} goes with the prior {wanted[0]}; got {prior}: change one of them"
+        )
     if prior == "UniformSphere" and guide != "PowerSpherical":
         raise ValueError(f"prior UniformSphere goes with the guide PowerSpherical; got {guide}")

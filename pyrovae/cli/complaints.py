@@ -1,4 +1,4 @@
-"""What the command line says of an error: one line on stderr, and an exit code."""
+"""Print an error as one line on stderr, and define the exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOT_FINITE: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
 READER_GONE: Final = 141
-"""What a shell says of a command that wrote to a pipe without a reader: 128 + SIGPIPE."""
+"""The exit code of a command that wrote to a closed pipe: 128 + SIGPIPE."""
 
 
 def complain(error: BaseException | str, code: int) -> int:
@@ -22,9 +22,8 @@ def complain(error: BaseException | str, code: int) -> int:
         130
     """
     if isinstance(error, BaseException):
-        from pyrovae.weights.sites import (
-            one_line,  # needs torch, which an error of the grammar does not
-        )
+        # This imports torch, which errors of the grammar do not need.
+        from pyrovae.weights.sites import one_line
 
         error = one_line(error)
     print(f"pyrovae: error: {' '.join(error.split())}", file=sys.stderr)

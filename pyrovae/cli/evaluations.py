@@ -1,4 +1,4 @@
-"""Where the evaluation of a run is written, and what it takes with it."""
+"""Write the evaluation of a run, and remove the files that it makes obsolete."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any, Final
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.runs import Run
-from pyrovae.runs.run import EVALUATION, provenance
+from pyrovae.runs.record import provenance
+from pyrovae.runs.run import EVALUATION
 from pyrovae.runs.sources import Source
 
 __all__ = ["measured_source", "save_report"]
 
 PARTIAL: Final = "evaluation.partial.json"
-"""Where a partial evaluation goes if there is a complete one, which is what the commands read."""
+"""The file of a partial evaluation, if there is a complete one. Commands do not read it."""
 
 
 def save_report(
@@ -27,10 +28,13 @@ def save_report(
     limit: int | None = None,
     command: list[str],
 ) -> Path:
-    """Write a report with what made it and what it was measured on; return where it is.
+    """Write a report with its provenance and its data set, and return its path.
 
-    A complete one ends what an interrupt left of an earlier one, as it ends an earlier complete
-    one: a run has one evaluation, and at most one begun after it.
+    A complete evaluation replaces earlier ones, complete or partial. A partial evaluation is
+    written to a file of its own if there is a complete one.
+
+    Raises:
+        OSError: if a file cannot be written.
     """
     beside = report.partial and _holds_complete(run)
     path = run.folder / (PARTIAL if beside else EVALUATION)
@@ -40,7 +44,7 @@ def save_report(
     report.save(path, **made, **recorded, split=split, limit=limit)
     if not report.partial:
         partial = run.folder / PARTIAL
-        _remove(partial, "an earlier one that an interrupt ended")
+        _remove(partial, "an earlier one, which was interrupted")
         partial.with_suffix(".safetensors").unlink(missing_ok=True)
     if path.name == EVALUATION:
         figures = run.folder.glob("figures/comparison-with-*.png")
@@ -50,7 +54,7 @@ def save_report(
 
 
 def measured_source(saved: SavedFinding, config: Mapping[str, Any]) -> tuple[Source, str]:
-    """Return the data of an evaluation and their split; else the test data of the training."""
+    """Return the data set and the split of an evaluation, or the test data of the training."""
     said = saved.said
     if "data_set" not in said:
         return Source.read(config.get("data")), "test"

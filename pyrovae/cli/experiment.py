@@ -1,8 +1,8 @@
-"""An experiment: tables that say what is trained, on what, and how.
+"""Read the tables of an experiment: the parts of the VAE, the data and the training.
 
-The tables come from a TOML file, from an earlier run and from options, each laid over the one
-before. A value is only ever data: a number, a text, a list, a table. What it names is looked up
-among the library's parts when the VAE is built (see `build`).
+The tables are merged from an earlier run, a TOML file and options; later ones take precedence.
+Values are numbers, strings, lists and tables. Names of parts are looked up when the VAE is built
+(see `build`), and nothing else can be named.
 """
 
 from __future__ import annotations
@@ -57,23 +57,25 @@ DEFAULTS: Final[Tables] = {
     "net": {"name": "MLP", "hidden": [200, 200], "activation": "Tanh"},
     "objective": {"name": "ELBO"},
 }
-"""What is built where nothing is said. The guide is the one that goes with the prior."""
+"""The default tables. The default guide depends on the prior."""
 
 KEPT: Final = {"prior": "latents", "net": "hidden"}
-"""The entry of a table that stays when another layer names another part."""
+"""The entry of a table that is kept if a later layer names another part."""
 
 
 def read(path: Path) -> Tables:
     """Read the tables of a TOML file.
 
     Raises:
-        ValueError: if it is not TOML, or has a table that no experiment has.
-        OSError: if there is no such file.
+        ValueError: if the file is missing or not TOML, or has an unknown table.
+        OSError: if the file cannot be read.
     """
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ValueError(f"no experiment at {path}: a TOML file with tables as [prior]") from error
+        raise ValueError(
+            f"no experiment at {path}: give a TOML file with tables such as [prior]"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     try:
@@ -83,10 +85,10 @@ def read(path: Path) -> Tables:
 
 
 def checked(tables: Mapping[str, Any]) -> Tables:
-    """Return the tables of an experiment, a part's name alone as a table too.
+    """Validate the names of tables, and replace the name of a part by a table.
 
     Raises:
-        ValueError: for a table that no experiment has.
+        ValueError: naming an unknown table.
     """
     found: Tables = {}
     for table, entries in tables.items():
@@ -97,10 +99,10 @@ def checked(tables: Mapping[str, Any]) -> Tables:
 
 
 def named(entry: Any) -> Tables:
-    """Return the table of a part that may be given by its name alone; an empty one for None.
+    """Return the table of a part that is given by a table or by its name.
 
     Raises:
-        ValueError: if it is neither a table nor a name.
+        ValueError: if it is neither.
 
     Example:
         >>> named("VampPrior")
@@ -114,10 +116,12 @@ def named(entry: Any) -> Tables:
 
 
 def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Take dotted options off a command line, each value as TOML reads it, else as it stands.
+    """Split a command line into its plain words and its dotted options.
+
+    The value of an option is parsed as TOML if possible, and is a string otherwise.
 
     Raises:
-        ValueError: for a dotted option without a value, or of no table.
+        ValueError: if a dotted option has no value or an unknown table.
 
     Example:
         >>> split(["train", "--prior.components", "5", "--epochs", "3"])
@@ -134,7 +138,7 @@ def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         if not equals:
             value = next(words, "--")
         if value.startswith("--"):
-            raise ValueError(f"{option} takes a value, as {option} 3")
+            raise ValueError(f"{option} takes a value, such as {option} 3")
         name = option[2:].replace("-", "_")
         table = name.partition(".")[0]
         if table not in TABLES:
@@ -144,7 +148,7 @@ def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
 
 
 def set_option(tables: Tables, option: str, value: Any) -> None:
-    """Set one entry of nested tables; a text in the place of a table is a part's name.
+    """Set one entry of nested tables. A string in place of a table is the name of a part.
 
     Example:
         >>> tables = {}
@@ -172,10 +176,10 @@ def _read_value(text: str) -> Any:
 
 
 def layered(layers: Sequence[Mapping[str, Any]]) -> Tables:
-    """Lay experiments over the defaults, each over the one before.
+    """Merge experiments into the defaults; later ones take precedence.
 
-    An entry replaces the one below. A table that names another part than the one below begins
-    anew; only the number of latents and the hidden widths stay.
+    An entry replaces the earlier one. A table that names another part replaces the whole earlier
+    table, except for the number of latents and the hidden widths.
 
     Example:
         >>> found = layered([{"net": {"hidden": [8]}}, {"net": {"name": "GatedMLP"}}])
@@ -202,10 +206,10 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any], kept: str | None =
 
 
 def settings(tables: Mapping[str, Any], table: str) -> Any:
-    """Return the table [data] or [training] as an object, every entry of its kind.
+    """Return the table [data] or [training] as an object, with validated entries.
 
     Raises:
-        ValueError: naming the entry that does not fit.
+        ValueError: naming the entry that is unknown or has the wrong type.
 
     Example:
         >>> settings({"training": {"epochs": 3}}, "training").epochs

@@ -1,4 +1,4 @@
-"""The figures of a run by their names: of its training, of its VAE, and of what was measured."""
+"""Draw the figures of a run, by name: its training, its VAE and its evaluation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ from pyrovae.train.callbacks import Epoch, History
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import UndefinedMean
 
+__all__ = [
+    "MEASURED",
+    "Figures",
+    "history_figure",
+    "report_figures",
+    "save_figures",
+    "vae_figures",
+]
+
 Figures = dict[str, Figure]
 
 MEASURED: Final = ("bounds", "kl_per_dimension", "sandwich", "gaps", "holes", "traversals")
-"""The figures that go with an evaluation, and are out of date once there is another."""
+"""The figures of an evaluation. A new evaluation replaces them."""
 
 SAMPLES: Final = 100
 SHOWN: Final = 20
@@ -34,12 +43,16 @@ MAPPED: Final = 2000
 
 
 def history_figure(run: Run) -> Figures:
-    """Draw the history that a run's folder holds, if it was trained."""
+    """Draw the training history of a run, if it has one.
+
+    Raises:
+        ValueError: if another version wrote the metrics.
+    """
     try:
         epochs = [Epoch(**_numbers(line)) for line in run.metrics]
     except TypeError as error:
         raise ValueError(
-            f"{run.folder / 'metrics.jsonl'} has other columns than this version writes: {error}"
+            f"{run.folder / 'metrics.jsonl'} has the columns of another version: {error}"
         ) from error
     if not epochs:
         return {}
@@ -49,9 +62,9 @@ def history_figure(run: Run) -> Figures:
 
 
 def vae_figures(vae: VAE, split: Split | None, shape: Shape) -> Figures:
-    """Draw samples and, of data, reconstructions and the latent map.
+    """Draw samples and, given data, reconstructions and the map of the latents.
 
-    Where p(x | z) has no mean there are no images to show of it.
+    Samples and reconstructions are left out if p(x | z) has no mean.
     """
     found = {}
     with seeded(0), contextlib.suppress(UndefinedMean):
@@ -67,13 +80,13 @@ def vae_figures(vae: VAE, split: Split | None, shape: Shape) -> Figures:
 def report_figures(
     report: Report | SavedFinding, vae: VAE, x: Tensor | None, shape: Shape | None
 ) -> Figures:
-    """Draw what a report and its findings have a figure for.
+    """Draw the figures of a report and of its diagnostics.
 
     Args:
-        report: of `evaluate`, or read from its files.
-        vae: the VAE that was measured.
-        x: the data that it was measured on; without them there is no figure of holes.
-        shape: of an image; without it there are no traversals.
+        report: a report of `evaluate`, or one that was read from a file.
+        vae: the VAE that was evaluated.
+        x: the data that it was evaluated on; None leaves out the figures of the latents.
+        shape: (channels, height, width) of an image; None leaves out traversals.
     """
     found = report.findings
     wanted: dict[str, Callable[[], Figure]] = {
@@ -92,7 +105,7 @@ def report_figures(
 
 
 def save_figures(figures: Figures, run: Run, *, in_place_of: Iterable[str] = ()) -> None:
-    """Write figures into a run's folder, and remove those of an earlier measurement."""
+    """Write figures to a run's folder, and remove the figures `in_place_of` that are not drawn."""
     for name in set(in_place_of) - set(figures):
         run.figure(name).unlink(missing_ok=True)
     for name, figure in figures.items():
@@ -100,9 +113,9 @@ def save_figures(figures: Figures, run: Run, *, in_place_of: Iterable[str] = ())
 
 
 def _possible(wanted: Mapping[str, Callable[[], Figure]]) -> Figures:
-    """Draw each at the same seed; a VAE for which there is no such figure goes without it.
+    """Draw each figure at the same seed, and leave out those that a VAE does not have.
 
-    A guide of several sites has no one latent map, one of a single dimension no plane.
+    A guide with several sites has no single latent map, and one dimension has no plane.
     """
     found = {}
     for name, draw in wanted.items():

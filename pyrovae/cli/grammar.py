@@ -1,7 +1,7 @@
 """The grammar of the command line: commands, options and help.
 
-Nothing here needs torch, so that help answers at once; what a command does is imported when it
-is called.
+This module does not import torch, so help is printed at once. A command imports what it needs
+when it runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
-    """Read whole numbers; cyclopts would round 1.5 to one."""
+    """Parse integers. Cyclopts would round 1.5 to 1."""
     numbers = []
     for token in tokens:
         try:
@@ -60,7 +60,7 @@ def _named(role: str, what: str) -> Parameter:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every command takes."""
+    """The options of every command."""
 
     traceback: Annotated[Flag, Parameter(help="Print Python's traceback above an error.")] = False
 
@@ -68,14 +68,14 @@ class Common:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Trained(Common):
-    """What `pyrovae train` takes: short names of entries of the experiment, and the run."""
+    """The options of `pyrovae train`: short names of entries of the experiment, and the run."""
 
     config: Annotated[Path | None, _in(RUN, "A TOML file of an experiment.")] = None
     like: Annotated[
-        Path | None, _in(RUN, "A run to start from: its experiment, under all that is given.")
+        Path | None, _in(RUN, "A run whose experiment is the default; it is not trained further.")
     ] = None
-    out: Annotated[Path, _in(RUN, "The folder where the run goes.")]
-    overwrite: Annotated[Flag, _in(RUN, "Write over a run that is there.")] = False
+    out: Annotated[Path, _in(RUN, "The folder to write the run to.")]
+    overwrite: Annotated[Flag, _in(RUN, "Overwrite an existing run.")] = False
 
     data: Annotated[str | None, _in(DATA, "digits (the default) or mnist.")] = None
     root: Annotated[Path | None, _in(DATA, "The folder of MNIST/raw, for mnist.")] = None
@@ -83,8 +83,8 @@ class Trained(Common):
         Literal["dynamic", "static", "none"] | None,
         _in(
             DATA,
-            "Draw gray pixels as 0 or 1 at each use, once, or not. By default dynamic for a "
-            "binary likelihood and for a recipe's without a domain, else none.",
+            "Binarize gray pixels at each use (dynamic), once (static) or not (none). The default "
+            "is dynamic for a binary likelihood or one without a domain, else none.",
         ),
     ] = None
 
@@ -103,36 +103,37 @@ class Trained(Common):
 
     objective: Annotated[
         str | None,
-        _in(OBJECTIVE, f"What a step raises: {', '.join(names.parts('objective'))}."),
+        _in(OBJECTIVE, f"The objective: {', '.join(names.parts('objective'))}."),
     ] = None
-    particles: Annotated[Int | None, _in(OBJECTIVE, "Draws for each datum.")] = None
+    particles: Annotated[Int | None, _in(OBJECTIVE, "Samples per datum.")] = None
     gradient: Annotated[
         str | None,
-        _in(OBJECTIVE, "How it reaches the guide: plain, stl (sticking the landing) or dreg."),
+        _in(
+            OBJECTIVE,
+            "The gradient estimator of the guide: plain, stl (sticking the landing) or dreg.",
+        ),
     ] = None
     kl_weight: Annotated[
         str | None,
         _in(
             OBJECTIVE,
-            "The weight of the KL term: a number, or linear:0:1:10, from 0 to 1 over 10 epochs; "
-            "so too sigmoid:0:1:10, and cyclical:0:1:10, again every 10 (1).",
+            "The weight of the KL term: a number, or a schedule: linear:0:1:10 or sigmoid:0:1:10, "
+            "from 0 to 1 over 10 epochs, or cyclical:0:1:10, repeated every 10 epochs (1).",
         ),
     ] = None
     free_bits: Annotated[
-        float | None, _in(OBJECTIVE, "The KL in nats that each dimension of z has free.")
+        float | None, _in(OBJECTIVE, "The KL in nats per dimension of z that is not penalized.")
     ] = None
 
     epochs: Annotated[Int | None, _in(TRAINING, "Passes over the data (20).")] = None
-    batch_size: Annotated[Int | None, _in(TRAINING, "Data in a step (100).")] = None
-    lr: Annotated[float | None, _in(TRAINING, "The rate of Adam (0.001).")] = None
+    batch_size: Annotated[Int | None, _in(TRAINING, "Data per step (100).")] = None
+    lr: Annotated[float | None, _in(TRAINING, "The learning rate of Adam (0.001).")] = None
     patience: Annotated[
         Int | None,
-        _in(TRAINING, "Stop once the validation ELBO has not risen for so many epochs."),
+        _in(TRAINING, "Stop when the validation ELBO has not increased for this many epochs."),
     ] = None
-    seed: Annotated[Int | None, _in(TRAINING, "The seed of everything random (0).")] = None
-    no_compile: Annotated[
-        Flag, _in(TRAINING, "Run the programs as Pyro runs them, also in a long training.")
-    ] = False
+    seed: Annotated[Int | None, _in(TRAINING, "The random seed (0).")] = None
+    no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
 
 
 ALIASES: Final = {
@@ -146,13 +147,13 @@ ALIASES: Final = {
         for key in "epochs batch_size lr patience seed kl_weight free_bits".split()
     },
 }
-"""The entry of an experiment that an option of `pyrovae train` is short for."""
+"""The entry of an experiment that each option of `pyrovae train` sets."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class WithRecipe(Common):
-    """What opens a run again."""
+    """The options of commands that load a run."""
 
     recipe: Annotated[Path | None, Parameter(help=RECIPE)] = None
 
@@ -160,10 +161,10 @@ class WithRecipe(Common):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Opened(WithRecipe):
-    """What opens a run again, with the data that it is held against."""
+    """The options of commands that load a run and its data."""
 
     data: Annotated[
-        str | None, Parameter(help="Other data than those of the run: digits or mnist.")
+        str | None, Parameter(help="A data set other than that of the run: digits or mnist.")
     ] = None
     root: Annotated[Path | None, Parameter(help="The folder of MNIST/raw, for mnist.")] = None
 
@@ -171,62 +172,67 @@ class Opened(WithRecipe):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Opened):
-    """What `pyrovae evaluate` takes."""
+    """The options of `pyrovae evaluate`."""
 
-    split: Annotated[Split, Parameter(help="Which data.")] = "test"
-    limit: Annotated[Count | None, Parameter(help="The first N data only.")] = None
-    particles: Annotated[Count, Parameter(help="Draws for each datum.")] = 1000
-    ks: Annotated[Ints | None, Parameter(help="The k of IWAE-k (10 100 1000 and so on to K).")] = (
+    split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+    limit: Annotated[Count | None, Parameter(help="Evaluate the first N data only.")] = None
+    particles: Annotated[Count, Parameter(help="Samples per datum.")] = 1000
+    ks: Annotated[Ints | None, Parameter(help="The k of IWAE-k (10, 100, 1000, ... up to K).")] = (
         None
     )
-    seed: Annotated[Seed, Parameter(help="The seed of everything random.")] = 0
-    no_compile: Annotated[
-        Flag, Parameter(help="Run the programs as Pyro runs them, also for many particles.")
-    ] = False
+    seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
+    no_compile: Annotated[Flag, Parameter(help="Do not compile the programs.")] = False
 
     ais: Annotated[
         Count | None,
-        _in(FURTHER, "Annealed importance sampling over T temperatures: bounds of log p(x)."),
+        _in(FURTHER, "Annealed importance sampling with T temperatures: bounds on log p(x)."),
     ] = None
     ais_start: Annotated[
         Literal["prior", "guide"] | None,
-        _in(FURTHER, "Where its chains start; the prior is safe, a good guide needs fewer."),
+        _in(
+            FURTHER,
+            "The start of its chains; a good guide needs fewer temperatures than the prior.",
+        ),
     ] = None
-    ais_limit: Annotated[Count | None, _in(FURTHER, "The first N data of --ais (64).")] = None
+    ais_limit: Annotated[Count | None, _in(FURTHER, "Use the first N data for --ais (64).")] = None
     gaps: Annotated[
-        Flag, _in(FURTHER, "What limits the bound: the family of q, or its network.")
+        Flag, _in(FURTHER, "Inference gaps: does the family of q limit the bound, or its network?")
     ] = False
-    gaps_limit: Annotated[Count | None, _in(FURTHER, "The first N data of --gaps (100).")] = None
+    gaps_limit: Annotated[Count | None, _in(FURTHER, "Use the first N data for --gaps (100).")] = (
+        None
+    )
     latents: Annotated[
-        Flag, _in(FURTHER, "Active units, information, collapse and holes of the latents.")
+        Flag, _in(FURTHER, "Active units, mutual information, posterior collapse and holes.")
     ] = False
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Drawn(WithRecipe):
-    """What `pyrovae sample` takes."""
+    """The options of `pyrovae sample`."""
 
     number: Annotated[
-        Count | None, Parameter(name="-n", help="How many images (64, or 8 reconstructions).")
+        Count | None, Parameter(name="-n", help="The number of images (64, or 8 reconstructions).")
     ] = None
-    out: Annotated[Path | None, Parameter(help="The PNG to write (in RUN/figures).")] = None
-    seed: Annotated[Seed, Parameter(help="The seed of everything random.")] = 0
+    out: Annotated[
+        Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
+    ] = None
+    seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Reconstructed(Opened, Drawn):
-    """What `pyrovae reconstruct` takes."""
+    """The options of `pyrovae reconstruct`."""
 
-    split: Annotated[Split, Parameter(help="Which data.")] = "test"
+    split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
 
 
 APP: Final = App(
     name="pyrovae",
     version=f"pyrovae {pyrovae.__version__}",
     version_flags=["--version", "-V"],
-    help="Train variational autoencoders as pairs of Pyro programs, and measure them\n"
+    help="Train variational autoencoders as pairs of Pyro programs, and evaluate them\n"
     "with importance-weighted bounds.",
     help_epilogue="start here:\n  pyrovae demo\n\nhelp on one command:\n  pyrovae train --help",
     help_format="plaintext",
@@ -242,16 +248,18 @@ DEMO: Final = Path("pyrovae-demo")
 @APP.command(help_epilogue=EPILOGUES["demo"])
 def demo(
     *,
-    out: Annotated[Path, Parameter(help="Where the run goes; a demo there is replaced.")] = DEMO,
+    out: Annotated[
+        Path, Parameter(help="The folder to write to; an earlier demo is replaced.")
+    ] = DEMO,
     epochs: Annotated[Count, Parameter(help="Passes over the data.")] = 40,
     particles: Annotated[Count, Parameter(help="Draws for each datum.")] = 1000,
     common: Common = Common(),
     command: Command = (),
 ) -> int:
-    """Train and measure a VAE on handwritten digits, in about a minute.
+    """Train and evaluate a VAE on handwritten digits, in about a minute.
 
-    The digits come with scikit-learn: nothing is downloaded. Prints a table of bounds on log p(x)
-    and draws figures.
+    The digits come with scikit-learn, so nothing is downloaded. Prints a table of bounds on
+    log p(x) and draws figures.
     """
     from pyrovae.cli import train
 
@@ -267,13 +275,13 @@ def train(
     entries: Annotated[tuple[tuple[str, Any], ...], Parameter(parse=False)] = (),
     command: Command = (),
 ) -> int:
-    """Train a VAE and keep it in a run's folder.
+    """Train a VAE and save it in a run's folder.
 
     A part is given by its class and the arguments of its constructor: --prior VampPrior
     --prior.components 100. Widths of networks and the number of latents are derived. The same
-    tables stand in a TOML file: [prior], [likelihood], [guide], [net], [objective], [data],
-    [training]. Options go over the file, and the file over the run of --like. After each epoch
-    the run's folder is written; Ctrl-C keeps what there is.
+    tables can be given in a TOML file: [prior], [likelihood], [guide], [net], [objective],
+    [data], [training]. Options override the file, and the file overrides the run of --like. The
+    run is saved after each epoch, and kept at Ctrl-C.
     """
     from pyrovae.cli import train
 
@@ -282,11 +290,11 @@ def train(
 
 @APP.command(help_epilogue=EPILOGUES["evaluate"])
 def evaluate(run: Folder, /, *, options: Evaluation = Evaluation(), command: Command = ()) -> int:
-    """Measure a run: bounds with errors, and whether to believe them.
+    """Evaluate a run: bounds on log p(x), their errors, and whether they are reliable.
 
-    Prints the ELBO, the importance-weighted bounds on log p(x) and the KL divergence, each with an
-    error over data and over particles, in nats per datum, and keeps them in the run's folder.
-    Ctrl-C keeps what is done, labeled partial.
+    Prints the ELBO, the importance-weighted bounds and the KL divergence, each with its error
+    over data and over particles, in nats per datum, and saves them in the run's folder. Ctrl-C
+    saves the data done so far, labeled partial.
     """
     from pyrovae.cli import measure
 
@@ -296,15 +304,17 @@ def evaluate(run: Folder, /, *, options: Evaluation = Evaluation(), command: Com
 @APP.command(help_epilogue=EPILOGUES["compare"])
 def compare(
     run: Folder,
-    other: Annotated[Path, Parameter(name="OTHER", help="The folder of another.")],
+    other: Annotated[Path, Parameter(name="OTHER", help="The folder of another run.")],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="The PNG to write (in RUN/figures).")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
+    ] = None,
     common: Common = Common(),
 ) -> int:
-    """Compare two evaluated runs, paired over their data.
+    """Compare two runs by paired differences over their data.
 
-    Both are evaluated on the same data first.
+    Evaluate both on the same data first.
     """
     from pyrovae.cli import measure
 
@@ -319,10 +329,10 @@ def report(
     out: Annotated[Path | None, Parameter(help="The page to write (RUN/report.html).")] = None,
     options: Opened = Opened(),
 ) -> int:
-    """Write a run's report.html: one file, with every figure in it.
+    """Write a run's report as one HTML file.
 
-    The page says whether the bounds can be trusted, and holds the tables, the figures, what each
-    further measurement found, the commands and the seeds. It loads nothing.
+    The page has the verdict on the bounds, the tables, the figures, the results of further
+    measurements, the commands and the seeds. It loads no other files.
     """
     from pyrovae.cli import measure
 
@@ -331,9 +341,9 @@ def report(
 
 @APP.command(help_epilogue=EPILOGUES["sample"])
 def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
-    """Draw data from a run's prior.
+    """Draw samples of a run's model.
 
-    Draws z from the prior and shows the mean of p(x | z).
+    Shows the mean of p(x | z) at draws z from the prior.
     """
     from pyrovae.cli import measure
 

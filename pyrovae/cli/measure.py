@@ -1,4 +1,4 @@
-"""`pyrovae evaluate`, `compare`, `report`, `sample` and `reconstruct`."""
+"""Run `pyrovae evaluate`, `compare`, `report`, `sample` and `reconstruct`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["compare", "evaluate", "reconstruct", "report", "sample"]
 
 
 def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> int:
-    """Print a run's report with what was found besides, and keep both in the folder."""
+    """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
     vae, source, data = _opened(run, options, split=options.split, limit=options.limit)
@@ -73,8 +73,8 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
         else:
             print(
-                f"kept: {run.folder / EVALUATION}, which is complete, and its figures: `pyrovae "
-                "report` and `pyrovae compare` go by it"
+                f"kept: {run.folder / EVALUATION}, which is complete, and its figures; `pyrovae "
+                "report` and `pyrovae compare` use it"
             )
     again = f" --recipe {options.recipe}" if options.recipe else ""
     print(f"Next:\n  pyrovae report {run.folder}{again}")
@@ -82,7 +82,7 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
 
 
 def compare(first: Path, second: Path, *, out: Path | None) -> int:
-    """Print how two evaluated runs differ, and draw it."""
+    """Print and draw the comparison of two evaluated runs."""
     folders = [first.resolve(), second.resolve()]
     a, b = (folder.name for folder in folders)
     names = (a, b) if a != b else (str(folders[0]), str(folders[1]))
@@ -91,12 +91,12 @@ def compare(first: Path, second: Path, *, out: Path | None) -> int:
     print(found)
     for name, saved in zip(names, reports, strict=True):
         if saved.partial:
-            print(f"An interrupt cut the evaluation of {name} short.")
+            print(f"The evaluation of {name} is partial: it was interrupted.")
     return _write_figure(plots.comparison(found), out, Run(first), f"comparison-with-{b}")
 
 
 def report(folder: Path, options: Opened, *, out: Path | None) -> int:
-    """Write what is known of a run as one page."""
+    """Write the report of a run as one HTML page."""
     run = Run(folder)
     saved = run.evaluation()
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
@@ -116,7 +116,7 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
 
 
 def sample(folder: Path, options: Drawn) -> int:
-    """Draw what the prior of a run generates."""
+    """Draw samples of a run's model."""
     run = Run(folder)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe), seeded(options.seed):
@@ -138,7 +138,7 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
 def _opened(
     run: Run, options: Opened, *, split: str, limit: int | None
 ) -> tuple[VAE, Source, Split]:
-    """Return a run's VAE, and the data that it was trained on or those that are named."""
+    """Return a run's VAE, and its data set or the one that is given."""
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     source = run.source.given(options.data, options.root, vae=vae)
     data = source.load(download=options.root is not None)
@@ -146,11 +146,11 @@ def _opened(
 
 
 def _diagnostics(options: Evaluation) -> list[Diagnostic]:
-    """Return what is measured besides, with the settings that were given."""
+    """Return the diagnostics that were asked for."""
     if options.ais is None and (options.ais_start or options.ais_limit):
-        raise ValueError("--ais-start and --ais-limit are settings of --ais: give --ais T")
+        raise ValueError("--ais-start and --ais-limit need --ais: add --ais T")
     if options.gaps_limit and not options.gaps:
-        raise ValueError("--gaps-limit is a setting of --gaps: give --gaps")
+        raise ValueError("--gaps-limit needs --gaps: add --gaps")
     found: list[Diagnostic] = []
     if options.ais is not None:
         settings = {"limit": options.ais_limit, "start": options.ais_start}
@@ -169,7 +169,7 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 def _measured_data(
     options: Opened, run: Run, vae: VAE, saved: SavedFinding
 ) -> tuple[Source, Split | None, list[str]]:
-    """Return the data of an evaluation, if they can be found, or why they are not shown."""
+    """Return the data of an evaluation, or the reason why they are not shown."""
     recorded, split = measured_source(saved, run.config)
     if options.data is None and recorded.name is None:
         why = "The files record no data set, so no data are shown: name it with --data."
@@ -185,10 +185,10 @@ def _measured_data(
 
 
 def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
-    """Return the recorded shape of an image; else that of a square image as large as a draw.
+    """Return the recorded shape of an image, or that of a square image as large as a draw.
 
     Raises:
-        ValueError: if none is recorded, and a draw is no square.
+        ValueError: if none is recorded and the size of a draw is no square number.
     """
     if source.shape is not None:
         return source.shape

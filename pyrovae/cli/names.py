@@ -1,6 +1,6 @@
-"""The public names of the library's parts, read without importing them.
+"""Find the public names of the library's parts without importing them.
 
-A name that a user writes is looked up here, and nowhere else: nothing that it names is imported.
+Names in an experiment are looked up here only, so an experiment can name nothing but these parts.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MODULES: Final = {
 """The module of the library that holds the parts of each table."""
 
 ELBO: Final = "ELBO"
-"""The objective that `fit` has of its own, which is no class of the library."""
+"""The name of the default objective of `fit`, which is not a class of the library."""
 
 
 @functools.cache
 def parts(role: str) -> tuple[str, ...]:
-    """Return the names of the parts that a table can name.
+    """Return the names of the parts of a role.
 
-    They are the classes that the module shows, but for the abstract ones, which lie in its file
-    `base.py`. The source is read, so that help does not wait for torch.
+    They are the public classes of the module, except for abstract ones, which are in its file
+    `base.py`. The source is parsed, not imported, so help does not import torch.
 
     Example:
         >>> parts("objective")[:3]
@@ -53,7 +53,7 @@ def parts(role: str) -> tuple[str, ...]:
 
 
 def part(role: str, name: Any) -> Any:
-    """Return the class that a name stands for.
+    """Return the class with this name.
 
     Raises:
         ValueError: if the library has no such part.
@@ -72,7 +72,7 @@ def part(role: str, name: Any) -> Any:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that there is no such name, which one is nearest, and what there is.
+    """Return an error message for an unknown name, with the nearest name and all names.
 
     Example:
         >>> unknown("table", "piror", ["guide", "prior"])

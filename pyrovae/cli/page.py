@@ -1,7 +1,7 @@
-"""A run's report as one HTML page that loads nothing: figures and style stand in it.
+"""Render a run's report as one HTML page, which contains its figures and style.
 
-Its numbers and sentences are those of the run's files; nothing is computed here. The page is the
-template `page.html`, whose values are escaped, with the style of `page.css`.
+Numbers and sentences are read from the run's files. The page is the template `page.html` with
+escaped values, and the style `page.css`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAST: Final = {
     "training": "Training",
     "making": "How it was made",
 }
-"""The headings of the sections before those of the findings, and after them."""
+"""The headings of the sections before and after those of the diagnostics."""
 
 HEADINGS: Final = {
     "ais": "Annealed importance sampling",
@@ -47,18 +47,18 @@ OF_FINDING: Final = {"ais": ("sandwich",), "gaps": ("gaps",), "latents": ("holes
 COLUMNS: Final = ("mean", "error_over_data", "error_over_particles")
 
 CAPTIONS: Final = {
-    "bounds": "The importance-weighted bounds against k, the particles in each; at k = 1 stands "
-    "the ELBO.",
+    "bounds": "The importance-weighted bounds against the number of particles k; the bound at "
+    "k = 1 is the ELBO.",
     "kl_per_dimension": "The KL of each latent dimension, greatest first, with one standard error "
     "over data. Gray: 0.01 nats or less.",
-    "sandwich": "Bounds of annealed importance sampling on data drawn from the model, and what "
-    "lies between them.",
-    "gaps": "From the ELBO up to log p(x): what each gap costs.",
+    "sandwich": "Lower and upper bounds of annealed importance sampling on data drawn from the "
+    "model, and their difference.",
+    "gaps": "The gaps between the ELBO and log p(x).",
     "holes": "The aggregate posterior over the two most active dimensions, the contours of the "
-    "prior, and where one misses the other.",
-    "traversals": "The mean of p(x | z) as one dimension at a time goes through the quantiles of "
-    "the aggregate posterior, the most active dimension first.",
-    "history": "The ELBO and its two parts, epoch by epoch.",
+    "prior, and the regions where one has density and the other has not.",
+    "traversals": "The mean of p(x | z) as one dimension at a time takes the quantiles of the "
+    "aggregate posterior, the most active dimension first.",
+    "history": "The ELBO and its two terms after each epoch.",
     "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
     "samples": "Means of p(x | z) at draws z from the prior.",
     "latents": "The posterior mean of each datum, colored by its label.",
@@ -72,13 +72,16 @@ def page(
     *,
     left_out: Sequence[str] = (),
 ) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Args:
-        run: whose configuration and metrics are shown.
-        saved: its evaluation, as `read_report` read it.
-        figures: by the names of `CAPTIONS`; the page shows those that are there.
-        left_out: sentences that say what is not shown, and why.
+        run: the run, for its configuration and metrics.
+        saved: its evaluation, as of `read_report`.
+        figures: the figures to show, by the names of `CAPTIONS`.
+        left_out: sentences that explain what is not shown.
+
+    Raises:
+        ValueError: if the configuration or the metrics are damaged.
     """
     said, config, epochs = saved.said, run.config, run.metrics
     findings, dimensions = _findings(saved), _dimensions(said)
@@ -124,36 +127,36 @@ def _environment() -> Environment:
 
 
 def heading(finding: str) -> str:
-    """Return the heading of a finding's section."""
+    """Return the heading of a diagnostic's section."""
     return HEADINGS.get(finding, finding)
 
 
 def answer(saved: SavedFinding) -> str:
-    """Say whether the bounds of an evaluation can be trusted."""
+    """Return a sentence on whether the bounds of an evaluation are reliable."""
     if saved.point_masses:
-        return "No: the guide has no density, so the bounds are none."
+        return "No: the guide has no density, so the numbers are not bounds."
     shape = saved.per_datum.get("Pareto k-hat")
     if shape is None or shape.isnan().any():
-        return "It cannot be told: no Pareto k-hat is known of the weights."
+        return "It cannot be told: the Pareto k-hat of the weights is not known."
     bad = int(pareto.beyond(shape, saved.particles).sum())
     if bad:
         return (
-            f"Not everywhere: the weights are not to be believed at {bad:,} of "
+            f"Not everywhere: the weights are unreliable at {bad:,} of "
             f"{saved.said['data']:,} data."
         )
     if saved.remarks:
-        return "The bounds, as far as the weights tell. But mind the remark at the top."
+        return "Yes, as far as the weights tell. But read the remark at the top."
     return "Yes, as far as the weights tell."
 
 
 def _remarks(saved: SavedFinding, *, trained: bool) -> list[str]:
-    """Return what is to be known before the numbers are read."""
+    """Return the remarks at the top of the page."""
     said = [*saved.remarks]
     return said if trained or NEVER_TRAINED in said else [NEVER_TRAINED, *said]
 
 
 def _findings(saved: SavedFinding) -> dict[str, dict[str, Any]]:
-    """Return what the page shows of each finding, by the anchor of its section."""
+    """Return the content of each diagnostic's section, by its anchor."""
     return {
         f"finding-{name}": {
             **saved.said["findings"][name],
@@ -172,7 +175,7 @@ def _figure(name: str, figure: Figure) -> dict[str, Any]:
 
 
 def _rows(found: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the rows of a finding's table."""
+    """Return the rows of a diagnostic's table."""
     return {
         name: [quantity[column] for column in COLUMNS]
         for name, quantity in found["quantities"].items()
@@ -195,7 +198,7 @@ def _last(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _making(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what made the run and its evaluation, beside commands, seeds and versions."""
+    """Return the settings of the model, the training and the evaluation."""
     experiment, source = config.get("experiment") or {}, config.get("data") or {}
     training = {"data": source.get("name"), "binarization": source.get("binarization")}
     if experiment.get("objective"):
@@ -210,7 +213,7 @@ def _making(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
 
 
 def _provenance(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what it takes, beside the command, to make a file again."""
+    """Return the seed, the date and the versions that a file records."""
     facts: dict[str, Any] = {"seed": said.get("seed")}
     if said.get("created"):
         facts["date"] = f"{_day(said['created'])}, {_when(said['created']):%H:%M} UTC"
@@ -225,7 +228,7 @@ def _entries(table: Mapping[str, Any]) -> str:
 
 
 def _call(record: Any) -> str:
-    """Write the record of a part as the call that makes it."""
+    """Return the record of a part as a constructor call."""
     if isinstance(record, list):
         return f"[{', '.join(map(_call, record))}]"
     if not isinstance(record, dict):
@@ -240,7 +243,7 @@ def _call(record: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Write a number as it is printed, or a count, and in full as its value."""
+    """Return a number as HTML, rounded to three decimals, with its full value as an attribute."""
     if value is None:
         return ""
     shown = str(value) if isinstance(value, int) else f"{value:.3f}"
@@ -248,7 +251,7 @@ def _number(value: float | None) -> str:
 
 
 def _code(sentence: str) -> str:
-    """Show what stands between backticks as code."""
+    """Return a sentence as HTML, with text in backticks as code."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))
 
 

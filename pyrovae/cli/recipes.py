@@ -1,7 +1,7 @@
-"""Recipes: Python files of the user's own, whose function `vae(shape)` returns a VAE.
+"""Run recipes, Python files of the user whose function `vae(shape)` returns a VAE.
 
-The command line runs a recipe only when it is told to. A run records the path and the content of
-its recipe; both are shown, and the path is never followed.
+A recipe runs only if it is given on the command line. A run records the path and the hash of its
+recipe for display, and never runs that path.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ __all__ = ["described", "load_vae", "record", "run", "running", "warn_if_changed
 
 
 def record(path: Path) -> dict[str, str]:
-    """Return what a run remembers of its recipe: the path, and a hash of the content."""
+    """Return the path of a recipe and the hash of its content, which a run records."""
     path = path.resolve()
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, int, int] | None) -> VAE:
-    """Rebuild a run's VAE; programs of the user's own come from the recipe, never the folder.
+    """Rebuild a run's VAE, with the user's own programs from a recipe.
 
     Args:
         run_: the run.
         recipe: the file, if one was given.
-        shape: of an image, for the recipe.
+        shape: (channels, height, width) of an image, the argument of the recipe.
 
     Raises:
-        ValueError: if there is no run, or it has programs of the user's own and no recipe is
-            given.
+        ValueError: if there is no run, if it has programs of the user and no recipe is given, or
+            as `run`.
     """
     config = run_.config
     made_by = config.get("recipe")
@@ -51,7 +51,7 @@ def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, int, int] | None)
             return run_.load_vae()
         wanted = described(made_by) if made_by else "a FILE.py whose vae(shape) makes them"
         raise ValueError(
-            f"the run in {run_.folder} has programs of your own, and a run's folder holds no "
+            f"the run in {run_.folder} has programs of your own, and its folder contains no "
             f"code: add --recipe with {wanted}"
         )
     if shape is None:
@@ -65,18 +65,18 @@ def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, int, int] | None)
 
 
 def warn_if_changed(recipe: Path, made_by: dict[str, str] | None) -> None:
-    """Say on stderr that a recipe has another content than the one that a run was made by."""
+    """Print a warning if a recipe differs from the one that a run was made with."""
     given = record(recipe)
     if made_by and given["sha256"] != made_by["sha256"]:
         print(
-            f"pyrovae: warning: {described(given)} is not what the run was made by, "
+            f"pyrovae: warning: {described(given)} differs from the recipe of the run, "
             f"{described(made_by)}",
             file=sys.stderr,
         )
 
 
 def described(recorded: dict[str, str]) -> str:
-    """Name a recipe by its file's name and the beginning of its hash.
+    """Return the file name of a recipe and the start of its hash.
 
     Example:
         >>> described({"path": "/home/me/mine.py", "sha256": "0123456789abcdef"})
@@ -86,16 +86,16 @@ def described(recorded: dict[str, str]) -> str:
 
 
 def run(path: Path, shape: tuple[int, int, int], *, seed: int) -> VAE:
-    """Run a recipe and return the VAE that its function `vae(shape)` makes, at the seed.
+    """Run a recipe at a seed, and return the result of its function `vae(shape)`.
 
     Raises:
-        ValueError: if there is no such file, no function `vae(shape)` in it, or if that returns
-            something else than a VAE.
+        ValueError: if there is no such file, if it has no function `vae(shape)`, or if that
+            function does not return a VAE.
     """
     path = path.resolve()
     if not path.is_file():
         raise ValueError(
-            f"no recipe at {path}: a Python file whose function vae(shape) makes a VAE"
+            f"no recipe at {path}: give a Python file whose function vae(shape) returns a VAE"
         )
     name = f"recipe_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -126,7 +126,7 @@ def _takes_one(function: Callable[..., Any]) -> bool:
 
 @contextlib.contextmanager
 def running(recipe: Path | None) -> Iterator[None]:
-    """Let a recipe import its neighbors, and name the line of it at which anything fails."""
+    """Let a recipe import modules of its folder, and name its line in errors."""
     if recipe is None:
         yield
         return
@@ -144,12 +144,12 @@ def running(recipe: Path | None) -> Iterator[None]:
 
 
 def _located(recipe: Path, error: BaseException) -> BaseException:
-    """Return an error that names the recipe's line, if it passed through the recipe."""
+    """Return an error with the recipe's line, if the error passed through the recipe."""
     if isinstance(error, SyntaxError) and error.filename == str(recipe):
         return ValueError(f"the recipe {recipe}, line {error.lineno}: {error.msg}")
-    if isinstance(error, SyntaxError) and error.filename is None:  # not text at all
+    if isinstance(error, SyntaxError) and error.filename is None:  # The file is not text.
         return ValueError(f"the recipe {recipe}: {error.msg}")
-    # What the library says in a sentence has the program's own error as its cause.
+    # An error of the library may have an error of the recipe as its cause.
     cause: BaseException | None = error
     while cause is not None:
         frames = traceback.extract_tb(cause.__traceback__)

@@ -1,4 +1,4 @@
-"""`pyrovae demo` and `pyrovae train`."""
+"""Run `pyrovae demo` and `pyrovae train`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DEMO: Final[Tables] = {
 
 
 def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> int:
-    """Train, measure and draw a small VAE on the digits that come with scikit-learn."""
+    """Train and evaluate a small VAE on scikit-learn's digits, and draw its figures."""
     tables = experiment.layered([DEMO, {"training": {"epochs": epochs}}])
     folders.refuse(out, overwrite=_is_demo(out))
     with folders.held(out):
@@ -94,17 +94,25 @@ def train(
     *,
     command: Sequence[str],
 ) -> int:
-    """Train a VAE and keep it in a run's folder."""
+    """Train a VAE and save it in a run's folder.
+
+    Raises:
+        ValueError: if the experiment or the folder is invalid.
+    """
     tables = asked(file, options, entries)
     folders.refuse(options.out, overwrite=options.overwrite)
     with folders.held(options.out):
-        # Again, now that no other process writes: one may have ended a run here meanwhile.
+        # Check again under the lock: another process may have finished a run in the meantime.
         folders.refuse(options.out, overwrite=options.overwrite)
         return _train(tables, options, list(command))
 
 
 def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]]) -> Tables:
-    """Return the experiment that was asked for: options over the file over the earlier run."""
+    """Return the experiment: options override the file, which overrides the earlier run.
+
+    Raises:
+        ValueError: naming the entry that is invalid.
+    """
     if file is not None and options.config is not None:
         raise ValueError(f"two experiments were given, {file} and {options.config}: give one")
     file = file or options.config
@@ -132,7 +140,7 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
     """Return the experiment that a run records.
 
     Raises:
-        ValueError: if it records none, or was made by a recipe and none is given.
+        ValueError: if it records none, or if it was made by a recipe and none is given.
     """
     config = Run(folder).config
     if config.get("experiment") is None:
@@ -169,12 +177,12 @@ def _train(tables: Tables, options: Trained, command: list[str]) -> int:
             figures = vae_figures(vae, data.test, data.shape)
             save_figures({"history": plots.history(history)} | figures, Run(options.out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
-    _say_what_was_trained(options.out, history, again)
+    _print_summary(options.out, history, again)
     return INTERRUPTED if history.ended == "interrupted" else 0
 
 
 def _recorded(tables: Tables, source: Source, recipe: Path | None) -> dict[str, Any]:
-    """Return what a run records of its experiment; a recipe stands in place of the parts."""
+    """Return the record of an experiment, with the recipe, if any, in place of the parts."""
     found = {**tables}
     if source.root is not None:  # as a whole path, for `--like` from another folder
         found["data"] = {**tables["data"], "root": source.root}
@@ -184,7 +192,7 @@ def _recorded(tables: Tables, source: Source, recipe: Path | None) -> dict[str, 
     return {"experiment": found | parts, "recipe": recipes.record(recipe)}
 
 
-def _say_what_was_trained(folder: Path, history: History, again: str) -> None:
+def _print_summary(folder: Path, history: History, again: str) -> None:
     epochs = "epoch" if len(history.epochs) == 1 else "epochs"
     seconds = f"{sum(history.column('seconds')):.0f} s of steps"
     if history.compile_seconds:
@@ -194,7 +202,7 @@ def _say_what_was_trained(folder: Path, history: History, again: str) -> None:
     if history.epochs:
         print(f"Next:\n  pyrovae evaluate {folder}{again}")
     else:
-        print("Nothing was trained: the run holds the parameters that it started with.")
+        print("Nothing was trained: the run has its initial parameters.")
 
 
 def _fit(
@@ -205,7 +213,7 @@ def _fit(
     *,
     every: int = 1,
 ) -> History:
-    """Train with a checkpoint after each epoch; a bar tells of every so many epochs."""
+    """Train with a checkpoint after each epoch, and a progress line every `every` epochs."""
     settings = experiment.settings(tables, "training")
     objective = build.objective(tables["objective"], tables["prior"], len(data.train.x))
     if objective is not None:
@@ -214,7 +222,7 @@ def _fit(
     callbacks = [ProgressBar(every=every), checkpoint, _forget_earlier_results(checkpoint.folder)]
     if settings.patience:
         callbacks.insert(1, EarlyStopping(settings.patience))
-    with warnings.catch_warnings():  # the error that follows says it in one line
+    with warnings.catch_warnings():  # The error that follows has the same message in one line.
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)", UserWarning)
         return fit(
             vae,
@@ -240,7 +248,7 @@ def _step(settings: Training, objective: Any) -> Step:
 
 
 def _forget_earlier_results(folder: Path) -> Callback:
-    """Return a callback that removes the results of the parameters that are written over."""
+    """Return a callback that removes the results of the run that is overwritten."""
 
     class Forget(Callback):
         def started(self, training: Any) -> None:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and held against a schema when they are read."""
+"""Write files atomically, and validate them against schemas when they are read."""
 
 from pyrovae.files.atomic import (
     json_as_bytes,

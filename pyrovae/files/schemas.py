@@ -1,7 +1,7 @@
-"""What the files of a run may hold: each is held against its schema before anything uses it.
+"""Validate the JSON files of a run against schemas.
 
-A folder may be damaged, edited, or a stranger's. What does not fit is said in one line that names
-the place, such as `$.data.shape`.
+A file may be damaged, edited or from someone else. Errors name the invalid entry, such as
+`$.data.shape`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
+__all__ = ["LARGEST", "check_sizes", "config", "data", "epoch", "kept", "report"]
+
 LARGEST: Final = 10_000
-"""A size that any part may have, however small the model's file is."""
+"""The largest size that a part may always have, even if the model's file is smaller."""
 
 _Number = float | None
 
@@ -88,46 +90,53 @@ class _Kept(msgspec.Struct):
 
 
 def config(read: dict[str, Any]) -> dict[str, Any]:
-    """Return what `config.json` holds.
+    """Validate the content of `config.json`, and return it.
 
     Raises:
-        ValueError: naming the place that does not fit.
+        ValueError: naming the invalid entry.
     """
     return _fitting(read, _Config)
 
 
 def data(read: Any) -> dict[str, Any]:
-    """Return what a run's configuration records of its data, for the command line."""
+    """Validate the entry "data" of a configuration, and return it; an empty dict for None."""
     return {} if read is None else _fitting(read, _Data)
 
 
 def epoch(read: Any) -> dict[str, Any]:
-    """Return a line of `metrics.jsonl`: numbers by name, None for one that is missing."""
+    """Validate a line of `metrics.jsonl`, numbers by name or None, and return it."""
     return _fitting(_fitting(read, _Epoch), dict[str, _Number])
 
 
 def report(read: Any) -> dict[str, Any]:
-    """Return what `evaluation.json` holds."""
+    """Validate the content of `evaluation.json`, and return it."""
     return _fitting(read, _Report)
 
 
 def kept(read: Any) -> dict[str, Any]:
-    """Return what stands beside the tensors of a model."""
+    """Validate the metadata of `model.safetensors`, and return it."""
     return _fitting(read, _Kept)
 
 
 def check_sizes(record: Any, numbers: int) -> None:
-    """Refuse a part's record with a size that no part of so small a model has.
+    """Check that a part's record has no size above the number of bytes of the model's file.
+
+    A damaged or malicious record could otherwise allocate a huge network. Sizes up to `LARGEST`
+    are always allowed.
+
+    Args:
+        record: the record of a part.
+        numbers: the number of bytes of the model's file.
 
     Raises:
-        ValueError: naming the number.
+        ValueError: naming the size.
     """
     most = max(LARGEST, numbers)
     for value in _whole_numbers(record):
         if abs(value) > most:
             short = str(value) if abs(value) < 10**20 else f"a number of {len(str(value))} digits"
             raise ValueError(
-                f"it records the size {short}, and the model's file has {numbers} bytes"
+                f"it records the size {short}, but the model's file has only {numbers} bytes"
             )
 
 

@@ -28,9 +28,14 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.objectives.paired_traces import innermost
 from pyrovae.weights.kl import closed_form_kl
-from pyrovae.weights.sites import TRAINING_FACTOR, enumeration_dim, is_training_factor
+from pyrovae.weights.sites import (
+    TRAINING_FACTOR,
+    enumeration_dim,
+    innermost,
+    is_training_factor,
+    univariate_factors,
+)
 from pyrovae.weights.traces import Program
 
 __all__ = ["Handler", "capacity", "free_bits", "kl_weight"]
@@ -337,10 +342,10 @@ def _is_latent(msg: Any) -> bool:
 
 def _univariate(fn: Any, name: str) -> Any:
     """Return the univariate distributions whose product a distribution is."""
-    base = innermost(fn)
-    if base.event_shape:
+    factors = univariate_factors(fn)
+    if factors is None:
         raise ValueError(
-            f"site '{name}' is a {type(base).__name__}, which does not factorize over its "
-            "dimensions, so a KL per dimension is not defined: use free_bits(..., per='site')"
+            f"site '{name}' is a {type(innermost(fn)).__name__}, which does not factorize over "
+            "its dimensions, so a KL per dimension is not defined: use free_bits(..., per='site')"
         )
-    return base
+    return factors

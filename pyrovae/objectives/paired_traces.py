@@ -12,19 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyrovae.types import Program
 from pyrovae.weights.sites import (
     check_shape,
     enumeration_dim,
+    innermost,
     is_training_factor,
     log_prob,
     objective_sites,
+    univariate_factors,
 )
 from pyrovae.weights.traces import trace_pair
 
-__all__ = ["Latent", "Minibatch", "Term", "draw_minibatch", "innermost"]
+__all__ = ["Latent", "Minibatch", "Term", "draw_minibatch"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ class Latent:
         Raises:
             ValueError: if the posterior is not a product of univariate distributions.
         """
-        fn = innermost(self.guide.fn)
-        if fn.event_shape:
+        fn = univariate_factors(self.guide.fn)
+        if fn is None:
+            family = type(innermost(self.guide.fn)).__name__
             raise ValueError(
-                f"site '{self.guide.name}' has a posterior {type(fn).__name__} that is not "
+                f"site '{self.guide.name}' has a posterior {family} that is not "
                 "factorized over dimensions, so q(z_j | x) is not available: use a univariate "
                 "family, such as dist.Normal(loc, scale).to_event(1)"
             )
@@ -89,7 +91,7 @@ class Latent:
 
     def covariances(self) -> Tensor:
         """Return Cov[z | x_n] under the posterior, [N, D, D]."""
-        if not innermost(self.guide.fn).event_shape:
+        if univariate_factors(self.guide.fn) is not None:
             variances = _flat(self._moment("variance"), self.guide)
             eye = torch.eye(variances.shape[-1], dtype=variances.dtype, device=variances.device)
             return variances.unsqueeze(-1) * eye
@@ -215,16 +217,6 @@ def _check_latent(name: str, site: Any, *, drawn: bool) -> None:
             f"site '{name}' is masked, so the aggregate posterior is not defined: remove the rows "
             "from the minibatch, or mask the observed site only"
         )
-
-
-def innermost(fn: Any) -> Any:
-    """Return the base distribution below any `Independent`.
-
-    It has no event dimension exactly if the distribution is a product of univariate ones.
-    """
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
 
 
 def _total(terms: list[Term]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A run's folder: what a training leaves behind, held against a schema before it is used."""
+"""Save a VAE in a folder, and load it back: configuration, parameters, metrics, evaluation."""
 
 from pyrovae.runs.run import Run, load, save
 

@@ -1,4 +1,4 @@
-"""Who may write into a folder: one process at a time, and nobody among a stranger's files."""
+"""Protect a run's folder: one writing process at a time, and no foreign files."""
 
 from __future__ import annotations
 
@@ -9,44 +9,55 @@ from typing import IO, Any, Final
 
 try:
     import fcntl
-except ImportError:  # Windows, where a folder is not held
+except ImportError:  # On Windows, folders are not locked.
     fcntl = None  # type: ignore[assignment]
 
+__all__ = ["LOCK", "held", "refuse"]
+
 LOCK: Final = ".lock"
+"""The name of the lock file in a run's folder."""
+
 _RUNS: Final = ("config.json", "model.safetensors")
 
 
 def refuse(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that a new run would damage.
+    """Check that a new run can be written to a folder.
+
+    Args:
+        folder: the folder, which need not exist.
+        overwrite: whether an existing run may be overwritten.
 
     Raises:
-        ValueError: if it holds a run that is not to be overwritten, or files that are no run's.
+        ValueError: if it is a file, or contains a run that may not be overwritten, or files that
+            do not belong to a run.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: a run needs a folder of its own, see --out")
+        raise ValueError(f"{folder} is a file: choose a folder with --out")
     held = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if any((folder / name).exists() for name in _RUNS):
         if not overwrite:
             raise ValueError(
-                f"{folder} holds a run already: choose another folder with --out, or --overwrite "
-                "it"
+                f"{folder} holds a run already: choose another folder with --out, or overwrite it "
+                "with --overwrite"
             )
         return
     strangers = [name for name in held if name != LOCK and not name.endswith(".part")]
     if strangers:
         raise ValueError(
             f"{folder} holds files that are no run's, such as {sorted(strangers)[0]}: choose an "
-            "empty folder, or a new one, with --out"
+            "empty or new folder with --out"
         )
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for writing; the system lets go of it when the process ends, however it does.
+    """Lock a folder for writing, and create it if needed.
+
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
-        ValueError: if another process holds it.
-        OSError: if the folder cannot be made or written.
+        ValueError: if another process has the lock.
+        OSError: if the folder cannot be created or written.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +70,7 @@ def held(folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()
                 if made:
-                    folder.rmdir()  # which fails, rightly, where something was written
+                    folder.rmdir()  # This fails if something was written, and the folder stays.
 
 
 def _lock(file: IO[Any], folder: Path) -> None:
@@ -75,7 +86,7 @@ def _lock(file: IO[Any], folder: Path) -> None:
 
 
 def _clear_parts(folder: Path) -> None:
-    """Remove what processes that were killed left half-written beside a run's files."""
+    """Remove temporary files that killed processes left."""
     for part in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             part.unlink()

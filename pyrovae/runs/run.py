@@ -1,26 +1,22 @@
-"""A run is a folder that rebuilds its VAE, written so that nothing is ever half there.
+"""Save a VAE and its training in a folder, the run, and load them back.
 
-    config.json          what rebuilds the VAE; the run's name, versions, seed, command
-    model.safetensors    parameters and buffers; as "param store/NAME" those of Pyro's store,
-                         as "held/NAME" buffers of modules that plain functions refer to
+    config.json          the record of the VAE's parts; the run's name, versions, seed, command
+    model.safetensors    parameters, buffers and other tensors (see `pyrovae.runs.state`)
     metrics.jsonl        one line per epoch
-    evaluation.json      the report, with evaluation.safetensors for its numbers per datum; one
-                         that an interrupt ended is evaluation.partial.json, if there is another
+    evaluation.json      the report; evaluation.safetensors holds its values per datum. If an
+                         evaluation is interrupted while a complete one exists, its report is
+                         evaluation.partial.json
     figures/*.png
 
-Every file is written beside its place and moved into it, so a crash, an interrupt or a full disk
-leaves the last good one. Loading reads JSON and safetensors: nothing is unpickled.
+Each file is written under a temporary name and renamed. After a crash, an interrupt or a full
+disk, the last complete file remains. Loading reads JSON and safetensors; it unpickles nothing.
 """
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import secrets
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +24,8 @@ from typing import Any, Final
 
 import safetensors
 import safetensors.torch
-import torch
-from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
-import pyrovae
-from pyrovae import guides, likelihoods, nets, priors
 from pyrovae.data.datasets import Split
 from pyrovae.files import (
     json_as_bytes,
@@ -43,33 +35,19 @@ from pyrovae.files import (
     write_together,
 )
 from pyrovae.measure.saved_findings import SavedFinding, read_report
-from pyrovae.parts import build
-from pyrovae.randomness import Steps
+from pyrovae.runs.record import FORMAT, provenance, read_config, rebuild
 from pyrovae.runs.sources import Source
+from pyrovae.runs.state import collected, restore
 from pyrovae.vae import VAE
-from pyrovae.weights.target import keep_steps, steps_of
 
-FORMAT: Final = 1
-
-PARTS: Final = (guides, likelihoods, nets, priors)
-"""Where the library's parts are defined: a process that has only loaded a run knows them too."""
+__all__ = ["EVALUATION", "NEVER_TRAINED", "Run", "load", "save"]
 
 NEVER_TRAINED: Final = (
-    "No training is recorded in this run's folder: its parameters may be those that it was made "
-    "with."
+    "No training is recorded in this run's folder: its parameters may be the initial ones."
 )
 
-STORED: Final = "param store/"
-"""What stands before the name of a parameter that lives in Pyro's store, unconstrained."""
-
-STEPS: Final = "fit/seed and steps"
-"""The name of what the next training draws from, where there was one with a seed."""
-
 EVALUATION: Final = "evaluation.json"
-"""The file of a run's evaluation, which is complete if one ever was."""
-
-HELD: Final = "held/"
-"""What stands before the name of a buffer of a module that a plain function refers to."""
+"""The file of a run's evaluation. A partial evaluation never replaces a complete one."""
 
 
 @dataclass(frozen=True)
@@ -77,33 +55,40 @@ class Run:
     """The folder of one run.
 
     Attributes:
-        folder: where the files are.
+        folder: the path of the folder.
+
+    Example:
+        >>> import tempfile, pyrovae as pv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pv.save(pv.mlp_vae(64, latents=2, hidden=16), folder, seed=0)
+        ...     run.config["seed"], run.load_vae().sample(3).shape
+        (0, torch.Size([3, 64]))
     """
 
     folder: Path
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `config.json` holds.
+        """The content of `config.json`.
 
-        The model holds it too, and the metrics: one rename makes all three those of one state.
-        Where a process was killed before it could bring the other files up to date, the model's
-        are read.
+        `model.safetensors` holds a copy of the configuration and of the metrics, so that a single
+        rename updates all three together. If a process was killed before it updated the other
+        files, the copies are returned.
 
         Raises:
-            ValueError: if the folder is missing or half-written, or has another format.
+            ValueError: if the folder is missing or incomplete, or has another format.
         """
         kept = self._kept()
         if kept is not None and not (self.folder / "config.json").exists():
             return dict(kept["config"])
-        config = _read_config(self.folder)
+        config = read_config(self.folder)
         if kept is not None and kept["config"].get("run") != config.get("run"):
             return dict(kept["config"])
         return config
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs of `metrics.jsonl`; none where the run was not trained here.
+        """The epochs in `metrics.jsonl`; an empty list if no training is recorded.
 
         Raises:
             ValueError: if the file is damaged.
@@ -119,7 +104,7 @@ class Run:
             raise ValueError(f"{path} is half-written or damaged: {error}") from error
 
     def _kept(self) -> dict[str, Any] | None:
-        """Return what the model's file holds beside its tensors, if it is there and whole."""
+        """Return the metadata of the model's file; None if the file is missing or damaged."""
         try:
             with safetensors.safe_open(self._model, framework="pt") as file:
                 return schemas.kept(json.loads((file.metadata() or {})["run"]))
@@ -128,41 +113,41 @@ class Run:
 
     @property
     def source(self) -> Source:
-        """The data that the run was trained on, as its configuration records them.
+        """The data set that the run was trained on.
 
         Raises:
-            ValueError: if there is no run, or it records its data otherwise.
+            ValueError: if there is no run, or if its record of the data is invalid.
         """
         recorded = self.config.get("data")
         try:
             return Source.read(recorded)
         except ValueError as error:
             raise ValueError(
-                f"the run in {self.folder} records its data otherwise: {error}"
+                f"the run in {self.folder} has an invalid record of its data: {error}"
             ) from error
 
     def load_vae(self, **programs: Callable[..., Any]) -> VAE:
-        """Rebuild the VAE, whose parameters are all numbers.
+        """Rebuild the VAE, and check that no parameter is NaN.
 
         Args:
-            **programs: `prior`, `likelihood` or `guide` in place of a recorded one, where that
-                was a program of your own (see `load`).
+            **programs: `prior`, `likelihood` or `guide`, to replace the recorded one (see
+                `load`). Required if it is a program of your own.
 
         Raises:
-            ValueError: as `load`, and if a tensor of the model is NaN.
+            ValueError: as `load`, and if a tensor of the model contains NaN.
         """
         vae = load(self.folder, **programs)
         names = [name for name, tensor in vae.state_dict().items() if tensor.isnan().any()]
         if names:
             raise ValueError(
                 f"the model in {self.folder} is NaN in {len(names)} tensors, the first "
-                f"{names[0]!r}: its training diverged, or the file is damaged; train again, at a "
-                "smaller rate"
+                f"{names[0]!r}: its training diverged, or the file is damaged; train again with a "
+                "smaller learning rate"
             )
         return vae
 
     def data(self, split: str = "test", *, limit: int | None = None) -> Split:
-        """Load a split of the data that the run was trained on, or the first rows of it.
+        """Load a split of the data set that the run was trained on, or its first `limit` rows.
 
         Raises:
             ValueError: if the run records no data set.
@@ -173,25 +158,25 @@ class Run:
         """Read the run's evaluation.
 
         Raises:
-            ValueError: if there is no run, it was not evaluated, or not by this version.
+            ValueError: if there is no run or no evaluation, or if another version wrote it.
         """
         path, again = self.folder / EVALUATION, f"run `pyrovae evaluate {self.folder}`"
         if not path.exists():
-            _ = self.config  # which says so where there is no run either
+            _ = self.config  # raises if there is no run either
             raise ValueError(f"the run in {self.folder} has no evaluation: {again}")
         saved = read_report(path)
         of_run = saved.said.get("run")
         known = (self.folder / "config.json").exists()
         if of_run is not None and known and of_run != self.config.get("run"):
-            raise ValueError(f"{path} is of a run that was written over since: {again}")
+            raise ValueError(f"{path} belongs to a run that was overwritten since: {again}")
         missing = {"title", "verdict", "partial", "data"} - saved.said.keys()
         if missing:
             lacks = " and no ".join(sorted(missing))
-            raise ValueError(f"{path} has no {lacks}, as another version wrote it: {again}")
+            raise ValueError(f"{path} has no {lacks}: another version wrote it; {again}")
         return saved
 
     def check_writable(self) -> None:
-        """Find out, before long work, whether its result can be written.
+        """Check that the folder can be written to, before a long computation.
 
         Raises:
             OSError: if it cannot.
@@ -203,16 +188,20 @@ class Run:
             why = os.strerror(error.errno or 0)
             raise OSError(
                 error.errno,
-                f"cannot write to {self.folder} ({why}): copy the run to where you can, and "
-                "measure it there",
+                f"cannot write to {self.folder} ({why}): copy the run to a folder that you can "
+                "write to, and evaluate it there",
             ) from error
         probe.unlink()
 
     def save(self, vae: VAE, **details: Any) -> dict[str, Any]:
-        """Write a new run: the VAE, what rebuilds it, versions, the command, `details`.
+        """Write a new run: the VAE's tensors, its configuration and `details`.
 
         Returns:
-            The configuration, to be given to `save_epochs`.
+            The configuration, which `save_epochs` takes.
+
+        Raises:
+            ValueError: if a module has extra state that is not a tensor.
+            OSError: if a file cannot be written.
         """
         named = {"run": secrets.token_hex(8)}
         config = {"format": FORMAT, **named, **provenance(), "vae": vae.config, **details}
@@ -222,11 +211,16 @@ class Run:
     def save_epochs(
         self, vae: VAE, config: dict[str, Any], epochs: Iterable[dict[str, Any]]
     ) -> None:
-        """Write the state of a run: tensors that parts share once, one line for each epoch."""
+        """Write the VAE's tensors, the configuration and one line of metrics per epoch.
+
+        Raises:
+            ValueError: if a module has extra state that is not a tensor.
+            OSError: if a file cannot be written.
+        """
         lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
         state = {"run": json.dumps({"config": config, "metrics": lines})}
         contents = {
-            self._model: tensors_as_bytes(_whole_state(vae), state),
+            self._model: tensors_as_bytes(collected(vae), state),
             self.folder / "config.json": json_as_bytes(config),
         }
         metrics = self.folder / "metrics.jsonl"
@@ -241,16 +235,16 @@ class Run:
         return self.folder / "model.safetensors"
 
     def figure(self, name: str) -> Path:
-        """Return where the figure of a name belongs, its folder made.
+        """Return the path of a figure, and create its folder.
 
         Raises:
-            ValueError: if its folder is a link that leads out of the run.
+            ValueError: if the folder is a symbolic link.
         """
         path = self.folder / "figures" / f"{name}.png"
         if path.parent.is_symlink():
             raise ValueError(
-                f"{path.parent} is a link to {path.parent.resolve()}, and a run writes into its "
-                "own folder alone: remove the link"
+                f"{path.parent} is a link to {path.parent.resolve()}, but a run writes only to "
+                "its own folder: remove the link"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -260,14 +254,18 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
     """Write a VAE to a run's folder.
 
     Args:
-        vae: the VAE. Parts of the library, and your own that derive from `pyrovae.parts.Part`,
-            are rebuilt by `load`; other programs are recorded by name and passed to `load`.
-        folder: made if it is not there.
-        **details: whatever else JSON can hold that should stand in `config.json`: seed, data.
+        vae: the VAE. `load` rebuilds parts of the library, and your own parts that derive from
+            `pyrovae.parts.Part`. Other programs are recorded by name and must be passed to
+            `load`.
+        folder: the folder, which is created if it does not exist.
+        **details: further entries of `config.json`, such as the seed, as JSON values.
+
+    Returns:
+        The run.
 
     Raises:
-        ValueError: for what is no VAE.
-        OSError: if the disk is full or the folder cannot be written; what was there stays.
+        ValueError: if `vae` is not a VAE, or if a module has extra state that is not a tensor.
+        OSError: if a file cannot be written; existing files are left unchanged.
 
     Example:
         >>> import tempfile, pyrovae as pv
@@ -281,7 +279,7 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
     if not isinstance(vae, VAE):
         raise ValueError(
             f"a run holds a VAE, which is rebuilt from its parts; got {type(vae).__name__}: "
-            "compose one, pv.VAE(prior, likelihood, guide)"
+            "compose one with pyrovae.VAE(prior, likelihood, guide)"
         )
     run = Run(Path(folder))
     run.save(vae, **details)
@@ -298,99 +296,34 @@ def load(
     """Rebuild the VAE of a run's folder.
 
     Args:
-        folder: as given to `save`.
-        prior: in place of the recorded one, where that was a program of your own.
+        folder: the folder that was passed to `save`.
+        prior: a program that replaces the recorded prior. Required if the prior is a program of
+            your own that is not a `pyrovae.parts.Part`.
         likelihood: likewise.
         guide: likewise.
 
+    Returns:
+        The VAE, on the CPU.
+
     Raises:
-        ValueError: if the folder is missing, half-written or of another format, if a part is a
-            program of your own that is not passed in, or if a tensor is missing, left over or of
-            another shape.
+        ValueError: if the folder is missing or incomplete or has another format, if a program of
+            your own is not passed in, or if a tensor is missing, left over or of another shape.
+
+    Example:
+        >>> import tempfile, pyrovae as pv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = pv.save(pv.mlp_vae(64, latents=2, hidden=16), folder)
+        ...     pv.load(folder).sample(5).shape
+        torch.Size([5, 64])
     """
     folder = Path(folder)
     config = Run(folder).config
     given = {"prior": prior, "likelihood": likelihood, "guide": guide}
-    shared = _shared(config["vae"], given)
-    parts = {
-        role: _rebuild(folder, role, config["vae"], shared) if part is None else part
-        for role, part in given.items()
-    }
-    vae = VAE(**parts)
-    _restore(vae, _read_tensors(folder / "model.safetensors"))
+    path = folder / "model.safetensors"
+    size = path.stat().st_size if path.exists() else 0
+    vae = VAE(**rebuild(folder, config["vae"], given, size))
+    restore(vae, _read_tensors(path))
     return vae
-
-
-def provenance() -> dict[str, Any]:
-    """Return when, by which command and with which versions a file is written."""
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl")}
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "versions": {
-            "pyrovae": pyrovae.__version__,
-            "python": platform.python_version(),
-            **packages,
-        },
-    }
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise ValueError(
-            f"no run's folder at {folder}: train one with `pyrovae train`, or pv.save"
-        )
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} is no run, or half-written: it has no config.json") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is half-written or damaged: {error}") from error
-    met = config.get("format") if isinstance(config, dict) else None
-    if met != FORMAT:
-        raise ValueError(
-            f"{path} has format {met!r}, but pyrovae {pyrovae.__version__} reads format {FORMAT}: "
-            "load it with the version that wrote it (see its 'versions')"
-        )
-    parts = config.get("vae")
-    missing = {"prior", "likelihood", "guide"} - set(parts if isinstance(parts, dict) else {})
-    if missing:
-        raise ValueError(f"{path} is damaged: it records no {' and no '.join(sorted(missing))}")
-    try:
-        return schemas.config(config)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _shared(recorded: dict[str, Any], given: dict[str, Any]) -> dict[int, Any]:
-    """Return the given programs by their numbers: other parts share them in place of a new one."""
-    shared = {}
-    for role, part in given.items():
-        record = recorded[role]
-        number = record.get("shared") if isinstance(record, dict) else None
-        if part is not None and number is not None:
-            shared[number] = part
-    return shared
-
-
-def _rebuild(folder: Path, role: str, recorded: dict[str, Any], shared: dict[int, Any]) -> Any:
-    try:
-        schemas.check_sizes(recorded[role], _numbers_in(folder / "model.safetensors"))
-        part = build(recorded[role], shared)
-        if not callable(part):
-            raise ValueError(f"it is recorded as {part!r}, which is no program")
-        return part
-    except Exception as error:  # of any part's constructor, given what a damaged file says
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"cannot rebuild the {role} of {folder}: {said}: pyrovae.load(folder, {role}=...)"
-        ) from error
-
-
-def _numbers_in(path: Path) -> int:
-    """Return how many numbers a model's file holds; each takes a byte at least."""
-    return path.stat().st_size if path.exists() else 0
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -400,91 +333,3 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.parent} is half-written: it has no {path.name}") from error
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is half-written or damaged: {error}") from error
-
-
-def _whole_state(vae: VAE) -> dict[str, Tensor]:
-    """Return every tensor that makes the VAE what it is, by the names in the file.
-
-    Raises:
-        ValueError: if a module keeps something else beside its tensors.
-    """
-    tensors = vae.state_dict().items()
-    further = [name for name, value in tensors if not isinstance(value, Tensor)]
-    if further:
-        raise ValueError(
-            f"a run's folder holds tensors, and {further} are what modules keep beside theirs "
-            "(get_extra_state): hold it in a buffer, self.register_buffer(name, tensor)"
-        )
-    stored = {f"{STORED}{name}": value for name, value in vae.stored.values().items()}
-    return _distinct_state(vae) | stored | _held_buffers(vae) | _steps(vae)
-
-
-def _steps(vae: VAE) -> dict[str, Tensor]:
-    steps = steps_of(vae)
-    if not steps.taken or steps.seed is None or not -(2**63) <= steps.seed < 2**63:
-        return {}
-    return {STEPS: torch.tensor([steps.seed, steps.taken])}
-
-
-def _held_buffers(vae: VAE) -> dict[str, Tensor]:
-    """Return the persistent buffers of modules that functions refer to, each once."""
-    met, found = {id(buffer) for buffer in vae.buffers()}, {}
-    for held, module in vae.held.items():
-        kept = module.state_dict().keys()
-        for name, buffer in module.named_buffers():
-            if name in kept and id(buffer) not in met:
-                met.add(id(buffer))
-                found[f"{HELD}{held}.{name}"] = buffer
-    return found
-
-
-def _distinct_state(vae: VAE) -> dict[str, Tensor]:
-    distinct = {name for name, _ in (*vae.named_parameters(), *vae.named_buffers())}
-    return {name: value for name, value in vae.state_dict().items() if name in distinct}
-
-
-def _fits(wanted: Tensor, saved: Tensor) -> bool:
-    """Tell whether the sizes agree; one that a part has yet to take from data, 0, is any size."""
-    same_axes = wanted.ndim == saved.ndim
-    return same_axes and all(w in (0, s) for w, s in zip(wanted.shape, saved.shape, strict=True))
-
-
-def _make_deferred(vae: VAE) -> None:
-    """Make the parameters that Pyro modules declare by methods, and make when first asked."""
-    for module in [module for module in vae.modules() if isinstance(module, PyroModule)]:
-        for kind in type(module).__mro__:
-            for name in [name for name, v in vars(kind).items() if isinstance(v, PyroParam)]:
-                getattr(module, name)
-
-
-def _restore(vae: VAE, saved: dict[str, Tensor]) -> None:
-    stored = {name for name in saved if name.startswith(STORED)}
-    vae.stored.load({name.removeprefix(STORED): saved.pop(name) for name in stored})
-    steps = saved.pop(STEPS, None)
-    if steps is not None and steps.shape == (2,) and steps.dtype == torch.int64:
-        keep_steps(vae, Steps(*steps.tolist()))
-    _make_deferred(vae)
-    held = _held_buffers(vae)
-    wanted = _distinct_state(vae) | held
-    for problem, names in (
-        ("lacks", sorted(wanted.keys() - saved.keys())),
-        ("has besides", sorted(saved.keys() - wanted.keys())),
-    ):
-        if names:
-            raise ValueError(
-                f"the saved model {problem} the tensors {names}: are the parts others?"
-            )
-    for name, tensor in wanted.items():
-        if not _fits(tensor, saved[name]):
-            raise ValueError(
-                f"the saved tensor '{name}' has shape {tuple(saved[name].shape)}; the VAE wants "
-                f"{tuple(tensor.shape)}: the run was made with parts of another size"
-            )
-        if tensor.is_floating_point() != saved[name].is_floating_point():
-            raise ValueError(
-                f"the saved tensor '{name}' has {saved[name].dtype}; the VAE wants {tensor.dtype}"
-            )
-    with torch.no_grad():
-        for name, tensor in (*vae.named_parameters(), *vae.named_buffers(), *held.items()):
-            if name in saved:
-                tensor.data = saved[name].to(tensor.device)

@@ -1,4 +1,4 @@
-"""Where the data of a run come from: what its folder records, so that they are found again."""
+"""Record the data set of a run, and load it again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Source", "binarization_for", "first"]
 @final
 @dataclass(frozen=True)
 class Source:
-    """A data set by its name, and how its pixels are drawn.
+    """The name of a data set, and the settings it was loaded with.
 
     Attributes:
-        name: as given to `data.load`; None where none is recorded.
+        name: the name, as of `data.load`; None if no data set is recorded.
         root: the folder of its files.
-        binarization: "dynamic", "static" or "none".
+        binarization: "dynamic", "static" or "none"; None if it is not recorded.
         shape: (channels, height, width) of an image.
 
     Example:
@@ -40,10 +40,10 @@ class Source:
 
     @classmethod
     def read(cls, recorded: Any) -> Source:
-        """Return the source that a file records; one that knows nothing for None.
+        """Return the source that a configuration records; an empty one for None.
 
         Raises:
-            ValueError: if it records something else.
+            ValueError: naming the entry of the record that is invalid.
         """
         found = schemas.data(recorded)
         known = {field.name: found.get(field.name) for field in dataclasses.fields(cls)}
@@ -53,17 +53,22 @@ class Source:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `read` reads, as JSON holds it."""
+        """The source as a JSON value, which `read` reads."""
         shape = None if self.shape is None else list(self.shape)
         return {**dataclasses.asdict(self), "shape": shape}
 
     def given(
         self, name: str | None = None, root: Path | None = None, *, vae: VAE | None = None
     ) -> Source:
-        """Return the source with another name or root, and drawn as suits a VAE if not recorded.
+        """Return the source with another name or root, and with its binarization filled in.
+
+        Args:
+            name: a name that replaces the recorded one.
+            root: a folder that replaces the recorded one.
+            vae: the VAE whose likelihood decides a binarization that is not recorded.
 
         Raises:
-            ValueError: if no data set is recorded, and none is named.
+            ValueError: if no data set is recorded and no name is given.
         """
         found = dataclasses.replace(
             self,
@@ -72,32 +77,32 @@ class Source:
             binarization=self.binarization or (binarization_for(vae) if vae else None),
         )
         if found.name is None:
-            raise ValueError("the run records no data set: say which with --data")
+            raise ValueError("the run records no data set: name one with --data")
         return found
 
     def load(self, *, download: bool = False) -> DataSet:
         """Load the data set.
 
-        A folder that a run records is read and never written: nothing is downloaded there,
-        unless `download` says so.
+        Args:
+            download: whether files may be downloaded to `root`.
 
         Raises:
-            ValueError: if no data set is recorded, there is none of that name, or its images
-                have another shape than the recorded one.
+            ValueError: if no data set is recorded, the name is unknown, or the images do not have
+                the recorded shape.
         """
         if self.name is None:
-            raise ValueError("the run records no data set: give its name")
+            raise ValueError("the run records no data set: name one with Source(name)")
         drawn: Any = {None: "dynamic", "none": None}.get(self.binarization, self.binarization)
         data = load(self.name, self.root, binarization=drawn, download=download)
         if self.shape is not None and self.shape != tuple(data.shape):
             raise ValueError(
                 f"the run was trained on images of {self.shape}; {self.name} has images of "
-                f"{tuple(data.shape)}: a VAE measures data of the shape that it was made for"
+                f"{tuple(data.shape)}: choose data of the same shape"
             )
         return data
 
     def split(self, split: str = "test", *, limit: int | None = None) -> Split:
-        """Load one split, or the first rows of it.
+        """Load one split, or its first `limit` rows.
 
         Raises:
             ValueError: as `load`.
@@ -106,14 +111,16 @@ class Source:
 
 
 def first(split: Split, limit: int | None) -> Split:
-    """Return the first rows of a split, or all of them."""
+    """Return the first `limit` rows of a split, or all for None."""
     if limit is None:
         return split
     return dataclasses.replace(split, x=split.x[:limit], labels=split.labels[:limit])
 
 
 def binarization_for(vae: VAE) -> str:
-    """Return how gray pixels are drawn for a likelihood: as 0 or 1 if its data are binary.
+    """Return the default binarization for a VAE, "dynamic" or "none".
+
+    It is "dynamic" if the domain of the likelihood is {0, 1} or unknown.
 
     Example:
         >>> import pyrovae as pv

@@ -1,4 +1,4 @@
-"""Run two programs on K particles: the log-weights [K, N], and everything reduced from them."""
+"""Run two programs on K particles to compute log-weights [K, N], and reduce these to bounds."""
 
 from pyrovae.weights import bounds, kl, psis
 

@@ -1,9 +1,12 @@
-r"""What a guide samples beside its latents, and when their density is known all the same.
+r"""Check that the density of a guide's latents is known, given its auxiliary sites.
 
-A guide may draw u and return z = T(u), a bijection: then log q(z) = log q(u) - log |det dz/du|,
-which Pyro's autoguides write as an auxiliary site at u and a Delta at z that carries the second
-term. Any other draw beside the latents would have to be integrated out of q(z | x): counted as a
-density, it puts a lower bound above log p(x).
+A guide may sample u and return z = T(u), where T is a bijection. Then
+
+    log q(z) = log q(u) - log |det dz/du|
+
+Pyro's autoguides have an auxiliary site at u, and at z a Delta whose `log_density` is the second
+term. Any other auxiliary site would have to be integrated out of q(z | x). If it were counted as
+part of the density, the bound could exceed log p(x).
 """
 
 from __future__ import annotations
@@ -19,27 +22,29 @@ from torch.distributions import biject_to
 
 from pyrovae.weights.sites import is_point_mass, log_prob, sample_sites
 
+__all__ = ["REVERSE_DENSITY", "check_guide", "check_transform"]
+
 REVERSE_DENSITY: Final = "_reverse_density"
-"""The key of `infer` that marks a factor of a guide as -log r(u | z, x), r a normalized density of
-the auxiliary draws given the latents: the bound is then that of a joint with u."""
+"""The key of `infer` that marks a factor of a guide as -log r(u | z, x), where r is a normalized
+density of the auxiliary sites given the latents. The bound is then that of the joint with u."""
 
 Sites = dict[str, Any]
 
 
 def check_guide(guide_trace: Any) -> None:
-    """Refuse what is no density of the latents, as far as the sites of a guide tell.
+    """Check the sites of a guide: no observed sites, and auxiliary sites only with Deltas.
 
     Raises:
-        ValueError: naming the sites, if the guide observes something, or draws beside the latents
-            what none of them can be a transform of.
+        ValueError: naming the sites, if the guide has an observed site, or if its auxiliary sites
+            are discrete or no latent is a Delta.
     """
     sites = dict(sample_sites(guide_trace))
     foreign = [n for n, s in sites.items() if s["is_observed"] and not _is_reverse(s)]
     if foreign:
         raise ValueError(
-            f"the guide observes {foreign}, as pyro.factor does: that is no density of its draws, "
-            "so that log q is not known: put it into the model, or leave it out of the guide "
-            "that is measured with pyro.poutine.block"
+            f"the guide observes {foreign}, as pyro.factor does, so the sum of its "
+            "log-probabilities is not log q(z | x): move the site to the model, or hide it with "
+            "pyro.poutine.block"
         )
     drawn = _auxiliary(sites)
     points = [n for n, s in sites.items() if n not in drawn and is_point_mass(s)]
@@ -51,16 +56,16 @@ def check_guide(guide_trace: Any) -> None:
 def check_transform(
     model_trace: Any, guide_trace: Any, retrace: Callable[[poutine.Trace], Any]
 ) -> None:
-    """Hold the Deltas of a guide against its auxiliary draws: z = T(u), and its volume.
+    """Check that the Deltas of a guide are a bijection of its auxiliary sites, with its Jacobian.
 
     Args:
-        model_trace: of the model at the guide's draws, whose supports the latents have.
-        guide_trace: of the guide under a plate of particles.
-        retrace: traces the guide for one particle at the values of a trace.
+        model_trace: the trace of the model at the guide's draws, for the supports of the latents.
+        guide_trace: the trace of the guide under a plate of particles.
+        retrace: a function that traces the guide for one particle at the values of a trace.
 
     Raises:
-        ValueError: naming the sites, if the latents are not one to one with the draws, or their
-            log-densities are not those of the transform.
+        ValueError: naming the sites, if the latents are not a bijection of the auxiliary sites,
+            or if the log-densities of the Deltas are not -log |det dz/du|.
     """
     sites = dict(sample_sites(guide_trace))
     drawn = _auxiliary(sites)
@@ -82,7 +87,7 @@ def check_transform(
 
 
 def _auxiliary(sites: Sites) -> Sites:
-    """Return the sites drawn beside the latents, unless their reverse density is in the bound."""
+    """Return the auxiliary sites; none if the guide has a factor of their reverse density."""
     if any(_is_reverse(site) for site in sites.values()):
         return {}
     return {
@@ -100,14 +105,14 @@ def _unknown(sites: Sites) -> ValueError:
     drawn = _auxiliary(sites)
     return ValueError(
         f"the density of {[name for name in sites if name not in drawn]} given x depends on the "
-        f"auxiliary sites {list(drawn)}, so that it is not known, and no bound with it: draw the "
-        "latents from one distribution, such as a mixture or a flow. Auxiliary are only draws "
-        "that a Delta takes to the latents one to one, as in Pyro's autoguides"
+        f"auxiliary sites {list(drawn)}, so log q(z | x) and the bound are not known: sample the "
+        "latents from one distribution, such as a mixture or a flow. An auxiliary site is allowed "
+        "only if a Delta maps it one to one to the latents, as in Pyro's autoguides"
     )
 
 
 def _first_particle(sites: Sites, drawn: Sites) -> poutine.Trace:
-    """Return the first particle of what is drawn; the auxiliary draws ask for gradients."""
+    """Return the first particle of the draws; the auxiliary ones require gradients."""
     given = poutine.Trace()
     for name, site in sites.items():
         if is_point_mass(site) and name not in drawn:
@@ -121,7 +126,7 @@ def _first_particle(sites: Sites, drawn: Sites) -> poutine.Trace:
 
 
 def _unconstrained(site: Any, model_site: Any) -> tuple[Tensor, Tensor]:
-    """Return where a latent is in real numbers, [..., D], and its log-density there."""
+    """Return an unconstrained latent, [..., D], and its log-density on that scale."""
     value, transform = site["value"], biject_to(model_site["fn"].support)
     batch = value.shape[: value.ndim - site["fn"].event_dim]
     latent = transform.inv(value)
@@ -130,7 +135,7 @@ def _unconstrained(site: Any, model_site: Any) -> tuple[Tensor, Tensor]:
 
 
 def _follows(latent: Tensor, sources: list[Tensor]) -> bool:
-    """Tell whether a latent depends on the sources; an autoguide's point does not."""
+    """Return whether a latent depends on the sources; a point estimate does not."""
     if not latent.requires_grad:
         return False
     slopes = torch.autograd.grad(
@@ -140,7 +145,7 @@ def _follows(latent: Tensor, sources: list[Tensor]) -> bool:
 
 
 def _log_det(latents: list[Tensor], sources: list[Tensor]) -> Tensor | None:
-    """Return log |det dz/du| of each datum; None where the numbers are not as many."""
+    """Return log |det dz/du| of each datum; None if z and u have different sizes."""
     shape = sources[0].shape[:2]
     u = [source.reshape(*shape, -1) for source in sources]
     if any(latent.shape[:-1] != shape for latent in latents):
@@ -155,7 +160,7 @@ def _log_det(latents: list[Tensor], sources: list[Tensor]) -> Tensor | None:
         )
         return torch.cat([part.reshape(*shape, -1) for part in found], -1)
 
-    # Most autoguides draw the unconstrained latents themselves: one product tells.
+    # Most autoguides sample the unconstrained latents directly: one product shows dz/du = 1.
     weights = _weights(z)
     if _alike(slope(z * weights), weights):
         return torch.zeros(shape, dtype=z.dtype, device=z.device)

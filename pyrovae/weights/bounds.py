@@ -1,127 +1,59 @@
-r"""Every reported number is a reduction of one tensor of log-weights [K, N].
+r"""Bounds on log p(x), as reductions of log-weights [K, N] over the particles.
 
     log_w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n),    z_kn ~ q(z | x_n)
 
-Rows are particles, columns are data; a reduction takes the rows away and leaves [N], in nats.
-This module knows nothing of programs: it imports torch and scipy alone.
+Rows are particles, columns are data. Each reduction returns one value per datum, [N], in nats. A
+function `..._estimate` also returns the standard error over particles (see
+`pyrovae.weights.estimates`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
-Z95: Final = 1.96
-"""How many standard errors to either side of a mean hold 95% of a normal."""
+from pyrovae.weights.estimates import (
+    Z95,
+    Estimate,
+    difference,
+    mean_estimate,
+    students_factor,
+)
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number for each datum and the standard error that the particles leave on it.
-
-    The mean over data carries two errors. `error_over_data` tells how another test set (with
-    other particles) would differ; `error_over_particles` how another seed on these data would.
-    Of both, 1.96 to either side of the mean make an interval of 95%.
-
-    Attributes:
-        value: [N], in nats.
-        standard_error: [N], over particles; NaN where one particle cannot tell.
-
-    Example:
-        >>> Estimate(torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]))
-        Estimate(mean -2.000 ± 6.483 over data, ± 0.071 over particles, 2 data)
-    """
-
-    value: Tensor
-    standard_error: Tensor
-
-    @property
-    def mean(self) -> float:
-        """The mean over data."""
-        return self.value.cpu().double().mean().item()
-
-    @property
-    def error_over_data(self) -> float:
-        """The error of the mean as a mean over the population of data (NaN at N = 1).
-
-        The standard error, widened by `students_factor`.
-        """
-        count = len(self.value)
-        if count < 2:
-            return math.nan
-        spread = self.value.cpu().double().std().item()
-        return students_factor(count) * spread / math.sqrt(count)
-
-    @property
-    def error_over_particles(self) -> float:
-        """The standard error of the mean given these data."""
-        return self.standard_error.cpu().double().square().sum().sqrt().item() / len(self.value)
-
-    def __repr__(self) -> str:
-        """Return the mean, what is known of its errors, and the number of data, in one line."""
-        errors = {"over data": self.error_over_data, "over particles": self.error_over_particles}
-        parts = [f"± {e:.3f} {of}" for of, e in errors.items() if not math.isnan(e)]
-        parts.append(f"{len(self.value):,} data")
-        middle = " " if len(parts) > 1 else ", "
-        return f"Estimate(mean {self.mean:.3f}{middle}{', '.join(parts)})"
-
-
-def students_factor(count: int) -> float:
-    r"""Return how much wider Student's interval of 95% is than the normal's, $t_{N-1} / 1.96$.
-
-    The spread of few data is itself uncertain, and often too small.
-
-    Raises:
-        ValueError: for fewer than two data, which have no spread.
-
-    Example:
-        >>> [round(students_factor(data), 2) for data in (2, 5, 50, 10_000)]
-        [6.48, 1.42, 1.03, 1.0]
-    """
-    import scipy.special  # changes the filters of warnings, as importing this library must not
-
-    if count < 2:
-        raise ValueError(f"Student's interval takes two data or more; got {count}")
-    return float(scipy.special.stdtrit(count - 1, 0.975)) / Z95
-
-
-def difference(above: Estimate, below: Estimate, *, independent: bool) -> Estimate:
-    """Subtract an estimate from another of the same data, datum by datum.
-
-    Args:
-        above: what is subtracted from.
-        below: what is subtracted.
-        independent: whether the two had random numbers of their own. If not, as where both were
-            drawn at one seed, their errors over particles may go together, and are added: the
-            true one cannot exceed that.
-
-    Raises:
-        ValueError: if they are of different numbers of data.
-
-    Example:
-        >>> one = Estimate(torch.zeros(1), torch.tensor([3.0]))
-        >>> other = Estimate(torch.ones(1), torch.tensor([4.0]))
-        >>> difference(one, other, independent=True).standard_error
-        tensor([5.], dtype=torch.float64)
-        >>> difference(one, other, independent=False).standard_error
-        tensor([7.], dtype=torch.float64)
-    """
-    if len(above.value) != len(below.value):
-        raise ValueError(
-            f"a difference is of the same data; got {len(above.value)} and {len(below.value)}"
-        )
-    a, b = above.standard_error.cpu().double(), below.standard_error.cpu().double()
-    error = torch.hypot(a, b) if independent else a + b
-    return Estimate(above.value.cpu().double() - below.value.cpu().double(), error)
+__all__ = [
+    "Z95",
+    "Estimate",
+    "bits_per_dimension",
+    "check_alpha",
+    "check_order",
+    "check_share",
+    "ciwae",
+    "cubo",
+    "difference",
+    "effective_sample_size",
+    "elbo",
+    "elbo_estimate",
+    "extrapolated_estimate",
+    "iwae",
+    "iwae_estimate",
+    "log_mean_exp",
+    "mean_estimate",
+    "normalized_weights",
+    "power_mean",
+    "renyi",
+    "streaming_log_mean_exp",
+    "students_factor",
+]
 
 
 def elbo(log_w: Tensor) -> Tensor:
     r"""Return the evidence lower bound, $\frac1K \sum_k \log w_{kn}$, of shape [N].
+
+    References:
+        Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
 
     Example:
         >>> elbo(torch.tensor([[-1.0, 0.0], [-3.0, 0.0]]))
@@ -131,18 +63,17 @@ def elbo(log_w: Tensor) -> Tensor:
 
 
 def elbo_estimate(log_w: Tensor) -> Estimate:
-    """Return the ELBO with the standard error of its mean over K particles."""
+    """Return the ELBO [N] with its standard error over particles.
+
+    Example:
+        >>> elbo_estimate(torch.tensor([[-1.0], [-3.0]]))
+        Estimate(mean -2.000 ± 1.000 over particles, 1 data)
+    """
     return mean_estimate(_checked(log_w))
 
 
-def mean_estimate(values: Tensor) -> Estimate:
-    r"""Return the mean over rows of [K, N] and its standard error $s / \sqrt{K}$."""
-    spread = values.std(0) if len(values) > 1 else torch.full_like(values[0], math.nan)
-    return Estimate(values.mean(0), spread / math.sqrt(len(values)))
-
-
 def log_mean_exp(log_w: Tensor) -> Tensor:
-    r"""Return $\log \frac1K \sum_k w_{kn}$, of shape [N]: the importance-weighted bound at K.
+    r"""Return the importance-weighted bound at K, $\log \frac1K \sum_k w_{kn}$, of shape [N].
 
     Example:
         >>> log_mean_exp(torch.tensor([[0.0], [0.0]]))
@@ -152,12 +83,12 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
 
 
 def streaming_log_mean_exp(chunks: Iterable[Tensor]) -> Tensor:
-    """Return the log-mean-exp over all rows of chunks [K_i, N], one chunk in memory at a time.
+    """Return the log-mean-exp over all rows of chunks [K_i, N], with one chunk in memory.
 
-    Equal to `log_mean_exp` of the concatenation, up to rounding.
+    The result equals `log_mean_exp` of the concatenated chunks up to rounding.
 
     Raises:
-        ValueError: if there is no chunk.
+        ValueError: if there are no chunks.
 
     Example:
         >>> log_w = torch.tensor([[0.0], [-1.0], [-2.0]])
@@ -181,12 +112,12 @@ def iwae(log_w: Tensor, k: int | None = None) -> Tensor:
 
     $$ L_k = E \log \frac1k \sum_{i=1}^k w_i,\qquad L_1 = ELBO \le L_k \le L_{k+1} \le \log p(x) $$
 
-    The rows are cut into K // k disjoint groups of k, whose log-mean-exps are averaged: unbiased
-    for $L_k$, for every k from one set of weights. Rows beyond the last whole group are unused.
+    The result is the average log-mean-exp of K // k disjoint groups of k rows. It is an unbiased
+    estimate of $L_k$ for each k. Rows that do not fill a group are not used.
 
     Args:
         log_w: [K, N].
-        k: particles in the bound, 1 to K; all K where it is None.
+        k: the number of particles in the bound, 1 to K; None for K.
 
     Raises:
         ValueError: if k is not between 1 and K.
@@ -202,12 +133,12 @@ def iwae(log_w: Tensor, k: int | None = None) -> Tensor:
 
 
 def power_mean(log_w: Tensor, power: float, k: int | None = None) -> Tensor:
-    r"""Return the power-mean bound of order p, of shape [N]: one formula for most bounds.
+    r"""Return the power-mean bound of order p, of shape [N].
 
     $$ L_p = \tfrac1p \log \tfrac1k \sum_{i=1}^k w_i^p $$
 
-    Order 1 is IWAE, order $1 - \alpha$ the Renyi bound, order n the CUBO; at 0 it is the mean of
-    $\log w$, the ELBO. Rows are cut into groups of k, as in `iwae`, and the groups averaged.
+    Order 1 is IWAE, order $1 - \alpha$ the Renyi bound, and order n the CUBO. The limit at order
+    0 is the ELBO. The result is averaged over groups of k rows, as in `iwae`.
 
     Raises:
         ValueError: if k is not between 1 and K.
@@ -225,8 +156,8 @@ def power_mean(log_w: Tensor, power: float, k: int | None = None) -> Tensor:
 def renyi(log_w: Tensor, alpha: float, k: int | None = None) -> Tensor:
     r"""Return the Renyi bound, $\frac{1}{1-\alpha} \log \frac1k \sum_i w_i^{1-\alpha}$.
 
-    It falls as alpha rises: alpha = 0 is IWAE, alpha -> 1 the ELBO. For alpha >= 0 it lies under
-    $\log p(x)$ in expectation; a negative alpha gives an upper bound as k grows.
+    It decreases in alpha: alpha = 0 is IWAE, and alpha -> 1 the ELBO. For alpha >= 0 it is a
+    lower bound of $\log p(x)$ in expectation. For alpha < 0 it is an upper bound as k grows.
 
     Raises:
         ValueError: if alpha is 1 or not finite, or k not between 1 and K.
@@ -243,22 +174,23 @@ def renyi(log_w: Tensor, alpha: float, k: int | None = None) -> Tensor:
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse an order at which the Renyi bound is not defined.
+    """Check the order of a Renyi bound.
 
     Raises:
         ValueError: if alpha is 1 or not finite.
     """
     if alpha == 1 or not math.isfinite(alpha):
         raise ValueError(
-            f"a Renyi bound has a finite order alpha other than 1, the ELBO's; got {alpha}"
+            f"a Renyi bound has a finite order alpha other than 1; got {alpha}: use elbo for "
+            "alpha = 1"
         )
 
 
 def cubo(log_w: Tensor, n: float = 2.0, k: int | None = None) -> Tensor:
     r"""Estimate the chi upper bound, $\frac1n \log \frac1k \sum_i w_i^n$, of shape [N].
 
-    Exactly, $CUBO_n = \frac1n \log E_q[w^n] \ge \log p(x)$. This estimate from k particles is
-    biased low, often by far, and may fall under $\log p(x)$: it is an upper bound only as k grows.
+    The bound is $CUBO_n = \frac1n \log E_q[w^n] \ge \log p(x)$. This estimate from k particles is
+    biased low, often strongly, and may be below $\log p(x)$. It is an upper bound as k grows.
 
     Raises:
         ValueError: if n is below 1, or k not between 1 and K.
@@ -276,7 +208,7 @@ def cubo(log_w: Tensor, n: float = 2.0, k: int | None = None) -> Tensor:
 
 
 def check_order(n: float) -> None:
-    """Refuse an order at which CUBO is no upper bound.
+    """Check the order of a CUBO.
 
     Raises:
         ValueError: if n is below 1 or not finite.
@@ -305,29 +237,36 @@ def ciwae(log_w: Tensor, beta: float) -> Tensor:
 
 
 def check_share(beta: float) -> None:
-    """Refuse a share of the ELBO that is none.
+    """Check the weight of the ELBO in CIWAE.
 
     Raises:
         ValueError: if beta is not between 0 and 1.
     """
     if not 0 <= beta <= 1:
-        raise ValueError(f"CIWAE weighs the ELBO by beta between 0 and 1; got beta = {beta}")
+        raise ValueError(f"CIWAE weights the ELBO by beta between 0 and 1; got beta = {beta}")
 
 
 def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
-    r"""Return the importance-weighted bound at k with its standard error over particles.
+    r"""Return the importance-weighted bound at k [N] with its standard error over particles.
 
-    With two groups or more the error is that of their mean. With one group there is nothing to
-    compare, and the error is the jackknife's, that of `extrapolated_estimate`:
+    With two or more groups of k rows, it is the standard error of their mean. With one group, it
+    is the jackknife error, as in `extrapolated_estimate`:
 
     $$ \sqrt{\tfrac{k-1}{k} \textstyle\sum_i (L^{(-i)} - \bar L)^2}, $$
 
-    with $L^{(-i)}$ the bound without particle i and $\bar L$ their mean. It is NaN where a single
-    weight is not zero. The delta method's, the relative error of the mean weight, is too small
-    where weights are skewed.
+    where $L^{(-i)}$ is the bound without particle i and $\bar L$ their mean. It is NaN if all
+    weights but one are zero. The delta method, the relative error of the mean weight, gives too
+    small an error for skewed weights.
+
+    Raises:
+        ValueError: if k is not between 1 and K.
 
     References:
         Efron, Stein, 1981. The Jackknife Estimate of Variance.
+
+    Example:
+        >>> iwae_estimate(torch.tensor([[0.0], [-2.0], [-1.0], [-1.0]]), k=2)
+        Estimate(mean -0.783 ± 0.217 over particles, 1 data)
     """
     groups = _group_bounds(log_w, k)
     own = log_w[: k or len(log_w)]
@@ -337,16 +276,16 @@ def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
 
 
 def extrapolated_estimate(log_w: Tensor) -> Estimate:
-    r"""Extrapolate the importance-weighted bounds to infinitely many particles: no bound itself.
+    r"""Extrapolate the importance-weighted bounds to infinitely many particles.
 
-    $L_k = \log p(x) - c/k + O(k^{-2})$ where the weights have a variance, and the jackknife takes
-    the term in 1/k away: the mean of the pseudo-values
+    If the weights have finite variance, $L_k = \log p(x) - c/k + O(k^{-2})$. The jackknife
+    removes the term in 1/k. The estimate is the mean of the pseudo-values
 
     $$ K L_K - (K - 1) L_{K-1}^{(-i)}, $$
 
-    with $L_{K-1}^{(-i)}$ the bound without particle i. Their spread is the standard error. What
-    is left of the bias falls as $K^{-2}$ and may have either sign. To be believed only where
-    the Pareto k-hat is at most `pareto.limit(K)`.
+    where $L_{K-1}^{(-i)}$ is the bound without particle i, with their standard error. The
+    remaining bias is $O(K^{-2})$ and has either sign, so the estimate is not a bound. It is
+    reliable only if the Pareto k-hat is at most `psis.limit(K)`.
 
     Raises:
         ValueError: for fewer than two particles.
@@ -366,10 +305,10 @@ def extrapolated_estimate(log_w: Tensor) -> Estimate:
 
 
 def _pseudo_values(log_w: Tensor) -> Tensor:
-    """Return the jackknife's values of the bound at all K, [K, N], whose spread is its error."""
+    """Return the jackknife's pseudo-values of the bound at K, [K, N]."""
     particles = len(log_w)
     total, largest = log_w.logsumexp(0, keepdim=True), log_w.argmax(0, keepdim=True)
-    # Without the largest weight the others are summed anew: 1 minus its share would cancel.
+    # For the largest weight, sum the others directly: 1 minus its share loses precision.
     others = log_w.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True)
     left = torch.log1p(-log_w.softmax(0)).scatter(0, largest, others - total)
     rest = particles - 1
@@ -380,8 +319,8 @@ def _pseudo_values(log_w: Tensor) -> Tensor:
 def effective_sample_size(log_w: Tensor) -> Tensor:
     r"""Return Kish's effective sample size, $(\sum_k w_k)^2 / \sum_k w_k^2$, of shape [N].
 
-    From 1, one particle carries all the weight, to K, all weights are equal; 0 where every
-    weight is zero.
+    It is 1 if one particle has all the weight, K if all weights are equal, and 0 if all weights
+    are zero.
 
     References:
         Kong, 1992. A Note on Importance Sampling using Standardized Weights.
@@ -414,19 +353,19 @@ def normalized_weights(log_w: Tensor, k: int | None = None) -> Tensor:
 def bits_per_dimension(nats: float | Tensor, dimensions: int) -> float | Tensor:
     r"""Return the code length of a log-probability, $-\log p(x) / (D \log 2)$, in bits.
 
-    It compares models of the same whole-number pixels. Where `nats` are of a density of pixels
-    that were divided by 256, add 8.
+    It is comparable between models of the same integer pixels. If `nats` is a density of pixels
+    that were divided by 256, add 8 bits.
 
     Args:
-        nats: a log-probability, or a bound on it: a number or a tensor of them.
-        dimensions: D, the width of x: channels times height times width.
+        nats: a log-probability or a bound on it, in nats.
+        dimensions: D, the number of dimensions of x, such as channels times height times width.
 
     Raises:
         ValueError: if D is below 1.
 
     Example:
         >>> from math import log
-        >>> bits_per_dimension(-28 * 28 * log(256), 28 * 28)  # 256 levels alike
+        >>> bits_per_dimension(-28 * 28 * log(256), 28 * 28)  # 256 equally likely levels
         8.0
     """
     if dimensions < 1:
@@ -440,7 +379,7 @@ def _group_bounds(log_w: Tensor, k: int | None) -> Tensor:
 
 
 def _grouped(log_w: Tensor, k: int | None) -> Tensor:
-    """Cut the rows into [K // k, k, ...]."""
+    """Split the rows into groups, [K // k, k, ...]."""
     particles = len(_checked(log_w))
     k = particles if k is None else k
     if not 1 <= k <= particles:

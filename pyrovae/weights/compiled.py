@@ -1,7 +1,7 @@
-"""Passes of the two programs as compiled graphs, one for each shape of the arguments.
+"""Run passes of the two programs as compiled graphs, one for each shape of the arguments.
 
-What `run` does to tensors is recorded once (see `recording`) and compiled; for large K all
-passes but the last have one shape.
+The tensor operations of `run` are recorded once (see `pyrovae.graphs.capture`) and compiled. For
+large K, all passes but the last have the same shape.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from pyrovae.types import ContextValue, Program
 from pyrovae.weights.particles import Settled
 from pyrovae.weights.run import TERMS, Read, run
 
+__all__ = ["MAX_GRAPHS", "CompiledRun"]
+
 MAX_GRAPHS: Final = 2
-"""How many shapes are compiled before the rest runs as it is."""
+"""The largest number of shapes that are compiled. Further shapes run uncompiled."""
 
 
 class CompiledRun:
-    """Run passes of one model and guide as compiled graphs, one for each shape.
+    """A runner that compiles the passes of one model and guide, one graph for each shape.
 
-    A shape is recorded and compiled when it is first met (seconds), for at most `MAX_GRAPHS`
-    shapes; the others, and programs that have no static graph, run as `run` runs them.
+    The first pass of a shape records and compiles it, which takes seconds. At most `MAX_GRAPHS`
+    shapes are compiled. Other shapes, and programs without a static graph, run as by `run`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -54,7 +56,11 @@ class CompiledRun:
         particles: int,
         read: Read = TERMS,
     ) -> Any:
-        """Run both programs once on all of x and return what is read, without gradients."""
+        """Run both programs once on all of x and return `read(pair)`, without gradients.
+
+        Arguments and errors are as of `pyrovae.weights.run.run`. A program that cannot be
+        recorded raises a warning once, and runs uncompiled.
+        """
         recorded = self._recorded((model, guide), (x, context), (particles, read))
         if recorded is None:
             return run(model, guide, x, *context, particles=particles, read=read)
@@ -67,7 +73,7 @@ class CompiledRun:
         data: tuple[Tensor, Any],
         wanted: tuple[int, Read],
     ) -> tuple[Recorded, Any, list[Tensor]] | None:
-        """Return the graph for data of this shape, how its outputs are named, and its inputs."""
+        """Return the graph for this shape, the structure of its outputs, and its inputs."""
         if ambient() or not (self._static or self._graphs):
             return None
         settled = [Settled(program, wanted[0], data[0], *data[1]) for program in programs]
@@ -89,7 +95,7 @@ class CompiledRun:
         return None if found is None else (*found, given.inputs(given.floats))
 
     def _standing(self, key: Any) -> tuple[Recorded, Any] | None:
-        """Return the graph of a key whose Python values stand where they stood."""
+        """Return the graph of a key if the Python values that it depends on are unchanged."""
         for then, watch, graph, structure in self._graphs:
             if then == key and (watch.holds() or watch.changed() == []):
                 return graph, structure

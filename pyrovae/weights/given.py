@@ -1,6 +1,6 @@
-"""The data that programs are given: x, and a context of which each datum has its own or all share.
+"""Data x with a context, whose arguments are either per datum or shared by all data.
 
-Which it is, is decided once, for all the data; every piece that is cut from them keeps it.
+The distinction is made once, on the whole data. Batches that are cut from the data keep it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from pyrovae.weights.traces import Program
 __all__ = ["NUMBERS_PER_PASS", "Given"]
 
 NUMBERS_PER_PASS: Final = 2**22
-"""How many numbers of x, or of a layer as wide, one pass holds by default: 16 MiB."""
+"""The default size of a pass, in numbers of x for each pair of particle and datum: 16 MiB."""
 
 LEAST_WIDTH: Final = 256
-"""A row of x counts as so many numbers at least: a network's layers are rarely narrower."""
+"""The least size of a row of x in that count, since networks have layers about as wide."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Data x and what the programs take beside them.
+    """Data x with the further arguments of the programs.
 
-    A tensor in the context with N rows has one for each datum, unless the two programs show that
-    all data share it.
+    A tensor with N rows in the context is per datum, unless test runs of the two programs on a
+    few data show that all data share it.
 
     Attributes:
         x: data [N, ...].
         context: further arguments of the programs.
-        programs: the model and the guide that tell what is shared; None to go by rows alone.
+        programs: the model and the guide for the test runs; None to decide by the rows alone.
+        settled: the value of `per_datum`, if it is known.
 
     Example:
         >>> label, scale = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0])
@@ -66,7 +67,7 @@ class Given:
 
     @cached_property
     def per_datum(self) -> tuple[bool, ...]:
-        """For each argument of the context, whether it has a row for each datum."""
+        """For each argument of the context, whether it has one row per datum."""
         if self.settled is not None:
             return self.settled
         rows = self.x.shape[:1]
@@ -77,27 +78,30 @@ class Given:
 
     @property
     def own(self) -> tuple[Tensor, ...]:
-        """The arguments of the context that have a row for each datum."""
+        """The arguments of the context that have one row per datum."""
         both = zip(self.context, self.per_datum, strict=True)
         return tuple(value for value, own in both if own)
 
     def mapped(self, change: Callable[[Tensor], Tensor], *, context_alone: bool = False) -> Given:
-        """Apply a function to x and to what has a row for each datum."""
+        """Apply a function to x and to the context arguments that have one row per datum.
+
+        With `context_alone`, x is left unchanged.
+        """
         both = zip(self.context, self.per_datum, strict=True)
         context = tuple(change(value) if own else value for value, own in both)
         x = self.x if context_alone else change(self.x)
         return replace(self, x=x, context=context, settled=self.per_datum)
 
     def rows(self, rows: slice | Tensor) -> Given:
-        """Return some of the data."""
+        """Return the data at some rows."""
         return self.mapped(lambda value: value[rows])
 
     def first(self, number: int | None) -> Given:
-        """Return the first data; all of them for None."""
+        """Return the first `number` data, or all for None."""
         return self if number is None or number >= len(self) else self.rows(slice(number))
 
     def cut(self, size: int) -> Iterator[Given]:
-        """Yield the data in pieces of at most `size` rows."""
+        """Yield the data in batches of at most `size` rows."""
         if size >= len(self):
             yield self
             return
@@ -106,51 +110,54 @@ class Given:
 
     @property
     def pairs_per_pass(self) -> int:
-        """The pairs of particle and datum that one pass holds by default."""
+        """The default number of pairs (particle, datum) in one pass."""
         return max(1, NUMBERS_PER_PASS // max(LEAST_WIDTH, self.x[:1].numel()))
 
     def per_pass(self, particles: int) -> int:
-        """Return the number of data that one pass at K particles holds."""
+        """Return the default number of data in one pass at K particles."""
         return max(1, self.pairs_per_pass // particles)
 
     def passes(self, particles: int) -> Iterator[Given]:
-        """Yield the data in pieces that one pass at K particles holds."""
+        """Yield the data in batches of `per_pass(particles)` rows."""
         return self.cut(self.per_pass(particles))
 
     def trace(self, particles: int, *, enumerate: bool = True) -> TracePair:
-        """Run the programs once on all of the data.
+        """Run the programs once on all data and return their traces.
 
         Raises:
-            ValueError: as `trace_pair`.
+            ValueError: if there are no programs, and as `trace_pair`.
         """
         if self.programs is None:
-            raise ValueError("these data were given without programs to run")
+            raise ValueError(
+                "these data have no programs to run: create them with Given(x, context, programs)"
+            )
         return TracePair.run(*self.programs, *self, particles=particles, enumerate=enumerate)
 
     def whole(self, own: Sequence[Tensor]) -> list[Any]:
-        """Return a context for other data, given what these have a row of."""
+        """Return a whole context, with `own` as its arguments that have one row per datum."""
         rest = iter(own)
         both = zip(self.context, self.per_datum, strict=True)
         return [next(rest) if mine else value for value, mine in both]
 
     def bound(self, program: Program) -> Program:
-        """Bind what all data share: return a program of x and what has a row for each datum."""
+        """Return a program of x and the per-datum context, with the shared arguments bound."""
         if all(self.per_datum):
             return program
         return lambda x, *own, **named: program(x, *self.whole(own), **named)
 
     def unshared(self, programs: tuple[Program, Program] | None = None) -> Given:
-        """Return x with what has a row for each datum alone: what bound programs take."""
+        """Return x with the per-datum context only: the arguments of `bound` programs."""
         return Given(self.x, self.own, programs, settled=(True,) * len(self.own))
 
 
 def _rows_of_their_own(
     pair: tuple[Program, Program], x: Tensor, context: tuple[Any, ...], own: list[bool]
 ) -> list[bool]:
-    """Tell which tensors of N rows have one for each datum, by two data with them cut or whole.
+    """Return which tensors with N rows are per datum, by test runs on one or two data.
 
-    What has a row for each datum does not fit two data if it is left whole, and what all data
-    share does not if it is cut, or makes something else of them.
+    Each tensor is passed either cut to the rows of these data, or whole. A per-datum tensor that
+    is passed whole makes a program fail. A shared tensor that is cut makes a program fail, or
+    changes the log-weights.
     """
     few = slice(0, min(2, len(x) - 1))
     ways = [

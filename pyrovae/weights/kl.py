@@ -1,9 +1,8 @@
-r"""The Kullback-Leibler divergence KL(q || p), in closed form and by particles.
+r"""The Kullback-Leibler divergence KL(q || p), in closed form or by Monte Carlo.
 
     KL(q || p) = E_q [log q(z) - log p(z)]
 
-For a VAE it is the rate: the nats that the posterior q(z | x) spends to depart from the prior.
-Everything is per datum and in nats.
+KL(q(z | x) || p(z)) is the rate of a VAE. All values are per datum and in nats.
 """
 
 from __future__ import annotations
@@ -20,15 +19,30 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate, mean_estimate
 from pyrovae.weights.log_weights import log_weight_terms
 from pyrovae.weights.pair import TracePair
-from pyrovae.weights.particles import Folded
-from pyrovae.weights.sites import same_mask, sample_sites
+from pyrovae.weights.rows import Folded
+from pyrovae.weights.sites import innermost, same_mask, sample_sites, univariate_factors
 from pyrovae.weights.target import programs
+
+__all__ = [
+    "analytic_kl",
+    "closed_form_kl",
+    "closed_form_rates",
+    "diagonal_normal_kl",
+    "dimension_rates",
+    "latent_order",
+    "monte_carlo_kl",
+    "multivariate_normal_kl",
+    "on_rows",
+    "pair_kl",
+    "pair_kl_by_dimension",
+    "standard_normal_kl",
+]
 
 
 def multivariate_normal_kl(
     loc_q: Tensor, scale_tril_q: Tensor, loc_p: Tensor, scale_tril_p: Tensor
 ) -> Tensor:
-    r"""Return the KL divergence of two normals given by their Cholesky factors.
+    r"""Return the KL divergence of two multivariate normals from their Cholesky factors.
 
     $$ \tfrac12 \left[ \log \frac{|S_p|}{|S_q|} - D + \mathrm{tr}(S_p^{-1} S_q)
        + (m_p - m_q)^\top S_p^{-1} (m_p - m_q) \right],\qquad S = L L^\top $$
@@ -40,7 +54,7 @@ def multivariate_normal_kl(
         scale_tril_p: lower Cholesky factor of p's covariance, [..., D, D].
 
     Returns:
-        The divergences [...], leading axes broadcast.
+        The divergences [...] in nats; leading axes broadcast.
 
     Example:
         >>> eye = torch.eye(2)
@@ -86,10 +100,13 @@ def standard_normal_kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
-    """Return KL(q || p) where a closed form is known: torch's and Pyro's, and any two normals.
+    """Return KL(q || p) in closed form.
+
+    Besides the pairs that are registered with torch and Pyro, q and p may be any two normals:
+    diagonal, low-rank or with full covariance.
 
     Raises:
-        NotImplementedError: if none is known for the two families.
+        NotImplementedError: if no closed form is known for the two families.
 
     Example:
         >>> q = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
@@ -108,15 +125,24 @@ def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
 
 
 def analytic_kl(target: Target, x: Tensor, *context: ContextValue, particles: int = 1) -> Tensor:
-    r"""Return the rate of each datum, [N], the sum over latent sites of closed-form KLs.
+    r"""Return the rate KL(q(z | x) || p(z)) as a sum of closed-form KLs over latent sites, [N].
 
-    Where a site depends on the one before it, its KL is taken at the guide's draws and averaged
-    over `particles`, which estimates $E_q KL(q(z_2 | z_1, x) \| p(z_2 | z_1))$; with one latent
-    site the answer is exact whatever the number of particles.
+    The KL of a site that depends on earlier sites is evaluated at the guide's draws and averaged
+    over particles. It estimates $E_q KL(q(z_2 | z_1, x) \| p(z_2 | z_1))$. With one latent site
+    the result is exact for any number of particles.
+
+    Args:
+        target: a VAE, or a pair (model, guide) of Pyro programs.
+        x: data [N, ...].
+        *context: further arguments of both programs.
+        particles: the number of draws K to average over.
+
+    Returns:
+        The rates [N] in nats.
 
     Raises:
-        ValueError: naming the site, if it has no closed form, is summed out, is auxiliary, or if
-            model and guide sample their sites in a different order, where a sum of closed forms
+        ValueError: naming the site, if it has no closed form, is enumerated or auxiliary, or if
+            model and guide sample their sites in different orders, where the sum of closed forms
             is not the divergence.
 
     Example:
@@ -129,7 +155,7 @@ def analytic_kl(target: Target, x: Tensor, *context: ContextValue, particles: in
 
 
 def closed_form_rates(target: Target, x: Tensor, *context: ContextValue, particles: int) -> Tensor:
-    """Return the sums of closed-form KLs at each particle, [K, N]: the rows of `analytic_kl`."""
+    """Return the sums of closed-form KLs at each particle, [K, N], as of `analytic_kl`."""
     model, guide = programs(target)
     pair = TracePair.run(model, guide, x, *context, particles=particles)
     if particles > 1 and on_rows(pair):
@@ -147,7 +173,7 @@ def pair_kl(pair: TracePair) -> Tensor:
     names, of_model = latent_order(pair.guide), latent_order(pair.model)
     if names != of_model:
         raise ValueError(
-            f"the guide samples {names} and the model {of_model}: closed forms add up only where "
+            f"the guide samples {names} and the model {of_model}: closed forms add up only if "
             "both sample the same sites in the same order; use monte_carlo_kl"
         )
     total: Any = torch.zeros(())
@@ -159,14 +185,14 @@ def pair_kl(pair: TracePair) -> Tensor:
 def dimension_rates(
     target: Target, x: Tensor, *context: ContextValue, particles: int
 ) -> dict[str, Tensor]:
-    """Return each site's KL by dimension, [N, D], where both of its densities factorize.
+    """Return the KL of each dimension of each site, [N, D] in nats, averaged over particles.
 
-    It is averaged over particles, as `analytic_kl`, and sums over D to the site's share of it.
-    Sites that do not factorize, or whose KL has no closed form, are left out; all are where the
-    two programs sample their sites in a different order, or one is summed out.
+    The sum over D is the site's term in `analytic_kl`. A site is left out if one of its two
+    distributions is not a product of univariate ones, or if its KL has no closed form. The result
+    is empty if the two programs sample their sites in different orders, or enumerate one.
 
     Raises:
-        ValueError: as `analytic_kl` for programs that do not fit together.
+        ValueError: as `log_weights`, if the programs do not match.
 
     Example:
         >>> dimension_rates(vae, x, particles=1)["z"].shape
@@ -181,7 +207,7 @@ def dimension_rates(
 
 
 def pair_kl_by_dimension(pair: TracePair) -> dict[str, Tensor]:
-    """Return each site's KL by dimension, [N, D], averaged over the particles of a pair."""
+    """Return the KL of each dimension, as `dimension_rates`, from a pair of traces."""
     names = latent_order(pair.guide)
     if names != latent_order(pair.model) or set(names) & set(pair.enumerated):
         return {}
@@ -196,12 +222,13 @@ def pair_kl_by_dimension(pair: TracePair) -> dict[str, Tensor]:
 def monte_carlo_kl(
     target: Target, x: Tensor, *context: ContextValue, particles: int, chunk: int | None = None
 ) -> Estimate:
-    r"""Estimate the rate, $\frac1K \sum_k \log q(z_{kn} | x_n) - \log p(z_{kn})$, for any pair.
+    r"""Estimate the rate, $\frac1K \sum_k \log q(z_{kn} | x_n) - \log p(z_{kn})$.
 
-    The particles are those of `log_weights` at the same seed.
+    It needs no closed form. The particles are the same as those of `log_weights` at the same
+    seed. Arguments are as of `log_weights`.
 
     Returns:
-        The estimate [N] with its standard error over particles.
+        The estimate [N] in nats, with its standard error over particles.
 
     Raises:
         ValueError: as `log_weights`.
@@ -216,7 +243,7 @@ def latent_order(trace: Any) -> list[str]:
 
 
 def on_rows(pair: TracePair) -> bool:
-    """Tell whether a program of several particles was shown rows, whose families are hidden."""
+    """Return whether a program ran on K N rows, where the families of its sites are hidden."""
     sites = [site for trace in (pair.model, pair.guide) for _, site in sample_sites(trace)]
     return any(isinstance(site["fn"], Folded) for site in sites) and not pair.enumerated
 
@@ -224,26 +251,32 @@ def on_rows(pair: TracePair) -> bool:
 def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
     q, p = _one_particle(guide_site["fn"], model_site["fn"])
     if guide_site["infer"].get("_enumerate_dim") is not None:
-        raise ValueError(f"site '{name}' is summed out, so it has no KL: use monte_carlo_kl")
+        raise ValueError(
+            f"site '{name}' is summed out (enumerated), so it has no KL term: use monte_carlo_kl"
+        )
     try:
         divergence = closed_form_kl(q, p)
     except NotImplementedError as error:
+        families = " || ".join(type(innermost(fn)).__name__ for fn in (q, p))
         raise ValueError(
-            f"site '{name}' has no closed form for KL({_family(q)} || {_family(p)}): use "
+            f"site '{name}' has no closed form for KL({families}): use "
             "monte_carlo_kl, or register one with torch.distributions.register_kl"
         ) from error
     if not same_mask(guide_site["mask"], model_site["mask"]):
         raise ValueError(
-            f"site '{name}' is masked otherwise in the model than in the guide, so its terms have "
-            "no common KL: use monte_carlo_kl, or mask both programs"
+            f"site '{name}' is masked differently in the model and in the guide, so its KL is not "
+            "defined: use monte_carlo_kl, or the same mask in both programs"
         )
     return torch.as_tensor(scale_and_mask(divergence, mask=guide_site["mask"]))
 
 
 def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
-    q, p = map(_factors, _one_particle(guide_site["fn"], model_site["fn"]))
+    q, p = _one_particle(guide_site["fn"], model_site["fn"])
     masks = guide_site["mask"], model_site["mask"]
-    if q is None or p is None or not same_mask(*masks):
+    if len(q.event_shape) != 1 or not same_mask(*masks):
+        return None
+    q, p = univariate_factors(q), univariate_factors(p)
+    if q is None or p is None:
         return None
     try:
         divergence = td.kl_divergence(q, p)
@@ -254,17 +287,17 @@ def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
 
 
 def _one_particle(q: Any, p: Any) -> tuple[Any, Any]:
-    """Return two distributions of batch shape [K, N] as of [1, N], if all particles share them.
+    """Return two distributions of batch shape [K, N] as [1, N], if all particles share them.
 
-    A plate over particles expands what does not depend on them, and torch would take the KL of
-    each particle for itself.
+    A plate over particles expands distributions that do not depend on them, and torch would
+    compute the same KL for each particle.
     """
     one = _narrowed(q, 0), _narrowed(p, 0)
     return (q, p) if None in one else one
 
 
 def _narrowed(fn: Any, event_dims: int) -> Any:
-    """Return the first particle of a normal that all particles share, [1, N]; None of others."""
+    """Return a normal that all particles share with batch shape [1, N]; None for others."""
     if isinstance(fn, td.Independent):
         base = _narrowed(fn.base_dist, event_dims + fn.reinterpreted_batch_ndims)
         return None if base is None else td.Independent(base, fn.reinterpreted_batch_ndims)
@@ -276,20 +309,6 @@ def _narrowed(fn: Any, event_dims: int) -> Any:
         return None
     loc, scale = (value.narrow(dim, 0, 1) for value in parameters)
     return td.Normal(loc, scale, validate_args=False)
-
-
-def _factors(distribution: Any) -> Any:
-    """Return the distributions of the entries of a vector, where they are independent."""
-    if isinstance(distribution, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
-        scalar = not distribution.base_dist.event_shape
-        return distribution.base_dist if scalar else None
-    return None
-
-
-def _family(distribution: Any) -> str:
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
 
 
 def _cholesky_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
@@ -304,9 +323,10 @@ def _cholesky_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _low_rank_kl(q: td.LowRankMultivariateNormal, loc: Tensor, scale_tril: Tensor) -> Tensor:
-    """Return the KL of a normal of covariance W W' + D without the Cholesky factor of that.
+    """Return the KL of a normal with covariance W W' + D, without its Cholesky decomposition.
 
-    Where W is long it has none in single precision; the factor [W, D^(1/2)] has no condition.
+    The decomposition can fail in single precision if W has large entries. The factor
+    [W, D^(1/2)] needs no decomposition.
     """
     batch = torch.broadcast_shapes(q.batch_shape, loc.shape[:-1], scale_tril.shape[:-2])
     size = loc.shape[-1]

@@ -1,7 +1,7 @@
-"""What the sites of a pair of traces share, and the density that they have together.
+"""The joint density of the sites of a pair of traces, with their scales and enumeration.
 
-A scale that all sites share, such as a subsampling plate's, stands outside the logarithm of a
-bound; what a latent has beyond it, such as a KL weight, is an exponent inside.
+The common scale of all sites, such as that of a subsampling plate, multiplies the bound of each
+datum. The remaining scale of a latent site, such as a KL weight, is an exponent of its density.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from pyrovae.weights.sites import (
     sample_sites,
 )
 
+__all__ = ["Layout", "Site", "check_defined", "exponent_of_latents", "guide_sites"]
+
 Site = tuple[str, Any]
+"""The name and the message of a sample site."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the sites of one or more traces share.
+    """The common batch shape, enumeration dimensions and scale of the sites of traces.
 
     Attributes:
-        shape: [K, N].
-        enumerated: the dimensions, left of K, along which sites are summed out.
-        scale: what multiplies each datum's bound: a number, or a tensor that broadcasts to [N].
-            None where log-probabilities are measured, and scales are ignored.
+        shape: (K, N).
+        enumerated: the dimensions of enumerated sites, left of K.
+        scale: the factor of each datum's bound, a number or a tensor that broadcasts to [N]. None
+            if scales are ignored, as for evaluation.
     """
 
     shape: tuple[int, int]
@@ -44,22 +47,22 @@ class Layout:
 
     @classmethod
     def measured(cls, *traces: Any, particles: int) -> Layout:
-        """Return the layout of traces whose log-probabilities are read unscaled."""
+        """Return the layout of traces, with scales ignored."""
         sites = [site for trace in traces for site in sample_sites(trace)]
         return cls.of_sites(sites, (particles, plate_size(*sites[0])))
 
     @classmethod
     def of_sites(cls, sites: Iterable[Site], shape: tuple[int, int]) -> Layout:
-        """Return the layout of sites of shape [K, N], read unscaled."""
+        """Return the layout of sites of batch shape [K, N], with scales ignored."""
         dims = (enumeration_dim(site) for _, site in sites)
         return cls(shape, frozenset(dim for dim in dims if dim is not None))
 
     @classmethod
     def trained(cls, model_trace: Any, guide_trace: Any, particles: int) -> Layout:
-        """Return the layout of two traces, whose scale stands outside the bound's logarithm.
+        """Return the layout of two traces, with the common scale of their observed sites.
 
         Raises:
-            ValueError: if two observed sites, or the two programs, are scaled differently.
+            ValueError: if two observed sites, or the two programs, have different scales.
         """
         found = cls.measured(model_trace, guide_trace, particles=particles)
         return replace(found, scale=_scale_of_data(model_trace, guide_trace))
@@ -68,7 +71,7 @@ class Layout:
         """Return the log-probabilities of sites by name, each [..., K, N], unscaled.
 
         Raises:
-            ValueError: naming the site, if its batch shape is another.
+            ValueError: naming the site, if its batch shape is not [..., K, N].
         """
         found = {}
         for name, site in sites:
@@ -77,10 +80,14 @@ class Layout:
         return found
 
     def log_density(self, sites: Iterable[Site]) -> Tensor:
-        """Return the sum of log-probabilities, [..., K, N], each to its own power.
+        """Return the sum of log-probabilities, [..., K, N], each times its exponent.
 
-        The power of a site is its scale over that of the data, such as a KL weight; 1 for all
-        where scales are ignored.
+        The exponent of a site is its scale divided by the scale of the data, such as a KL weight.
+        It is 1 if scales are ignored.
+
+        Raises:
+            ValueError: naming the site, if an enumerated site has an exponent other than 1, and
+                as `scores`.
         """
         sites = list(sites)
         total: Any = torch.zeros(())
@@ -88,31 +95,32 @@ class Layout:
             exponent = 1.0 if self.scale is None else _exponent(site["scale"], self.scale)
             if enumeration_dim(site) is not None and _differ(exponent, 1.0):
                 raise ValueError(
-                    f"site '{name}' is summed out, where a KL weight makes no bound: leave it at 1"
+                    f"site '{name}' is summed out (enumerated), and a KL weight on it gives no "
+                    "bound: leave it at 1"
                 )
             total = total + (term if is_identically_one(exponent) else exponent * term)
         return total
 
     def alternatives(self, log_w: Tensor) -> Tensor:
-        """Return weights [..., K, N] as [C, K, N], C the joint values of enumerated sites."""
+        """Return log-weights [..., K, N] as [C, K, N], C the joint values of enumerated sites."""
         full = torch.broadcast_shapes(log_w.shape, self.shape)
         return log_w.expand(full).reshape(-1, *self.shape)
 
     def summed_out(self, log_w: Tensor) -> Tensor:
-        """Sum weights [..., K, N] over the dimensions of enumerated sites."""
+        """Return log-weights [K, N], by a logsumexp over the dimensions of enumerated sites."""
         return self.alternatives(log_w).logsumexp(0) if self.enumerated else log_w
 
 
 def guide_sites(guide_trace: Any) -> list[Site]:
-    """Return the sites that a guide draws: those it enumerates are summed out with the model."""
+    """Return the sites that a guide samples, without those that it enumerates."""
     return [site for site in sample_sites(guide_trace) if enumeration_dim(site[1]) is None]
 
 
 def _scale_of_data(model_trace: Any, guide_trace: Any) -> Any:
-    """Return the scale that all observed sites share; it stands outside the logarithm.
+    """Return the common scale of all observed sites.
 
     Raises:
-        ValueError: if two observed sites, or the two programs, are scaled differently.
+        ValueError: if two observed sites, or the two programs, have different scales.
     """
     observed = [s for s in sample_sites(model_trace) if s[1]["is_observed"]]
     latents = [s for s in sample_sites(model_trace) if not s[1]["is_observed"]]
@@ -140,10 +148,11 @@ def _scale_of_data(model_trace: Any, guide_trace: Any) -> Any:
 
 
 def exponent_of_latents(guide_trace: Any, layout: Layout) -> Any:
-    """Return the power that all latents share.
+    """Return the common exponent of all latent sites.
 
     Raises:
-        ValueError: if they have several, where no doubly reparameterized gradient is known.
+        ValueError: if it differs between sites, since the doubly reparameterized gradient needs a
+            single one.
     """
     sites = guide_sites(guide_trace)
     for name, site in sites:
@@ -170,7 +179,7 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def check_defined(log_w: Tensor, *traces: Any) -> None:
-    """Refuse log-weights that are NaN or plus infinity.
+    """Check that no log-weight is NaN or plus infinity.
 
     Raises:
         UndefinedWeight: naming the datum and the sites.

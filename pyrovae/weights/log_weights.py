@@ -1,14 +1,11 @@
-r"""The log-weights of K particles for each datum, in passes of bounded memory.
+r"""Compute the log-weights of K particles for each datum, in passes of bounded memory.
 
     log_w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n)        shape [K particles, N data]
 
 The particles are a plate of size K at dim -2, left of the plate over data at dim -1. A discrete
-site marked `infer={"enumerate": "parallel"}` is summed out exactly,
+site with `infer={"enumerate": "parallel"}` in the model or the guide is summed out exactly,
 
-    log_w = log sum_c p(x, z_c, c) / q(z_c | x, c),
-
-whether the model or the guide samples it. What a pass is, and what is read off it, is in `run`
-and `pair`.
+    log_w = log sum_c p(x, z_c, c) / q(z_c | x, c)
 """
 
 from __future__ import annotations
@@ -35,25 +32,27 @@ def log_weights(
     chunk: int | None = None,
     runner: Runner | None = None,
 ) -> Tensor:
-    """Draw K particles for each datum and return their log-weights [K, N], in nats.
+    r"""Sample K particles per datum from the guide and return their log-weights, [K, N] in nats.
+
+    $$ \log w_{kn} = \log p(x_n, z_{kn}) - \log q(z_{kn} | x_n), \qquad z_{kn} \sim q(z | x_n) $$
 
     Args:
-        target: a VAE, or a pair (model, guide) of Pyro programs of (x, *context). The model scores
-            x in a plate over data at dim -1, the guide samples every latent of the model.
+        target: a VAE, or a pair (model, guide) of Pyro programs of (x, *context). The model
+            observes x in a plate over data at dim -1. The guide samples every latent of the
+            model.
         x: data [N, ...].
-        *context: further arguments. A tensor with N rows is cut along with x, unless the programs
-            show that all data share it.
+        *context: further arguments. A tensor with N rows is cut along with x, unless test runs
+            of the programs show that all data share it.
         particles: K.
-        chunk: the most (particle, datum) pairs in one pass; it bounds the memory. The draws at a
-            seed depend on it, what they estimate does not. Data are cut first, so the guide's
-            network runs once for each datum unless K itself is above the chunk. By default it
-            adapts to the size of x.
-        runner: what runs a pass: `run`, or a `CompiledRun` that is kept from call to call.
+        chunk: the largest number of pairs (particle, datum) in one pass, which bounds the memory.
+            The random draws at a seed depend on it. Data are split first, so the guide's network
+            runs once per datum unless K exceeds the chunk. By default it adapts to the size of x.
+        runner: the function that runs a pass: `run`, or a `CompiledRun` to be reused.
 
     Raises:
-        ValueError: for data that are empty or not finite, fewer than one particle, latents that
-            only one of the programs samples, a site outside the plate over data, or a site
-            whose batch shape is not [K, N]. The error names the site.
+        ValueError: if data are empty or not finite, there is less than one particle, only one of
+            the programs samples a latent, or a site is outside the plate over data or has a batch
+            shape other than [K, N]. The error names the site.
 
     References:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
@@ -77,7 +76,17 @@ def log_weight_terms(
     chunk: int | None = None,
     runner: Runner | None = None,
 ) -> Terms:
-    """Return the log-weights by site: arguments and errors as of `log_weights`."""
+    """Return the terms of the log-weights by site, [K, N] each, in nats.
+
+    Arguments and errors are as of `log_weights`.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> terms = pv.weights.log_weights.log_weight_terms(vae, torch.zeros(5, 64), particles=3)
+        >>> terms.prior["z"].shape
+        torch.Size([3, 5])
+    """
     given = Given(x, context, programs(target))
     terms: Terms = over_passes(given, particles, chunk=chunk, runner=runner or run, read=TERMS)
     return terms
@@ -91,10 +100,10 @@ def iterate_log_weights(
     chunk: int,
     runner: Runner | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the log-weights in rows [K_i, N] with K_i N <= chunk, for bounds with very large K.
+    """Yield log-weights [K_i, N] with K_i N <= chunk, for bounds with very large K.
 
-    The rows go to `bounds.streaming_log_mean_exp`, and the memory does not grow with K.
-    Arguments are as of `log_weights`; with a `CompiledRun` each pass is one compiled graph.
+    `bounds.streaming_log_mean_exp` reduces them with memory that does not grow with K. Arguments
+    are as of `log_weights`.
 
     Raises:
         ValueError: as `log_weights`.

@@ -1,8 +1,9 @@
-"""Which entries of the data a model scores: all of them, or those that no mask takes out.
+"""Find the entries of the data that a model observes, given its masks.
 
-A mask may be written in many ways: on the entries, `dist.Normal(...).mask(m).to_event(1)`, on the
-data, `....to_event(1).mask(m)`, around the site, `pyro.poutine.mask(mask=m)`, as `obs_mask=m`, by
-`likelihoods.Masked`, or in a table's columns. All leave their trace in the site's distribution.
+A mask can apply to entries, `dist.Normal(...).mask(m).to_event(1)`, to data,
+`dist.Normal(...).to_event(1).mask(m)`, or to a site, `pyro.poutine.mask(mask=m)` and
+`obs_mask=m`. `likelihoods.Masked` and `likelihoods.Columns` have masks too. All of these appear in
+the site's distribution or in its mask.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDi
 from torch import Tensor
 from torch.distributions import Independent
 
+__all__ = ["entries", "observed", "observed_at"]
+
 
 def observed(fn: Any) -> Tensor | None:
-    """Tell which entries a distribution scores, of its batch and event shape; None for all.
+    """Return which entries a distribution scores, of its batch and event shape; None for all.
 
     Example:
         >>> import pyro.distributions as dist
@@ -38,12 +41,12 @@ def observed(fn: Any) -> Tensor | None:
 
 
 def observed_at(site: Any) -> Tensor | None:
-    """Tell which entries of a site are scored; None for all."""
+    """Return which entries of a site are scored; None for all."""
     return _together(observed(site["fn"]), site["mask"], site["fn"])
 
 
 def entries(sites: Iterable[Any], data: int) -> Tensor:
-    """Count the entries of each datum that observed sites score, [N], as floats."""
+    """Return the number of entries of each datum that observed sites score, [N], as floats."""
     found: Any = torch.zeros(())
     for site in sites:
         found = found + site["fn"].event_shape.numel()
@@ -56,7 +59,7 @@ def entries(sites: Iterable[Any], data: int) -> Tensor:
 
 
 def _together(seen: Tensor | None, mask: Any, fn: Any) -> Tensor | None:
-    """Take out of the entries seen those that a mask over the batch leaves out."""
+    """Combine a mask over entries with a mask over the batch."""
     if mask is None or mask is True:
         return None if seen is None else seen.expand(fn.shape())
     over_entries = torch.as_tensor(mask)

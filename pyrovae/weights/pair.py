@@ -1,12 +1,10 @@
-r"""One run of a model and a guide on K particles of N data, and what is read off it.
+r"""The traces of a model and a guide on K particles of N data, and their log-weights.
 
-Every measured number is a reduction of the two traces in a `TracePair`: the log-weights
+    log_w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n)        shape [K particles, N data]
 
-    log_w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n)        shape [K particles, N data],
-
-their parts by site, the joint density at each value of an enumerated site. Log-probabilities are
-unscaled, with their masks: a KL weight, a subsampling scale or a tempered objective cannot reach
-a measured number.
+All evaluation is computed from a `TracePair`: the log-weights, their terms by site, and the joint
+density at each value of an enumerated site. Log-probabilities are masked and unscaled, so KL
+weights, subsampling scales and tempering do not affect evaluation.
 """
 
 from __future__ import annotations
@@ -33,8 +31,8 @@ class Terms(NamedTuple):
     Attributes:
         prior: log p of each latent site in the model.
         likelihood: log p of each observed site.
-        guide: log q of each site of the guide. Enumerated sites stand under one entry, their
-            names joined by "+": the exact conditional that makes the parts add up to log_w.
+        guide: log q of each site of the guide. Enumerated sites have one entry, with their names
+            joined by "+": the log-posterior of their values, which completes the sum to log_w.
     """
 
     prior: Sites
@@ -43,12 +41,12 @@ class Terms(NamedTuple):
 
     @property
     def rate(self) -> Tensor:
-        """The log-ratio log q(z | x) - log p(z): a one-sample estimate of the KL divergence."""
+        """The log-ratio log q(z | x) - log p(z), a one-sample estimate of the KL divergence."""
         return _total(self.guide) - _total(self.prior)
 
     @property
     def log_likelihood(self) -> Tensor:
-        """The term log p(x | z): the negative distortion."""
+        """The log-likelihood log p(x | z), the negative distortion."""
         return torch.as_tensor(_total(self.likelihood))
 
     @property
@@ -59,7 +57,7 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class TracePair:
-    """The traces of a model and of the guide whose draws it was run on.
+    """The trace of a guide, and the trace of a model replayed on it.
 
     Attributes:
         model: the trace of the model.
@@ -83,7 +81,7 @@ class TracePair:
     def run(
         cls, model: Program, guide: Program, *args: Any, particles: int, enumerate: bool = True
     ) -> TracePair:
-        """Run both programs once; arguments and errors as of `trace_pair`."""
+        """Run both programs once. Arguments and errors are as of `trace_pair`."""
         traces = trace_pair(model, guide, *args, particles=particles, enumerate=enumerate)
         return cls(*traces, Layout.measured(*traces, particles=particles))
 
@@ -99,7 +97,7 @@ class TracePair:
 
     @cached_property
     def drawn(self) -> dict[str, Any]:
-        """The sites that the guide draws; those that it enumerates are left out."""
+        """The sites that the guide samples, without those that it enumerates."""
         sites = sample_sites(self.guide)
         return {n: site for n, site in sites if enumeration_dim(site) is None}
 
@@ -135,9 +133,9 @@ class TracePair:
 def _averaged(terms: Terms, enumerated: list[str], layout: Layout) -> Terms:
     """Average each term over the exact posterior of the enumerated sites.
 
-    A class that is impossible has no part in the averages, nor in their gradients, where a term
-    of minus infinity would make 0 times infinity. Where all are impossible, the averages are over
-    all, and the impossible term says so.
+    Classes of probability zero are left out of the averages and of their gradients, where a term
+    of minus infinity would give NaN. If all classes have probability zero, the averages are over
+    all, and the term that is impossible is minus infinity.
     """
     joint = terms.log_w
     full = torch.broadcast_shapes(joint.shape, layout.shape)

@@ -1,13 +1,13 @@
-"""Programs over K particles: by an axis left of the data, or, where that goes wrong, as K N rows.
+"""Vectorize a program over K particles, by a plate at dim -2 or as K N rows of data.
 
-The library's networks broadcast over leading axes, so a program of its parts runs once on latents
-[K, N, ...]. A module of one's own was written for [N, ...]: batch normalization takes the second
-axis for channels, a convolution folds K into N, a recurrent network reads K as time. Such a
-program is shown K N rows, as if there were so many data, and its sites are reported as [K, N].
+The library's networks broadcast over leading axes, so programs made of its parts run once on
+latents [K, N, ...]. Other networks may expect [N, ...]: batch normalization treats axis 1 as
+channels, and a recurrent network treats K as time. Such a program runs on K N rows, as if there
+were K N data, and its sites are reported with batch shape [K, N].
 
-Which it is, is found by running it: three particles together must give each site the density that
-the first and the last have alone. A VAE, or a program, with an attribute `broadcasts = True` is
-taken at its word, which saves these runs.
+Test runs decide between the two: a plate is used if, among three particles, the first and the
+last have the same log-probabilities as alone. A VAE or a program with the attribute
+`broadcasts = True` always uses the plate and skips the test runs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
-from pyro.poutine.indep_messenger import CondIndepStackFrame
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
@@ -30,23 +27,34 @@ from torch._subclasses.fake_tensor import is_fake
 from pyrovae.parts import is_known
 from pyrovae.randomness import generators_kept
 from pyrovae.types import Program
+from pyrovae.weights.rows import PARTICLES, Rows, Scales
 from pyrovae.weights.sites import log_prob, objective_sites, sample_sites
 
-Scales = dict[str, Any]
-
-PARTICLES: Final = "particles"
+__all__ = ["Settled", "over_particles"]
 
 PROBES: Final = 3
-"""The particles that tell whether a program keeps them apart: two could be taken for another axis
-of two."""
+"""The number of particles in a test run. An axis of size 2 is more common in data."""
 
 
 def over_particles(program: Program, particles: int) -> Program:
-    """Return the program over K particles: every site in a plate of them at dim -2.
+    """Return the program with all its sites in a plate over K particles at dim -2.
 
     Args:
-        program: of (x, *context) with a plate over data at dim -1, or of (None, *context, size=N).
+        program: a Pyro program with a plate over data at dim -1, called as
+            `program(x, *context)` or `program(None, *context, size=N)`.
         particles: K.
+
+    Raises:
+        ValueError: when it is called, if particles affect each other's log-probabilities and the
+            program does not run on K N rows.
+
+    Example:
+        >>> import torch, pyro, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> guide = pv.weights.particles.over_particles(vae.guide, 3)
+        >>> trace = pyro.poutine.trace(guide).get_trace(torch.zeros(5, 64))
+        >>> trace.nodes["z"]["value"].shape
+        torch.Size([3, 5, 2])
     """
 
     def vectorized(*args: Any, **kwargs: Any) -> Any:
@@ -62,20 +70,20 @@ def over_particles(program: Program, particles: int) -> Program:
 
 
 class Settled:
-    """A program whose way over K particles was found on data, for a run on tensors without values.
+    """A program for which the test runs were done, so that a graph of it can be recorded.
 
-    A graph is recorded from such a run, where no two densities can be held against each other.
+    While a graph is recorded, tensors have no values, and log-probabilities cannot be compared.
 
     Args:
         program: as of `over_particles`.
         particles: K.
-        *args: what it is called with.
+        *args: the arguments of the test runs.
 
     Attributes:
-        scales: as of `Rows`; None where the program broadcasts.
+        scales: as of `Rows`; None if the program uses a plate.
 
     Raises:
-        ValueError: if it treats particles otherwise together than alone, and cannot run on rows.
+        ValueError: as `over_particles`.
     """
 
     def __init__(self, program: Program, particles: int, *args: Any) -> None:
@@ -90,10 +98,10 @@ class Settled:
 def _as_rows(
     program: Program, particles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Scales | None:
-    """Return the scales of a program that is to be shown rows; None for one that broadcasts.
+    """Return the scales of the sites of a program that runs on rows; None if it uses a plate.
 
     Raises:
-        ValueError: if it treats particles otherwise together than alone, and cannot run on rows.
+        ValueError: as `over_particles`.
     """
     if isinstance(program, Settled) and program.particles == particles:
         return program.scales
@@ -103,12 +111,12 @@ def _as_rows(
         return {}
     if any(_is_empty(value) for value in args):
         return None
-    with _nothing_changed(program):
+    with _state_kept(program):
         return _probed(program, min(particles, PROBES), args, kwargs)
 
 
 def _broadcasts(program: Program) -> bool:
-    """Tell whether a program is made of the library's parts alone, which broadcast."""
+    """Return whether a program declares that it broadcasts, or has only parts of the library."""
     program = _unwrapped(program)
     owner = getattr(program, "__self__", program)
     config = getattr(owner, "config", None)
@@ -116,7 +124,7 @@ def _broadcasts(program: Program) -> bool:
 
 
 def _unwrapped(program: Program) -> Program:
-    """Return what handlers and partial applications run in the end."""
+    """Return the program inside handlers and partial applications."""
     while True:
         if hasattr(program, "__wrapped__"):
             program = program.__wrapped__
@@ -127,13 +135,13 @@ def _unwrapped(program: Program) -> Program:
 
 
 def _is_empty(value: Any) -> bool:
-    """Tell whether a tensor has a shape and no values."""
+    """Return whether a tensor has a shape but no values."""
     return isinstance(value, Tensor) and (is_fake(value) or value.device.type == "meta")
 
 
 @contextlib.contextmanager
-def _nothing_changed(program: Program) -> Iterator[None]:
-    """Leave generators, running statistics and the handlers around as they are."""
+def _state_kept(program: Program) -> Iterator[None]:
+    """Restore random generators and buffers after the block, and hide its sites from handlers."""
     owner = getattr(_unwrapped(program), "__self__", _unwrapped(program))
     buffers = list(owner.buffers()) if isinstance(owner, nn.Module) else []
     before = [buffer.clone() for buffer in buffers]
@@ -147,7 +155,7 @@ def _nothing_changed(program: Program) -> Iterator[None]:
 def _probed(
     program: Program, particles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Scales | None:
-    """Return what `_as_rows` does, by a few particles together, and the first and last alone."""
+    """Return the result of `_as_rows` from test runs, with several particles and with one."""
 
     def rows(count: int, given: Any = None) -> Any:
         some, named = _repeated(count, args, kwargs)
@@ -157,13 +165,13 @@ def _probed(
     try:
         with pyro.plate(PARTICLES, particles, dim=-2):
             together = _scored(program, args, kwargs)
-    except Exception:  # noqa: BLE001 (a program of any kind fails in any way)
+    except Exception:  # noqa: BLE001 (a program may raise any exception)
         together = None
     ends = 0, particles - 1
     try:
         alone = [rows(1, None if together is None else _particle(together, k)) for k in ends]
     except Exception:  # noqa: BLE001
-        return None  # It needs the axis, or cannot run at all: its own error is the one to see.
+        return None  # It needs the plate, or cannot run: then the actual run raises its error.
     if together is not None and all(map(_agree, [together] * 2, alone, ends)):
         return None
     try:
@@ -173,28 +181,28 @@ def _probed(
         if together is None:
             return None
         raise ValueError(
-            "the programs treat K particles, whose latents are [K, N, ...], otherwise together "
-            "than each alone, and do not run on K N rows either "
-            f"({str(error).strip().partition(chr(10))[0]}): let their networks broadcast over "
-            "leading axes, by folding [K, N, ...] to [K N, ...] before a layer that takes "
-            "[N, ...], and back after it"
+            "the programs give K particles, with latents [K, N, ...], other log-probabilities "
+            "together than each alone, and do not run on K N rows "
+            f"({str(error).strip().partition(chr(10))[0]}): make their networks broadcast over "
+            "leading axes, such as by flattening [K, N, ...] to [K N, ...] before a layer that "
+            "takes [N, ...], and unflattening after it"
         ) from error
     if not trained:
         first, again, last = (rows(1, _particle(shown, k)) for k in (0, 0, particles - 1))
         tied = not all(map(_agree, [shown] * 2, (first, last), ends))
         if tied and _agree(again, first, 0):
             raise ValueError(
-                "the programs give a datum another density where further rows stand beside it, so "
-                "that K particles weigh otherwise together than each alone: a layer ties the rows "
-                "of its batch, as a statistic over the batch does. Compute it by row, or hold it "
-                "in a buffer that evaluation does not change"
+                "the log-probability of a datum depends on the other rows of its batch, so K "
+                "particles have other log-weights together than each alone: a layer ties the rows "
+                "of its batch, such as by a statistic over the batch. Compute it for each row, or "
+                "keep it in a buffer that does not change in evaluation mode"
             )
     return {name: site["scale"] for name, site in objective_sites(alone[0])}
 
 
 @contextlib.contextmanager
 def _training_met() -> Iterator[list[bool]]:
-    """Note whether a module in training mode runs in the block: its rows may share statistics."""
+    """Record whether a module in training mode runs: its rows may share statistics."""
     met: list[bool] = []
 
     def note(module: nn.Module, _: Any) -> None:
@@ -206,7 +214,7 @@ def _training_met() -> Iterator[list[bool]]:
 
 
 def _scored(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Trace a program, with the log-probability of each site beside it."""
+    """Trace a program, and store the log-probability of each site in its "score"."""
     trace = poutine.trace(program).get_trace(*args, **kwargs)
     for _, site in sample_sites(trace):
         site["score"] = log_prob(site)
@@ -216,7 +224,7 @@ def _scored(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _repeated(
     particles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Repeat what has a row for each datum K times over."""
+    """Repeat the arguments that have one row per datum K times."""
     if particles == 1:
         return args, kwargs
     x = args[0] if args else None
@@ -232,7 +240,7 @@ def _repeated(
 
 
 def _particle(trace: Any, k: int) -> Any:
-    """Return one particle of what a trace drew, to replay."""
+    """Return a trace with the draws of one particle, to be replayed."""
     given = poutine.Trace()
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"]:
@@ -245,7 +253,7 @@ def _particle(trace: Any, k: int) -> Any:
 
 
 def _agree(together: Any, alone: Any, k: int) -> bool:
-    """Tell whether the k-th of several particles has the densities that it has alone."""
+    """Return whether the k-th of several particles has the same log-probabilities as alone."""
     sites, others = dict(sample_sites(together)), dict(sample_sites(alone))
     if sites.keys() != others.keys():
         return False
@@ -257,158 +265,3 @@ def _agree(together: Any, alone: Any, k: int) -> bool:
         if not same or not torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True):
             return False
     return True
-
-
-class Rows(Messenger):
-    """Show a program K N rows where the handlers around it see K particles of N data.
-
-    Args:
-        particles: K.
-        scales: of the sites for N data, since a plate of K N is scaled otherwise.
-    """
-
-    def __init__(self, particles: int, scales: Scales) -> None:
-        super().__init__()
-        self.particles, self.scales = particles, scales
-        self._sizes: dict[str, int] = {}
-
-    def __enter__(self) -> Any:
-        """Start a run of the program."""
-        self._sizes = {}
-        return super().__enter__()
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            # The rows of a plate of K N are no rows of the other program's plate, of N.
-            msg["stop"] = msg["stop"] or self.particles > 1
-            return
-        frames = {frame.dim: frame for frame in msg["cond_indep_stack"] if frame.vectorized}
-        if -1 not in frames:
-            return
-        others = [frame.name for dim, frame in frames.items() if dim != -1]
-        if others:
-            raise ValueError(
-                f"site '{msg['name']}' is in the plates {others} beside those over particles and "
-                "data: declare these dimensions with .to_event(...)"
-            )
-        data = frames[-1]
-        size = self._sizes[msg["name"]] = data.size // self.particles
-        msg["cond_indep_stack"] = (
-            data._replace(size=size, full_size=size),
-            CondIndepStackFrame(PARTICLES, -2, self.particles, 0, self.particles),
-            *(frame for frame in msg["cond_indep_stack"] if not frame.vectorized),
-        )
-        fn = msg["fn"]
-        plain = self.particles == 1 and len(fn.batch_shape) <= 1
-        msg["fn"] = fn.expand((1, size)) if plain else Folded(fn, self.particles)
-        msg["mask"] = self._batch(msg["mask"])
-        msg["scale"] = self.scales.get(msg["name"], self._batch(msg["scale"]))
-        if msg["value"] is not None:
-            msg["value"] = unfolded(msg["value"], self.particles, fn.event_dim)
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self._sizes:
-            shape, value = (self.particles, self._sizes[msg["name"]]), msg["value"]
-            try:
-                msg["value"] = folded(value, shape, msg["fn"].event_dim)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"site '{msg['name']}' has a value of shape {tuple(value.shape)}; expected "
-                    f"[K, N] = {shape} and an event: declare its dimensions with .to_event(...)"
-                ) from error
-
-    def _batch(self, value: Any) -> Any:
-        return unfolded(value, self.particles, 0) if isinstance(value, Tensor) else value
-
-
-def unfolded(value: Tensor, particles: int, event_dim: int) -> Tensor:
-    """Return a tensor [..., K N, *event] as [..., K, N, *event]; an axis of one gains another."""
-    if value.ndim <= event_dim:
-        return value
-    dim = value.ndim - event_dim - 1
-    if value.shape[dim] == 1:
-        return value.unsqueeze(dim)
-    return value.unflatten(dim, (particles, value.shape[dim] // particles))
-
-
-def folded(value: Tensor, shape: tuple[int, int], event_dim: int) -> Tensor:
-    """Return a tensor [..., K, N, *event] as [..., K N, *event]; axes of one become one."""
-    value = value[(None,) * (event_dim + 2 - value.ndim)]
-    start = value.ndim - event_dim - 2
-    if value.shape[start : start + 2] != (1, 1):
-        wanted = list(value.shape)
-        wanted[start : start + 2] = shape
-        value = value.expand(wanted)
-    return value.flatten(start, start + 1)
-
-
-class Folded(TorchDistribution):
-    """A distribution of batch shape [..., K N] as one of [..., K, N].
-
-    Args:
-        base_dist: the distribution over rows.
-        particles: K.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, base_dist: Any, particles: int) -> None:
-        self.base_dist, self.particles = base_dist, particles
-        *left, rows = base_dist.batch_shape or (1,)
-        both = (1, 1) if rows == 1 < particles else (particles, rows // particles)
-        shape = torch.Size((*left, *both))
-        super().__init__(shape, base_dist.event_shape, validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:
-        """Whether the rows are reparameterized."""
-        return bool(self.base_dist.has_rsample)
-
-    @property
-    def has_enumerate_support(self) -> bool:
-        """Whether the rows have a finite support."""
-        return bool(self.base_dist.has_enumerate_support)
-
-    @property
-    def support(self) -> Any:
-        """The support of each row."""
-        return self.base_dist.support
-
-    @property
-    def mean(self) -> Tensor:
-        """The means, [..., K, N, *event]."""
-        return self._unfolded(self.base_dist.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        """The variances, [..., K, N, *event]."""
-        return self._unfolded(self.base_dist.variance)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Score values [..., K, N, *event]."""
-        shape = self.batch_shape[-2:]
-        found = self.base_dist.log_prob(folded(value, (shape[0], shape[1]), self.event_dim))
-        return unfolded(found, self.particles, 0)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw [..., K, N, *event] with gradients."""
-        return self._unfolded(self.base_dist.rsample(torch.Size(sample_shape)))
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw [..., K, N, *event]."""
-        return self._unfolded(self.base_dist.sample(torch.Size(sample_shape)))
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002 (torch's)
-        """Return the values of the support, [C, ..., K, N, *event]."""
-        return self._unfolded(self.base_dist.enumerate_support(expand=expand))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """Return the distribution expanded to the left."""
-        shape = torch.Size(batch_shape)
-        if shape == self.batch_shape:
-            return self
-        rows = (*shape[:-2], shape[-2] * shape[-1])
-        return Folded(self.base_dist.expand(rows), shape[-2])
-
-    def _unfolded(self, value: Tensor) -> Tensor:
-        return unfolded(value, self.particles, self.event_dim)

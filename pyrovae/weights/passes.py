@@ -1,4 +1,4 @@
-"""Passes of bounded memory: cut the data, then the particles, and put together what was read."""
+"""Split a run over data and particles into passes of bounded memory, and join the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Averaged", "check_request", "cut", "over_passes"]
 
 
 class Averaged(NamedTuple):
-    """A tensor [N, ...] that was averaged over the particles of a pass."""
+    """A tensor [N, ...] that is already averaged over the particles of a pass."""
 
     value: Tensor
 
@@ -23,17 +23,21 @@ class Averaged(NamedTuple):
 def over_passes(
     given: Given, particles: int, *, chunk: int | None = None, runner: Runner, read: Read
 ) -> Any:
-    """Run the programs in passes and put together what is read off them.
+    """Run the programs in passes and join the results.
 
-    The data are cut first, so that the guide's network runs once for each datum unless K itself is
-    above the chunk.
+    Data are split first, so the guide's network runs once per datum unless K exceeds the chunk.
 
     Args:
         given: the data and the programs.
         particles: K.
-        chunk: the most pairs of particle and datum in one pass; by default it adapts to x.
-        runner: what runs a pass.
-        read: what is read off it: tensors [K, N, ...], and `Averaged` ones.
+        chunk: the largest number of pairs (particle, datum) in one pass; by default it adapts to
+            the size of x.
+        runner: the function that runs a pass.
+        read: a function of the `TracePair` that returns a tree of tensors [K, N, ...] and of
+            `Averaged` tensors [N, ...].
+
+    Returns:
+        The tree for all particles and data.
 
     Raises:
         ValueError: as `log_weights`.
@@ -41,7 +45,9 @@ def over_passes(
     check_request(given.x, particles, chunk)
     model, guide = given.programs or (None, None)
     if model is None or guide is None:
-        raise ValueError("passes run a model and a guide; these data were given none")
+        raise ValueError(
+            "passes run a model and a guide: create the data with Given(x, context, programs)"
+        )
     most = chunk or given.pairs_per_pass
     whole, start = _Whole(particles, len(given)), 0
     for part in given.cut(max(1, most // particles)):
@@ -54,10 +60,10 @@ def over_passes(
 
 
 def check_request(x: Tensor, particles: int, chunk: int | None = None) -> None:
-    """Check what log-weights are asked of.
+    """Check the arguments of a run.
 
     Raises:
-        ValueError: for data that are empty or not finite, or less than one particle or pair.
+        ValueError: if data are empty or not finite, or if there is less than one particle or pair.
     """
     check_finite(x)
     if particles < 1:
@@ -67,15 +73,15 @@ def check_request(x: Tensor, particles: int, chunk: int | None = None) -> None:
 
 
 def cut(length: int, size: int) -> list[range]:
-    """Cut a range into pieces of at most `size`."""
+    """Split a range into ranges of at most `size`."""
     return [range(i, min(i + size, length)) for i in range(0, length, size)]
 
 
 class _Whole:
-    """What was read off all passes, each tensor where it belongs; nothing of a pass is kept.
+    """Preallocated results of all passes.
 
-    A small tensor kept from each pass would stand in the heap between the large ones that are
-    given back, which then fit nowhere: the memory would grow with the number of passes.
+    Each pass is copied into them, and none of its tensors is kept. Keeping a small tensor of each
+    pass would fragment the heap, and the memory would grow with the number of passes.
     """
 
     def __init__(self, particles: int, size: int) -> None:
@@ -85,14 +91,14 @@ class _Whole:
 
     @property
     def found(self) -> Any:
-        """What one pass of all particles and data would have given."""
+        """The result for all particles and data."""
         return pytree.tree_unflatten(self.leaves, self.structure)
 
     def add(self, part: Any, rows: slice, columns: slice) -> None:
-        """Write what a pass found.
+        """Write the result of one pass.
 
         Raises:
-            ValueError: if it found other sites than the passes before.
+            ValueError: if its sites differ from those of earlier passes.
         """
         leaves, structure = pytree.tree_flatten(part, is_leaf=_is_averaged)
         if self.structure is None:
@@ -102,8 +108,7 @@ class _Whole:
             before, now = _names(self.found), _names(part)
             raise ValueError(
                 f"the sites differ from pass to pass: {sorted(before - now)}, then "
-                f"{sorted(now - before)}; log-weights need programs with the same sites for all "
-                "data"
+                f"{sorted(now - before)}: write programs that have the same sites for all data"
             )
         share = (rows.stop - rows.start) / self.particles
         for whole, leaf in zip(self.leaves, leaves, strict=True):
@@ -124,7 +129,7 @@ def _is_averaged(value: Any) -> bool:
 
 
 def _names(found: Any) -> set[str]:
-    """Return the keys of dictionaries of tensors, such as the names of sites."""
+    """Return the keys of nested dictionaries, such as the names of sites."""
     if isinstance(found, dict):
         return set(map(str, found))
     return (

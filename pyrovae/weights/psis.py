@@ -1,12 +1,12 @@
-r"""How heavy the tail of the importance weights is, and weights with a smoothed tail.
+r"""Pareto-smoothed importance sampling: the tail shape k-hat of weights, and smoothed weights.
 
-The largest weights of a datum follow, over a threshold u, a generalized Pareto distribution,
+Above a threshold u, weights follow approximately a generalized Pareto distribution,
 
-    P(w - u > t | w > u) = (1 + k t / sigma)^(-1/k),
+    P(w - u > t | w > u) = (1 + k t / sigma)^(-1/k)
 
-whose shape k counts the moments of the weights: those of order below 1/k are finite. At k > 0.5
-the variance is infinite, and above 0.7 an average of weights is not to be believed at any number
-of particles that can be drawn. At few particles less is allowed: see `limit`.
+The moments of order below 1/k are finite: for k > 0.5 the variance is infinite. For k > 0.7 an
+average of weights is unreliable at any practical number of particles. The limit is lower for few
+particles (see `limit`).
 """
 
 from __future__ import annotations
@@ -18,33 +18,53 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
+__all__ = [
+    "ENOUGH",
+    "FEWEST",
+    "SHORTEST",
+    "TRUSTED",
+    "beyond",
+    "limit",
+    "pareto_k",
+    "particles_for",
+    "psis",
+    "smoothed",
+    "tail_size",
+]
+
 TRUSTED: Final = 0.7
-"""The largest k at which an average of weights is believed, however many there are."""
+"""The largest k at which an average of weights is reliable, for any number of particles."""
 
 ENOUGH: Final = 2_155
-"""The particles from which the limit is 0.7."""
+"""The number of particles from which the limit is 0.7."""
 
 SHORTEST: Final = 5
-"""The fewest weights that make a tail."""
+"""The least number of weights in a tail."""
 
 FEWEST: Final = 21
-"""The fewest particles whose tail has five weights."""
+"""The least number of particles whose tail has five weights."""
 
 _NOTHING: Final = 1e-300
-"""A weight that is so much less than the largest counts as zero."""
+"""A weight below this fraction of the largest weight counts as zero."""
 
 
 def pareto_k(log_w: Tensor) -> Tensor:
     r"""Estimate the shape k of the tail of each datum's weights, [N].
 
-    The tail is of the $M = \lceil \min(K/5, 3 \sqrt K) \rceil$ largest weights. The estimate is
-    Zhang and Stephens's, drawn towards 1/2 by as much as ten weights tell, $(M k + 5)/(M + 10)$.
-    It is minus infinity where the tail is flat up to rounding (equal weights, or two values), and
-    infinity where fewer than five weights stand above the rest: a few particles decide, or all
-    weights are zero.
+    The tail has the $M = \lceil \min(K/5, 3 \sqrt K) \rceil$ largest weights. The estimate is that
+    of Zhang and Stephens, shrunk towards 1/2 by a prior worth ten weights, $(M k + 5)/(M + 10)$.
+    It is minus infinity if all weights of the tail are equal up to rounding. It is infinity if
+    fewer than five weights of the tail exceed the threshold, or if all weights are zero.
 
     Args:
-        log_w: [K, N]. NaN is returned for fewer than 21 particles, which leave no tail of five.
+        log_w: log-weights [K, N].
+
+    Returns:
+        The estimates [N]; NaN for fewer than 21 particles, whose tail has fewer than five
+        weights.
+
+    Raises:
+        ValueError: if log_w does not have shape [K, N].
 
     References:
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
@@ -63,7 +83,7 @@ def pareto_k(log_w: Tensor) -> Tensor:
 
 
 def limit(particles: int) -> float:
-    r"""Return the largest k-hat at which an average of K weights is believed.
+    r"""Return the largest k-hat at which an average of K weights is reliable.
 
     $$ \min(1 - 1 / \log_{10} K,\ 0.7) $$
 
@@ -78,12 +98,12 @@ def limit(particles: int) -> float:
         (0.5, 0.667, 0.7)
     """
     if particles < 2:
-        raise ValueError(f"k-hat is of two particles or more; got particles={particles}")
+        raise ValueError(f"k-hat needs two particles or more; got particles={particles}")
     return min(1 - 1 / math.log10(particles), TRUSTED)
 
 
 def beyond(shapes: Tensor, particles: int) -> Tensor:
-    """Tell which k-hats are above the limit at K particles; one that is not known is not.
+    """Return which k-hats are above the limit at K particles. False for NaN.
 
     Example:
         >>> beyond(torch.tensor([0.4, 0.6, torch.nan]), 100)
@@ -93,24 +113,29 @@ def beyond(shapes: Tensor, particles: int) -> Tensor:
 
 
 def particles_for(shape: float) -> int:
-    r"""Return the particles from which a k of at most 0.7 is within `limit`, $10^{1 / (1 - k)}$.
+    r"""Return the number of particles from which k is within `limit`, $10^{1 / (1 - k)}$.
+
+    Raises:
+        ValueError: if k is above 0.7.
 
     Example:
         >>> particles_for(0.5), particles_for(0.7)
         (100, 2155)
     """
     if not shape <= TRUSTED:
-        raise ValueError(f"no number of particles does for a k-hat above {TRUSTED}; got {shape}")
+        raise ValueError(
+            f"no number of particles is enough for a k-hat above {TRUSTED}; got {shape}"
+        )
     needed = math.ceil(10 ** (1 / (1 - shape)))
     return min(needed, ENOUGH)
 
 
 def smoothed(log_w: Tensor) -> Tensor:
-    """Return log-weights [K, N] whose tails are smoothed: arguments as of `pareto_k`.
+    """Return log-weights [K, N] with smoothed tails. Arguments and errors are as of `pareto_k`.
 
-    The M largest weights become the quantiles (m - 1/2)/M of the Pareto distribution fitted to
-    them, in the same order, and none is above the largest raw weight. What k tells nothing of (it
-    is not finite) stays as it is. Averages of these weights are biased, and vary less.
+    The M largest weights are replaced by the quantiles (m - 1/2)/M of the fitted Pareto
+    distribution, in the same order, truncated at the largest raw weight. Weights whose k-hat is
+    not finite are unchanged. Averages of smoothed weights are biased and have a smaller variance.
 
     References:
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
@@ -124,10 +149,10 @@ def smoothed(log_w: Tensor) -> Tensor:
 
 
 def psis(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `smoothed` and `pareto_k` of the same weights from one fit of each tail.
+    """Return `smoothed` and `pareto_k` of the same weights, from one fit of each tail.
 
     Raises:
-        ValueError: if log_w is no [K, N].
+        ValueError: if log_w does not have shape [K, N].
 
     Example:
         >>> weights, k = psis(torch.randn(1000, 3))
@@ -147,7 +172,7 @@ def psis(log_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tail_size(particles: int) -> int:
-    """Return M, the number of weights in the tail of K.
+    """Return the number M of weights in the tail of K weights.
 
     Example:
         >>> tail_size(20), tail_size(100), tail_size(5000)
@@ -157,7 +182,7 @@ def tail_size(particles: int) -> int:
 
 
 def _smooth(top: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """Smooth tails [N, M + 1], the largest log-weight first, the threshold last; return k too."""
+    """Return smoothed tails and k-hats of [N, M + 1], in descending order, the threshold last."""
     tail, largest, threshold = top[:, :-1], top[:, :1], top[:, -1:]
     base = (threshold - largest).exp()
     excess = (tail - largest).exp() - base
@@ -173,7 +198,7 @@ def _smooth(top: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
 
 
 def _fit(excess: Tensor, rounding: float) -> tuple[float, float]:
-    """Return shape and scale of what weights have over a threshold, in falling order."""
+    """Return shape and scale of the fit to excesses over a threshold, in descending order."""
     if len(excess) < SHORTEST:
         return math.inf, 0.0
     if excess[0] - excess[-1] <= rounding * excess[0]:

@@ -1,4 +1,4 @@
-"""Run both programs once on K particles of N data, and read something off the pair of traces."""
+"""Run both programs once on K particles of N data, and evaluate a function of their traces."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from pyrovae.weights.traces import trace_guide
 __all__ = ["LOG_W", "TERMS", "Read", "Runner", "run"]
 
 Read = Callable[[TracePair], Any]
-"""What is read off a pair of traces: tensors, in dictionaries, lists or a dataclass of them."""
+"""A function of a `TracePair` that returns a tree of tensors."""
 
 LOG_W: Final[Read] = attrgetter("log_w")
+"""Read the log-weights [K, N]."""
+
 TERMS: Final[Read] = attrgetter("terms")
+"""Read the terms of the log-weights by site."""
 
 
 class Runner(Protocol):
-    """What runs a pass: `run`, or a `CompiledRun`."""
+    """A function that runs a pass: `run`, or a `CompiledRun`."""
 
     def __call__(
         self,
@@ -36,7 +39,7 @@ class Runner(Protocol):
         particles: int,
         read: Read = TERMS,
     ) -> Any:
-        """Run both programs once on all of x."""
+        """Run both programs once on all of x and return `read(pair)`."""
 
 
 def run(
@@ -47,7 +50,7 @@ def run(
     particles: int,
     read: Read = TERMS,
 ) -> Any:
-    """Run both programs once on all of x and return what is read off their traces.
+    """Run both programs once on all of x and return `read(pair)`.
 
     Args:
         model: a Pyro program of (x, *context).
@@ -55,7 +58,7 @@ def run(
         x: data [N, ...].
         *context: further arguments.
         particles: K.
-        read: a function of the `TracePair`; by default its `Terms`.
+        read: a function of the `TracePair`; by default it returns the `Terms`.
 
     Raises:
         ValueError: as `log_weights`.

@@ -1,7 +1,8 @@
-"""What the sites of a trace must be for each datum to have a weight of its own.
+"""Read and check the sample sites of a trace.
 
-Every site lies in a plate over data at dim -1, under one over particles at dim -2, with whatever
-is left declared by `.to_event`. Errors name the site, what was met and a way to mend it.
+Each datum has its own log-weight if every site is in a plate over data at dim -1, within a plate
+over particles at dim -2, and declares all other dimensions with `.to_event`. Errors name the
+site, what was found and how to fix it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import torch
-from pyro.distributions import Delta, Independent, MaskedDistribution, VonMises
+from pyro.distributions import Delta, MaskedDistribution, VonMises
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -20,67 +21,67 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.distributions import constraints, transform_to
 
 from pyrovae.data.domains import flat_line
+from pyrovae.weights.families import (
+    UndefinedMean,
+    innermost,
+    mean_of,
+    univariate_factors,
+    unmasked,
+)
+
+__all__ = [
+    "TRAINING_FACTOR",
+    "UndefinedMean",
+    "UndefinedWeight",
+    "advice_on_shapes",
+    "check_latents",
+    "check_plates",
+    "check_shape",
+    "check_supports",
+    "enumeration_dim",
+    "innermost",
+    "is_auxiliary_draw",
+    "is_point_mass",
+    "is_training_factor",
+    "log_prob",
+    "mean_of",
+    "objective_sites",
+    "one_line",
+    "plate_size",
+    "same_mask",
+    "sample_sites",
+    "univariate_factors",
+]
 
 TRAINING_FACTOR: Final = "_training_factor"
 """The key of `infer` that marks an observed site as a factor that a handler added."""
 
-
 DUMP: Final = "Trace Shapes:"
-"""With what Pyro begins the table of every shape that it puts below an error's own words."""
+"""The first line of the table of shapes that Pyro appends to an error message."""
 
 
 def one_line(error: BaseException | str) -> str:
-    """Return an error's text and notes in one line, without the tensors and traces in it."""
+    """Return the text and notes of an error in one line, without tensors and tables of shapes."""
     text = str(error).partition(DUMP)[0].partition(": tensor(")[0]
     return " ".join(" ".join([text, *getattr(error, "__notes__", [])]).split())
 
 
 class UndefinedWeight(ValueError):  # noqa: N818
-    """A log-weight that is NaN or plus infinity; the text names the datum and the site."""
-
-
-class UndefinedMean(ValueError):  # noqa: N818
-    """A distribution that has no mean, where one is to be shown."""
-
-
-def mean_of(fn: Any, called: str = "p(x | z)") -> Tensor:
-    """Return the mean of a distribution.
-
-    Raises:
-        UndefinedMean: if it has none, as that of classes, or of Student's t at one degree of
-            freedom: torch gives NaN there, or nothing.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> mean_of(dist.Categorical(torch.ones(3)))
-        Traceback (most recent call last):
-        pyrovae.weights.sites.UndefinedMean: p(x | z) is a Categorical, which has no mean ...
-    """
-    try:
-        mean: Tensor | None = fn.mean
-    except NotImplementedError:
-        mean = None
-    if mean is not None and not mean.isnan().any():
-        return mean
-    family = fn
-    while hasattr(family, "base_dist"):
-        family = family.base_dist
-    where = "" if mean is None else f" at {int(mean.isnan().sum()):,} of {mean.numel():,} entries"
-    raise UndefinedMean(
-        f"{called} is a {type(family).__name__}, which has no mean{where}: draw from it instead, "
-        "vae.decode(z).sample() or vae.sample(n), or read its parameters off vae.decode(z)"
-    )
+    """Raised for a log-weight that is NaN or plus infinity; names the datum and the site."""
 
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the sites that carry a density: not the plates' indices, not deterministic values."""
+    """Yield the name and the message of each sample site.
+
+    Subsample indices of plates, `pyro.deterministic` sites and factors of handlers are left out.
+    """
     for name, site in objective_sites(trace):
         if not is_training_factor(site):
             yield name, site
 
 
 def objective_sites(trace: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what an objective counts: the sample sites, and the factors that handlers add."""
+    """Yield the sample sites, as `sample_sites`, and the factors that handlers add."""
     for name, site in trace.nodes.items():
         deterministic = site.get("infer") and site["infer"].get("_deterministic")
         if site["type"] == "sample" and not site_is_subsample(site) and not deterministic:
@@ -88,33 +89,34 @@ def objective_sites(trace: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_training_factor(site: Any) -> bool:
-    """Tell whether a site is a factor that a handler added, which no measurement may see."""
+    """Return whether a site is a factor of a handler, which counts in objectives only."""
     return TRAINING_FACTOR in (site.get("infer") or {})
 
 
 def log_prob(site: Any) -> Tensor:
-    """Score a site's value, unscaled, with its mask.
+    """Return the log-probability of a site's value, masked and unscaled, in nats.
 
-    A site that is summed out keeps its own probabilities where it is masked: they sum to one, so
-    that the datum's sum is what it is without the site. Zeros would add the log of the number of
-    classes. (Pyro's `TraceEnum_ELBO` does the same for sites that the model enumerates.)
+    The mask of an enumerated site is ignored. Its probabilities sum to one, so a masked datum
+    has the same density as without the site. Log-probabilities of zero would instead add the log
+    of the number of classes. Pyro's `TraceEnum_ELBO` does the same for sites that the model
+    enumerates.
 
     Raises:
-        ValueError: naming the site, if the value is not of the distribution's shape or support.
+        ValueError: naming the site, if the value has the wrong shape or is outside the support.
     """
     fn, mask, value = site["fn"], site["mask"], site["value"]
     if enumeration_dim(site) is not None:
-        fn, mask = _unmasked(fn), None
+        fn, mask = unmasked(fn), None
     event = fn.event_shape
     if site["is_observed"] and value.ndim <= len(event):
         raise ValueError(
             f"site '{site['name']}' observes a value of shape {tuple(value.shape)}, which has no "
-            "axis over data: give a batch of one, x[None]"
+            "axis over data: pass a batch of one, x[None]"
         )
     met = value.shape[value.ndim - len(event) :]
     if met != event:
         image = site["is_observed"] and value[0].numel() == event.numel()
-        remedy = f"give {flat_line(value)}" if image else "reshape the data"
+        remedy = f"pass {flat_line(value)}" if image else "reshape the data"
         raise ValueError(
             f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
             f"{tuple(value.shape)}: {remedy}, or reshape the output of the network"
@@ -122,30 +124,21 @@ def log_prob(site: Any) -> Tensor:
     try:
         log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
     except (ValueError, RuntimeError) as error:
-        # Pyro and torch print the whole tensor after these words.
+        # Pyro and torch print the whole tensor after this phrase.
         said = str(error).partition("but found invalid values")[0]
         said = " ".join(said.split()).rstrip(", ")
         raise ValueError(f"site '{site['name']}' cannot score its value: {said}") from error
     return cast(Tensor, scale_and_mask(log_prob, mask=mask))
 
 
-def _unmasked(fn: Any) -> Any:
-    """Return a distribution without the mask of `.mask(mask)`."""
-    if isinstance(fn, MaskedDistribution):
-        return _unmasked(fn.base_dist)
-    if isinstance(fn, Independent):
-        return Independent(_unmasked(fn.base_dist), fn.reinterpreted_batch_ndims)
-    return fn
-
-
 def enumeration_dim(site: Any) -> int | None:
-    """Return the dimension along which a site is summed out, if it is."""
+    """Return the dimension along which a site is enumerated; None if it is sampled."""
     return cast("int | None", site["infer"].get("_enumerate_dim"))
 
 
 @contextlib.contextmanager
 def advice_on_shapes() -> Iterator[None]:
-    """Say what is wrong in one line, and for Pyro's complaints about shapes how to mend it."""
+    """Shorten Pyro's errors to one line, and add advice to errors about shapes."""
     try:
         yield
     except RuntimeError as error:
@@ -153,21 +146,22 @@ def advice_on_shapes() -> Iterator[None]:
             raise
         raise type(error)(one_line(error)) from error
     except ValueError as error:
-        # Pyro prints every shape of the trace below the line that says what is wrong.
+        # Pyro appends a table of all shapes to the message.
         said = str(error).partition(DUMP)[0].strip()
         if "Shape mismatch inside plate" in said or "ollide" in said:
             said += (
-                ": every site has batch shape [N] in the plate over data at dim -1 (dim -2 holds "
-                "the particles); declare what is left with .to_event(...)"
+                ": every site needs batch shape [N] in the plate over data at dim -1 (dim -2 is "
+                "for particles); declare all other dimensions with .to_event(...)"
             )
         raise ValueError(said) from error
 
 
 def check_latents(model_trace: Any, guide_trace: Any) -> None:
-    """Hold the latent sites of the two programs against each other.
+    """Check that model and guide sample the same latent sites, with the same event dimensions.
 
     Raises:
-        ValueError: naming the sites that only one of them samples.
+        ValueError: naming the sites that only one of them samples, whose event dimensions differ
+            or whose masks differ.
     """
     model = {
         name
@@ -186,12 +180,12 @@ def check_latents(model_trace: Any, guide_trace: Any) -> None:
     if missing:
         raise ValueError(
             f"the model samples the sites {sorted(model)} but the guide does not sample "
-            f"{missing}: add pyro.sample statements of these names to the guide"
+            f"{missing}: add pyro.sample statements with these names to the guide"
         )
     if extra:
         raise ValueError(
             f"the guide samples {extra}, which the model does not: its latent sites are "
-            f"{sorted(model)}. Rename them, or leave them out: log q is the density of the latents"
+            f"{sorted(model)}. Rename or remove them: log q is the density of the latent sites"
         )
 
 
@@ -204,9 +198,10 @@ def _check_event_dims(name: str, model_fn: Any, guide_fn: Any) -> None:
 
 
 def check_supports(model_trace: Any, guide_trace: Any) -> None:
-    """Hold the values that the guide may draw against those that have a density in the model.
+    """Check that the guide draws each latent within the support of the model's distribution.
 
-    The guide's draw is looked at, and points of its support up to 5 on the unconstrained scale.
+    The check evaluates the guide's draw, and five points of its support that are between -5 and 5
+    on the unconstrained scale.
 
     Raises:
         ValueError: naming the site and both supports.
@@ -223,20 +218,15 @@ def check_supports(model_trace: Any, guide_trace: Any) -> None:
         if not all(bool(wanted.check(point).all()) for point in points):
             raise ValueError(
                 f"site '{name}' has the support {_in_words(given)} in the guide but the support "
-                f"{_in_words(wanted)} in the model, which gives some of the guide's draws no "
-                "density: sample it in the guide from a distribution on the model's support (for "
-                "positive numbers LogNormal in place of Normal), or change the prior"
+                f"{_in_words(wanted)} in the model, where some of the guide's draws have no "
+                "density: in the guide, use a distribution on the model's support (such as "
+                "LogNormal instead of Normal for positive numbers), or change the prior"
             )
 
 
 def _support(fn: Any) -> Any:
-    """Return where a distribution lies, None if it does not say."""
-    base = fn
-    while hasattr(base, "base_dist") and not isinstance(
-        base, torch.distributions.TransformedDistribution
-    ):
-        base = base.base_dist
-    if isinstance(base, VonMises):  # declared on all real numbers, drawn from one turn
+    """Return the support of a distribution; None if it is unknown."""
+    if isinstance(innermost(fn), VonMises):  # It declares the reals and draws from one circle.
         return constraints.independent(constraints.interval(-math.pi, math.pi), fn.event_dim)
     try:
         return fn.support
@@ -245,7 +235,7 @@ def _support(fn: Any) -> Any:
 
 
 def _points(support: Any, like: Tensor) -> list[Tensor]:
-    """Return points all over a continuous support, in the shape of a value in it."""
+    """Return points spread over a continuous support, of the shape of a value."""
     if support.is_discrete:
         return []
     with torch.no_grad(), contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
@@ -261,7 +251,7 @@ def _masked(site: Any) -> bool:
 
 
 def _layers(fn: Any) -> list[Any]:
-    """Return a distribution and what it declares or masks, from the outside in."""
+    """Return a distribution and the ones that it wraps by `.to_event` or `.mask`."""
     layers = [fn]
     while isinstance(layers[-1], torch.distributions.Independent | MaskedDistribution):
         layers.append(layers[-1].base_dist)
@@ -269,7 +259,7 @@ def _layers(fn: Any) -> list[Any]:
 
 
 def _in_words(support: Any) -> str:
-    """Say where a support is without its tensors."""
+    """Return a constraint's name and scalar bounds, without its tensors."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     bounds = [
@@ -282,20 +272,20 @@ def _in_words(support: Any) -> str:
 
 
 def _check_masks(name: str, model_site: Any, guide_site: Any) -> None:
-    """Hold masks over data against each other; a mask of all data at once is a flat prior."""
+    """Check that both programs mask the same data. One mask for all data makes a flat prior."""
     masks = model_site["mask"], guide_site["mask"]
     by_datum = [mask for mask in masks if isinstance(mask, Tensor) and not is_fake(mask)]
     if by_datum and enumeration_dim(guide_site) is None and not same_mask(*masks):
         raise ValueError(
-            f"site '{name}' is masked otherwise in the model than in the guide, so that a datum "
-            "keeps one density without the other: mask both programs alike"
+            f"site '{name}' is masked differently in the model and in the guide, so some data "
+            "have only one of the two densities: use the same mask in both programs"
         )
 
 
 def same_mask(first: Any, second: Any) -> bool:
-    """Tell whether the masks of two sites leave the same entries.
+    """Return whether the masks of two sites are equal.
 
-    While a graph is recorded, masks have no values, and only one and the same mask is known to be.
+    While a graph is recorded, masks have no values, and only identical objects count as equal.
     """
     first, second = (True if mask is None else mask for mask in (first, second))
     if first is second or is_fake(first) or is_fake(second):
@@ -306,7 +296,7 @@ def same_mask(first: Any, second: Any) -> bool:
 
 
 def is_point_mass(site: Any) -> bool:
-    """Tell whether a site's distribution is a Delta, whose density is no number."""
+    """Return whether a site's distribution is a Delta, which has no finite density."""
     family = site["fn"]
     while hasattr(family, "base_dist"):
         family = family.base_dist
@@ -314,44 +304,45 @@ def is_point_mass(site: Any) -> bool:
 
 
 def is_auxiliary_draw(site: Any) -> bool:
-    """Tell whether a site is a guide's own continuous draw, which other sites may transform."""
+    """Return whether a site is an auxiliary continuous draw, which other sites may transform."""
     auxiliary = (site["infer"] or {}).get("is_auxiliary", False)
     return bool(auxiliary and not site["fn"].has_enumerate_support and not is_point_mass(site))
 
 
 def plate_size(name: str, site: Any) -> int:
-    """Return the number of data in the plate that a site lies in.
+    """Return the size of the plate at dim -1 that a site is in.
 
     Raises:
-        ValueError: naming the site, if it lies in no plate at dim -1.
+        ValueError: naming the site, if it is in no plate at dim -1.
     """
     frames = _plates(site)
     if -1 not in frames:
         raise ValueError(
             f"site '{name}' is sampled outside the plate over data: put it inside "
-            'pyro.plate("data", len(x), dim=-1), so that each datum has a weight of its own'
+            'pyro.plate("data", len(x), dim=-1), so that each datum has its own log-weight'
         )
     return cast(int, frames[-1].size)
 
 
 def check_plates(name: str, site: Any, size: int) -> None:
-    """Hold a site's plates against those over particles and data.
+    """Check that a site is in the plates over particles and data, and in no other.
 
     Raises:
-        ValueError: naming the site and the plate.
+        ValueError: naming the site and the plate, if the plate over data has another size than
+            the data, or if there are further plates.
     """
     frames = _plates(site)
     if plate_size(name, site) != size:
         raise ValueError(
             f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but there "
-            f"are {size} data: size the plate by len(x) in both programs. (An autoguide of Pyro "
-            "keeps the plate of the data that it met first: give these in one batch, with so few "
-            "particles that one pass holds them.)"
+            f"are {size} data: create the plate with size len(x) in both programs. (A Pyro "
+            "autoguide keeps the plate of its first batch: pass the same data in one batch, and "
+            "few enough particles for a single pass.)"
         )
     others = [frame.name for dim, frame in frames.items() if dim < -2]
     if others:
         raise ValueError(
-            f"site '{name}' is in the plates {others} beside those over particles and data: "
+            f"site '{name}' is in the plates {others} besides those over particles and data: "
             "declare these dimensions with .to_event(...)"
         )
 
@@ -363,10 +354,16 @@ def _plates(site: Any) -> dict[int, Any]:
 def check_shape(
     name: str, met: torch.Size, wanted: tuple[int, int], dims: set[int | None]
 ) -> None:
-    """Hold a site's log-probabilities against [K, N], the dimensions summed out apart.
+    """Check that the log-probabilities of a site have shape [K, N].
+
+    Args:
+        name: the name of the site.
+        met: the shape of its log-probabilities.
+        wanted: (K, N).
+        dims: the dimensions of enumerated sites, left of K, which may have any size.
 
     Raises:
-        ValueError: naming the site, the shape met and the shape wanted.
+        ValueError: naming the site and both shapes.
     """
     stray = [d for d in range(-len(met), -2) if met[d] > 1 and d not in dims]
     if met[-2:] != wanted or stray:

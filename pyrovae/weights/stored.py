@@ -1,8 +1,8 @@
-"""Save and load the parameters and buffers that functions, and no module of a VAE, hold.
+"""Find the parameters in Pyro's store, and the modules that plain functions refer to.
 
-Plain functions keep parameters in Pyro's store by `pyro.param` and `pyro.module`. A run's folder
-has them beside those of the VAE's modules. It also has the buffers of the modules that a function
-refers to, such as the statistics of a batch normalization.
+A plain function keeps parameters in Pyro's store by `pyro.param` and `pyro.module`. A saved run
+contains these parameters, and the buffers of the modules that the function refers to, such as the
+running statistics of a batch normalization.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Announced", "StoredParameters", "aliased", "held_modules"]
 
 
 class StoredParameters:
-    """The parameters of param sites that no part of the VAE holds.
+    """The parameters of param sites that are in Pyro's store, and in no part of the VAE.
 
     Attributes:
         met: the unconstrained tensors by name, from the latest param sites.
         waiting: the unconstrained values of a loaded run by name. Each is assigned at the first
-            param site of its name, where the tensor and its constraint become known.
+            param site of its name, where its tensor and constraint are known.
         saved: the names in the loaded run; None if the VAE was not loaded.
     """
 
@@ -38,20 +38,20 @@ class StoredParameters:
         self.saved: frozenset[str] | None = None
 
     def values(self) -> dict[str, Tensor]:
-        """Return copies of the unconstrained values, including the waiting ones."""
+        """Return copies of the unconstrained values by name, including those in `waiting`."""
         met = {name: tensor.detach().clone() for name, tensor in self.met.items()}
         return self.waiting | met
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Load the values of a run, to be assigned at their param sites."""
+        """Set the values of a loaded run, to be assigned at their param sites."""
         self.met, self.waiting, self.saved = {}, dict(values), frozenset(values)
 
     def meet(self, msg: Any, own: set[int]) -> None:
-        """Note the parameter of a param site, and assign the value that is waiting for it.
+        """Record the parameter of a param site, and assign its value of a loaded run.
 
         Args:
             msg: the message of the site.
-            own: the ids of the VAE's own parameters, which are left out.
+            own: the ids of the VAE's own parameters, which are ignored.
 
         Raises:
             ValueError: if the loaded run has no parameter of that name, or one of another shape.
@@ -61,7 +61,7 @@ class StoredParameters:
             return
         if self.saved is not None and name not in self.saved:
             raise ValueError(
-                f"the programs have '{name}' in Pyro's store, and the loaded run has no value for "
+                f"the programs have '{name}' in Pyro's store, but the loaded run has no value for "
                 f"it, only for {sorted(self.saved)}: load the run with the programs it was "
                 "trained with, and save a VAE only after its programs have run"
             )
@@ -77,37 +77,37 @@ class StoredParameters:
             tensor = _unconstrained(msg)
         if tensor.shape != value.shape:
             raise ValueError(
-                f"the run has '{name}' of Pyro's store in shape {tuple(value.shape)}, and the "
-                f"program in shape {tuple(tensor.shape)}: the run had parts of another size"
+                f"the run has '{name}' of Pyro's store in shape {tuple(value.shape)}, but the "
+                f"program in shape {tuple(tensor.shape)}: load the run with programs of the same "
+                "sizes"
             )
         with _disable_current_modes(), torch.no_grad():
             tensor.copy_(value)
         del self.waiting[name]
-        if (
-            store._params.get(name) is not tensor
-        ):  # of a Pyro module, which computes it before the message
+        # A Pyro module computes the constrained value before the message.
+        if store._params.get(name) is not tensor:
             again = transform_to(msg["kwargs"]["constraint"])(tensor)
             msg["fn"] = lambda *_, **__: aliased(tensor, again)
         return tensor
 
     def __deepcopy__(self, memo: Any) -> StoredParameters:
-        """Copy what a copy of the VAE needs: both share Pyro's store."""
+        """Copy for a copy of the VAE, which shares Pyro's store."""
         copied = StoredParameters()
         copied.waiting, copied.saved = dict(self.waiting), self.saved
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the values only: the parameters in Pyro's store cannot be pickled."""
+        """Return the values only, because parameters in Pyro's store cannot be pickled."""
         values = self.values()
         return {"met": {}, "waiting": values, "saved": frozenset(values)}
 
 
 class Announced(Messenger):
-    """Hide the param sites of a VAE's own parameters, and note those of Pyro's store.
+    """Hide the param sites of a VAE's own parameters, and record those of Pyro's store.
 
     Args:
-        own: the ids of the VAE's own parameters, for which it has param sites itself.
-        stored: collects the other parameters.
+        own: the ids of the VAE's own parameters, for which the VAE sends param sites.
+        stored: records the other parameters.
     """
 
     def __init__(self, own: set[int], stored: StoredParameters) -> None:
@@ -122,11 +122,10 @@ class Announced(Messenger):
 
 
 def _unconstrained(msg: Any) -> Tensor:
-    """Return the unconstrained tensor of a param site, which is made at the first one."""
+    """Return the unconstrained tensor of a param site, which the first site creates."""
     value = msg["fn"](*msg["args"], **msg["kwargs"])
-    if not hasattr(
-        value, "unconstrained"
-    ):  # a param site of a Pyro module, with a parameter of torch
+    # A Pyro module sends its own torch parameter.
+    if not hasattr(value, "unconstrained"):
         alias = aliased(value)
         msg["fn"] = lambda *_, **__: alias
         value = alias
@@ -141,7 +140,7 @@ def aliased(parameter: Tensor, value: Tensor | None = None) -> Tensor:
 
     Args:
         parameter: the unconstrained tensor.
-        value: its constrained value; None is the parameter itself.
+        value: its constrained value; None if it is the parameter itself.
     """
     alias = parameter.detach() if value is None or value is parameter else value
     alias.unconstrained = lambda: parameter  # type: ignore[attr-defined]
@@ -151,11 +150,11 @@ def aliased(parameter: Tensor, value: Tensor | None = None) -> Tensor:
 def held_modules(**programs: Any) -> dict[str, nn.Module]:
     """Return the modules that plain functions refer to, by name.
 
-    They are found in closures, in the globals that a function names, in the arguments of a
-    `functools.partial` and in the attributes of a method's object.
+    The modules are in closures, in globals that a function names, in arguments of a
+    `functools.partial`, and in attributes of a method's object.
 
     Args:
-        **programs: the programs by role; those that are modules are left out.
+        **programs: the programs by role. Programs that are modules are left out.
 
     Example:
         >>> net = nn.Linear(2, 2)

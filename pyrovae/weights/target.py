@@ -1,4 +1,4 @@
-"""What is measured or trained: a VAE, or a pair (model, guide) of Pyro programs."""
+"""Resolve a target, a VAE or a pair (model, guide), to its programs, modules and device."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PARTS = ("prior", "likelihood", "guide")
 
 @dataclass(frozen=True)
 class Resolved:
-    """A target, resolved once to its two programs and to what holds them.
+    """A target with its two programs.
 
     Attributes:
         model: the program p(x, z).
         guide: the program q(z | x).
-        target: the VAE, module or pair (model, guide) itself.
+        target: the VAE, the module or the pair (model, guide).
 
     Example:
         >>> import torch, pyrovae as pv
@@ -70,7 +70,7 @@ class Resolved:
         return self.model, self.guide
 
     def given(self, x: Tensor, *context: ContextValue) -> Given:
-        """Check data, and move them to the device of the target's parameters.
+        """Check data and move them to the device of the target's parameters.
 
         Raises:
             ValueError: as `check_data`.
@@ -80,7 +80,7 @@ class Resolved:
         return Given(x, tuple(context), self.pair)
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """Switch dropout and the like off for a block."""
+        """Set all modules of the target to evaluation mode for a block."""
         return evaluation_mode(self.target)
 
 
@@ -89,6 +89,12 @@ def programs(target: Target) -> tuple[Program, Program]:
 
     Raises:
         ValueError: if the target is neither.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.weights.target.programs(vae) == (vae.model, vae.guide)
+        True
     """
     if isinstance(target, tuple) and len(target) == 2 and all(callable(part) for part in target):
         return target
@@ -100,29 +106,32 @@ def programs(target: Target) -> tuple[Program, Program]:
 
 
 def steps_of(target: Target) -> Steps:
-    """Return the steps that a VAE, or the model of a pair, was trained for so far."""
+    """Return the seed and the number of training steps of a VAE, or of the model of a pair."""
     steps: Steps = getattr(_trained(target), STEPS, Steps())
     return steps
 
 
 def keep_steps(target: Target, steps: Steps) -> None:
-    """Remember the steps of a target's training with it; what takes no attribute begins anew."""
+    """Store the training steps on the target, if it can have attributes."""
     with contextlib.suppress(AttributeError):
         setattr(_trained(target), STEPS, steps)
 
 
 def _trained(target: Target) -> Any:
-    """Return what a target's steps are kept with: the VAE, or the model's function or object."""
+    """Return the object that stores the steps: the VAE, or the model's function or owner."""
     model = target[0] if isinstance(target, tuple) else target
     return getattr(model, "__self__", model)
 
 
 def check_data(target: Target, x: Tensor, *context: ContextValue) -> None:
-    """Hold data against what the programs can take, before the first step.
+    """Check data against the domain of the likelihood.
+
+    If the last context argument is a boolean mask of the shape of x, the error for a value at a
+    missing entry says so.
 
     Raises:
-        ValueError: if x is empty, not finite, or outside the likelihood's `domain`; of what
-            stands at missing entries it is said that they are missing. If a context is not finite.
+        ValueError: if x is empty, not finite or outside the likelihood's `domain`, or if a
+            context argument is not finite.
     """
     check_finite(x)
     check_context(context)
@@ -135,7 +144,7 @@ def check_data(target: Target, x: Tensor, *context: ContextValue) -> None:
 
 
 def device_of(target: Target) -> torch.device | None:
-    """Return the device of a module's first parameter or buffer; None where there is none."""
+    """Return the device of a module's first parameter or buffer; None if there is none."""
     if not isinstance(target, nn.Module):
         return None
     return next((t.device for t in (*target.parameters(), *target.buffers())), None)
@@ -148,10 +157,10 @@ def placed(target: Target, *data: Any) -> list[Any]:
 
 
 def safe_to_compile(target: Target) -> bool:
-    """Tell whether compiling goes by default: a VAE made of the library's parts alone.
+    """Return whether a target is compiled by default: a VAE with only parts of the library.
 
-    A program of the user's own may keep state in Python that no graph follows, so it is compiled
-    when it is asked for.
+    Other programs may keep state in Python that a graph does not update. They are compiled on
+    request only.
     """
     device = device_of(target)
     known = device is not None and device.type in ("cpu", "cuda")
@@ -160,7 +169,7 @@ def safe_to_compile(target: Target) -> bool:
 
 
 def modules_of(target: Target) -> list[nn.Module]:
-    """Return every module of a VAE or of a pair (model, guide), with those its functions hold."""
+    """Return every module of a target, including those that its functions refer to."""
     tops: list[Any] = [target] if isinstance(target, nn.Module) else []
     held = getattr(target, "held", None)
     if held is not None:
@@ -188,10 +197,10 @@ def buffers_of(target: Target) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def buffers_kept(target: Target) -> Iterator[None]:
-    """Put back, after the block, the buffers of the target's modules and of those it calls.
+    """Restore the buffers of the target's modules, and of modules that it calls, after the block.
 
-    A check or a measurement in training mode moves the statistics of a batch normalization, and a
-    program may keep buffers of its own in any mode.
+    Batch normalization changes its buffers in training mode. Other modules may change theirs in
+    any mode.
     """
     before: dict[int, tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]] = {}
 
@@ -220,7 +229,7 @@ def buffers_kept(target: Target) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_mode(target: Target) -> Iterator[None]:
-    """Switch dropout and the like off for the block in every module of the target."""
+    """Set every module of the target to evaluation mode, and restore the modes after the block."""
     modules = modules_of(target)
     flags = [module.training for module in modules]
     try:

@@ -1,4 +1,4 @@
-"""Trace a guide, then a model on the guide's draws, under a plate of K particles at dim -2."""
+"""Trace a guide, then the model replayed on it, under a plate of K particles at dim -2."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ __all__ = ["Program", "check_pair", "held", "trace_guide", "trace_model", "trace
 def trace_pair(
     model: Program, guide: Program, *args: Any, particles: int, enumerate: bool = True
 ) -> tuple[Any, Any]:
-    """Trace the guide, then the model on the guide's draws, under a plate of K particles.
+    """Trace the guide, then the model replayed on it, under a plate of K particles.
 
     Args:
         model: a Pyro program.
         guide: a Pyro program.
-        *args: what both take.
+        *args: the arguments of both.
         particles: K.
-        enumerate: whether sites marked for parallel enumeration are enumerated, or drawn.
+        enumerate: whether sites with `infer={"enumerate": "parallel"}` are enumerated or sampled.
+
+    Returns:
+        The traces of the model and of the guide.
 
     Raises:
         ValueError: as `check_pair`.
     """
     guide_trace = trace_guide(guide, *args, particles=particles, enumerate=enumerate)
-    check_guide(guide_trace)  # A model cannot be run at the values of a guide that observes some.
+    check_guide(guide_trace)  # A model cannot be replayed on observed sites of a guide.
     model_trace = trace_model(
         model, *args, particles=particles, given=guide_trace, enumerate=enumerate
     )
@@ -50,7 +53,7 @@ def trace_pair(
 def trace_guide(
     guide: Program, *args: Any, particles: int, given: Any = None, enumerate: bool = True
 ) -> Any:
-    """Trace a guide under a plate of K particles, at the values of an earlier trace if given."""
+    """Trace a guide under a plate of K particles, replayed on an earlier trace if given."""
     guide = over_particles(guide, particles)
     if enumerate:
         guide = EnumMessenger(first_available_dim=-3)(guide)
@@ -60,7 +63,7 @@ def trace_guide(
 def trace_model(
     model: Program, *args: Any, particles: int, given: Any, enumerate: bool = True
 ) -> Any:
-    """Trace a model under a plate of K particles at the values of a trace."""
+    """Trace a model under a plate of K particles, replayed on a trace."""
     model = over_particles(model, particles)
     if enumerate:
         model = EnumMessenger()(model)
@@ -68,7 +71,7 @@ def trace_model(
 
 
 def held(values: Mapping[str, Tensor]) -> Any:
-    """Return a trace that holds values, by the names of their sites, to replay."""
+    """Return a trace with values by the names of their sites, to be replayed."""
     trace = poutine.Trace()
     for name, value in values.items():
         trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
@@ -76,15 +79,18 @@ def held(values: Mapping[str, Tensor]) -> Any:
 
 
 def check_pair(model_trace: Any, guide_trace: Any) -> None:
-    """Check that the traces of the two programs fit together.
+    """Check that the traces of the two programs match.
 
     Raises:
-        ValueError: if the two sample different latents, or a site is outside the plate of data.
+        ValueError: naming the site, if the two sample different latents, if a site is outside the
+            plate over data, or if the model has no sites.
     """
     check_guide(guide_trace)
     check_latents(model_trace, guide_trace)
     if not any(sample_sites(model_trace)):
-        raise ValueError("the model samples nothing: it has no site whose value could be scored")
+        raise ValueError(
+            "the model samples nothing: add pyro.sample statements for the latents and for x"
+        )
     sites = [*sample_sites(guide_trace), *sample_sites(model_trace)]
     for name, site in sites:
         check_plates(name, site, plate_size(*sites[0]))

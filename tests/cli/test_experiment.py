@@ -337,7 +337,7 @@ class TestRecipes:
         assert main(argv) == 0
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("pyrovae: warning: mine.py (sha256 ")
-        assert "is not what the run was made by" in line
+        assert "differs from the recipe of the run" in line
 
     def test_one_is_trained_again_like_the_run(self, recipe, capsys):
         folder, again = self.trained(recipe), recipe.parent / "again"
@@ -346,7 +346,7 @@ class TestRecipes:
         assert "warning" not in capsys.readouterr().err
         recipe.write_text(RECIPE + "\n# other\n")
         assert main([*argv, "--seed", "5", "--overwrite"]) == 0
-        assert "is not what the run was made by" in capsys.readouterr().err
+        assert "differs from the recipe of the run" in capsys.readouterr().err
         config = pv.runs.Run(again).config
         assert config["experiment"]["training"] == {"epochs": 1, "batch_size": 400, "seed": 5}
 

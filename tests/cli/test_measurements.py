@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_the_measurement(run, monk
     monkeypatch.setattr(Path, "open", denied)
     monkeypatch.setattr("pyrovae.cli.measure.measure", measure)
     line = complaint(capsys, "evaluate", run, *SHORT)
-    assert f"cannot write to {run} (Permission denied): copy the run to where you can" in line
+    assert f"cannot write to {run} (Permission denied): copy the run to a folder" in line
     monkeypatch.undo()
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
@@ -249,7 +249,7 @@ class TestPartial:
         for end in ("json", "safetensors"):
             shutil.copy(run / f"evaluation.partial.{end}", other / f"evaluation.{end}")
         assert main(["compare", str(run), str(other)]) == 0
-        assert "An interrupt cut the evaluation of other short." in capsys.readouterr().out
+        assert "The evaluation of other is partial: it was interrupted." in capsys.readouterr().out
 
 
 def test_compare_prints_what_compare_finds(runs, tmp_path, capsys):

@@ -340,8 +340,8 @@ class TestWhatIsMissing:
 @pytest.mark.parametrize(
     ("shapes", "particles", "answer"),
     [
-        ([0.1, 0.9], 5000, "Not everywhere: the weights are not to be believed at 1 of 2 data."),
-        ([0.1, 0.6], 100, "Not everywhere: the weights are not to be believed at 1 of 2 data."),
+        ([0.1, 0.9], 5000, "Not everywhere: the weights are unreliable at 1 of 2 data."),
+        ([0.1, 0.6], 100, "Not everywhere: the weights are unreliable at 1 of 2 data."),
         ([0.1, 0.6], 5000, "Yes, as far as the weights tell."),
         ([0.1, math.nan], 100, "It cannot be told"),
         ([0.1, 0.2], 100, "Yes, as far as the weights tell."),

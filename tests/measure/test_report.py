@@ -179,7 +179,7 @@ class TestParts:
         found = pv.evaluate(tuple(pair), x, particles=3).kl_per_dimension["z"]
         assert (found[:3] == 0).all()
         assert (found[3:] > 0).all()
-        with pytest.raises(ValueError, match="'z' is masked otherwise in the model"):
+        with pytest.raises(ValueError, match="'z' is masked differently in the model"):
             pv.evaluate((world.model, pair[1]), x, particles=3)
 
 

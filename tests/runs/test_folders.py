@@ -111,7 +111,7 @@ def test_an_evaluation_of_a_run_that_was_written_over_is_no_ones(tmp_path, capsy
     pv.save(small(), tmp_path, data=data)
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
-    assert "is of a run that was written over since" in capsys.readouterr().err
+    assert "belongs to a run that was overwritten since" in capsys.readouterr().err
 
 
 def test_a_linked_folder_of_figures_is_not_written_through(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import LinearGaussian, random
 
-from pyrovae.weights import bounds
+from pyrovae.weights import bounds, estimates
 from pyrovae.weights.bounds import Estimate
 from pyrovae.weights.log_weights import log_weights
 
@@ -23,15 +23,18 @@ def log_weight_tensors(draw):
     return spread * random(draw(st.integers(0, 10_000)), rows, columns) + offset
 
 
-def test_the_module_imports_torch_scipy_and_the_standard_library_alone():
-    tree = ast.parse(inspect.getsource(bounds))
-    plain = [
-        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
-    ]
-    whole = plain + [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in whole} == {
+def imported(module):
+    nodes = list(ast.walk(ast.parse(inspect.getsource(module))))
+    plain = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    return plain + [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+
+
+def test_bounds_and_estimates_import_torch_scipy_and_the_standard_library_alone():
+    names = {*imported(bounds), *imported(estimates)} - {"pyrovae.weights.estimates"}
+    assert {name.split(".")[0] for name in names} == {
         "__future__", "collections", "dataclasses", "math", "scipy", "torch", "typing",
     }  # fmt: skip
+    assert "pyrovae.weights.estimates" not in imported(estimates)
 
 
 def test_elbo_is_the_mean_over_particles():

@@ -74,7 +74,7 @@ def test_programs_that_mix_particles_are_refused_compiled_too():
         with pyro.plate("data", 5, dim=-1):
             pyro.sample("z", dist.Normal(0.0 * table, 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match="otherwise together than each alone"):
+    with pytest.raises(ValueError, match="log-probabilities together than each alone"):
         pv.log_weights((model, guide), random(2, 5, 2), particles=4, runner=CompiledRun())
 
 

@@ -147,7 +147,9 @@ def test_a_plate_of_another_size_is_named():
         with pyro.plate("data", 7, dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match=r"site 'z' is in plate 'data' of size 7.* 4 data: size"):
+    with pytest.raises(
+        ValueError, match=r"site 'z' is in plate 'data' of size 7.* 4 data: create"
+    ):
         log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 

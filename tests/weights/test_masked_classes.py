@@ -146,5 +146,5 @@ def test_a_class_that_is_drawn_needs_the_mask_in_both_programs():
             pyro.sample("z", dist.Normal(x / 2, 2.0))
 
     program = functools.partial(model, way="handler")
-    with pytest.raises(ValueError, match="'c_unobserved' is masked otherwise in the model"):
+    with pytest.raises(ValueError, match="'c_unobserved' is masked differently in the model"):
         pv.log_weights((program, drawn), X, LABELS, KNOWN, particles=3)

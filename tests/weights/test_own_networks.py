@@ -215,7 +215,7 @@ def test_a_program_that_mixes_particles_and_takes_no_rows_is_refused():
         with pyro.plate("data", ROWS, dim=-1):
             pyro.sample("z", dist.Normal(0.0 * table, 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match=r"\[K, N, \.\.\.\], otherwise together than each alone"):
+    with pytest.raises(ValueError, match=r"\[K, N, \.\.\.\], other log-probabilities together"):
         pv.log_weights((model, guide), random(2, ROWS, 2), particles=4)
 
 

@@ -348,7 +348,7 @@ def test_so_many_particles_do_and_no_fewer(shape):
 
 
 def test_no_number_of_particles_does_above_the_largest_limit():
-    with pytest.raises(ValueError, match="no number of particles does .* got 0.8"):
+    with pytest.raises(ValueError, match="no number of particles is enough .* got 0.8"):
         pareto.particles_for(0.8)
 
 
