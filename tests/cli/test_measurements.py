@@ -152,7 +152,7 @@ def test_one_datum_is_evaluated_and_reported(run, tmp_path, capsys):
     assert main([*command, "--ais", "3", "--ais-limit", "1"]) == 0
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert "One datum tells no error over data" in page
+    assert "One datum has no error over data" in page
     assert "nan" not in "".join(line for line in page.splitlines() if "base64" not in line)
     assert "latents: latents of different data are compared; got 1" in page
 
