@@ -130,27 +130,11 @@ def evaluate(
     resolved = Resolved.of(target)
     batches = _batches(data, target, particles, batch_size)
     runner = _runner(compile, target, batches, particles)
-    width, kept = 0, []
-    points: tuple[str, ...] = ()
-    left_out: dict[str, str] = {}
-    probe, read = _Probe(), ReadAll(left_out)
-
-    def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
-        nonlocal width, points
-        given = resolved.given(*batch)
-        # Copied after the large tensors are freed, so that the results do not fragment the heap.
-        found = copy.deepcopy(_measure(given, ks, particles=particles, runner=runner, read=read))
-        points = points if width else _point_masses(given)
-        found["cost_of_another"] = probe(given)
-        width = batch[0][0].numel()
-        if diagnostics:
-            kept.append(batch)
-        return found
-
+    measure = _Measurement(resolved, ks, particles, runner, keep=bool(diagnostics))
     with resolved.evaluating(), seeded(seed):
         done = collect(measure, batches, f"evaluating with {particles:,} particles")
     measured = concatenated(done.pieces)
-    found, refused = _diagnose(target, kept, () if done.partial else diagnostics, seed)
+    found, refused = _diagnose(target, measure.kept, () if done.partial else diagnostics, seed)
     for name, why in refused.items():
         warnings.warn(f"diagnostic '{name}' was not measured: {why}", stacklevel=3)
     return Report(
@@ -158,12 +142,12 @@ def evaluate(
         seed=seed,
         seconds=done.seconds,
         wanted=_size(batches) if done.partial else len(measured["elbo"].value),
-        dimensions=width,
+        dimensions=measure.width,
         domain=getattr(getattr(target, "likelihood", None), "domain", None),
         findings=found,
         unfinished=tuple(name for name in names if name not in found | refused),
-        refused=left_out | refused,
-        point_masses=points,
+        refused=measure.left_out | refused,
+        point_masses=measure.points,
         **measured,
     )
 
@@ -201,13 +185,43 @@ def _point_masses(given: Given) -> tuple[str, ...]:
     return points
 
 
-class _Probe:
-    """Measure the cost of another datum's z on the first data, with one more particle."""
+class _Measurement:
+    """Measure one batch after another.
 
-    def __init__(self) -> None:
-        self.asked = 0
+    Attributes:
+        kept: the batches, if they are kept for diagnostics.
+        left_out: why a quantity was not measured, by name.
+        points: the sites at which the guide is a point mass.
+        width: the number of entries of x; 0 before the first batch.
+    """
 
-    def __call__(self, given: Given) -> Tensor:
+    def __init__(
+        self, resolved: Resolved, ks: Sequence[int], particles: int, runner: Runner, *, keep: bool
+    ) -> None:
+        self.kept: list[tuple[Any, ...]] = []
+        self.left_out: dict[str, str] = {}
+        self.points: tuple[str, ...] = ()
+        self.width = self.asked = 0
+        self._resolved, self._keep = resolved, keep
+        read = ReadAll(self.left_out)
+        self._measure = lambda given: _measure(
+            given, ks, particles=particles, runner=runner, read=read
+        )
+
+    def __call__(self, batch: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the estimates and per-datum tensors of a batch, by name."""
+        given = self._resolved.given(*batch)
+        # Copied after the large tensors are freed, so that the results do not fragment the heap.
+        found = copy.deepcopy(self._measure(given))
+        if not self.width:
+            self.points = _point_masses(given)
+        found["cost_of_another"] = self._cost_of_another(given)
+        self.width = batch[0][0].numel()
+        if self._keep:
+            self.kept.append(batch)
+        return found
+
+    def _cost_of_another(self, given: Given) -> Tensor:
         """Return the cost of another datum's z, [N]; NaN for data after the first ones."""
         unknown = torch.full((len(given),), torch.nan)
         asked, self.asked = self.asked, self.asked + len(given)

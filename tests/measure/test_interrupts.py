@@ -263,8 +263,8 @@ class Waits(torch.nn.Module):
         self.domain = self.inner.domain
 
     def forward(self, z, x=None):
-        self.calls += len(z) == 200  # One for each batch; other passes have fewer particles.
-        if self.calls == 2 and "WAIT_AT" in os.environ:
+        self.calls += len(z) == 200  # Two for each batch; other passes have fewer particles.
+        if self.calls == 3 and "WAIT_AT" in os.environ:
             open(os.environ["WAIT_AT"], "w").close()
             time.sleep(600)
         return self.inner(z, x)
