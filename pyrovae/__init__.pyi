@@ -38,10 +38,6 @@ from .measure.report import Report as Report
 from .measure.saved_findings import read_report as read_report
 from .objectives import aggregate as aggregate
 from .objectives import handlers as handlers
-from .objectives.regularized import DIP as DIP
-from .objectives.regularized import MMD as MMD
-from .objectives.regularized import FactorVAE as FactorVAE
-from .objectives.regularized import TotalCorrelation as TotalCorrelation
 from .presets import mlp_vae as mlp_vae
 from .randomness import seeded as seeded
 from .runs.run import load as load

@@ -7,8 +7,8 @@ README = Path(__file__).parent.parent / "README.md"
 SMALLER = {
     "epochs=20": "epochs=1",
     "particles=1000": "particles=20",
-    "temperatures=200, data=32": "temperatures=5, data=4",
-    "data=32, steps=200": "data=4, steps=2",
+    "temperatures=200, limit=32": "temperatures=5, limit=4",
+    "limit=32, steps=200": "limit=4, steps=2",
     "IWAE(50": "IWAE(2",
 }
 

@@ -29,6 +29,9 @@ from pyrovae.vae import VAE
 
 __all__ = ["Builder", "objective", "vae"]
 
+DISCRIMINATOR: Final = (100, 100)
+"""The widths of the hidden layers of the discriminator of `FactorVAE`."""
+
 Table = Mapping[str, Any]
 
 GUIDES: Final = {
@@ -67,7 +70,7 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
     Example:
         >>> from pyrovae.cli.experiment import layered
         >>> tables = layered([{"prior": {"name": "VampPrior", "components": 9, "latents": 2}}])
-        >>> vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
+        >>> pv.cli.build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
         torch.Size([9, 64])
     """
     builder = Builder(tables, data.train.x, data.shape)
@@ -89,8 +92,13 @@ def _scored(tables: Table, data: DataSet) -> Tensor:
     return data.train.draw() if drawn else data.train.x
 
 
-def objective(table: Table) -> Any:
+def objective(table: Table, prior: Any = None, size: int | None = None) -> Any:
     """Build an objective; None for the plain ELBO of one particle, which `fit` has of its own.
+
+    Args:
+        table: the table of the objective.
+        prior: the table of the prior, for objectives that depend on the number of latents.
+        size: the number of training data, for objectives that depend on it.
 
     Example:
         >>> objective({"name": "IWAE", "particles": 50, "gradient": "dreg"}).num_particles
@@ -104,18 +112,25 @@ def objective(table: Table) -> Any:
         if extra:
             said = names.unknown("argument", min(extra), ["particles", "gradient"])
             raise ValueError(f"objective ELBO: {said}")
-        made = {"m": entries["particles"], "k": 1, "gradient": entries["gradient"]}
+        made = {"particles": entries["particles"], "k": 1, "gradient": entries["gradient"]}
         return pv.objectives.MIWAE(**arguments(pv.objectives.MIWAE, made, "objective"))
     kind = names.part("objective", table["name"])
-    taken = inspect.signature(kind).parameters
-    entries = dict(table)
-    if "k" in taken and "m" not in taken:  # all the particles that there are
-        if "k" in entries:
-            raise ValueError(f"objective {table['name']}: the argument k is called particles")
-        if "particles" not in entries:
-            raise ValueError(f"objective {table['name']} needs particles: --particles K")
-        entries["k"] = entries.pop("particles")
-    return kind(**arguments(kind, entries, "objective"))
+    entries, derived = dict(table), {} if size is None else {"data_size": size}
+    if kind is pv.objectives.MMD:
+        derived["kernel"] = _kernel(entries.pop("kernel", {}), prior)
+    made = arguments(kind, entries, "objective", derived)
+    if kind is pv.objectives.FactorVAE:
+        sizes = (width(prior), *DISCRIMINATOR, 1)
+        made["discriminator"] = pv.nets.MLP(*sizes, activation=nn.LeakyReLU)
+    return kind(**made)
+
+
+def _kernel(table: Any, prior: Any) -> Any:
+    """Build a kernel from its width or its scale; the scale is 2 D for D latents by default."""
+    aggregate = pv.objectives.aggregate
+    entries = {"scale": 2.0 * width(prior)} if table == {} else named(table)
+    kind = aggregate.GaussianKernel if "width" in entries else aggregate.InverseMultiquadratic
+    return kind(**arguments(kind, entries, "objective.kernel"))
 
 
 def width(table: Any) -> int:

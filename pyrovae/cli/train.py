@@ -207,7 +207,7 @@ def _fit(
 ) -> History:
     """Train with a checkpoint after each epoch; a bar tells of every so many epochs."""
     settings = experiment.settings(tables, "training")
-    objective = build.objective(tables["objective"])
+    objective = build.objective(tables["objective"], tables["prior"], len(data.train.x))
     if objective is not None:
         print(f"Objective: {objective}", flush=True)
     step = _step(settings, objective)

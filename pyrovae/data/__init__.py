@@ -16,6 +16,7 @@ from pyrovae.data.domains import (
     open_unit_interval,
     value_in,
 )
+from pyrovae.data.images import Shape, fold, rotated
 
 __all__ = [
     "Batch",
@@ -24,14 +25,17 @@ __all__ = [
     "DataSet",
     "HELD_OUT",
     "PIXELS",
+    "Shape",
     "Split",
     "check_context",
     "check_domain",
     "check_finite",
     "drawn_once",
     "flat_line",
+    "fold",
     "load",
     "named",
     "open_unit_interval",
+    "rotated",
     "value_in",
 ]

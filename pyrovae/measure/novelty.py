@@ -282,10 +282,9 @@ class Novelty:
 
     Example:
         >>> import pyrovae as pv
-        >>> from pyrovae.data.images import rotated
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> digits = pv.data.load("digits").test.draw()
-        >>> turned = rotated(digits, (1, 8, 8))
+        >>> turned = pv.data.rotated(digits, (1, 8, 8))
         >>> novelty = pv.Novelty(turned, {"-log p": pv.measure.novelty.surprise}, limit=50)
         >>> 0 < novelty(vae, digits).quantities["-log p"].mean < 1
         True

@@ -25,18 +25,23 @@ from pyrovae.objectives.base import LowerBound, Objective
 from pyrovae.objectives.cubo import CUBO
 from pyrovae.objectives.lower_bounds import CIWAE, IWAE, MIWAE, Renyi
 from pyrovae.objectives.piwae import PIWAE
+from pyrovae.objectives.regularized import DIP, MMD, FactorVAE, TotalCorrelation
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
     "CIWAE",
     "CUBO",
+    "DIP",
     "IWAE",
     "MIWAE",
+    "MMD",
     "PIWAE",
+    "FactorVAE",
     "LowerBound",
     "Objective",
     "Renyi",
     "ReweightedWakeSleep",
+    "TotalCorrelation",
     "aggregate",
     "handlers",
     "regularized",

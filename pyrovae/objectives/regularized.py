@@ -36,6 +36,9 @@ __all__ = ["DIP", "MMD", "FactorVAE", "Regularized", "TotalCorrelation"]
 class Regularized(ELBO, abc.ABC):
     """A loss that is computed from one sample of every latent for each datum."""
 
+    def __str__(self) -> str:  # noqa: D105
+        return f"the ELBO with the penalty of {type(self).__name__}"
+
     @abc.abstractmethod
     def regularized(self, minibatch: Minibatch) -> Tensor:
         """Return the loss as a differentiable scalar, in nats, scaled to the whole data set."""
@@ -99,7 +102,7 @@ class TotalCorrelation(Regularized):
     Example:
         >>> import pyro, torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> objective = pv.TotalCorrelation(data_size=1000, beta=6.0)
+        >>> objective = pv.objectives.TotalCorrelation(data_size=1000, beta=6.0)
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), objective)
         >>> svi.step(torch.zeros(5, 64)) > 0
         True
@@ -177,7 +180,7 @@ class DIP(Regularized):
     Example:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> objective = pv.DIP(off_diagonal=10.0, diagonal=100.0)
+        >>> objective = pv.objectives.DIP(off_diagonal=10.0, diagonal=100.0)
         >>> objective(vae.model, vae.guide)(torch.zeros(5, 64)) > 200
         tensor(True)
     """
@@ -234,7 +237,8 @@ class MMD(Regularized):
     Example:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> objective = pv.MMD(pv.objectives.aggregate.InverseMultiquadratic(4.0), weight=10.0)
+        >>> kernel = pv.objectives.aggregate.InverseMultiquadratic(4.0)
+        >>> objective = pv.objectives.MMD(kernel, weight=10.0)
         >>> step = pv.Step(loss=objective, kl_weight=0.0)  # a Wasserstein auto-encoder
         >>> history = pv.fit(vae, torch.zeros(10, 64), epochs=1, step=step, callbacks=[])
         >>> history.column("loss")[0] > 0
@@ -288,7 +292,7 @@ class FactorVAE(Regularized):
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> net = pv.nets.MLP(2, 100, 100, 1, activation=torch.nn.LeakyReLU)
-        >>> objective = pv.FactorVAE(10.0, net)
+        >>> objective = pv.objectives.FactorVAE(10.0, net)
         >>> def adam(parameters):
         ...     groups = objective.groups(parameters, lr=1e-4, betas=(0.5, 0.9))
         ...     return torch.optim.Adam(groups, lr=1e-3)

@@ -45,7 +45,7 @@ def gaps(finding: Finding) -> Figure:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
-        >>> figure = pv.plots.gaps(pv.Gaps(steps=20)(vae, x))
+        >>> figure = pv.plots.gaps(pv.Gaps(steps=20, flow=pv.PerDatumFlow())(vae, x))
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['ELBO', 'refined', 'refined\nflow', 'log p(x)']
     """

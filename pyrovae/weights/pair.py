@@ -111,8 +111,8 @@ class TracePair:
 
     @property
     def log_w(self) -> Tensor:
-        """The log-weights [K, N], enumerated sites summed out."""
-        return self.layout.summed_out(self.log_joint)
+        """The log-weights [K, N], enumerated sites summed out: the sum of `terms`."""
+        return self.terms.log_w
 
     @property
     def log_joint(self) -> Tensor:

@@ -31,7 +31,6 @@ from pyrovae.parts import is_known
 from pyrovae.randomness import generators_kept
 from pyrovae.types import Program
 from pyrovae.weights.sites import log_prob, objective_sites, sample_sites
-from pyrovae.weights.stored import held_modules
 
 Scales = dict[str, Any]
 
@@ -168,7 +167,8 @@ def _probed(
     if together is not None and all(map(_agree, [together] * 2, alone, ends)):
         return None
     try:
-        shown = rows(particles)
+        with _training_met() as trained:
+            shown = rows(particles)
     except Exception as error:
         if together is None:
             return None
@@ -179,7 +179,7 @@ def _probed(
             "leading axes, by folding [K, N, ...] to [K N, ...] before a layer that takes "
             "[N, ...], and back after it"
         ) from error
-    if not _trains(program):
+    if not trained:
         first, again, last = (rows(1, _particle(shown, k)) for k in (0, 0, particles - 1))
         tied = not all(map(_agree, [shown] * 2, (first, last), ends))
         if tied and _agree(again, first, 0):
@@ -192,12 +192,17 @@ def _probed(
     return {name: site["scale"] for name, site in objective_sites(alone[0])}
 
 
-def _trains(program: Program) -> bool:
-    """Tell whether a module of the program is in training mode: rows may share statistics."""
-    owner = getattr(_unwrapped(program), "__self__", _unwrapped(program))
-    tops = [owner] if isinstance(owner, nn.Module) else []
-    held = [*getattr(owner, "held", {}).values(), *held_modules(program=owner).values()]
-    return any(module.training for top in [*tops, *held] for module in top.modules())
+@contextlib.contextmanager
+def _training_met() -> Iterator[list[bool]]:
+    """Note whether a module in training mode runs in the block: its rows may share statistics."""
+    met: list[bool] = []
+
+    def note(module: nn.Module, _: Any) -> None:
+        if module.training:
+            met.append(True)
+
+    with nn.modules.module.register_module_forward_pre_hook(note):
+        yield met
 
 
 def _scored(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

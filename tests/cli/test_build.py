@@ -76,11 +76,15 @@ OBJECTIVES = {
     "ELBO": {"particles": 4},
     "CIWAE": {"beta": 0.5, "particles": 4},
     "CUBO": {"n": 2, "particles": 4},
+    "DIP": {"off_diagonal": 10.0, "diagonal": 5.0},
+    "FactorVAE": {"gamma": 6.0},
     "IWAE": {"particles": 4},
-    "MIWAE": {"m": 2, "k": 2},
-    "PIWAE": {"m": 2, "k": 2},
+    "MIWAE": {"particles": 4, "k": 2},
+    "MMD": {"weight": 2.0},
+    "PIWAE": {"particles": 4, "k": 2},
     "Renyi": {"alpha": 0.25, "particles": 4},
     "ReweightedWakeSleep": {"particles": 4},
+    "TotalCorrelation": {"beta": 4.0},
 }
 
 
@@ -172,10 +176,12 @@ def test_every_network_makes_a_vae_that_can_be_measured(name):
 
 @pytest.mark.parametrize("name", names.parts("objective"))
 def test_every_objective_has_a_loss(name):
-    entries = {"name": name, "gradient": "dreg", **OBJECTIVES[name]}
-    found = build.objective(entries)
+    weighted = "particles" in OBJECTIVES[name]
+    entries = {"name": name, **OBJECTIVES[name]} | ({"gradient": "dreg"} if weighted else {})
+    found = build.objective(entries, {"latents": 3}, size=len(BITS))
     assert type(found).__name__ == {"ELBO": "MIWAE"}.get(name, name)
-    assert (found.num_particles, found.gradient) == (4, "dreg")
+    if weighted:
+        assert (found.num_particles, found.gradient) == (4, "dreg")
     made = vae()
     assert torch.isfinite(torch.tensor(found.loss(made.model, made.guide, BITS)))
 
@@ -283,12 +289,15 @@ def test_what_no_part_can_be_made_of_is_said(tables, words):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ({"name": "IWAE"}, "IWAE needs particles: --particles K"),
-        ({"name": "IWAE", "k": 5}, "the argument k is called particles"),
-        ({"name": "MIWAE", "particles": 5}, "no argument 'particles': There are m, k, gradient"),
+        ({"name": "IWAE"}, "IWAE needs particles: --objective.particles"),
+        ({"name": "IWAE", "k": 5}, "no argument 'k': There are particles, gradient"),
+        (
+            {"name": "MIWAE", "particles": 4, "m": 2},
+            "no argument 'm': There are particles, k, gradient",
+        ),
         ({"name": "ELBO", "alpha": 5}, "no argument 'alpha': There are particles, gradient"),
         ({"name": "IWEA", "particles": 5}, "did you mean IWAE?"),
-        ({"name": "ReweightedWakeSleep", "particles": 1}, "two or more"),
+        ({"name": "ReweightedWakeSleep", "particles": 1}, "at least two particles"),
         ({"name": "ReweightedWakeSleep", "particles": 5, "gradient": "stl"}, "'plain' or 'dreg'"),
         ({"name": "Renyi", "particles": 5, "alpha": 1}, "other than 1"),
         ({"name": "IWAE", "particles": 5, "gradient": "steep"}, "--objective.gradient"),

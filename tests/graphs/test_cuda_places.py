@@ -5,11 +5,11 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import pyrovae as pv
 from pyrovae.graphs.passes import check_written, cpu_work_of, gpu_among
 from pyrovae.graphs.signatures import NotRecordable
 from pyrovae.measure.latents.plane import _Components
 from pyrovae.weights.sites import same_mask
+from pyrovae.weights.target import placed
 
 
 class Lying:
@@ -66,18 +66,17 @@ def test_the_density_over_two_dimensions_of_a_gpu_is_kept_by_the_cpu(monkeypatch
     assert density.shape == (5, 5)
 
 
-@pytest.mark.parametrize("masks", [(None, "gpu"), ("gpu", None), (True, "gpu"), ("gpu", "gpu")])
+@pytest.mark.parametrize("masks", [(None, "gpu"), ("gpu", None), (True, "gpu"), ("gpu", "copy")])
 def test_masks_are_compared_where_one_of_them_is(monkeypatch, masks):
     met = []
     monkeypatch.setattr(torch, "equal", lambda *pair: met.append([t.device.type for t in pair]))
     gpu = torch.ones(3, dtype=torch.bool, device="meta")
-    same_mask(*(gpu if mask == "gpu" else mask for mask in masks))
+    there = {"gpu": gpu, "copy": gpu.clone()}
+    same_mask(*(there.get(mask, mask) for mask in masks))
     assert met == [["meta", "meta"]]
 
 
 def test_novel_data_are_moved_to_the_target():
     target = torch.nn.Linear(2, 2, device="meta")
     novel, label = torch.ones(3, 2), torch.ones(3)
-    (x, own), _ = pv.Novelty(novel)._first(target, novel, label)
-    assert x.is_meta
-    assert own.is_meta
+    assert all(value.is_meta for value in placed(target, novel, label))

@@ -209,7 +209,7 @@ def test_no_mask_at_all_is_refused(ask):
 
 def test_nan_is_refused_with_a_way_to_mend_it():
     x = torch.where(SEEN, TABLE, math.nan)
-    with pytest.raises(ValueError, match="x has NaN .* fill the values in and mask them"):
+    with pytest.raises(ValueError, match="x has NaN .* replace the values and mask them"):
         pv.fit(gappy_vae(), (x, SEEN), epochs=1)
 
 

@@ -355,6 +355,6 @@ def test_a_discriminator_sees_several_sites_side_by_side():
 
 def test_a_loss_that_is_nan_is_warned_of():
     vae = LinearGaussian().vae()
-    loss = pv.MMD(lambda x, y: torch.full((len(x), len(y)), torch.nan), weight=1.0)
+    loss = pv.objectives.MMD(lambda x, y: torch.full((len(x), len(y)), torch.nan), weight=1.0)
     with pytest.warns(UserWarning, match="NaN"):
         loss.loss(vae.model, vae.guide, LinearGaussian().sample(4))

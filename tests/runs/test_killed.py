@@ -39,7 +39,8 @@ def latents_of(folder):
     """Return the latents of the one run in a folder: model, configuration and metrics agree."""
     width = pv.load(folder).prior.loc.numel()
     run = Run(folder)
-    assert run.config["vae"]["prior"]["args"][0] == width
+    prior = run.config["vae"]["prior"]
+    assert [*prior["args"], *prior["kwargs"].values()] == [width]
     numbers = [line["epoch"] for line in run.metrics]
     assert numbers == list(range(1, len(numbers) + 1))
     return width

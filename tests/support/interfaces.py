@@ -245,5 +245,5 @@ def distributions_check_a_value_beside_its_support():
 
 
 def methods_of_tensors_lie_in_one_file():
-    assert torch.Tensor.register_hook.__code__.co_filename == torch._tensor.__file__
-    assert torch.Tensor.backward.__code__.co_filename == torch._tensor.__file__
+    methods = (torch.Tensor.register_hook, torch.Tensor.backward)
+    return all(method.__code__.co_filename == torch._tensor.__file__ for method in methods)
