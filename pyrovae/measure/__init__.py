@@ -1,4 +1,8 @@
-"""Measure a trained pair of programs: `evaluate`, and every diagnostic that a report can hold."""
+"""Measure a trained pair of Pyro programs.
+
+`evaluate` estimates bounds on log p(x) from one set of log-weights and returns a `Report`. Further
+diagnostics are objects passed to it; each returns a table and a one-paragraph verdict.
+"""
 
 from pyrovae.measure import discrepancies
 

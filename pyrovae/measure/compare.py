@@ -1,9 +1,10 @@
-r"""Two models over the same data: what differs, datum by datum, and whether it can be told.
+r"""Compare two models by paired differences on the same data.
 
     d_n = a_n - b_n,        error over data:  std(d) / sqrt(N)
 
-Data differ from each other far more than two models do on one of them. The pairs take that out:
-the error of the difference is often a tenth of that of either mean.
+The log-likelihood varies far more between data than between two models on one datum. Pairing
+removes the variation between data, so the error of the difference is often much smaller than that
+of either mean.
 """
 
 from __future__ import annotations
@@ -21,27 +22,33 @@ from pyrovae.measure.saved_findings import SavedFinding, estimates_of
 from pyrovae.weights.bounds import Z95, Estimate, difference
 from pyrovae.weights.psis import beyond
 
+__all__ = ["APART", "FEW", "Comparison", "compare"]
+
 APART: Final = Z95
-"""How many errors tell two models apart: 5% of equal ones are told apart wrongly."""
+"""The number of standard errors that counts as a difference: a two-sided test at level 5%."""
 
 FEW: Final = 0.01
-"""The share of data with a k-hat too large up to which a bound tells the better model."""
+"""The share of data with a large k-hat up to which bounds decide between models.
+
+The threshold is ours.
+"""
 
 
 @final
 @dataclass(frozen=True, repr=False)
 class Comparison(Finding):
-    """What `compare` found: differences a - b, in nats.
+    """The result of `compare`: differences a - b, in nats.
 
     Attributes:
-        names: what the two are called.
-        differences: of each quantity that both have. The error over particles is the root of the
-            sum of squares, or the plain sum where both were drawn at one seed.
-        one_seed: whether the particles of both were drawn at the same seed.
-        same_data: whether the data are known to be the same; None where they are not known.
-        same_context: likewise what the programs took beside the data.
-        untrusted: how many data of each have a Pareto k-hat above its limit.
-        point_masses: the names of those whose guide has no density, and so no bounds.
+        names: the names of the two models.
+        differences: the difference of each quantity that both reports have. Its error over
+            particles is the root of the sum of squared errors, or the sum of errors if both
+            reports used the same seed.
+        one_seed: whether both reports used the same seed.
+        same_data: whether the data are the same; None if a report has no fingerprint.
+        same_context: whether the context is the same; None if a report has no fingerprint.
+        untrusted: the number of data of each report whose Pareto k-hat is above its limit.
+        point_masses: the names of the models whose guide has no density, and so no bounds.
     """
 
     names: tuple[str, str]
@@ -54,23 +61,23 @@ class Comparison(Finding):
 
     @property
     def bound(self) -> str:
-        """The bound that the verdict goes by: the tightest that both have."""
+        """The bound that the verdict uses: the tightest that both reports have."""
         return max(filter(_is_bound, self.differences), key=_particles)
 
     @property
     def title(self) -> str:
-        """Which is taken from which, on how many data."""
+        """The names in the order of subtraction, the number of data, and the unit."""
         a, b = self.names
         return f"{a} - {b}, paired, {len(self.differences['ELBO'].value):,} data, nats per datum"
 
     @property
     def partial(self) -> bool:
-        """Whether something was left out: never, since only whole data are compared."""
+        """Whether the comparison is incomplete: always False."""
         return False
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The differences, then the share of data on which a's bound is the higher."""
+        """The differences, and the share of data on which the bound of a is higher."""
         shares = {
             f"{name}, share of data": _share(estimate.value)
             for name, estimate in self.differences.items()
@@ -80,13 +87,13 @@ class Comparison(Finding):
 
     @property
     def verdict(self) -> Sequence[str]:
-        """Which is ahead, by how much, and what the numbers do not tell."""
+        """Which model is better and by how much, and reservations about the result."""
         sentences = [self._ahead(), self._otherwise_by_the_elbo(), *self._reservations()]
         return [sentence for sentence in sentences if sentence]
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
-        """Nothing beside the differences."""
+        """Empty: the per-datum values are those of the differences."""
         return {}
 
     def _ahead(self) -> str:
@@ -94,33 +101,33 @@ class Comparison(Finding):
         if self.point_masses:
             which = " and ".join(self.point_masses)
             return (
-                f"Nothing can be said: the guide of {which} puts all mass on a point (Delta), and "
-                "what stands as its bounds is log p(x, z) there."
+                f"The models cannot be compared: the guide of {which} is a point mass (Delta), so "
+                "its bounds are log p(x, z) at that point. Use a guide with a density."
             )
         estimate = self.differences[self.bound]
         undefined = int((~estimate.value.isfinite()).sum())
         if undefined:
             return (
-                f"By {self.bound} nothing can be said: {undefined:,} data have no finite "
-                f"difference, being impossible under {a}, {b} or both."
+                f"The models cannot be compared by {self.bound}: {undefined:,} data have no "
+                f"finite difference, because they are impossible under {a}, {b} or both."
             )
         mean, error = estimate.mean, _error(estimate)
         if (estimate.value == 0).all():
-            return f"By {self.bound}, {a} and {b} are the same on every datum."
+            return f"By {self.bound}, {a} and {b} are equal on every datum."
         if math.isnan(error):
-            return f"One datum of one particle does not tell {a} and {b} apart."
+            return f"One datum and one particle give no error, so {a} and {b} cannot be compared."
         if abs(mean) < APART * error:
             return (
-                f"By {self.bound}, {a} and {b} cannot be told apart with these data: the "
-                f"difference is {_said(mean, error)} nats, and {APART} errors are "
-                f"{_said(APART * error)}."
+                f"By {self.bound}, {a} and {b} do not differ significantly: the difference is "
+                f"{_said(mean, error)} nats, and {APART} errors are {_said(APART * error)}. More "
+                "data or particles may separate them."
             )
         ahead = a if mean > 0 else b
-        errors = f"{abs(mean) / error:.1f}" if error > 0 else "infinitely many"
+        errors = f"{abs(mean) / error:.1f} errors" if error > 0 else "no error"
         share = self.quantities[f"{self.bound}, share of data"].mean
         return (
-            f"By {self.bound}, {ahead} is ahead by {_said(abs(mean), error)} nats ({errors} "
-            f"errors); {a}'s bound is the higher on {share:.0%} of the data."
+            f"By {self.bound}, {ahead} is ahead by {_said(abs(mean), error)} nats ({errors}); "
+            f"the bound of {a} is higher on {share:.0%} of the data."
         )
 
     def _otherwise_by_the_elbo(self) -> str:
@@ -133,8 +140,8 @@ class Comparison(Finding):
             return ""
         ahead = self.names[0] if elbo.mean > 0 else self.names[1]
         return (
-            f"By the ELBO {ahead} is ahead, by {_said(abs(elbo.mean), _error(elbo))} nats: its "
-            "guide is the closer to its posterior, not its model the better."
+            f"By the ELBO, {ahead} is ahead by {_said(abs(elbo.mean), _error(elbo))} nats, "
+            f"because its guide is closer to its posterior; by {self.bound} its model is worse."
         )
 
     def _reservations(self) -> list[str]:
@@ -144,41 +151,49 @@ class Comparison(Finding):
             sentences.append(
                 "Pareto k-hat is above its limit at "
                 + " and ".join(f"{count:,} data of {name}" for name, count in counts)
-                + ": there the bounds are lower than log p(x) by what is not known, and the model "
-                "that is behind may be the better. Compare by annealed importance sampling."
+                + ". There the bounds may be far below log p(x), so the order of the models may "
+                "be wrong. Compare them by annealed importance sampling (pyrovae.AIS)."
             )
         if self.one_seed:
             sentences.append(
-                "Both drew their particles at one seed, so their errors over particles may go "
-                "together: the sum of the two, which the true one cannot exceed, is given."
+                "Both reports used the same seed, so their errors over particles may be "
+                "correlated: the error given is their sum, an upper bound. Use different seeds "
+                "for a smaller one."
             )
         if self.same_data is None:
             sentences.append(
-                "A report keeps no fingerprint of its data: that both are over the same data, in "
-                "the same order, is taken on trust."
+                "A report has no fingerprint of its data, so it was not checked that both are "
+                "of the same data in the same order."
             )
         if self.same_context is False:
-            sentences.append("The programs were given other things beside x: labels, or masks.")
+            sentences.append(
+                "The context differs between the reports, such as labels or masks: check that "
+                "this is intended."
+            )
         return sentences
 
 
 def compare(
     a: Report | SavedFinding, b: Report | SavedFinding, *, names: tuple[str, str] = ("a", "b")
 ) -> Comparison:
-    r"""Compare two reports over the same data, pairing them datum by datum.
+    r"""Compare two reports on the same data by paired differences, in nats.
 
-    The error over data of the difference, $s(a_n - b_n) / \sqrt N$ (wider for few data, see
-    `bounds.students_factor`), says how another test set would differ, particles included; that
-    over particles how other seeds on these data would.
+    The error over data of the mean difference is $s(a_n - b_n) / \sqrt N$, multiplied by Student's
+    factor for few data (see `bounds.students_factor`). It includes the noise of the particles.
+    The error over particles is the variation between seeds on the same data.
 
     Args:
-        a: what `evaluate` returned, or `read_report`.
-        b: the other, over the same data.
-        names: what to call them.
+        a: a report, from `evaluate` or `read_report`.
+        b: another report on the same data in the same order.
+        names: the names of the two models in the table and the verdict.
 
     Raises:
-        ValueError: if the reports are over different data, one is of probabilities and the other
-            of densities, or their names are one.
+        ValueError: if the reports are of different data, if one is of probabilities and the other
+            of densities, or if the names are equal.
+
+    References:
+        Agresti, Coull, 1998. Approximate Is Better than "Exact" for Interval Estimation of
+            Binomial Proportions.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -190,20 +205,20 @@ def compare(
         ('IWAE-20', ['ELBO', 'IWAE-10', 'IWAE-20'])
     """
     if names[0] == names[1]:
-        raise ValueError(f"the two compared have two names; got {names[0]!r} twice")
+        raise ValueError(f"names must differ; got {names[0]!r} twice")
     estimates = tuple(estimates_of(report) for report in (a, b))
     sizes = [len(found["ELBO"].value) for found in estimates]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"a comparison is paired over the same data; {names[0]} was measured on {sizes[0]:,} "
-            f"of them, {names[1]} on {sizes[1]:,}: evaluate both on the same"
+            f"compare needs two reports on the same data; {names[0]} has {sizes[0]:,} data, "
+            f"{names[1]} has {sizes[1]:,}: evaluate both on the same data"
         )
     kinds = [_of_probabilities(report) for report in (a, b)]
     if set(kinds) == {True, False}:
         of = dict(zip(kinds, names, strict=True))
         raise ValueError(
-            f"{of[True]} gives data probabilities and {of[False]} densities, whose logarithms "
-            "have no common unit: compare likelihoods of one kind"
+            f"{of[True]} has probabilities p(x) and {of[False]} has densities, which cannot be "
+            "compared: use two discrete or two continuous likelihoods"
         )
     same_data, same_context = _same(a.fingerprint, b.fingerprint, names)
     one_seed = a.seed is not None and a.seed == b.seed
@@ -225,7 +240,7 @@ def compare(
 
 
 def _of_probabilities(report: Report | SavedFinding) -> bool | None:
-    """Tell whether p(x) is a probability, of whole numbers, or a density; None if not known."""
+    """Return whether p(x) is a probability rather than a density; None if not known."""
     if isinstance(report, SavedFinding):
         return report.said.get("of_whole_numbers")
     return None if report.domain is None else report.of_whole_numbers
@@ -239,25 +254,25 @@ def _untrusted(report: Report | SavedFinding) -> int:
 def _same(
     a: Tensor | None, b: Tensor | None, names: tuple[str, str]
 ) -> tuple[bool | None, bool | None]:
-    """Return whether data and context are the same by their fingerprints, as far as is known."""
+    """Return whether data and context have the same fingerprints; None if not known."""
     if a is None or b is None:
         return None, None
     same = a.cpu() == b.cpu()
     other = (~same[:, 0]).nonzero().flatten()
     if len(other):
         raise ValueError(
-            f"a comparison is paired over the same data; {len(other):,} of the {len(same):,} data "
-            f"of {names[0]} and {names[1]} differ, the first at row {int(other[0])}: evaluate "
-            "both on the same, in the same order"
+            f"compare needs two reports on the same data; {len(other):,} of the {len(same):,} "
+            f"data of {names[0]} and {names[1]} differ, the first at row {int(other[0])}: "
+            "evaluate both on the same data in the same order"
         )
     return True, bool(same[:, 1].all())
 
 
 def _share(difference: Tensor) -> Number:
-    r"""Return the share of data above zero, equal ones by half, with Agresti and Coull's error.
+    r"""Return the share of data above zero, counting ties as one half.
 
-    The error is that of two more data on either side, $\tilde n = N + 4$, and so is none for no
-    share, where the plain one would be zero at 0 and at 1.
+    Its error is Agresti and Coull's, $\sqrt{\tilde p (1 - \tilde p) / (N + 4)}$, with two data
+    added on either side. It is positive for any share, also for 0 and 1.
     """
     above = ((difference > 0).double() + 0.5 * (difference == 0).double()).sum().item()
     count = len(difference)
@@ -274,13 +289,13 @@ def _particles(bound: str) -> int:
 
 
 def _error(estimate: Estimate) -> float:
-    """Return the error over data; of a single datum, that over particles."""
+    """Return the error over data; for a single datum, the error over particles."""
     over_data = estimate.error_over_data
     return estimate.error_over_particles if math.isnan(over_data) else over_data
 
 
 def _said(value: float, error: float | None = None) -> str:
-    """Write a number, with its error if there is one, to two digits of the error."""
+    """Format a number, and its error if given, to two significant digits of the error."""
     scale = value if error is None else error
     digits = max(0, 1 - math.floor(math.log10(scale))) if scale > 0 else 3
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

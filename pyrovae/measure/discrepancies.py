@@ -1,7 +1,6 @@
-"""What a data set looks like, in one number each: discrepancies T(x) of data x, [N, D].
+"""Discrepancies T(x): functions that summarize a data set x, [N, ...], by one number.
 
-They are for predictive checks, which ask whether data drawn from a model look like the real ones.
-Each is a plain function, smooth enough to be compared and cheap enough to be computed often.
+`PredictiveCheck` compares their values on real data with their values on data drawn from a model.
 """
 
 from __future__ import annotations
@@ -13,10 +12,22 @@ from typing import Final
 import torch
 from torch import Tensor
 
-Discrepancy = Callable[[Tensor], Tensor]
+__all__ = [
+    "DISCREPANCIES",
+    "Discrepancy",
+    "effective_rank",
+    "kurtosis",
+    "mean",
+    "nearest_neighbor",
+    "share_of_zeros",
+    "standard_deviation",
+]
 
-NEIGHBOURS: Final = 200
-"""The data among which nearest neighbors are sought: the first so many."""
+Discrepancy = Callable[[Tensor], Tensor]
+"""A function of a data set [N, ...] that returns one number."""
+
+NEIGHBORS: Final = 200
+"""The number of data, the first ones, that `nearest_neighbor` looks at."""
 
 
 def mean(x: Tensor) -> Tensor:
@@ -30,7 +41,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def standard_deviation(x: Tensor) -> Tensor:
-    """Return the root of the mean over dimensions of the variance over data.
+    """Return the square root of the variance over data, averaged over dimensions.
 
     Example:
         >>> standard_deviation(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
@@ -40,9 +51,11 @@ def standard_deviation(x: Tensor) -> Tensor:
 
 
 def kurtosis(x: Tensor) -> Tensor:
-    r"""Return the mean fourth power over the squared mean square, about the dimensions' means.
+    r"""Return the kurtosis of all entries, each centered at the mean of its dimension.
 
-    3 where the entries are normal with one variance, more where their tails are heavier.
+    $$ \frac{\overline{(x - \bar x)^4}}{\big(\overline{(x - \bar x)^2}\big)^2} $$
+
+    It is 3 if the entries are normal with equal variances, and larger for heavier tails.
 
     Example:
         >>> kurtosis(torch.tensor([[0.0], [0.0], [0.0], [1.0], [-1.0]]))
@@ -63,11 +76,12 @@ def share_of_zeros(x: Tensor) -> Tensor:
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    r"""Return how many directions the variance is spread over, by the covariance's spectrum.
+    r"""Return the participation ratio of the covariance's eigenvalues $\lambda_i$.
 
     $$ \Big(\sum_i \lambda_i\Big)^2 \Big/ \sum_i \lambda_i^2 $$
 
-    1 where all dimensions move together, D where they are uncorrelated with one variance.
+    It is 1 if all dimensions are perfectly correlated, and D if they are uncorrelated with equal
+    variances.
 
     Example:
         >>> effective_rank(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
@@ -80,15 +94,15 @@ def effective_rank(x: Tensor) -> Tensor:
 
 
 def nearest_neighbor(x: Tensor) -> Tensor:
-    """Return the mean distance to the nearest other datum, among the first 200.
+    """Return the mean Euclidean distance to the nearest other datum, among the first 200 data.
 
-    Small where data come in clumps, as do those of a model that has collapsed to a few modes.
+    It is small if the data are clustered, as for a model that has collapsed to a few modes.
 
     Example:
         >>> nearest_neighbor(torch.tensor([[0.0], [1.0], [4.0]]))
         tensor(1.6667)
     """
-    some = x[:NEIGHBOURS].flatten(1)
+    some = x[:NEIGHBORS].flatten(1)
     distances = torch.cdist(some, some, compute_mode="donot_use_mm_for_euclid_dist")
     distances.fill_diagonal_(torch.inf)
     return distances.amin(1).mean()
@@ -109,4 +123,4 @@ DISCREPANCIES: Final[Mapping[str, Discrepancy]] = MappingProxyType(
         "nearest neighbor": nearest_neighbor,
     }
 )
-"""What a predictive check compares if nothing else is asked for."""
+"""The discrepancies that `PredictiveCheck` compares by default."""

@@ -1,12 +1,14 @@
-"""Report what a VAE is worth on data: bounds with two errors each, per datum and on average.
+"""Evaluate a VAE on data: estimate bounds on log p(x), each with two standard errors.
 
-Every number comes from one set of log-weights [K, N]. A mean over data has an error over data
-(how another test set would differ) and an error over particles (how another seed would differ).
+Bounds, rates and reconstruction come from one set of log-weights [K, N]. A mean over data has an
+error over data (its variation between test sets) and an error over particles (its variation
+between seeds).
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,7 +17,6 @@ from torch import Tensor
 
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
-from pyrovae.graphs.quiet import without_cuda_notice
 from pyrovae.measure import unused_latents as unused
 from pyrovae.measure.findings import Diagnostic, Finding, collect, concatenated
 from pyrovae.measure.fingerprints import fingerprints
@@ -45,13 +46,19 @@ from pyrovae.weights.target import (
 )
 from pyrovae.weights.traces import trace_guide
 
+__all__ = ["COMPILED_FROM", "SMALLEST_BATCH", "UNCONSTRAINED", "evaluate"]
+
 SMALLEST_BATCH: Final = 100
+"""The default number of data in a batch; tensors may go in larger batches."""
 
 UNCONSTRAINED: Final = "_unconstrained"
-"""How Pyro's autoguides name the auxiliary site that they transform to a latent."""
+"""The suffix that Pyro's autoguides give to the auxiliary site of a latent."""
 
 COMPILED_FROM: Final = 2_000_000
-"""The (particle, datum) pairs from which compiling, some seconds of it, pays by default."""
+"""The number of (particle, datum) pairs from which passes are compiled by default.
+
+Compiling takes some seconds. The threshold is ours.
+"""
 
 
 @torch.no_grad()
@@ -66,34 +73,45 @@ def evaluate(
     compile: bool | None = None,
     diagnostics: Sequence[Diagnostic] = (),
 ) -> Report:
-    """Measure a VAE, or any pair of Pyro programs, on data.
+    r"""Evaluate a VAE, or any pair of Pyro programs, on data.
 
-    What a diagnostic refuses to measure, or fails at, is said in the verdict, and keeps nothing
-    else from it.
-    An interrupt (Ctrl-C) keeps the batches, and the diagnostics, that are done: the report then
-    says that it is partial.
+    For each datum, with $w_k = p(x, z_k) / q(z_k | x)$ and $z_k \sim q(z | x)$, the report has the
+    importance-weighted bounds
+
+    $$ L_k = E \Big[ \log \frac1k \sum_{i=1}^k w_i \Big] \le \log p(x), $$
+
+    of which the ELBO is $L_1$, and the parts of the ELBO: reconstruction and KL. All are in nats.
+
+    Further diagnostics are objects, such as `AIS` or `Latents`; each adds a table and a
+    one-paragraph verdict. A diagnostic that cannot be measured is left out with a warning and a
+    sentence in the verdict. An interrupt (Ctrl-C) keeps the batches and the diagnostics that have
+    finished; the report is then marked as partial.
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
-        data: whatever `fit` takes. A dynamic split is binarized once, whatever the seed, so that
-            two reports are of the same pixels.
-        particles: K, the particles for each datum.
-        ks: the k of the importance-weighted bounds; by default 10, 100, 1,000, ... and K.
-        batch_size: the data in memory at once; it does not change what is estimated, though
-            the draws at a seed depend on it. By default 100, and of tensors as many more as one
-            pass holds: of small data at few particles a pass costs what Pyro's handlers cost,
-            whatever is in it.
-        compile: whether the passes are compiled (see `CompiledRun`); by default where
-            there are 2,000,000 pairs of particle and datum or more, and the VAE is made of the
+        data: any data that `fit` takes. A dynamic split is binarized once, independently of the
+            seed, so that two reports measure the same pixels.
+        particles: K, the number of particles for each datum.
+        ks: the values of k for the importance-weighted bounds; by default 10, 100, 1,000, ... and
+            K.
+        batch_size: the number of data in memory at once. The estimates are of the same quantities
+            for any size, but the draws at a given seed depend on it. By default 100, or more for
+            tensors if a pass can hold more.
+        compile: whether to compile the passes (see `CompiledRun`). By default they are compiled
+            if there are 2,000,000 pairs of particle and datum or more and the VAE consists of the
             library's parts.
-        seed: of the particles alone; None draws from torch's generator as it stands.
-        diagnostics: further measurements, called with the target and all the data once the report
-            has its own numbers, each at the seed. What they find stands in `report.findings`.
+        seed: the seed of the particles and of each diagnostic; None uses torch's generator in its
+            current state.
+        diagnostics: further measurements, called with the target and all the data after the
+            bounds are estimated. Their results are in `report.findings`.
 
     Raises:
-        ValueError: for data that are empty, not finite or outside the likelihood's domain, a k
-            above K, two diagnostics of one name, and as `log_weights`.
-        KeyboardInterrupt: if the interrupt comes before the first batch is done.
+        ValueError: if the data are empty, not finite or outside the likelihood's domain, if a k
+            is not between 1 and K, if two diagnostics have the same name, and as `log_weights`.
+        KeyboardInterrupt: if the interrupt comes before the first batch finishes.
+
+    Warns:
+        UserWarning: if a diagnostic cannot be measured.
 
     References:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
@@ -110,56 +128,53 @@ def evaluate(
     _check_levels(ks, particles)
     names = _names(diagnostics)
     resolved = Resolved.of(target)
-    batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
-    if batch_size is None and batches.tensors:
-        batches = batches.in_order(_rows(batches.tensors[0], particles))
-    if compile is None:
-        long = (batches.number or 0) * batches.batch_size * particles >= COMPILED_FROM
-        compile = long and safe_to_compile(target)
-    runner = CompiledRun() if compile else run
-    width, kept = 0, []
-    points: tuple[str, ...] = ()
-    left_out: dict[str, str] = {}
-    probe, read = _Probe(), ReadAll(left_out)
-
-    def measure(batch: tuple[Any, ...]) -> dict[str, Any]:
-        nonlocal width, points
-        given = resolved.given(*batch)
-        # Copied once the large tensors are given back: what stays must not lie between them.
-        found = copy.deepcopy(_measure(given, ks, particles=particles, runner=runner, read=read))
-        points = points if width else _point_masses(given)
-        found["cost_of_another"] = probe(given)
-        width = batch[0][0].numel()
-        if diagnostics:
-            kept.append(batch)
-        return found
-
-    with resolved.evaluating(), seeded(seed), without_cuda_notice():
+    batches = _batches(data, target, particles, batch_size)
+    runner = _runner(compile, target, batches, particles)
+    measure = _Measurement(resolved, ks, particles, runner, keep=bool(diagnostics))
+    with resolved.evaluating(), seeded(seed):
         done = collect(measure, batches, f"evaluating with {particles:,} particles")
     measured = concatenated(done.pieces)
-    found, refused = _diagnose(target, kept, () if done.partial else diagnostics, seed)
+    found, refused = _diagnose(target, measure.kept, () if done.partial else diagnostics, seed)
+    for name, why in refused.items():
+        warnings.warn(f"diagnostic '{name}' was not measured: {why}", stacklevel=3)
     return Report(
         particles=particles,
         seed=seed,
         seconds=done.seconds,
         wanted=_size(batches) if done.partial else len(measured["elbo"].value),
-        dimensions=width,
+        dimensions=measure.width,
         domain=getattr(getattr(target, "likelihood", None), "domain", None),
         findings=found,
         unfinished=tuple(name for name in names if name not in found | refused),
-        refused=left_out | refused,
-        point_masses=points,
+        refused=measure.left_out | refused,
+        point_masses=measure.points,
         **measured,
     )
 
 
+def _batches(data: Data, target: Target, particles: int, batch_size: int | None) -> Batches:
+    """Return the data in batches, on the device of the target's parameters."""
+    batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
+    if batch_size is None and batches.tensors:
+        return batches.in_order(_rows(batches.tensors[0], particles))
+    return batches
+
+
+def _runner(compiled: bool | None, target: Target, batches: Batches, particles: int) -> Runner:  # noqa: FBT001
+    """Return what runs a pass: compiled if asked for, or by default if it is long."""
+    if compiled is None:
+        long = (batches.number or 0) * batches.batch_size * particles >= COMPILED_FROM
+        compiled = long and safe_to_compile(target)
+    return CompiledRun() if compiled else run
+
+
 def _rows(x: Tensor, particles: int) -> int:
-    """Return how many data a pass holds at all particles, and no fewer than `SMALLEST_BATCH`."""
+    """Return the number of data that a pass holds, at least `SMALLEST_BATCH`."""
     return max(SMALLEST_BATCH, Given(x).per_pass(particles))
 
 
 def _point_masses(given: Given) -> tuple[str, ...]:
-    """Name the sites at which the guide is a Delta, and no transform of an auxiliary draw."""
+    """Return the sites at which the guide is a Delta that does not transform an auxiliary draw."""
     assert given.programs is not None
     with generators_kept():
         trace = trace_guide(given.programs[1], *given, particles=2)
@@ -170,14 +185,44 @@ def _point_masses(given: Given) -> tuple[str, ...]:
     return points
 
 
-class _Probe:
-    """How much log p(x | z) tells of z, from one more particle of the first data."""
+class _Measurement:
+    """Measure one batch after another.
 
-    def __init__(self) -> None:
-        self.asked = 0
+    Attributes:
+        kept: the batches, if they are kept for diagnostics.
+        left_out: why a quantity was not measured, by name.
+        points: the sites at which the guide is a point mass.
+        width: the number of entries of x; 0 before the first batch.
+    """
 
-    def __call__(self, given: Given) -> Tensor:
-        """Return the cost of another's z, [N]; NaN of data that are not asked."""
+    def __init__(
+        self, resolved: Resolved, ks: Sequence[int], particles: int, runner: Runner, *, keep: bool
+    ) -> None:
+        self.kept: list[tuple[Any, ...]] = []
+        self.left_out: dict[str, str] = {}
+        self.points: tuple[str, ...] = ()
+        self.width = self.asked = 0
+        self._resolved, self._keep = resolved, keep
+        read = ReadAll(self.left_out)
+        self._measure = lambda given: _measure(
+            given, ks, particles=particles, runner=runner, read=read
+        )
+
+    def __call__(self, batch: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the estimates and per-datum tensors of a batch, by name."""
+        given = self._resolved.given(*batch)
+        # Copied after the large tensors are freed, so that the results do not fragment the heap.
+        found = copy.deepcopy(self._measure(given))
+        if not self.width:
+            self.points = _point_masses(given)
+        found["cost_of_another"] = self._cost_of_another(given)
+        self.width = batch[0][0].numel()
+        if self._keep:
+            self.kept.append(batch)
+        return found
+
+    def _cost_of_another(self, given: Given) -> Tensor:
+        """Return the cost of another datum's z, [N]; NaN for data after the first ones."""
         unknown = torch.full((len(given),), torch.nan)
         asked, self.asked = self.asked, self.asked + len(given)
         if asked >= unused.ASKED or given.programs is None:
@@ -188,7 +233,7 @@ class _Probe:
 
 
 def _varies(site: Any) -> bool:
-    """Tell whether two particles differ at a site."""
+    """Return whether two particles differ at a site."""
     one, other = site["value"].unbind(site["value"].ndim - 2 - site["fn"].event_dim)
     return not torch.equal(one, other)
 
@@ -196,7 +241,7 @@ def _varies(site: Any) -> bool:
 def _measure(
     given: Given, ks: Sequence[int], *, particles: int, runner: Runner, read: ReadAll
 ) -> dict[str, Any]:
-    """Measure a batch; of what stands beside the bounds, `read` says why it is missing."""
+    """Measure a batch; `read` records why a quantity other than the bounds is missing."""
     reading = read_passes(given, particles, runner, read)
     terms, log_w = reading.terms, reading.terms.log_w
     smoothed, shape = read.beside("Pareto smoothing", lambda: psis.psis(log_w)) or (
@@ -223,7 +268,7 @@ def _measure(
 
 
 def _site_rates(terms: Terms) -> dict[str, Estimate]:
-    """Return the parts of the rate by site; sites that have no partner stand together."""
+    """Return the rate of each site; sites in only one of the programs are summed together."""
     shared = [name for name in terms.prior if name in terms.guide]
     rates = {name: terms.guide[name] - terms.prior[name] for name in shared}
     guide = {name: term for name, term in terms.guide.items() if name not in shared}
@@ -241,10 +286,10 @@ def _diagnose(
     diagnostics: Sequence[Diagnostic],
     seed: int | None,
 ) -> tuple[dict[str, Finding], dict[str, str]]:
-    """Return what diagnostics find of all the data, up to an interrupt, and why some cannot.
+    """Run the diagnostics, up to an interrupt; return their findings and the reasons of failures.
 
-    The bounds are measured by then, and took long: what one diagnostic refuses, or fails at for
-    want of memory, must not lose them.
+    The bounds are already measured, which may have taken long, so an error in a diagnostic is
+    recorded and does not lose them.
     """
     found: dict[str, Finding] = {}
     refused: dict[str, str] = {}
@@ -267,7 +312,7 @@ def _diagnose(
 
 
 def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:
-    """Put batches together; a context without a row for each datum is taken from the first."""
+    """Concatenate batches; take context without a row for each datum from the first batch."""
 
     def per_datum(value: Any, batch: tuple[Any, ...]) -> bool:
         return isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(batch[0])
@@ -283,14 +328,14 @@ def _names(diagnostics: Sequence[Diagnostic]) -> list[str]:
     bad = [d for d in (diagnostics if several else [diagnostics]) if not _is_diagnostic(d)]
     if bad or not several:
         raise ValueError(
-            "diagnostics are a list of measurements with their settings, such as [pv.Latents()]; "
-            f"got {(bad or [diagnostics])[0]!r}"
+            "diagnostics must be a list of diagnostic objects, such as [pv.Latents()]; got "
+            f"{(bad or [diagnostics])[0]!r}"
         )
     names = [diagnostic.name for diagnostic in diagnostics]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"diagnostics are kept by their names, each of which stands once; got {names}: "
-            "evaluate once for each"
+            f"diagnostics must have different names; got {names}: call evaluate once for each "
+            "of those with the same name"
         )
     return names
 
@@ -314,9 +359,9 @@ def _levels(particles: int) -> list[int]:
 
 def _check_levels(ks: Sequence[int], particles: int) -> None:
     if particles < 1:
-        raise ValueError(f"evaluate needs at least one particle; got particles={particles}")
+        raise ValueError(f"particles must be at least 1; got particles={particles}")
     bad = [k for k in ks if not 1 <= k <= particles]
     if bad:
         raise ValueError(
-            f"IWAE-k needs 1 <= k <= K; got k in {bad} with K = {particles}: draw more particles"
+            f"IWAE-k needs 1 <= k <= K; got k in {bad} with K = {particles}: use more particles"
         )

@@ -1,8 +1,8 @@
-"""What a measurement returns: a table of numbers with their errors, and what follows in words.
+"""The result of a measurement: a table of numbers with their errors, and a verdict.
 
-A `Finding` prints, and writes itself as JSON for the means and as tensors for what there is per
-datum. `collect` does long work batch by batch: it shows progress, and an interrupt keeps the
-batches that are done.
+A `Finding` prints as text, and converts to JSON (means and errors) and to tensors (per-datum
+values). `collect` processes batches with a progress bar, and keeps the finished batches if it is
+interrupted.
 """
 
 from __future__ import annotations
@@ -28,20 +28,43 @@ from torch import Tensor
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate
 
+__all__ = [
+    "Collected",
+    "Diagnostic",
+    "Finding",
+    "NotMeasurable",
+    "Number",
+    "Quantity",
+    "WIDTH",
+    "collect",
+    "concatenated",
+    "counted",
+    "estimate_of",
+    "join",
+    "known",
+    "printed",
+    "without_error_over_data",
+]
+
 Batch = TypeVar("Batch")
 Piece = TypeVar("Piece")
 
 WIDTH = 72
+"""The columns of a printed finding."""
+
+
+class NotMeasurable(ValueError):  # noqa: N818
+    """Raised if a quantity does not exist for these programs or data."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number that is no mean over data, with the errors that are known of it.
+    """A number that is not a mean over data, with its standard errors.
 
     Attributes:
         mean: the number.
-        error_over_data: how another test set would differ; NaN where it is not known.
-        error_over_particles: how another seed would; NaN where it is not known.
+        error_over_data: the standard error over test sets; NaN if it is not known.
+        error_over_particles: the standard error over seeds; NaN if it is not known.
     """
 
     mean: float
@@ -53,10 +76,10 @@ Quantity = Estimate | Number
 
 
 class Finding(abc.ABC):
-    """A table of quantities, and what follows from them in words.
+    """A table of quantities and a verdict.
 
     Attributes:
-        findings: what was found within it, by name: printed below its own table.
+        findings: nested findings by name, printed below the table.
     """
 
     findings: Mapping[str, Finding] = MappingProxyType({})
@@ -64,49 +87,49 @@ class Finding(abc.ABC):
     @property
     @abc.abstractmethod
     def title(self) -> str:
-        """What was measured, on how many data (as by `counted`), in which unit."""
+        """The number of data (as by `counted`), the settings, and the unit."""
 
     @property
     @abc.abstractmethod
     def quantities(self) -> dict[str, Quantity]:
-        """The lines of the table by their names."""
+        """The lines of the table, by name."""
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What is to be known before the numbers are read: printed above the table."""
+        """Warnings that are printed above the table, one sentence each."""
         return ()
 
     @property
     @abc.abstractmethod
     def verdict(self) -> Sequence[str]:
-        """What follows, a sentence each."""
+        """The conclusions, one sentence each."""
 
     def beside(self, bound: Estimate, k: int, *, independent: bool) -> Sequence[str]:
-        """Compare what was found with IWAE-k of the same data, or more, a sentence each.
+        """Return sentences that compare this finding with an importance-weighted bound.
 
         Args:
-            bound: the bound of each datum.
-            k: its particles.
-            independent: whether both have random numbers of their own.
+            bound: IWAE-k of the same data, or of more.
+            k: the number of particles of the bound.
+            independent: whether the finding and the bound used independent random numbers.
         """
         return ()
 
     @property
     @abc.abstractmethod
     def per_datum(self) -> dict[str, Tensor]:
-        """What there is for each datum, beside the values of the estimates."""
+        """The per-datum tensors, without those of the estimates, by name."""
 
     @property
     @abc.abstractmethod
     def partial(self) -> bool:
-        """Whether an interrupt left something out."""
+        """Whether an interrupt left the measurement incomplete."""
 
     def __str__(self) -> str:
         """Return the table and the verdict, 72 columns wide."""
         return printed(*self._paragraphs())
 
     def __repr__(self) -> str:
-        """Return what was measured in one line, not every datum: print it for the table."""
+        """Return the type and the title in one line; print the finding for its table."""
         return f"{type(self).__name__}({self.title})"
 
     def table(self) -> Table:
@@ -121,7 +144,7 @@ class Finding(abc.ABC):
         return table
 
     def to_json(self) -> dict[str, Any]:
-        """Return means and errors as plain numbers, and the verdict; what is not known is None."""
+        """Return title, means, errors and verdict as JSON values; None for unknown numbers."""
         quantities = {
             name: {
                 "mean": known(quantity.mean),
@@ -142,7 +165,7 @@ class Finding(abc.ABC):
         return {**found, "findings": within} if within else found
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what there is for each datum, each estimate's standard errors with it."""
+        """Return the per-datum tensors, the values and standard errors of estimates included."""
         found = dict(self.per_datum)
         for name, quantity in self.quantities.items():
             if isinstance(quantity, Estimate):
@@ -161,15 +184,15 @@ class Finding(abc.ABC):
 
 
 class Diagnostic(Protocol):
-    """A measurement that `evaluate` makes beside its own: called with the VAE and all the data.
+    """A further measurement for `evaluate`, called with the target and all the data.
 
-    It draws from torch's generator, which `evaluate` seeds anew for each, and cuts the data to
-    what it needs.
+    It may draw from torch's generator, which `evaluate` seeds before each diagnostic, and may use
+    only the first data. It raises `NotMeasurable`, or another ValueError, if it does not apply.
     """
 
     @property
     def name(self) -> str:
-        """The key of what it finds, such as "ais"."""
+        """The key of its finding in `Report.findings`, such as "ais"."""
 
     def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Finding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
@@ -177,12 +200,12 @@ class Diagnostic(Protocol):
 
 @dataclass(frozen=True)
 class Collected(Generic[Piece]):
-    """What became of the batches of some long work.
+    """The results of `collect`.
 
     Attributes:
-        pieces: one for each batch that was finished.
-        partial: whether an interrupt came before the last batch was done.
-        seconds: what it took.
+        pieces: the result of each finished batch.
+        partial: whether an interrupt came before the last batch finished.
+        seconds: the elapsed time.
     """
 
     pieces: list[Piece]
@@ -191,10 +214,17 @@ class Collected(Generic[Piece]):
 
 
 def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> Collected[Piece]:
-    """Apply work to each batch with a bar on a terminal; an interrupt keeps what is done.
+    """Apply a function to each batch, and keep the finished batches if interrupted.
+
+    A progress bar is shown if the standard error is a terminal.
+
+    Args:
+        work: the function.
+        batches: an iterable of batches.
+        description: the text of the progress bar.
 
     Raises:
-        KeyboardInterrupt: if the interrupt comes before the first batch is done.
+        KeyboardInterrupt: if the interrupt comes before the first batch finishes.
 
     Example:
         >>> collect(lambda n: n * n, [1, 2, 3], "squaring").pieces
@@ -221,7 +251,7 @@ def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> C
 
 
 def counted(done: int, wanted: int | None, things: str = "data") -> str:
-    """Say how many were measured, and that it is partial where an interrupt left some out.
+    """Return the number of things measured as text, marked as partial if fewer than wanted.
 
     Example:
         >>> counted(1000, 1000), counted(300, 1000)
@@ -233,30 +263,32 @@ def counted(done: int, wanted: int | None, things: str = "data") -> str:
 
 
 def without_error_over_data(data: int) -> list[str]:
-    """Say of one datum that it has no error over data, which its table leaves open.
+    """Return a sentence saying that one datum has no error over data; empty for several data.
 
     Example:
         >>> without_error_over_data(1), without_error_over_data(2)
-        (['One datum tells no error over data: another may lie far off.'], [])
+        (['One datum has no error over data. Measure several.'], [])
     """
-    return ["One datum tells no error over data: another may lie far off."] if data == 1 else []
+    return ["One datum has no error over data. Measure several."] if data == 1 else []
 
 
 def estimate_of(finding: Finding, name: str) -> Estimate:
     """Return a mean over data by its name in the table.
 
     Raises:
-        ValueError: if the finding has none of this name.
+        NotMeasurable: if the finding has no mean over data of this name.
     """
     quantity = finding.quantities.get(name)
     if isinstance(quantity, Estimate):
         return quantity
-    known = [key for key, value in finding.quantities.items() if isinstance(value, Estimate)]
-    raise ValueError(f"'{finding.title}' has no mean over data '{name}'; it has {known}")
+    names = [key for key, value in finding.quantities.items() if isinstance(value, Estimate)]
+    raise NotMeasurable(
+        f"'{finding.title}' has no mean over data named '{name}': choose one of {names}"
+    )
 
 
 def join(estimates: Sequence[Estimate]) -> Estimate:
-    """Put the estimates of successive data one after the other."""
+    """Concatenate the estimates of successive batches."""
     return Estimate(
         torch.cat([estimate.value for estimate in estimates]),
         torch.cat([estimate.standard_error for estimate in estimates]),
@@ -264,7 +296,7 @@ def join(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def printed(*parts: Any) -> str:
-    """Return tables and sentences as text, 72 columns wide, without color."""
+    """Return tables and sentences as plain text, 72 columns wide."""
     out = io.StringIO()
     console = Console(
         file=out, width=WIDTH, force_terminal=False, force_jupyter=False, color_system=None
@@ -275,7 +307,7 @@ def printed(*parts: Any) -> str:
 
 
 def known(value: float) -> float | None:
-    """Return a number that JSON can hold; None where it is not known."""
+    """Return the number if it is finite, else None, since JSON has no NaN or infinity."""
     return value if math.isfinite(value) else None
 
 

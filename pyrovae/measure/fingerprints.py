@@ -1,4 +1,4 @@
-"""Tell data by their content: two reports are compared on the same data, or not at all."""
+"""Hash data by content, so that two reports are compared only if they measured the same data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from torch import Tensor
 from pyrovae.types import ContextValue
 from pyrovae.weights.given import Given
 
+__all__ = ["fingerprints"]
+
 
 def fingerprints(x: Tensor, *context: ContextValue) -> Tensor:
-    """Return a hash of each row of x, and one of what stands beside it, [N, 2] whole numbers.
+    """Return a hash of each row of x and a hash of its context, int64 [N, 2].
 
-    The numbers are compared by their values: the batch they came in and every seed leave the hash
-    as it is, and so does a precision that holds them exactly. Rounded data are other data.
+    Values are hashed in double precision. The hash does not depend on the batch, the seed or the
+    dtype, as long as the dtype represents the values exactly. Rounding changes the hash.
 
     Args:
         x: data [N, ...].
-        *context: what the programs take beside x; what has a row for each datum counts.
+        *context: the other arguments of the programs. Only tensors with a row for each datum are
+            hashed.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -39,7 +42,7 @@ def _flat(values: Tensor, rows: int) -> Tensor:
 
 
 def _hashes(rows: Tensor) -> Tensor:
-    # Adding zero turns -0.0, which equals 0.0, into it.
+    # Adding zero turns -0.0 into 0.0.
     whole = (rows if rows.shape[1] else rows[:1]) + 0.0
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8) for row in whole.numpy()]
     numbers = [int.from_bytes(digest.digest(), "little", signed=True) for digest in digests]

@@ -1,11 +1,10 @@
-r"""Fill in missing entries by importance sampling from the posterior of the latents.
+r"""Impute missing entries by self-normalized importance sampling from the posterior of z.
 
-The particles that bound log p(x_obs) also average over p(x_mis | x_obs): with the weights
-$\bar w_k = w_k / \sum_j w_j$, $w_k = p(x_{obs}, z_k) / q(z_k | x_{obs})$,
+With weights $\bar w_k = w_k / \sum_j w_j$, $w_k = p(x_{obs}, z_k) / q(z_k | x_{obs})$,
 
-    E[x_mis | x_obs] = sum_k wbar_k E[x_mis | z_k],
+    E[x_mis | x_obs] = sum_k wbar_k E[x_mis | z_k]
 
-and a draw is x_mis ~ p(. | z_k) at a particle k chosen with probability wbar_k.
+approximately. A draw is x_mis ~ p(. | z_k) at a particle k chosen with probability wbar_k.
 """
 
 from __future__ import annotations
@@ -24,18 +23,22 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.target import Resolved
 
+__all__ = ["Imputation", "impute"]
+
 
 @dataclass(frozen=True)
 class Imputation:
-    """Data with their missing entries filled in, and how far the filling is to be trusted.
+    """Data with imputed missing entries, and the accuracy of the imputation.
 
     Attributes:
-        x: [N, D], the posterior mean of each missing entry (NaN where the likelihood has none);
-            observed entries as they were.
-        standard_error: [N, D], what the K particles leave on x; 0 where it was observed. It is
-            itself an estimate, honest while the effective sample size is large.
-        effective_sample_size: [N], of the K weights of each datum: near 1, one particle decides.
-        draws: [M, N, D], the missing entries drawn together from p(x_mis | x_obs).
+        x: [N, D], the posterior mean of each missing entry, NaN if the likelihood has no mean;
+            observed entries are unchanged.
+        standard_error: [N, D], the standard error of x over particles, 0 for observed entries. It
+            is reliable only if the effective sample size is large.
+        effective_sample_size: [N], of the K weights of each datum. If it is near 1, a single
+            particle dominates.
+        draws: [M, N, D], draws of all missing entries jointly from p(x_mis | x_obs); observed
+            entries are unchanged.
     """
 
     x: Tensor
@@ -47,26 +50,30 @@ class Imputation:
 def impute(
     target: Target, x: Tensor, *context: ContextValue, particles: int, draws: int = 0
 ) -> Imputation:
-    r"""Fill in the missing entries of x by self-normalized importance sampling.
+    r"""Impute the missing entries of x by self-normalized importance sampling.
 
-    The mean minimizes the squared error but understates the spread: for what a later analysis
-    infers from the data, take `draws` (multiple imputation). They also serve columns of classes,
-    whose mean means little: `draws.mode(0).values` is the most frequent class. Draws are exact as
-    K grows; K well above M keeps particles from serving twice.
+    $$ E[x_{mis} | x_{obs}] \approx \sum_k \bar w_k E[x_{mis} | z_k], \qquad
+       \bar w_k \propto p(x_{obs}, z_k) / q(z_k | x_{obs}) $$
+
+    The mean minimizes the squared error but understates the variance. For a later analysis of the
+    data, use several `draws` (multiple imputation). For columns of classes, whose mean is not
+    meaningful, `draws.mode(0).values` is the most frequent class. The draws are exact as K grows;
+    choose K well above M, so that few particles are used twice.
 
     Args:
         target: a VAE, or a pair (model, guide), that takes the mask as its last context (see
             `likelihoods.Masked` and `nets.HideMissing`).
-        x: data [N, D]. What stands at a missing entry is not read; the programs meet a 0.
-        *context: what the programs take beside x; the last is the mask, boolean [N, D], True where
-            x is observed.
-        particles: K. The means at all K particles of a datum are held at once.
-        draws: M.
+        x: data [N, D]. The values of missing entries are ignored and replaced by 0.
+        *context: the other arguments of the programs; the last is the mask, boolean [N, D], True
+            for observed entries.
+        particles: K, the number of particles. The means at all K particles of a datum are in
+            memory at once.
+        draws: M, the number of draws.
 
     Raises:
-        ValueError: if the mask is not boolean or not of the shape of x, the observed entries of a
-            datum are not finite or impossible under every particle, there is less than one
-            particle, or the model has no site "x".
+        ValueError: if the mask is not boolean or does not have the shape of x, if observed entries
+            are not finite or are impossible under every particle, if `particles` is below 1 or
+            `draws` below 0, or if the model has no site "x".
 
     References:
         Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete
@@ -104,7 +111,7 @@ def _check_request(x: Tensor, mask: Any, particles: int, draws: int) -> None:
     check_mask(mask, tuple(x.shape), "impute")
     if particles < 1 or draws < 0:
         raise ValueError(
-            "impute takes one particle or more, and no less than 0 draws; got "
+            "impute needs particles >= 1 and draws >= 0; got "
             f"particles={particles} and draws={draws}"
         )
 
@@ -112,7 +119,7 @@ def _check_request(x: Tensor, mask: Any, particles: int, draws: int) -> None:
 def _impute(given: Given, particles: int, draws: int) -> Imputation:
     x, mask = given.x, given.context[-1]
     pair = given.trace(particles)
-    # Each value of a class that is summed out stands beside the particles.
+    # [C, K, N]: the C values of the enumerated classes have an axis of their own.
     log_w = pair.layout.alternatives(pair.log_joint)
     _check_possible(log_w)
     fn = _observation(pair.model).expand(pair.log_joint.shape)
@@ -130,22 +137,23 @@ def _check_possible(log_w: Tensor) -> None:
     impossible = (log_w.flatten(0, -2).amax(0) == -torch.inf).nonzero().flatten()
     if len(impossible):
         raise ValueError(
-            f"every weight of {len(impossible)} data is zero, the first that of row "
-            f"{int(impossible[0])}: their observed entries are impossible under the model"
+            f"all weights of {len(impossible)} data are zero, the first at row "
+            f"{int(impossible[0])}: their observed entries are impossible under the model; check "
+            "the data and the mask"
         )
 
 
 def _observation(model_trace: Any) -> Any:
     if "x" not in model_trace.nodes:
         raise ValueError(
-            f"the model has the sites {[name for name, _ in sample_sites(model_trace)]} but none "
-            "named 'x', whose missing entries are to be filled in"
+            f"impute needs a site named 'x'; the model has the sites "
+            f"{[name for name, _ in sample_sites(model_trace)]}: rename the observed site"
         )
     return model_trace.nodes["x"]["fn"]
 
 
 def _average(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Average values [C, K, N, ...], and return the delta method's error of the average.
+    r"""Return the weighted mean of values [C, K, N, ...] and its delta-method standard error.
 
     $$ \sqrt{\tfrac{K}{K-1} \sum_k \left[\sum_c \bar w_{ck} (v_{ck} - \bar v)\right]^2} $$
     """
@@ -158,13 +166,13 @@ def _average(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _draws(fn: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Draw x, [M, N, D], at particles resampled by their weights [P, N]."""
+    """Draw x, [M, N, D], from p(x | z) at particles resampled by their weights [P, N]."""
     drawn = torch.empty(shape, dtype=weights.dtype, device=weights.device)
     if len(drawn) == 0:
         return drawn
     chosen = torch.multinomial(weights.T, len(drawn), replacement=True).T
     turn = _turns(chosen)
-    # x is drawn afresh each time that a particle serves again.
+    # Each reuse of a particle has a new draw of x.
     for now in range(int(turn.max()) + 1):
         values = fn.sample().reshape(*weights.shape, *shape[2:])
         draw, row = (turn == now).nonzero(as_tuple=True)
@@ -173,7 +181,7 @@ def _draws(fn: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _turns(chosen: Tensor) -> Tensor:
-    """Count how often each entry of [M, N] stood further up in its column."""
+    """Count the earlier occurrences of each entry of [M, N] in its column."""
     ordered, order = chosen.sort(dim=0, stable=True)
     columns = ordered.T.contiguous()
     first = torch.searchsorted(columns, columns).T

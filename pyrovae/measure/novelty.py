@@ -1,10 +1,11 @@
-r"""Tell data of another kind from those a model knows: scores, and how well they do.
+r"""Detect novel (out-of-distribution) data by scores, and measure how well the scores do it.
 
-A score is a function of a target and data that returns one number for each datum, higher where it
-is more novel. The area under the ROC curve of two sets of scores is the share of pairs in which
-the novel datum scores higher.
+A score is a function of a target and data that returns one number for each datum, higher for more
+novel data. The area under the ROC curve of two sets of scores is the share of pairs (familiar,
+novel) in which the novel datum has the higher score.
 
-log p(x) alone is a poor score: a model may find data that are simpler than its own more likely.
+-log p(x) alone is often a poor score, since a model may assign a higher likelihood to data that
+are simpler than its training data.
 """
 
 from __future__ import annotations
@@ -27,24 +28,38 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.target import Resolved, evaluation_mode, programs
 
+__all__ = [
+    "Novelty",
+    "NoveltyFinding",
+    "Score",
+    "likelihood_regret",
+    "surprise",
+    "typicality",
+    "waic",
+]
+
 Score = Callable[..., Tensor]
-"""A function of (target, x, *context) that returns [N], higher where x is more novel."""
+"""A function of (target, x, *context) that returns [N], higher for more novel data."""
 
 Scored = dict[str, Tensor]
+"""The scores of some data by the name of the score, [N] each."""
 
 BATCH: Final = 200
-"""The data of either kind that are scored at once."""
+"""The number of data of each kind that are scored at once."""
 
 
 @torch.no_grad()
 def surprise(target: Target, x: Tensor, *context: ContextValue, particles: int = 100) -> Tensor:
-    r"""Return $-\log p(x)$ by the importance-weighted bound of K particles, [N].
+    r"""Return $-\log p(x)$ in nats, estimated by the bound IWAE-K, [N].
 
     Args:
         target: a VAE, or a pair (model, guide).
         x: data [N, ...].
-        *context: what the programs take beside x.
-        particles: K.
+        *context: the other arguments of the programs.
+        particles: K, the number of particles.
+
+    Raises:
+        ValueError: as `log_weights`.
 
     References:
         Bishop, 1994. Novelty Detection and Neural Network Validation.
@@ -68,21 +83,21 @@ def likelihood_regret(
     steps: int = 100,
     lr: float = 0.05,
 ) -> Tensor:
-    r"""Return how much the ELBO of each datum rises as its own posterior is refined, [N].
+    r"""Return the gain in ELBO from refining q for each datum separately, in nats, [N].
 
     $$ \max_{\lambda} L(x, q_\lambda) - L(x, q_{net(x)}) $$
 
-    An encoder serves the data that it was trained on; others leave room to improve. The paper
-    refines a copy of the network for each datum; here the datum's own parameters of q are
-    refined, as in `refinement.refine`, which reaches the same optimum wherever the network could.
+    The gain is small for data like the encoder's training data, and larger for other data. The
+    paper optimizes a copy of the encoder for each datum. Here the parameters of q for each datum
+    are optimized directly by `refinement.refine`.
 
     Args:
-        target: as for `refinement.refine`.
+        target: a VAE, or a pair (model, guide), as for `refinement.refine`.
         x: data [N, ...].
-        *context: what the programs take beside x.
-        particles: K, that measure each of the two bounds; its noise is that of the score.
-        steps: of the refinement.
-        lr: the size of its first step.
+        *context: the other arguments of the programs.
+        particles: K, the number of particles that estimate each of the two ELBOs.
+        steps: the number of steps of the refinement.
+        lr: the learning rate of the first step.
 
     Raises:
         ValueError: as `refinement.refine`.
@@ -110,20 +125,21 @@ def likelihood_regret(
 def waic(
     targets: Sequence[Target], x: Tensor, *context: ContextValue, particles: int = 100
 ) -> Tensor:
-    r"""Return Watanabe and Akaike's criterion of an ensemble, turned into a score, [N].
+    r"""Return the negative Watanabe-Akaike information criterion of an ensemble, [N].
 
     $$ Var_m \log p_m(x) - E_m \log p_m(x) $$
 
-    The members agree on the data that they were trained on. Variances are divided by M - 1.
+    The members agree on data like their training data, and vary more on other data. The variance
+    is divided by M - 1.
 
     Args:
         targets: M models of the same data, such as VAEs trained from different seeds.
         x: data [N, ...].
-        *context: what the programs take beside x.
-        particles: K, of the importance-weighted bound that stands for log p.
+        *context: the other arguments of the programs.
+        particles: K, the number of particles of the bound IWAE-K that estimates log p(x).
 
     Raises:
-        ValueError: for fewer than two targets.
+        ValueError: for fewer than two targets, and as `log_weights`.
 
     References:
         Choi, Jang, Alemi, 2018. WAIC, but Why? Generative Ensembles for Robust Anomaly Detection.
@@ -136,7 +152,7 @@ def waic(
         torch.Size([5])
     """
     if len(targets) < 2:
-        raise ValueError(f"the ensemble has at least two models; got {len(targets)}")
+        raise ValueError(f"waic needs an ensemble of at least two models; got {len(targets)}")
     log_p = -torch.stack([surprise(t, x, *context, particles=particles) for t in targets])
     return log_p.var(0) - log_p.mean(0)
 
@@ -144,18 +160,21 @@ def waic(
 def typicality(
     target: Target, x: Tensor, *context: ContextValue, entropy: float, particles: int = 100
 ) -> Tensor:
-    r"""Return how far $-\log p(x)$ is from what it is on average, $|-\log p(x) - H|$, [N].
+    r"""Return the distance of $-\log p(x)$ from the entropy, $|-\log p(x) - H|$, in nats, [N].
 
-    In many dimensions a distribution's mass lies where -log p is near its entropy, not where it
-    is least: a datum that is too likely is as novel as one that is too unlikely.
+    In many dimensions most of the probability mass lies where -log p(x) is close to the entropy,
+    so a datum that is too likely is as novel as one that is too unlikely.
 
     Args:
         target: a VAE, or a pair (model, guide).
         x: data [N, ...].
-        *context: what the programs take beside x.
-        entropy: H, the mean of -log p over data of the model's own kind, at the same K:
+        *context: the other arguments of the programs.
+        entropy: H, the mean of -log p(x) over held-out data with the same K:
             `surprise(vae, held_out).mean()`.
-        particles: K, of the importance-weighted bound that stands for log p.
+        particles: K, the number of particles of the bound IWAE-K that estimates log p(x).
+
+    Raises:
+        ValueError: as `log_weights`.
 
     References:
         Nalisnick, Matsukawa, Teh, Lakshminarayanan, 2019. Detecting Out-of-Distribution Inputs to
@@ -173,12 +192,12 @@ def typicality(
 @final
 @dataclass(frozen=True, repr=False)
 class NoveltyFinding(Finding):
-    """What `Novelty` found.
+    """The result of `Novelty`: the scores of familiar and of novel data.
 
     Attributes:
-        inside: the scores of the data given, by name, [M] each.
-        outside: the scores of the novel data, [N] each.
-        wanted: the data to be scored, of both kinds.
+        inside: the scores of the familiar data, by name, [M] each.
+        outside: the scores of the novel data, by name, [N] each.
+        wanted: the number of data to score, of both kinds together.
     """
 
     inside: dict[str, Tensor]
@@ -187,14 +206,14 @@ class NoveltyFinding(Finding):
 
     @property
     def title(self) -> str:
-        """How many data of either kind."""
+        """The number of data of both kinds, and the quantity measured."""
         inside, outside = self._scored
         scored = counted(inside + outside, self.wanted)
         return f"{scored}, {outside:,} of them novel: area under the ROC curve"
 
     @property
     def partial(self) -> bool:
-        """Whether an interrupt left something out."""
+        """Whether an interrupt left the measurement incomplete."""
         return sum(self._scored) < self.wanted
 
     @property
@@ -204,55 +223,62 @@ class NoveltyFinding(Finding):
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The area of each score."""
+        """The area under the ROC curve, by score."""
         return {name: auroc(self.inside[name], self.outside[name]) for name in self.inside}
 
     @property
     def verdict(self) -> Sequence[str]:
-        """Which score tells them apart best, and which ones find the novel data familiar."""
+        """The best score, and the scores that rate the novel data as more familiar."""
         areas = self.quantities
         best = max(areas, key=lambda name: areas[name].mean)
         said = [
-            f"By {best}, a novel datum scores above a familiar one in {areas[best].mean:.1%} of "
-            "pairs."
+            f"The best score is {best}: a novel datum scores higher than a familiar one in "
+            f"{areas[best].mean:.1%} of pairs."
         ]
         if min(self._scored) < 2:
             return [
                 *said,
-                "Of one datum of a kind no error is known: another may score otherwise.",
+                "One datum of a kind has no error over data. Score several.",
             ]
         low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * _or_zero(a.error_over_data)]
         if low:
             said.append(
-                f"By {', '.join(low)} the novel data look more familiar than the model's own, as "
-                "simpler data often do: it is no score of novelty here."
+                f"By {', '.join(low)}, the novel data rate as more familiar than the model's own, "
+                "as simpler data often do. Do not use it to detect novelty here."
             )
         sure = [name for name, area in areas.items() if area.mean in (0.0, 1.0)]
         if sure:
             said.append(
-                f"By {', '.join(sure)} every pair of these {self._scored[0]:,} and "
-                f"{self._scored[1]:,} data is told apart, so no error is known: more data may "
-                "still be confused."
+                f"By {', '.join(sure)}, all pairs of these {self._scored[0]:,} and "
+                f"{self._scored[1]:,} data are separated, so there is no error. Score more data "
+                "to find one."
             )
         return said
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
-        """The scores of both kinds."""
+        """The scores of both kinds of data, by name."""
         found = {f"{name}, given": scores for name, scores in self.inside.items()}
         return found | {f"{name}, novel": scores for name, scores in self.outside.items()}
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Score the data given and novel ones, and find how well the scores tell them apart.
+    """Score familiar and novel data, and measure how well each score separates them.
+
+    The measure is the area under the ROC curve with DeLong's error, see `roc.auroc`.
 
     Args:
-        novel: data of another kind, [N, ...], or a tuple (x, *context) of them.
-        scores: functions of (target, x, *context) by their names; by default `surprise` and
-            `likelihood_regret`. Settings go in by `functools.partial(surprise, particles=500)`,
-            an ensemble by `lambda vae, *data: waic([vae, *others], *data)`.
-        limit: how many data of either kind to score, the first ones; None for all.
+        novel: novel data, [N, ...], or a tuple (x, *context).
+        scores: functions of (target, x, *context) by name; by default `surprise` and
+            `likelihood_regret`. To change their settings, use
+            `functools.partial(surprise, particles=500)`; for an ensemble, use
+            `lambda vae, *data: waic([vae, *others], *data)`.
+        limit: the number of data of each kind to score, the first ones; None for all.
+
+    References:
+        DeLong, DeLong, Clarke-Pearson, 1988. Comparing the Areas under Two or More Correlated
+            Receiver Operating Characteristic Curves.
 
     Example:
         >>> import pyrovae as pv
@@ -277,16 +303,24 @@ class Novelty:
     def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> NoveltyFinding:
         """Score x and the novel data.
 
+        Args:
+            target: a `VAE`, or a pair (model, guide).
+            x: familiar data [M, ...].
+            *context: the other arguments of the programs.
+
         Raises:
-            ValueError: if there is no score or no datum, a score does not return a number for
-                each datum, or the data are outside the likelihood's domain; and as the scores.
-            KeyboardInterrupt: if the interrupt comes before the first data are done.
+            ValueError: if there is no score or no datum, if a score does not return one number
+                for each datum, if the data are outside the likelihood's domain, and as the
+                scores.
+            KeyboardInterrupt: if the interrupt comes before the first batch finishes.
         """
         if not self.scores:
-            raise ValueError("novelty takes at least one score, such as novelty.surprise")
+            raise ValueError(
+                "Novelty needs at least one score, such as novelty.surprise; got none"
+            )
         if self.limit is not None and self.limit < 1:
             raise ValueError(
-                f"novelty is of one datum of either kind at least; got limit={self.limit}"
+                f"Novelty needs at least one datum of each kind; got limit={self.limit}"
             )
         novel = self.novel if isinstance(self.novel, tuple) else (self.novel,)
         resolved = Resolved.of(target)
@@ -310,14 +344,14 @@ class Novelty:
             found[name] = score(target, x, *context).detach().cpu() if len(x) else torch.empty(0)
             if found[name].shape != (len(x),):
                 raise ValueError(
-                    f"the score '{name}' returned shape {tuple(found[name].shape)}; it is one "
-                    f"number for each datum, ({len(x)},)"
+                    f"the score '{name}' returned shape {tuple(found[name].shape)}; it must "
+                    f"return one number for each datum, shape ({len(x)},)"
                 )
         return found
 
 
 def _pieces(given: Given, number: int) -> list[Given]:
-    """Cut data into so many pieces, of which some may be empty."""
+    """Split data into the given number of pieces, some of which may be empty."""
     return [given.rows(rows) for rows in torch.arange(len(given)).tensor_split(number)]
 
 

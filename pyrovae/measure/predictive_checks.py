@@ -1,13 +1,13 @@
-r"""Do data drawn from the model look like the real ones? Discrepancies with their p-values.
+r"""Predictive checks: compare data drawn from the model with the real data by p-values.
 
     p = P(T(x_rep) >= T(x)),        x_rep ~ p(x)                        prior replication
                                     x_rep ~ p(x | z),  z ~ p(z | x)     posterior replication
 
-Prior replication draws whole new data sets, new latents and all. Where the model is right, and
-was not fitted to these data, real and replicated are exchangeable and p is exactly uniform.
-(With the parameters at their estimates it is also what Gelman, Meng and Stern call mixed.)
-Posterior replication keeps to each datum its own latents: it tests p(x | z), and is conservative,
-since z was told by the very x that it is held against. A discrepancy may there look at z too.
+Prior replication draws new latents and new data. If the model is correct and was not fitted to
+these data, real and replicated data are exchangeable and p is uniform. Posterior replication draws
+new data from latents of the real data. It tests p(x | z), and a discrepancy may depend on z. It is
+conservative, because z is inferred from the same x. Gelman, Meng and Stern call replication with
+new latents and estimated parameters mixed.
 """
 
 from __future__ import annotations
@@ -25,39 +25,46 @@ from torch import Tensor
 
 from pyrovae.measure.discrepancies import DISCREPANCIES, Discrepancy
 from pyrovae.measure.findings import Finding, Number, Quantity, collect, counted
+from pyrovae.measure.replicas import Drawn, Latents, draw, resample
 from pyrovae.measure.simulate import simulate
 from pyrovae.randomness import generators_kept
 from pyrovae.types import ContextValue, Target
-from pyrovae.weights.bounds import effective_sample_size
 from pyrovae.weights.given import Given
-from pyrovae.weights.observed import observed_at
-from pyrovae.weights.particles import over_particles
-from pyrovae.weights.sites import advice_on_shapes, log_prob, sample_sites
 from pyrovae.weights.target import Resolved
 
-Latents = dict[str, Tensor]
+__all__ = [
+    "FALSE_ALARMS",
+    "LIKELIHOOD",
+    "PredictiveCheck",
+    "PredictiveCheckFinding",
+    "Realized",
+]
+
 Realized = Callable[[Tensor, Latents], Tensor]
+"""A discrepancy T(x, z) of data [N, ...] and their latents by site."""
 
 FALSE_ALARMS: Final = 0.05
-"""How often a right model is said to differ in any discrepancy at all."""
+"""The level of all tests together, divided among the discrepancies (Bonferroni)."""
 
 LIKELIHOOD: Final = "log p(x | z)"
+"""The name of the discrepancy that posterior replication adds."""
 
 
 @final
 @dataclass(frozen=True, repr=False)
 class PredictiveCheckFinding(Finding):
-    """What `PredictiveCheck` found; a discrepancy has one value for each draw.
+    """The result of `PredictiveCheck`: the values of each discrepancy, one for each draw.
 
     Attributes:
         replication: "prior" or "posterior".
-        real: T of the real data, [draws]; all the same where T takes x alone.
-        replicated: T of the data drawn, [draws].
+        real: T of the real data, [draws], by name; constant if T depends on x alone.
+        replicated: T of the drawn data, [draws], by name.
         data: N, the size of each data set.
-        wanted: the draws asked for.
-        observed: the share of entries that no mask takes out.
-        tail: of posterior replication, each datum's P(log p(x_rep | z) <= log p(x | z)), [N].
-        effective_sample_size: likewise, of the particles that the latents were drawn from, [N].
+        wanted: the number of draws requested.
+        observed: the share of entries that are not masked.
+        tail: P(log p(x_rep | z) <= log p(x | z)) of each datum, [N]; None for prior replication.
+        effective_sample_size: of the particles from which the latents of each datum were
+            resampled, [N]; None for prior replication.
     """
 
     replication: str
@@ -71,18 +78,18 @@ class PredictiveCheckFinding(Finding):
 
     @property
     def title(self) -> str:
-        """How much was replicated."""
+        """The number of draws, the size of each data set, and the kind of replication."""
         draws = counted(len(next(iter(self.real.values()))), self.wanted, "draws")
         return f"{draws} of {self.data:,} data, {self.replication} predictive"
 
     @property
     def partial(self) -> bool:
-        """Whether an interrupt left something out."""
+        """Whether an interrupt left the measurement incomplete."""
         return len(next(iter(self.real.values()))) < self.wanted
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """Of each discrepancy: the real value, the one drawn with its spread, the p-value."""
+        """The real value, the drawn value with its standard deviation, and p, by discrepancy."""
         found: dict[str, Quantity] = {}
         for name, values in self.replicated.items():
             real, root = self.real[name], math.sqrt(len(values))
@@ -96,23 +103,23 @@ class PredictiveCheckFinding(Finding):
 
     @property
     def verdict(self) -> Sequence[str]:
-        """What is outside, and what the p-values mean."""
+        """The discrepancies in which model and data differ, and what the p-values mean."""
         said = [self._found(), self._meaning()]
         if self.observed < 1:
             said.append(
-                f"{1 - self.observed:.1%} of the entries are missing. What stands there in the "
-                "data stands in those drawn too: the p-values are of what is observed, the other "
-                "numbers of both."
+                f"{1 - self.observed:.1%} of the entries are missing. Real and drawn data have "
+                "the same values there, so the p-values measure the observed entries only."
             )
         if self.silent:
             said.append(
-                f"The same number for every data set, and so silent: {', '.join(self.silent)}."
+                "These discrepancies have the same value for all data sets and test nothing: "
+                f"{', '.join(self.silent)}."
             )
         return said
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
-        """Of posterior replication, how unlikely each datum is at its own latents."""
+        """The p-value of log p(x | z) and the effective sample size, if posterior replication."""
         if self.tail is None or self.effective_sample_size is None:
             return {}
         return {
@@ -122,15 +129,18 @@ class PredictiveCheckFinding(Finding):
 
     @property
     def outside(self) -> list[str]:
-        """The discrepancies whose two-sided p-value is at most 5%, divided by their number."""
+        """The discrepancies whose two-sided p-value is at most 5% divided by their number."""
         level = FALSE_ALARMS / len(self.real)
         return [name for name in self.real if self._two_sided(name) <= level + 1e-12]
 
     def p_value(self, name: str) -> Number:
-        r"""Return $P(T_{rep} \ge T)$ with the error that the draws leave on it.
+        r"""Return the p-value $P(T_{rep} \ge T)$ with its standard error over draws.
 
-        The estimate counts the real data among the draws, $(1 + b) / (1 + R)$, so that it is
-        never 0 and a test by it is exact; its error is Agresti and Coull's, which is never 0.
+        The estimate is $(1 + b) / (1 + R)$, where b of R draws have $T_{rep} \ge T$. It is never
+        0, and a test by it is exact. The standard error is Agresti and Coull's, never 0.
+
+        Args:
+            name: the name of the discrepancy.
         """
         above, draws = int((self.replicated[name] >= self.real[name]).sum()), self._draws
         middle = (above + 2) / (draws + 4)
@@ -147,60 +157,74 @@ class PredictiveCheckFinding(Finding):
 
     @property
     def silent(self) -> list[str]:
-        """The discrepancies that are one number of the real data and of all that were drawn."""
+        """The discrepancies that have the same value on the real data and on every draw."""
         return [name for name, real in self.real.items() if (self.replicated[name] == real).all()]
 
     def _found(self) -> str:
         tested = f"two-sided p-value at most {FALSE_ALARMS:.0%} / {len(self.real)}"
         number = len(self.real) - len(self.silent)
         if not self.outside and not number:
-            return "No discrepancy can tell the model from the data here."
+            return (
+                "Nothing was tested: every discrepancy has the same value for all data sets. Use "
+                "other discrepancies, or more data."
+            )
         if not self.outside:
-            return f"The model agrees with the data in all {number} discrepancies ({tested})."
+            return (
+                f"No difference between model and data was found in {number} discrepancies "
+                f"({tested} counts as one)."
+            )
         said = (
             f"{name} (real {self.real[name].mean():.3g}, drawn "
             f"{self.replicated[name].mean():.3g} ± {self.replicated[name].std():.2g})"
             for name in self.outside
         )
-        return f"The model does not agree with the data in: {', '.join(said)} ({tested})."
+        return f"Model and data differ in: {', '.join(said)} ({tested})."
 
     def _meaning(self) -> str:
         if self.effective_sample_size is None:
             return (
-                "Whole data sets were drawn from the model: where it is right, and was not fitted "
-                "to these data, each p-value is uniform."
+                "Data sets were drawn with new latents. Each p-value is uniform if the model is "
+                "correct and was not fitted to these data."
             )
         size = self.effective_sample_size.double()
         return (
-            "Each datum kept latents drawn from its posterior, which is q(z | x) resampled by "
+            "Data sets were drawn with latents from the posterior: q(z | x) resampled by "
             f"importance weights (effective sample size {size.mean():.1f} on average, "
-            f"{size.min():.1f} at worst). Such p-values gather about 1/2 where the model is "
-            "right: one near 0 or 1 is the stronger evidence, one near 1/2 is hardly any."
+            f"{size.min():.1f} at worst). The test is conservative: if the model is correct, "
+            "p-values concentrate around 1/2. One near 0 or 1 is strong evidence against the "
+            "model; one near 1/2 is no evidence for it."
         )
 
 
 @dataclass(frozen=True)
 class PredictiveCheck:
-    r"""Compare data drawn from the model with the real ones, discrepancy by discrepancy.
+    r"""Compare data drawn from the model with the real data by discrepancies T.
 
-    Entries that a mask takes out hold the same values in the data drawn as in the real ones, so
-    that both are compared by what is observed, given which entries are.
+    $$ p = P(T(x_{rep}) \ge T(x)) $$
 
-    The model draws at a site "x" where x is None, as `model(None, *context, size=n)`. One that
-    takes no size, a plain program, is run as `model(x, *context)` with its observations taken
-    away, and refused if it draws x otherwise than it scores x.
-    With `replication="posterior"` latents are drawn by sampling importance resampling: `draws`
-    from K particles of the guide with probability proportional to their weights; and the
-    realised discrepancy log p(x | z) is compared beside those asked for.
+    Prior replication draws $x_{rep} \sim p(x)$. Posterior replication draws
+    $x_{rep} \sim p(x | z)$ with $z \sim p(z | x)$: K particles of the guide, resampled with
+    probability proportional to their weights. It adds the discrepancy log p(x | z), in nats.
+
+    A model that takes a `size` is called as `model(None, *context, size=n)` and must draw a site
+    "x". Any other program is called as `model(x, *context)` with its observations removed; it is
+    refused if it draws x from another density than the one it scores x with. Masked entries have
+    the same values in drawn and real data.
 
     Args:
-        discrepancies: functions T(x) of a data set [N, ...], in double precision, that return a
-            number, by their names; by default `discrepancies.DISCREPANCIES`.
-        realized: functions T(x, z), z the latents [N, ...] by site; posterior replication only.
+        discrepancies: functions T(x) that return one number for a data set [N, ...] in double
+            precision, by name; by default `discrepancies.DISCREPANCIES`.
+        realized: functions T(x, z) by name, with the latents z [N, ...] by site; for posterior
+            replication only.
         replication: "prior" or "posterior".
-        draws: R, at least 40 for each discrepancy, so that each can be found outside.
-        particles: K, of posterior replication.
-        limit: how many of the data to compare, the first ones; None for all.
+        draws: R, the number of data sets drawn; at least 40 for each discrepancy, so that its
+            p-value can fall below the level of the test.
+        particles: K, the number of particles for posterior replication.
+        limit: the number of data to compare, the first ones; None for all.
+
+    Raises:
+        ValueError: for an unknown replication, discrepancies of z with prior replication, a name
+            given twice, no discrepancy, or too few draws, particles or data.
 
     References:
         Gelman, Meng, Stern, 1996. Posterior Predictive Assessment of Model Fitness via Realized
@@ -227,33 +251,36 @@ class PredictiveCheck:
     name: ClassVar[str] = "predictive_check"
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work.
+        """Check the settings.
 
         Raises:
-            ValueError: for an unknown replication, discrepancies of z under prior replication,
-                a name given twice, nothing to compare, or too few draws, particles or data.
+            ValueError: as the class.
         """
         if self.replication not in ("prior", "posterior"):
-            raise ValueError(f"replication is 'prior' or 'posterior'; got {self.replication!r}")
+            raise ValueError(
+                f"replication must be 'prior' or 'posterior'; got {self.replication!r}"
+            )
         if self.realized and self.replication == "prior":
             raise ValueError(
-                f"the discrepancies {list(self.realized)} look at latents, which prior "
-                "replication has none of for the real data: replication='posterior'"
+                f"the discrepancies {list(self.realized)} depend on latents, of which prior "
+                "replication has none for the real data: use replication='posterior'"
             )
         names = [*self.discrepancies, *self.realized]
         if self.replication == "posterior":
             names.append(LIKELIHOOD)
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"each discrepancy has a name of its own; got the names {names}")
+            raise ValueError(
+                f"a predictive check needs discrepancies with different names; got {names}"
+            )
         least = math.ceil(2 * len(names) / FALSE_ALARMS) - 1
         if self.draws < least:
             raise ValueError(
-                f"{len(names)} discrepancies take at least {least} draws, fewer of which cannot "
-                f"find one outside; got draws={self.draws}"
+                f"{len(names)} discrepancies need at least {least} draws, since with fewer no "
+                f"p-value can be significant; got draws={self.draws}"
             )
         if self.particles < 1 or (self.limit is not None and self.limit < 2):
             raise ValueError(
-                "a predictive check takes at least one particle and two data; got "
+                "a predictive check needs at least one particle and two data; got "
                 f"particles={self.particles} and limit={self.limit}"
             )
 
@@ -263,10 +290,15 @@ class PredictiveCheck:
     ) -> PredictiveCheckFinding:
         """Compare replicated data with x.
 
+        Args:
+            target: a `VAE`, or a pair (model, guide).
+            x: data [N, ...].
+            *context: the other arguments of the programs.
+
         Raises:
-            ValueError: if the model has no site "x", a discrepancy returns no number, or, with
-                posterior replication, the guide leaves a latent to be summed out.
-            KeyboardInterrupt: if the interrupt comes before the first draws are done.
+            ValueError: if the model has no site "x", if a discrepancy does not return a number,
+                or, for posterior replication, if a latent is summed out.
+            KeyboardInterrupt: if the interrupt comes before the first draws finish.
         """
         resolved = Resolved.of(target)
         whole = resolved.given(x, *context)
@@ -274,19 +306,12 @@ class PredictiveCheck:
         given = whole.first(self.limit).unshared((model, guide))
         x = given.x
         own = {name: _number(name, T(x.double())) for name, T in self.discrepancies.items()}
-
-        if "size" in inspect.signature(resolved.model).parameters:
-            drawing = functools.partial(model, None, size=len(x))
-        else:
-            drawing = functools.partial(poutine.uncondition(model), x)
-            with resolved.evaluating(), generators_kept():
-                simulate((model, guide), *given)
-
+        drawing = _drawing(resolved, (model, guide), given)
         shares: list[float] = []
 
         def compare(rows: range) -> tuple[list[Compared], Tensor]:
             here = {name: z[rows.start : rows.stop] for name, z in latents.items()}
-            drawn = _draw(drawing, here, len(rows), given)
+            drawn = draw(drawing, here, len(rows), given)
             shares.append(drawn.observed)
             compared = [self._compare(drawn, row, x, own) for row in range(len(rows))]
             return compared, (drawn.log_likelihood <= drawn.log_likelihood_of_real).sum(0)
@@ -310,7 +335,7 @@ class PredictiveCheck:
         )
 
     def _compare(self, drawn: Drawn, row: int, x: Tensor, own: dict[str, float]) -> Compared:
-        """Return each discrepancy of the real data and of one data set drawn."""
+        """Return each discrepancy of the real data and of one drawn data set."""
         replica, z = drawn.x[row].double(), {n: v[row] for n, v in drawn.latents.items()}
         real, replicated = dict(own), {}
         for name, of_x in self.discrepancies.items():
@@ -324,14 +349,14 @@ class PredictiveCheck:
         return real, replicated
 
     def _posterior(self, given: Given) -> tuple[Latents, Tensor | None]:
-        """Draw latents [draws, N, ...] by their weights; with the effective sample sizes, [N].
+        """Draw posterior latents, [draws, N, ...]; return them and the effective sample sizes.
 
-        Prior replication has none of its own.
+        Prior replication has none.
         """
         if self.replication == "prior":
             return {}, None
         pieces = [
-            _resampled(part, self.particles, self.draws) for part in given.passes(self.particles)
+            resample(part, self.particles, self.draws) for part in given.passes(self.particles)
         ]
         latents = {
             name: torch.cat([found[name] for found, _ in pieces], 1) for name in pieces[0][0]
@@ -339,73 +364,17 @@ class PredictiveCheck:
         return latents, torch.cat([sizes for _, sizes in pieces])
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Data sets drawn from a model.
-
-    Attributes:
-        x: [draws, N, ...].
-        latents: what they were drawn from, where that was given.
-        log_likelihood: log p(x_rep | z), [draws, N].
-        log_likelihood_of_real: log p(x | z) at the same latents, [draws, N].
-        observed: the share of entries that no mask takes out.
-    """
-
-    x: Tensor
-    latents: Latents
-    log_likelihood: Tensor
-    log_likelihood_of_real: Tensor
-    observed: float
-
-
 Compared = tuple[dict[str, float], dict[str, float]]
+"""The discrepancies of the real data and of one drawn data set, by name."""
 
 
-def _draw(
-    drawing: functools.partial[Any],
-    latents: Latents,
-    draws: int,
-    given: Given,
-) -> Drawn:
-    """Draw data sets of the size of x, at given latents or at new ones."""
-    x, context = given.x, given.context
-    held = poutine.condition(over_particles(drawing.func, draws), data=latents)
-    with advice_on_shapes():
-        trace = poutine.trace(held).get_trace(*drawing.args, *context, **drawing.keywords)
-    # A site with an obs_mask is split in two; the one observed is masked as any other.
-    site = trace.nodes.get("x_observed", trace.nodes.get("x"))
-    if site is None:
-        raise ValueError(
-            f"the model has the sites {[name for name, _ in sample_sites(trace)]} but none named "
-            "'x', which is what a predictive check draws"
-        )
-    wanted = (draws, *x.shape)
-    if site["value"].shape != wanted:
-        raise ValueError(
-            f"site 'x' was drawn with shape {tuple(site['value'].shape)}, but {draws} data sets "
-            f"like x are {wanted}: sample it in the plate over data, the rest .to_event"
-        )
-    real = log_prob({**site, "value": x})
-    seen = observed_at(site)
-    if seen is None:
-        return Drawn(site["value"], latents, log_prob(site), real, 1.0)
-    # Where an entry is missing, the data drawn hold what the real ones do: like with like.
-    filled = torch.where(seen, site["value"], x)
-    return Drawn(filled, latents, log_prob(site), real, seen.double().mean().item())
-
-
-def _resampled(given: Given, particles: int, draws: int) -> tuple[Latents, Tensor]:
-    """Draw latents of some data: K from the guide, of which `draws` by their weights."""
-    pair = given.trace(particles, enumerate=False)
-    log_w = pair.log_w
-    chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
-    columns = torch.arange(log_w.shape[1], device=log_w.device)
-    latents = {
-        name: site["value"].expand(*log_w.shape, *site["fn"].event_shape)[chosen, columns]
-        for name, site in sample_sites(pair.guide)
-        if name in pair.model.nodes
-    }
-    return latents, effective_sample_size(log_w)
+def _drawing(resolved: Resolved, pair: tuple[Any, Any], given: Given) -> functools.partial[Any]:
+    """Return the model as a function that draws data of the shape of x."""
+    if "size" in inspect.signature(resolved.model).parameters:
+        return functools.partial(pair[0], None, size=len(given))
+    with resolved.evaluating(), generators_kept():
+        simulate(pair, *given)
+    return functools.partial(poutine.uncondition(pair[0]), given.x)
 
 
 def _number(name: str, value: Any) -> float:
@@ -413,8 +382,8 @@ def _number(name: str, value: Any) -> float:
     if value.numel() != 1 or value.isnan():
         met = "NaN" if value.numel() == 1 else f"a tensor of shape {tuple(value.shape)}"
         raise ValueError(
-            f"the discrepancy '{name}' returned {met}; it is one number for a data set: take its "
-            "mean over the data"
+            f"the discrepancy '{name}' returned {met}; it must return one number for a data set: "
+            "reduce it over the data, for example by its mean"
         )
     return float(value)
 

@@ -1,10 +1,9 @@
-r"""Rate against distortion: what models trained at several KL weights trade for each other.
+r"""The rate-distortion curve: rate and distortion of models trained with several KL weights.
 
     rate = KL(q(z | x) || p(z)),   distortion = -E_q log p(x | z),   ELBO = -(rate + distortion)
 
-A model trained at KL weight beta minimizes distortion + beta * rate, so it stands where the curve
-of the best models has slope -beta. Models of one ELBO, on a line of slope -1, may differ in all
-that their latents say.
+A model trained with KL weight beta minimizes distortion + beta * rate. It lies at the point where
+the curve of optimal models has slope -beta. Models with equal ELBO may have different rates.
 """
 
 from __future__ import annotations
@@ -22,15 +21,17 @@ from pyrovae.measure.report import Report
 from pyrovae.types import Data, Target
 from pyrovae.weights.bounds import Estimate, difference
 
+__all__ = ["Point", "RateDistortion", "rate_distortion"]
+
 
 @dataclass(frozen=True)
 class Point:
-    """One model on the plane of rate and distortion, in nats.
+    """The rate and distortion of one model, in nats.
 
     Attributes:
-        rate: the closed-form KL where there is one, else the Monte Carlo estimate.
-        distortion: the negative reconstruction.
-        elbo: minus their sum, up to the errors over particles.
+        rate: the closed-form KL if it has one, else the Monte Carlo estimate.
+        distortion: minus the reconstruction.
+        elbo: the ELBO, minus the sum of both up to the errors over particles.
     """
 
     rate: Estimate
@@ -41,11 +42,11 @@ class Point:
 @final
 @dataclass(frozen=True, repr=False)
 class RateDistortion(Finding):
-    """One report for each model, by the KL weight it was trained at.
+    """The result of `rate_distortion`: one report for each model.
 
     Attributes:
-        reports: by KL weight, in rising order.
-        wanted: how many models there were; an interrupt leaves some out.
+        reports: the reports by KL weight, in increasing order.
+        wanted: the number of models given; an interrupt may leave some out.
     """
 
     reports: dict[float, Report]
@@ -53,24 +54,24 @@ class RateDistortion(Finding):
 
     @property
     def points(self) -> dict[float, Point]:
-        """Rate, distortion and ELBO by KL weight."""
+        """Rate, distortion and ELBO, by KL weight."""
         return {weight: _point(report) for weight, report in self.reports.items()}
 
     @property
     def title(self) -> str:
-        """How many models and data."""
+        """The number of models, the number of data, and the unit."""
         models = counted(len(self.reports), self.wanted, "models")
         data = len(next(iter(self.reports.values())).elbo.value)
         return f"{models}, {data:,} data, nats per datum"
 
     @property
     def partial(self) -> bool:
-        """Whether an interrupt left something out."""
+        """Whether an interrupt left the measurement incomplete."""
         return len(self.reports) < self.wanted
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The points by KL weight, and bits per dimension where x are whole numbers."""
+        """The points by KL weight, and bits per dimension if x are integers."""
         named: dict[str, Quantity] = {}
         for weight, point in self.points.items():
             named[f"rate at {weight:g}"] = point.rate
@@ -83,7 +84,7 @@ class RateDistortion(Finding):
 
     @property
     def verdict(self) -> list[str]:
-        """Which weight has the highest ELBO, and where the rate does not fall as it must."""
+        """The KL weight with the highest ELBO, and where the rate increases with the KL weight."""
         points = self.points
         best = max(points, key=lambda weight: points[weight].elbo.mean)
         said = [f"The ELBO is highest at KL weight {best:g}: {points[best].elbo.mean:.3f} nats."]
@@ -99,14 +100,14 @@ class RateDistortion(Finding):
         ]
         if rising:
             said.append(
-                f"The rate rises from KL weight {', '.join(rising)}, where that of optimal "
-                "models would fall: train longer, or from several seeds."
+                f"The rate increases from KL weight {', '.join(rising)}; for optimal models it "
+                "decreases. Train longer, or from several seeds."
             )
         return said
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
-        """Nothing beside the estimates."""
+        """Empty: the per-datum values are those of the estimates."""
         return {}
 
 
@@ -118,20 +119,23 @@ def rate_distortion(
     batch_size: int = 100,
     seed: int | None = 0,
 ) -> RateDistortion:
-    """Measure models that were trained at several KL weights, on the same data and seed.
+    r"""Measure the rate and distortion of models trained with several KL weights.
 
-    An interrupt keeps the models that are done.
+    $$ R = KL(q(z | x) \,\|\, p(z)), \qquad D = -E_q \log p(x | z) $$
+
+    Both are in nats per datum. An interrupt keeps the models that are finished.
 
     Args:
-        targets: a VAE, or a pair (model, guide), for each KL weight.
-        data: as for `evaluate`.
-        particles: as for `evaluate`.
-        batch_size: as for `evaluate`.
-        seed: of the particles, the same for every model.
+        targets: a VAE, or a pair (model, guide), by the KL weight that it was trained with.
+        data: the data, as for `evaluate`.
+        particles: K, the number of particles for each datum.
+        batch_size: the number of data in memory at once.
+        seed: the seed of the particles, the same for every model.
 
     Raises:
-        ValueError: if there is no target, a weight is negative or not finite, and as `evaluate`.
-        KeyboardInterrupt: if the interrupt comes before the first model is done.
+        ValueError: if there is no target, if a weight is negative or not finite, and as
+            `evaluate`.
+        KeyboardInterrupt: if the interrupt comes before the first model is finished.
 
     References:
         Alemi, Poole, Fischer, Dillon, Saurous, Murphy, 2018. Fixing a Broken ELBO.
@@ -161,10 +165,10 @@ def rate_distortion(
 
 def _check(targets: Mapping[float, Target]) -> None:
     if not targets:
-        raise ValueError("rate_distortion takes a model for each KL weight; got none")
+        raise ValueError("rate_distortion needs at least one model; got none: pass {weight: vae}")
     bad = [weight for weight in targets if not 0 <= weight < math.inf]
     if bad:
-        raise ValueError(f"a KL weight is a finite number from 0; got {bad}")
+        raise ValueError(f"KL weights must be finite and not negative; got {bad}")
 
 
 def _point(report: Report) -> Point:
@@ -174,6 +178,6 @@ def _point(report: Report) -> Point:
 
 
 def _rises(smaller: Estimate, larger: Estimate, *, independent: bool) -> bool:
-    """Tell whether a mean is above another by more than two errors of the paired difference."""
+    """Return whether the rate increases by more than two errors of the paired difference."""
     rise = difference(larger, smaller, independent=independent)
     return rise.mean > 2 * rise.error_over_particles

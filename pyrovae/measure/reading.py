@@ -1,7 +1,7 @@
-"""What an evaluation reads off each pass: the log-weights by site, and closed forms beside them.
+"""Read the log-weights of each site and the closed-form KLs from each pass of an evaluation.
 
-Bounds, rates and closed-form KLs come from the same particles. Whatever stands beside the bounds
-may fail: it is then left out with the reason, and the bounds are kept.
+Bounds, rates and closed-form KLs come from the same particles. A quantity other than the bounds
+may fail. It is then left out, the reason is recorded, and the bounds are kept.
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ CLOSED_FORM: Final = "KL, closed form"
 BY_DIMENSION: Final = "KL per dimension"
 
 KL_PARTICLES: Final = 10
-"""The particles at which programs that are shown K N rows are run one by one for their KLs."""
+"""The number of particles for closed-form KLs of programs that run on K N rows.
+
+Such programs flatten particles and data into one axis, which hides their distributions' shapes, so
+they are run again with one particle at a time.
+"""
 
 
 class Reading(NamedTuple):
-    """What is read off each pass.
+    """The quantities read from each pass.
 
     Attributes:
         terms: the log-weights by site.
-        rates: the sum of closed-form KLs, where it is known.
-        by_dimension: each site's KL by dimension, where it is known.
-        entries: of x that are scored.
+        rates: the sum of the closed-form KLs; empty if it has none.
+        by_dimension: the closed-form KL of each dimension, by site; empty if it has none.
+        entries: the number of entries of x that are scored.
     """
 
     terms: Terms
@@ -56,11 +60,11 @@ class Reading(NamedTuple):
 
 
 class ReadAll:
-    """Read the terms of a pair of traces and, where they are known, its closed-form KLs.
+    """Read the terms of a pair of traces, and its closed-form KLs if it has them.
 
     Attributes:
-        left_out: what could not be had, by name, and why.
-        on_rows: whether the programs were shown K N rows, whose families are hidden.
+        left_out: the reason for each quantity that failed, by name.
+        on_rows: whether the programs ran on K N rows, which hides their distributions' shapes.
     """
 
     def __init__(self, left_out: dict[str, str]) -> None:
@@ -70,12 +74,12 @@ class ReadAll:
 
     @property
     def read(self) -> Read:
-        """What is read off a pass: the same function as long as nothing else has failed."""
+        """The function that reads a pass. It is the same object until another quantity fails."""
         skipped = frozenset(self._skipped)
         return self._reads.setdefault(skipped, functools.partial(self._read, skipped=skipped))
 
     def skip(self, error: Exception) -> bool:
-        """Leave out, after a failure, what may have caused it; False if nothing is left to."""
+        """Leave out the quantities that may have failed; return False if none are left to skip."""
         rest = {CLOSED_FORM, BY_DIMENSION} - self._skipped
         for name in rest if not rest & self.left_out.keys() else rest & self.left_out.keys():
             self._skipped.add(name)
@@ -83,10 +87,10 @@ class ReadAll:
         return bool(rest)
 
     def beside(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what stands beside the bounds; None, and the reason kept, if it fails."""
+        """Return the result of `make`; if it fails, record the reason and return None."""
         try:
             return make()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the bounds are there)
+        except Exception as error:  # noqa: BLE001 (any failure: the bounds are kept)
             self.left_out.setdefault(name, reason(error))
             return None
 
@@ -134,7 +138,7 @@ def read_passes(given: Given, particles: int, runner: Runner, reads: ReadAll) ->
 
 
 def closed_form(given: Given, reading: Reading, read: ReadAll) -> Estimate | None:
-    """Return the closed-form KL, [N]; None where it is not known."""
+    """Return the closed-form KL, [N]; None if it has none."""
     if "all" in reading.rates:
         return mean_estimate(reading.rates["all"])
     rates = read.beside(CLOSED_FORM, lambda: _apart(given, read, closed_form_rates))
@@ -142,7 +146,7 @@ def closed_form(given: Given, reading: Reading, read: ReadAll) -> Estimate | Non
 
 
 def by_dimension(given: Given, reading: Reading, read: ReadAll) -> dict[str, Tensor]:
-    """Return each site's KL by dimension, [N, D], where it is known."""
+    """Return the closed-form KL of each dimension, [N, D], by site; empty if it has none."""
     if reading.by_dimension:
         return reading.by_dimension
     rates = read.beside(BY_DIMENSION, lambda: _apart(given, read, dimension_rates))
@@ -151,7 +155,7 @@ def by_dimension(given: Given, reading: Reading, read: ReadAll) -> dict[str, Ten
 
 
 def _apart(given: Given, read: ReadAll, rates: Callable[..., Any]) -> list[Any] | None:
-    """Take closed-form KLs at particles of their own, for programs that were shown K N rows."""
+    """Compute closed-form KLs from separate particles, for programs that ran on K N rows."""
     if not read.on_rows or read.left_out.keys() & {CLOSED_FORM, BY_DIMENSION}:
         return None
     with contextlib.suppress(ValueError):
@@ -163,7 +167,7 @@ def _apart(given: Given, read: ReadAll, rates: Callable[..., Any]) -> list[Any] 
 
 
 def reason(error: Exception) -> str:
-    """Say in one line why something was left out."""
+    """Return in one line why a quantity was left out."""
     if isinstance(error, ValueError):
         return str(error)
     return f"it failed ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"

@@ -1,4 +1,4 @@
-"""What `evaluate` found of a VAE: bounds on log p(x), their parts, and whether to believe them."""
+"""The result of `evaluate`: bounds on log p(x), their parts, and whether they can be trusted."""
 
 from __future__ import annotations
 
@@ -22,52 +22,56 @@ from pyrovae.measure.findings import (
     known,
     without_error_over_data,
 )
+from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
+__all__ = ["NAMED", "USED", "Report"]
+
 NAMED: Final = 10
-"""How many data a sentence names before it counts the rest."""
+"""The number of data that a sentence lists before it counts the rest."""
 
 USED: Final = 0.01
-"""Nats of KL above which a latent dimension is said to carry something."""
+"""Nats of KL above which a latent dimension counts as used. The threshold is ours."""
 
 
 @final
 @dataclass(frozen=True, repr=False)
 class Report(Finding):
-    """What `evaluate` found; tensors have one entry per datum, in nats.
+    """The result of `evaluate`. Tensors have one entry per datum; estimates are in nats.
 
     Attributes:
-        particles: K, the particles drawn for each datum.
-        seed: the seed of the particles.
-        seconds: the time it took.
-        wanted: how many data there were to measure; None where an interrupt left that open.
-        dimensions: D, the width of x.
-        cost_of_another: what log p(x | z) of each datum loses by the z of another, [N], NaN
-            where it was not measured (see `unused.cost_of_another`).
-        entries: how many entries of each datum are scored, [N]: those that no mask takes out.
-        domain: where the likelihood has x lie; None where it does not say.
+        particles: K, the number of particles for each datum.
+        seed: the seed of the particles; None if it was not set.
+        seconds: the elapsed time.
+        wanted: the number of data to measure; None if an interrupt left it unknown.
+        dimensions: D, the number of entries of x.
+        domain: the constraint on x by the likelihood; None if it has none.
         elbo: the evidence lower bound.
-        iwae: the importance-weighted bound at each k.
-        psis: the estimate of log p(x) from K smoothed weights, which is no bound; None where K
-            is too small for a tail.
-        extrapolated: the bounds extrapolated to infinitely many particles, no bound; None at
+        iwae: the importance-weighted bound of each k.
+        psis: the Pareto-smoothed estimate of log p(x) from K weights, not a bound; None if K is
+            too small to fit a tail.
+        extrapolated: the bounds extrapolated to infinitely many particles, not a bound; None if
             K = 1.
-        reconstruction: log p(x | z) under the guide, the negative distortion.
-        monte_carlo_kl: the rate, KL(q || p), from the particles.
-        closed_form_kl: the rate in closed form, or None where a site has none. Its error is zero
-            unless a latent site depends on another.
-        site_rates: the mean of log q - log p of each latent site, which add up to the rate.
-        kl_per_dimension: the closed-form KL of each dimension of a site, [N, D], where both of
-            its densities factorize.
-        effective_sample_size: from 1 to K.
-        pareto_k: the shape of the weights' tail, see `pareto.pareto_k`.
-        fingerprint: a hash of each datum and of its context, [N, 2], see `fingerprints`.
-        findings: what the diagnostics found, by their names.
+        reconstruction: the mean of log p(x | z) over the guide, which is minus the distortion.
+        monte_carlo_kl: the rate KL(q || p), estimated from the particles.
+        closed_form_kl: the rate in closed form; None if a site has none. Its error over particles
+            is zero unless a latent site depends on another.
+        site_rates: the mean of log q - log p at each latent site; they sum to the rate.
+        kl_per_dimension: the closed-form KL of each dimension, [N, D], of sites at which q and p
+            factorize over dimensions.
+        effective_sample_size: [N], from 1 to K.
+        pareto_k: the Pareto shape of the tail of the weights, [N]; see `weights.psis`.
+        entries: the number of entries of each datum that are scored (not masked), [N].
+        cost_of_another: the loss in log p(x | z) if z is taken from another datum, [N]; NaN if it
+            was not measured. See `unused_latents.cost_of_another`.
+        fingerprint: a hash of each datum and of its context, [N, 2]; see `fingerprints`.
+        findings: the findings of the diagnostics, by name.
         unfinished: the names of the diagnostics that an interrupt left out.
-        point_masses: the guide's sites that are Deltas, with which log-weights are no bounds.
-        refused: the names of the diagnostics that could not measure this, and why.
-        notes: what else is to be known before the numbers are read.
+        point_masses: the sites at which the guide is a Delta, so that the log-weights give no
+            bounds.
+        refused: why a diagnostic or a quantity was not measured, by name.
+        notes: further warnings that are printed above the table.
     """
 
     particles: int
@@ -98,13 +102,13 @@ class Report(Finding):
 
     @property
     def title(self) -> str:
-        """How many data and particles."""
+        """The number of data, the number of particles, and the unit."""
         data = counted(len(self.elbo.value), self.wanted)
         return f"{data}, {self.particles:,} particles, nats per datum"
 
     @property
     def remarks(self) -> Sequence[str]:
-        """Whether the latents hold next to nothing, as where nothing was trained."""
+        """The notes, and a warning if the latents are unused."""
         if self.point_masses:
             return self.notes
         rate = self.monte_carlo_kl if self.closed_form_kl is None else self.closed_form_kl
@@ -112,13 +116,13 @@ class Report(Finding):
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The estimates, and bits per dimension where x are whole numbers."""
+        """The estimates, and bits per dimension if x are integers."""
         bits = {"bits per dimension": self.bits_per_dimension()} if self.of_whole_numbers else {}
         return {**self.estimates, **bits}
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """The bounds, the estimates beyond them, the reconstruction and the rates."""
+        """The bounds, the estimates of log p(x), the reconstruction and the rates, by name."""
         named = {"ELBO": self.elbo}
         named |= {f"IWAE-{k}": estimate for k, estimate in self.iwae.items()}
         if self.psis is not None:
@@ -146,7 +150,7 @@ class Report(Finding):
 
     @property
     def verdict(self) -> list[str]:
-        """Whether the weights are to be believed, and what the numbers of the table mean."""
+        """Whether the weights can be trusted, and what the numbers of the table mean."""
         size = self.effective_sample_size.cpu().double()
         average = f"{size.mean():,.1f} on average, {size.min():,.1f} at worst"
         said = [f"Effective sample size: {average}, of {self.particles:,}.", self._trust()]
@@ -155,18 +159,18 @@ class Report(Finding):
         said += self._dimensions_used()
         said += self._dequantization()
         if self.unfinished:
-            said.append(f"An interrupt left out: {', '.join(self.unfinished)}.")
+            said.append(f"Not measured because of an interrupt: {', '.join(self.unfinished)}.")
         said += [f"Not measured: {name}: {reason}." for name, reason in self.refused.items()]
         return said
 
     @property
     def untrusted(self) -> Tensor:
-        """The indices of the data whose k-hat is above `pareto.limit` at these particles."""
+        """The indices of the data whose Pareto k-hat exceeds its limit for K particles."""
         return pareto.beyond(self.pareto_k, self.particles).nonzero().flatten()
 
     @property
     def trusted(self) -> bool:
-        """Whether k-hat is known of all data and within its limit, and q has a density."""
+        """Whether k-hat is known and within its limit for all data, and q has a density."""
         known = not self.pareto_k.isnan().any()
         return known and not len(self.untrusted) and not self.point_masses
 
@@ -178,22 +182,21 @@ class Report(Finding):
 
     @property
     def of_whole_numbers(self) -> bool:
-        """Whether the likelihood says that x are whole numbers, so that p(x) is a probability."""
+        """Whether the likelihood is of integers, so that p(x) is a probability."""
         if isinstance(self.domain, constraints.stack):
             return all(column.is_discrete for column in self.domain.cseq)
         return self.domain is not None and self.domain.is_discrete
 
     def bits_per_dimension(self, levels: int = 1) -> Number:
-        r"""Return $-\log_2 p(x) / D + \log_2(levels)$ from the bound at the most particles.
+        r"""Return $-L_k / (D \log 2) + \log_2(levels)$, with the bound $L_k$ of the largest k.
 
-        It is the length of a code, and from a lower bound on log p an upper bound on it. Missing
-        entries are not counted: D is then the mean number of entries that are observed. NaN where
-        there is none.
+        It is an upper bound on the code length per entry of x, in bits. Missing entries do not
+        count: D is the mean number of observed entries. It is NaN if no entry is observed.
 
         Args:
-            levels: 1 where x are whole numbers, 0 and 1 among them. Where p is a density of
-                pixels that had uniform noise added (dequantized) and were divided by 256, give
-                256: the 8 bits make it comparable with models of whole numbers.
+            levels: 1 for integer data, including binary data. For a density of pixels to which
+                uniform noise was added (dequantization) and which were divided by 256, use 256;
+                the result is then comparable with models of integers.
 
         References:
             Theis, van den Oord, Bethge, 2016. A Note on the Evaluation of Generative Models.
@@ -220,14 +223,14 @@ class Report(Finding):
         )
 
     def save(self, path: str | Path, **details: Any) -> None:
-        """Write a .json file, and the numbers per datum beside it as safetensors.
+        """Save the report as a .json file, with the per-datum tensors as .safetensors beside it.
 
         Args:
-            path: of the .json file.
-            **details: what else should stand there, such as the name of the data.
+            path: the path of the .json file.
+            **details: further entries of the .json file, such as the name of the data.
 
         Raises:
-            OSError: if it cannot be written; files that were there stay.
+            OSError: if a file cannot be written; existing files are then kept.
         """
         path = Path(path)
         tensors = files.tensors_as_bytes(self.tensors())
@@ -236,6 +239,33 @@ class Report(Finding):
         files.write_together(
             {path.with_suffix(".safetensors"): tensors, path: files.json_as_bytes(said)}
         )
+
+    @staticmethod
+    def load(path: str | Path) -> SavedFinding:
+        """Load a report that was saved by `save`, as `pyrovae.read_report` does.
+
+        The result prints as the original did, and can be compared and plotted. It holds numbers
+        and sentences only, not the objects of the original.
+
+        Args:
+            path: the path of the .json file, or the folder with its evaluation.json.
+
+        Raises:
+            ValueError: if one of the two files is missing or damaged, or if they belong to
+                different reports.
+
+        Example:
+            >>> import tempfile, torch, pyrovae as pv
+            >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+            >>> report = pv.evaluate(vae, torch.zeros(5, 64), particles=20)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     report.save(f"{folder}/evaluation.json")
+            ...     loaded = pv.Report.load(folder)
+            >>> str(loaded) == str(report)
+            True
+        """
+        path = Path(path)
+        return read_report(path / "evaluation.json" if path.is_dir() else path)
 
     def _settings(self) -> dict[str, Any]:
         divergences = self.kl_per_dimension.items()
@@ -260,14 +290,14 @@ class Report(Finding):
     def _trust(self) -> str:
         if self.point_masses:
             return (
-                f"The guide puts all mass on a point at {', '.join(self.point_masses)} (Delta), "
-                "where q has no density: what stands here as ELBO and IWAE are no bounds on log "
-                "p(x), but log p(x, z) at that point."
+                f"The guide is a point mass (Delta) at {', '.join(self.point_masses)} and has no "
+                "density. The lines ELBO and IWAE are log p(x, z) at that point, not bounds on "
+                "log p(x)."
             )
         if self.particles < pareto.FEWEST:
             return (
-                f"Fewer than {pareto.FEWEST} particles cannot tell whether the weights are to be "
-                "believed: no Pareto k-hat."
+                "The weights cannot be checked: Pareto k-hat needs at least "
+                f"{pareto.FEWEST} particles."
             )
         data, bad = len(self.pareto_k), self.untrusted.tolist()
         if not bad:
@@ -285,9 +315,8 @@ class Report(Finding):
             which += f" and {len(bad) - NAMED:,} more"
         return (
             f"Pareto k-hat is above {self._limit} at {len(bad):,} of {data:,} data: {which} "
-            "(all in report.untrusted). The bound there may be far off, mostly too low, and "
-            "neither its error nor PSIS nor the extrapolation is to be believed. "
-            f"{self._remedy()}"
+            "(all in report.untrusted). There the bound may be far too low, and its error, PSIS "
+            f"and the extrapolation are unreliable. {self._remedy()}"
         )
 
     @property
@@ -295,53 +324,53 @@ class Report(Finding):
         return f"{pareto.limit(self.particles):.2g}"
 
     def _remedy(self) -> str:
-        """Say what would do for the data that are not to be believed."""
+        """Return what to do for the data with a large k-hat."""
         shapes = self.pareto_k[self.untrusted]
         mild = shapes[shapes <= pareto.TRUSTED]
         said = []
         if len(mild):
             whose = "all" if len(mild) == len(shapes) else f"{len(mild):,} of them"
             needed = pareto.particles_for(mild.max().item())
-            said.append(f"{needed:,} particles may do for {whose}.")
+            said.append(f"{needed:,} particles may suffice for {whose}.")
         if len(mild) < len(shapes):
             said.append(
                 f"Above {pareto.TRUSTED} more particles will hardly help: refine the guide, or "
-                "take annealed importance sampling."
+                "use annealed importance sampling (pyrovae.AIS)."
             )
         return " ".join(said)
 
     def _annealed(self) -> Iterator[str]:
-        """Compare the tightest bound with what the diagnostics found on the same data."""
+        """Compare the tightest bound with the findings of the diagnostics on the same data."""
         if not self.iwae:
             return
         k = max(self.iwae)
         for found in self.findings.values():
-            # A seed is set anew for each measurement: both may have drawn the same numbers.
+            # Each measurement sets the seed again, so both may use the same random numbers.
             yield from found.beside(self.iwae[k], k, independent=self.seed is None)
 
     def _dimensions_used(self) -> Iterator[str]:
         for site, divergence in self.kl_per_dimension.items():
             used = int((divergence.mean(0) > USED).sum())
             of = f"{used} of the {divergence.shape[1]} dimensions of {site}"
-            yield f"KL above {USED} nats: {of}."
+            yield f"KL above {USED} nats (our threshold): {of}."
 
     def _dequantization(self) -> Iterator[str]:
         if self.of_whole_numbers:
-            binary = "binary data" if self.domain is constraints.boolean else "whole numbers"
+            kind = "binary data" if self.domain is constraints.boolean else "integers"
             bound = f"IWAE-{max(self.iwae)}" if self.iwae else "the ELBO"
             yield (
-                f"Bits per dimension: {bound} of {binary}, {self._counted()} a datum; nothing is "
-                "dequantized."
+                f"Bits per dimension: {bound} of {kind}, divided by {self._counted()}; no "
+                "dequantization."
             )
         elif self.domain is not None and not isinstance(self.domain, constraints.stack):
             yield (
-                "p(x) is a density: where x are 8-bit pixels, dequantized and divided by 256, "
-                "report.bits_per_dimension(256) adds the 8 bits."
+                "p(x) is a density. If x are 8-bit pixels, dequantized and divided by 256, "
+                "report.bits_per_dimension(256) returns bits per dimension."
             )
 
     def _counted(self) -> str:
-        """Say how many entries a datum has, or how many of them are observed on average."""
+        """Return the number of entries of a datum, or the mean number that are observed."""
         if (self.entries == self.dimensions).all():
-            return f"{self.dimensions:,}"
+            return f"{self.dimensions:,} entries"
         mean = self.entries.double().mean().item()
-        return f"of whose {self.dimensions:,} entries {mean:,.1f} are scored on average in"
+        return f"the {mean:,.1f} of {self.dimensions:,} entries observed on average"

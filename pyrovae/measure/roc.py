@@ -1,4 +1,4 @@
-"""How well a score tells two kinds of data apart."""
+"""The area under the ROC curve, which measures how well a score separates two kinds of data."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from torch import Tensor
 
 from pyrovae.measure.findings import Number
 
+__all__ = ["auroc"]
+
 
 def auroc(inside: Tensor, outside: Tensor) -> Number:
     r"""Return the area under the ROC curve with its standard error over data.
 
     $$ P(s_{out} > s_{in}) + \tfrac12 P(s_{out} = s_{in}) $$
 
-    over all pairs: the statistic of Mann and Whitney. The error is DeLong's, which is not known
-    (NaN) for one datum of a kind, and where every pair is told apart, since 0 would be too sure.
+    The probabilities are shares of all M N pairs, which is the statistic of Mann and Whitney. The
+    standard error is DeLong's. It is NaN if either kind has a single datum, and if the area is 0
+    or 1, where DeLong's estimate would be 0.
 
     Args:
-        inside: scores of data of the model's kind, [M].
+        inside: scores of in-distribution data, [M].
         outside: scores of novel data, [N].
 
     Raises:
-        ValueError: if either is empty or has NaN.
+        ValueError: if either tensor is empty or contains NaN.
 
     References:
         DeLong, DeLong, Clarke-Pearson, 1988. Comparing the Areas under Two or More Correlated
@@ -34,20 +37,21 @@ def auroc(inside: Tensor, outside: Tensor) -> Number:
     a, b = (scores.detach().cpu().double().flatten() for scores in (inside, outside))
     if min(len(a), len(b)) < 1 or a.isnan().any() or b.isnan().any():
         raise ValueError(
-            f"the curve takes scores of both kinds, none of them NaN; got {len(a)} inside, "
-            f"{int(a.isnan().sum())} of them NaN, and {len(b)} outside, {int(b.isnan().sum())} NaN"
+            "auroc needs at least one score of each kind and no NaN; got "
+            f"{len(a)} inside, {int(a.isnan().sum())} NaN, and {len(b)} outside, "
+            f"{int(b.isnan().sum())} NaN"
         )
-    told_from_in = _share_below(a, b)  # for each novel datum
-    told_from_out = 1 - _share_below(b, a)  # for each of the model's kind
-    area = told_from_in.mean().item()
+    below_novel = _share_below(a, b)  # [N]
+    above_familiar = 1 - _share_below(b, a)  # [M]
+    area = below_novel.mean().item()
     if min(len(a), len(b)) < 2 or area in (0.0, 1.0):
         return Number(area)
-    variance = told_from_in.var() / len(b) + told_from_out.var() / len(a)
+    variance = below_novel.var() / len(b) + above_familiar.var() / len(a)
     return Number(area, error_over_data=variance.sqrt().item())
 
 
 def _share_below(scores: Tensor, at: Tensor) -> Tensor:
-    """Return the share of scores below each value, equal ones by half."""
+    """Return the share of scores below each value, counting ties as one half."""
     ordered = scores.sort().values
     below = torch.searchsorted(ordered, at, side="left")
     up_to = torch.searchsorted(ordered, at, side="right")

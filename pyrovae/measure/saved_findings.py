@@ -1,4 +1,8 @@
-"""A report read again from its two files: JSON for what it said, tensors for what is per datum."""
+"""Read a saved report from its two files.
+
+The .json file holds title, means, errors and verdict; the .safetensors file beside it holds the
+per-datum tensors.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,18 @@ from pyrovae.files import schemas
 from pyrovae.measure.findings import Finding, Number, Quantity
 from pyrovae.weights.bounds import Estimate
 
+__all__ = ["SavedFinding", "estimates_of", "read_report"]
+
 
 @final
 @dataclass(frozen=True, repr=False)
 class SavedFinding(Finding):
-    """A report, or what is within it, read from its files: it prints as it did.
+    """A saved report, or one of its nested findings; it prints as the original did.
 
     Attributes:
-        said: what the .json file holds.
-        saved: the tensors per datum by their names.
-        findings: what was found within it.
+        said: the content of the .json file.
+        saved: the per-datum tensors by name.
+        findings: the nested findings by name.
     """
 
     said: dict[str, Any]
@@ -36,17 +42,17 @@ class SavedFinding(Finding):
 
     @property
     def title(self) -> str:
-        """The title that the report had."""
+        """The title of the saved finding."""
         return str(self.said["title"])
 
     @property
     def partial(self) -> bool:
-        """Whether an interrupt left something out."""
+        """Whether an interrupt left the measurement incomplete."""
         return bool(self.said["partial"])
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The lines of the table by their names."""
+        """The lines of the table, by name."""
         return {
             name: Estimate(self.saved[name], self.saved[f"{name}, standard error"])
             if name in self.saved
@@ -56,49 +62,50 @@ class SavedFinding(Finding):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What stood above the table."""
+        """The warnings printed above the table."""
         return list(self.said.get("remarks", ()))
 
     @property
     def verdict(self) -> Sequence[str]:
-        """The sentences that the report had."""
+        """The sentences of the saved verdict."""
         return list(self.said["verdict"])
 
     @property
     def per_datum(self) -> dict[str, Tensor]:
-        """The tensors that are no estimate's."""
+        """The per-datum tensors, without those of the estimates, by name."""
         own = {name + end for name in self.quantities for end in ("", ", standard error")}
         return {name: tensor for name, tensor in self.saved.items() if name not in own}
 
     @property
     def particles(self) -> int:
-        """K, the particles that were drawn for each datum."""
+        """K, the number of particles for each datum."""
         return int(self.said["particles"])
 
     @property
     def seed(self) -> int | None:
-        """The seed of the particles."""
+        """The seed of the particles; None if it was not set."""
         return self.said.get("seed")
 
     @property
     def point_masses(self) -> tuple[str, ...]:
-        """The guide's sites that are Deltas, with which log-weights are no bounds."""
+        """The sites at which the guide is a Delta, so that the log-weights give no bounds."""
         return tuple(self.said.get("point_masses", ()))
 
     @property
     def fingerprint(self) -> Tensor | None:
-        """A hash of each datum and of its context, [N, 2]; None where it was not kept."""
+        """A hash of each datum and of its context, [N, 2]; None if the file has none."""
         return self.saved.get("fingerprint")
 
 
 def read_report(path: str | Path) -> SavedFinding:
-    """Read what `report.save(path)` wrote: a .json file and the .safetensors file beside it.
+    """Read a report that was saved by `report.save(path)`.
 
     Args:
-        path: of the .json file.
+        path: the path of the .json file; the .safetensors file is read from beside it.
 
     Raises:
-        ValueError: if one of the two is missing, damaged, or not of the other.
+        ValueError: if one of the two files is missing or damaged, or if they belong to different
+            reports.
 
     Example:
         >>> import tempfile, torch, pyrovae as pv
@@ -119,28 +126,32 @@ def read_report(path: str | Path) -> SavedFinding:
         lengths = {len(estimate.value) for estimate in estimates_of(report).values()}
     except FileNotFoundError as error:
         raise ValueError(
-            f"a saved report is the two files {path.name} and {beside.name} in {path.parent}, of "
-            "which one is missing: write them with report.save(path)"
+            f"a saved report consists of {path.name} and {beside.name} in {path.parent}; one is "
+            "missing: write both with report.save(path)"
         ) from error
     except (ValueError, RecursionError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} or {beside.name} is half-written or damaged: {error}") from error
+        raise ValueError(
+            f"{path} or {beside.name} is half-written or damaged: {error}: measure again"
+        ) from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} and {beside.name} are not of one report: {error}") from error
+        raise ValueError(
+            f"{path} and {beside.name} are not of one report: {error}: measure again"
+        ) from error
     if report.said.get("tensors", digest) != digest:
         raise ValueError(
-            f"{beside} is not the file that {path.name} was written with, as when a measurement "
-            "was killed while it wrote: they are not of one report; measure again"
+            f"{beside} is not the file that was saved with {path.name}, perhaps because the "
+            "process was killed while saving: they are not of one report; measure again"
         )
     if lengths != {report.said.get("data")}:
         raise ValueError(
-            f"{path} tells of {report.said.get('data')} data, {beside.name} of {sorted(lengths)}: "
-            "they are not of one report"
+            f"{path} has {report.said.get('data')} data, {beside.name} has {sorted(lengths)}: "
+            "they are not of one report; measure again"
         )
     return report
 
 
 def _saved(said: dict[str, Any], tensors: dict[str, Tensor]) -> SavedFinding:
-    """Rebuild a finding and those within it, whose tensors have their names before a slash."""
+    """Rebuild a finding and its nested findings, whose tensors are named "finding/tensor"."""
     within = {}
     for name, inner in said.get("findings", {}).items():
         start = f"{name}/"
@@ -152,6 +163,6 @@ def _saved(said: dict[str, Any], tensors: dict[str, Tensor]) -> SavedFinding:
 
 
 def estimates_of(report: Finding) -> dict[str, Estimate]:
-    """Return the quantities that are means over data."""
+    """Return the quantities that are means over data, by name."""
     found = report.quantities.items()
     return {name: quantity for name, quantity in found if isinstance(quantity, Estimate)}

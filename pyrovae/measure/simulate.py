@@ -1,4 +1,7 @@
-"""Draw latents and data together from a model: each pair holds an exact draw of the posterior."""
+"""Draw latents and data jointly from a model.
+
+The latents of each pair (z, x) are an exact draw from the posterior p(z | x).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.measure.findings import NotMeasurable
 from pyrovae.types import ContextValue, Target
 from pyrovae.vae import VAE
 from pyrovae.weights.log_joint import Layout
@@ -16,19 +20,35 @@ from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.target import programs
 
+__all__ = ["simulate"]
+
 
 def simulate(target: Target, x: Tensor, *context: ContextValue) -> tuple[Any, Tensor]:
-    """Draw latents and as many data from the model, in place of x, with the same context.
+    r"""Draw latents and data of the shape of x, $(z, x) \sim p(z)\, p(x | z)$.
 
-    The draw is scored again as data are: a model that draws x otherwise than it scores x, such as
-    one that reads the x it was given, would make a false upper bound.
+    The draw is scored again as observed data. The two scores differ for a model that draws x from
+    another density than the one it scores x with, such as a model that reads its argument x. Its
+    upper bounds on log p(x) would be wrong, so it is refused.
+
+    Args:
+        target: a `VAE`, or a pair (model, guide).
+        x: data [N, ...]. Only its shape and dtype are used.
+        *context: the other arguments of the programs.
 
     Returns:
-        A trace of the model under a plate of one particle, which holds the latents, and the data.
+        The model's trace under a plate of one particle, which holds the latents; and the data.
 
     Raises:
-        ValueError: if the model does not draw one x like the one given, draws it from another
-            density than it scores it with, or observes something else that depends on the latents.
+        NotMeasurable: if the model does not draw exactly one x of the shape given, draws x from
+            another density than the one it scores x with, or observes another site that may
+            depend on the latents.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> trace, x = simulate(vae, torch.zeros(5, 64))
+        >>> trace.nodes["z"]["value"].shape, x.shape
+        (torch.Size([1, 5, 2]), torch.Size([5, 64]))
     """
     model, _ = programs(target)
     own = isinstance(target, VAE)
@@ -38,7 +58,7 @@ def simulate(target: Target, x: Tensor, *context: ContextValue) -> tuple[Any, Te
         trace = poutine.trace(over_particles(drawing, 1)).get_trace(*arguments)
         drawn = _drawn_data(trace, own=own)
         if drawn.shape != (1, *x.shape):
-            raise _not_drawn(f"{tuple(drawn.shape[1:])} in place of x, {tuple(x.shape)}")
+            raise _not_drawn(f"x of shape {tuple(drawn.shape[1:])}, expected {tuple(x.shape)}")
         x = drawn.squeeze(0).to(x.dtype)
         latents = trace.copy()
         for name, _ in list(sample_sites(trace)):
@@ -47,23 +67,25 @@ def simulate(target: Target, x: Tensor, *context: ContextValue) -> tuple[Any, Te
         again = poutine.replay(over_particles(model, 1), trace=latents)
         scored = _log_joint(poutine.trace(again).get_trace(x, *context))
     if not torch.allclose(scored, _log_joint(trace), rtol=1e-3, atol=1e-3):
-        raise _not_drawn("x from another density than that which scores it")
+        raise _not_drawn("x from another density than the one it scores x with")
     return trace, x
 
 
 def _drawn_data(trace: Any, *, own: bool) -> Tensor:
-    """Return what was drawn at the site of x, under a plate of one particle."""
+    """Return the value drawn at the site of x, under a plate of one particle."""
     sites = list(sample_sites(trace))
     if own:
         found = [site for name, site in sites if name == "x" and not site["is_observed"]]
         latents = [i for i, (name, s) in enumerate(sites) if name != "x" and not s["is_observed"]]
         later = [n for n, s in sites[min(latents, default=0) :] if s["is_observed"]]
         if later:
-            raise _not_drawn(f"x given {later}, which may depend on the latents")
+            raise _not_drawn(
+                f"x given the observed sites {later}, which may depend on the latents"
+            )
     else:
         found = [site for _, site in sites if site["infer"].get("was_observed")]
     if len(found) != 1:
-        raise _not_drawn(f"{len(found)} sites in place of one x")
+        raise _not_drawn(f"{len(found)} observed sites, expected one")
     value: Tensor = found[0]["value"]
     return value
 
@@ -73,8 +95,8 @@ def _log_joint(trace: Any) -> Tensor:
     return layout.log_density(sample_sites(trace))
 
 
-def _not_drawn(what: str) -> ValueError:
-    return ValueError(
-        f"data drawn from the model are needed here, and this one draws {what}: give "
-        "a VAE whose likelihood draws at its one site 'x', where x is None, what it scores"
+def _not_drawn(what: str) -> NotMeasurable:
+    return NotMeasurable(
+        f"this measurement needs data drawn from the model; the model draws {what}: use a VAE "
+        "whose likelihood has one site 'x' and samples it when x is None"
     )

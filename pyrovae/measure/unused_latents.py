@@ -1,8 +1,9 @@
-"""Whether the latents tell the decoder anything: what log p(x | z) loses by another datum's z.
+"""Detect latents that the decoder does not use.
 
-Where q is the posterior, the loss is on average the information I(x; z) and as much again the
-other way about (the lautum information), so that it is never below I(x; z). A decoder that does
-not read z loses nothing, nor one whose guide does not read x, nor a pair that was never trained.
+The cost of another is the loss in log p(x | z) if z is replaced by the z of another datum. If q is
+the exact posterior, its mean is the mutual information I(x; z) plus the lautum information, so it
+is at least I(x; z). It is about zero if the decoder ignores z, if the guide ignores x, or if the
+pair was never trained.
 """
 
 from __future__ import annotations
@@ -20,26 +21,30 @@ from pyrovae.weights.pair import TracePair
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.traces import Program, trace_model
 
+__all__ = ["ASKED", "MUCH", "NEGLIGIBLE", "cost_of_another", "remarks"]
+
 NEGLIGIBLE: Final = 0.1
-"""Nats of information below which latents are said to hold nothing. The mark is ours."""
+"""Nats of information below which latents count as unused. The threshold is ours."""
 
 MUCH: Final = 1.0
-"""Nats from which latents are said to hold something, whatever the errors. The mark is ours."""
+"""Nats at which latents count as used, whatever the error. The threshold is ours."""
 
 ASKED: Final = 2_000
-"""The data that tell: others are not asked."""
+"""The number of data, the first ones, for which `evaluate` measures the cost of another."""
 
 
 @torch.no_grad()
 def cost_of_another(model: Program, pair: TracePair, given: Given) -> Tensor:
-    """Return what log p(x | z) of each datum loses by the z of the one before it, [N].
+    r"""Return the loss in log p(x | z) if z is the z of the previous datum, in nats, [N].
 
-    NaN where it is not known: of a single datum, where a latent is summed out, or where the
-    model refuses to score x at another's z.
+    $$ \log p(x_n | z_n) - \log p(x_n | z_{n-1}) $$
+
+    It is NaN for a single datum, if a latent is summed out, and if the model cannot score x at
+    the z of another datum.
 
     Args:
         model: the model.
-        pair: its trace and the guide's, at one particle.
+        pair: the traces of the model and the guide at one particle.
         given: the data.
 
     References:
@@ -54,7 +59,7 @@ def cost_of_another(model: Program, pair: TracePair, given: Given) -> Tensor:
     try:
         trace = trace_model(model, *given, particles=1, given=others)
         swapped = _log_likelihood(TracePair(trace, pair.guide, pair.layout))
-    except (ValueError, RuntimeError):  # such as x outside the support that another's z leaves it
+    except (ValueError, RuntimeError):  # such as x outside the support at another z
         return torch.full((len(given),), math.nan)
     return _log_likelihood(pair) - swapped
 
@@ -64,23 +69,24 @@ def _log_likelihood(pair: TracePair) -> Tensor:
 
 
 def remarks(rate: Estimate, cost: Tensor) -> Sequence[str]:
-    """Say it where latents hold next to nothing, by their rate or by the cost of another's z.
+    """Return a warning if the latents are unused, judged by the rate or by the cost of another.
 
     Args:
-        rate: KL(q || p), which the information I(x; z) never exceeds.
-        cost: as of `cost_of_another`, NaN where it is not known.
+        rate: KL(q || p) of each datum. Its mean is an upper bound on I(x; z).
+        cost: the result of `cost_of_another`, [N]; NaN where it is not known.
     """
     if rate.mean + 2 * rate.error_over_particles < NEGLIGIBLE:
         return [
-            f"The latents hold next to nothing: KL(q || p) is {rate.mean:.2g} nats, and z tells "
-            "no more than that about x. The VAE has collapsed, or was never trained."
+            f"The latents are unused: KL(q || p) is {rate.mean:.2g} nats, an upper bound on the "
+            "information about x in z. The VAE has collapsed, or was never trained. Train it "
+            "longer, or anneal the KL weight."
         ]
     known = cost[~cost.isnan()].double()
     found = Estimate(known, torch.zeros_like(known))
     if len(known) < 2 or not found.mean < max(NEGLIGIBLE, min(MUCH, 2 * found.error_over_data)):
         return []
     return [
-        f"The latents tell the decoder next to nothing: log p(x | z) falls by {found.mean:.2g} ± "
-        f"{found.error_over_data:.2g} nats when z is another datum's. The VAE was never trained, "
-        "or has collapsed."
+        f"The decoder hardly uses the latents: log p(x | z) falls by {found.mean:.2g} ± "
+        f"{found.error_over_data:.2g} nats if z is taken from another datum. The VAE was never "
+        "trained, or has collapsed. Train it longer, or anneal the KL weight."
     ]

@@ -514,7 +514,7 @@ class TestSimulation:
                 fn = dist.Normal(z.unsqueeze(-1) + 0.9 * before, 0.3).to_event(1)
                 pyro.sample("x", fn, obs=x)
 
-        with pytest.raises(ValueError, match="another density than that which scores it"):
+        with pytest.raises(ValueError, match="another density than the one it scores x with"):
             simulate((model, model), torch.ones(3, 2))
 
     def test_takes_the_draw_and_not_what_the_likelihood_returns(self):
@@ -533,7 +533,7 @@ class TestSimulation:
 
         prior = pv.priors.StandardNormal(2)
         vae = pv.VAE(lambda y: prior(), likelihood, lambda x, y: prior())
-        with pytest.raises(ValueError, match=r"given \['y'\], which may depend on the latents"):
+        with pytest.raises(ValueError, match=r"observed sites \['y'\], which may depend on"):
             simulate(vae, torch.zeros(3, 2), torch.ones(3))
 
     def test_keeps_the_context(self):
@@ -554,7 +554,7 @@ class TestSimulation:
                 for i in range(2):
                     pyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=x[..., i])
 
-        with pytest.raises(ValueError, match="2 sites in place of one x"):
+        with pytest.raises(ValueError, match="2 observed sites, expected one"):
             simulate((model, model), torch.zeros(3, 2))
 
 

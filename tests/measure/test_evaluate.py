@@ -276,7 +276,7 @@ def test_report_prints_a_table_and_writes_every_number(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"particles": 0}, "at least one particle"),
+        ({"particles": 0}, "particles must be at least 1"),
         ({"ks": [10, 30], "particles": 20}, r"\[30\] with K = 20"),
         ({"ks": [0]}, "1 <= k <= K"),
         ({"data": torch.zeros(0, 3)}, "empty"),

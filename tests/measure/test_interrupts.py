@@ -114,7 +114,10 @@ class TestDiagnostics:
 
         world = LinearGaussian()
         x = world.sample(4)
-        report = pv.evaluate(world.vae(), x, particles=30, diagnostics=[Refuses(), Draws()])
+        with pytest.warns(UserWarning, match="'refuses' was not measured") as warned:
+            report = pv.evaluate(world.vae(), x, particles=30, diagnostics=[Refuses(), Draws()])
+        assert "\n" not in str(warned[0].message)
+        assert warned[0].filename == __file__
         assert torch.equal(report.elbo.value, pv.evaluate(world.vae(), x, particles=30).elbo.value)
         assert list(report.findings) == ["draws"]
         assert report.unfinished == ()
@@ -154,7 +157,7 @@ class TestDiagnostics:
 
     def test_two_of_one_name_are_refused(self):
         world = LinearGaussian()
-        with pytest.raises(ValueError, match=r"stands once; got \['draws', 'draws'\]"):
+        with pytest.raises(ValueError, match=r"different names; got \['draws', 'draws'\]"):
             pv.evaluate(
                 world.vae(),
                 world.sample(3),
@@ -194,7 +197,7 @@ class TestInterrupts:
         assert report.partial
         assert report.title == "partial: 6 of 10 data, 30 particles, nats per datum"
         assert report.unfinished == ("draws", "stops")
-        assert "An interrupt left out: draws, stops." in report.verdict
+        assert "Not measured because of an interrupt: draws, stops." in report.verdict
         whole = pv.evaluate(world.vae(), x, particles=30, batch_size=3)
         assert not whole.partial
         for name, tensor in report.tensors().items():
@@ -354,5 +357,5 @@ def test_what_is_of_a_finding_is_not_read_as_the_reports_own(tmp_path):
 @pytest.mark.parametrize("given", [Draws, [Draws], "ais", ["ais"], Draws()])
 def test_what_is_no_list_of_diagnostics_is_refused_before_the_measurement(given):
     world = LinearGaussian()
-    with pytest.raises(ValueError, match="diagnostics are a list of measurements with their sett"):
+    with pytest.raises(ValueError, match="diagnostics must be a list of diagnostic objects"):
         pv.evaluate(world.vae(), world.sample(4), diagnostics=given)

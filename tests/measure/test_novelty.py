@@ -144,7 +144,7 @@ class TestNovelty:
         area = found.quantities["-log p"]
         assert abs(area.mean - truth) < 4 * area.error_over_data
         assert found.title == "5,000 data, 2,000 of them novel: area under the ROC curve"
-        assert found.verdict[0].startswith("By -log p, a novel datum scores above a familiar")
+        assert found.verdict[0].startswith("The best score is -log p: a novel datum scores higher")
 
     def test_scores_keep_the_order_of_the_data_whatever_the_batches(self):
         vae = WORLD.vae(WORLD.exact_posterior)
@@ -163,7 +163,7 @@ class TestNovelty:
         found = Novelty(simple, scores)(vae, WORLD.sample(200))
         assert found.quantities["-log p"].mean < 0.1
         assert found.quantities["typicality"].mean > 0.7
-        assert "By -log p the novel data look more familiar" in found.verdict[1]
+        assert "By -log p, the novel data rate as more familiar" in found.verdict[1]
 
     @pytest.mark.slow
     def test_digits_on_their_side_are_novel_to_a_vae_of_digits(self):
@@ -223,7 +223,7 @@ class TestNovelty:
         x = WORLD.sample(5)
         with pytest.raises(ValueError, match="at least one score"):
             Novelty(x, {})(WORLD.vae(), x)
-        with pytest.raises(ValueError, match="one datum of either kind at least; got limit=0"):
+        with pytest.raises(ValueError, match="at least one datum of each kind; got limit=0"):
             Novelty(x, limit=0)(WORLD.vae(), x)
         with pytest.raises(ValueError, match=r"'bad' returned shape \(5, 3\)"):
             Novelty(x, {"bad": lambda target, x: x})(WORLD.vae(), x)
@@ -278,7 +278,7 @@ def test_the_verdict_goes_by_the_best_score():
     low = torch.arange(10.0)
     found = NoveltyFinding({"good": low, "poor": low}, {"good": low + 5, "poor": low}, wanted=20)
     # Of 100 pairs 85 are in order and 5 are ties.
-    said = "By good, a novel datum scores above a familiar one in 87.5%"
+    said = "The best score is good: a novel datum scores higher than a familiar one in 87.5%"
     assert found.verdict[0].startswith(said)
 
 
@@ -310,7 +310,7 @@ def test_data_that_the_likelihood_does_not_take_are_refused(novel):
 def test_an_area_without_an_error_is_told():
     scores = torch.arange(5.0)
     sure = NoveltyFinding({"s": scores}, {"s": scores + 9}, wanted=10).verdict
-    assert sure[1].startswith("By s every pair of these 5 and 5 data is told apart, so no error")
+    assert sure[1].startswith("By s, all pairs of these 5 and 5 data are separated, so there is")
     alone = NoveltyFinding({"s": scores}, {"s": scores[:1] + 0.5}, wanted=6).verdict
-    assert alone[1].startswith("Of one datum of a kind no error is known")
+    assert alone[1].startswith("One datum of a kind has no error over data")
     assert len(NoveltyFinding({"s": scores}, {"s": scores + 1}, wanted=10).verdict) == 1

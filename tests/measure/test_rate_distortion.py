@@ -90,7 +90,7 @@ def test_the_weights_are_put_in_order_and_a_rising_rate_is_told(world):
     wrong = {2.0: world.vae(Tempered(world, 0.3)), 0.5: world.vae(Tempered(world, 4.0))}
     found = pv.rate_distortion(wrong, x, particles=10)
     assert list(found.reports) == [0.5, 2.0]
-    assert "The rate rises from KL weight 0.5 to 2" in found.verdict[-1]
+    assert "The rate increases from KL weight 0.5 to 2" in found.verdict[-1]
     assert found.title == "2 models, 50 data, nats per datum"
     assert json.dumps(found.to_json(), allow_nan=False)
     assert torch.equal(found.tensors()["rate at 2"], found.points[2.0].rate.value)

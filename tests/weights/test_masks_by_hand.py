@@ -124,7 +124,7 @@ def test_bits_per_dimension_count_what_is_observed(way, batch_size):
     bits = -report.iwae[20].value.sum().item() / math.log(2) / seen.sum().item()
     assert report.bits_per_dimension().mean == pytest.approx(bits, rel=1e-5)
     assert report.quantities["bits per dimension"].mean == pytest.approx(bits, rel=1e-5)
-    said = f"{seen.double().sum(1).mean():,.1f} are scored on average" in " ".join(report.verdict)
+    said = f"{seen.double().sum(1).mean():,.1f} of " in " ".join(report.verdict)
     assert said == (not seen.all())
 
 
