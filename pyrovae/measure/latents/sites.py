@@ -26,7 +26,7 @@ from pyrovae.weights.sites import (
     log_prob,
     sample_sites,
 )
-from pyrovae.weights.traces import held, trace_model
+from pyrovae.weights.traces import held, trace_guide
 
 __all__ = [
     "LatentSite",
@@ -166,7 +166,8 @@ def score_model(
         ValueError: if the model samples a latent that is neither given nor enumerated.
     """
     particles = len(next(iter(values.values())))
-    trace = trace_model(model, x, *context, particles=particles, given=held(values))
+    # Traced as a guide is: no dimension of an enumerated site is taken before it.
+    trace = trace_guide(model, x, *context, particles=particles, given=held(values))
     layout = Layout.measured(trace, particles=particles)
     sites = dict(sample_sites(trace))
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
