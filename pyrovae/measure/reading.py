@@ -38,8 +38,8 @@ BY_DIMENSION: Final = "KL per dimension"
 KL_PARTICLES: Final = 10
 """The number of particles for closed-form KLs of programs that run on K N rows.
 
-Such programs flatten particles and data into one axis, which hides their distributions' shapes, so
-they are run again with one particle at a time.
+Such programs see particles and data as one axis, which hides the families of their distributions,
+so they are run again with one particle at a time.
 """
 
 
@@ -64,7 +64,7 @@ class ReadAll:
 
     Attributes:
         left_out: the reason for each quantity that failed, by name.
-        on_rows: whether the programs ran on K N rows, which hides their distributions' shapes.
+        on_rows: whether the programs ran on K N rows, which hides the families.
     """
 
     def __init__(self, left_out: dict[str, str]) -> None:

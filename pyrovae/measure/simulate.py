@@ -46,7 +46,7 @@ def simulate(target: Target, x: Tensor, *context: ContextValue) -> tuple[Any, Te
     Example:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> trace, x = simulate(vae, torch.zeros(5, 64))
+        >>> trace, x = pv.measure.simulate.simulate(vae, torch.zeros(5, 64))
         >>> trace.nodes["z"]["value"].shape, x.shape
         (torch.Size([1, 5, 2]), torch.Size([5, 64]))
     """

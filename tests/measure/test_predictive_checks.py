@@ -17,6 +17,7 @@ from pyrovae.measure.discrepancies import (
     nearest_neighbor,
     standard_deviation,
 )
+from pyrovae.measure.findings import NotMeasurable
 from pyrovae.measure.predictive_checks import FALSE_ALARMS, LIKELIHOOD, PredictiveCheck
 from pyrovae.plots import predictive_checks as draw
 
@@ -299,7 +300,7 @@ class TestUse:
             lambda z, x=None: pyro.sample("y", dist.Normal(z, 1.0).to_event(1), obs=x),
             world.off_posterior,
         )
-        with pytest.raises(ValueError, match="needs a site named 'x'"):
+        with pytest.raises(NotMeasurable, match="needs a site named 'x'"):
             PredictiveCheck()(other, x)
 
 
@@ -390,7 +391,7 @@ def test_a_pair_that_draws_otherwise_than_it_scores_is_refused():
         with data_plate(x):
             pyro.sample("x", dist.Normal(x.flip(0), 1.0).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match="another density than the one it scores x with"):
+    with pytest.raises(NotMeasurable, match="another density than the one it scores x with"):
         PredictiveCheck(draws=300)((model, lambda x: None), torch.randn(6, 2))
 
 
