@@ -153,10 +153,10 @@ def _diagnostics(options: Evaluation) -> list[Diagnostic]:
         raise ValueError("--gaps-limit needs --gaps: add --gaps")
     found: list[Diagnostic] = []
     if options.ais is not None:
-        settings = {"data": options.ais_limit, "start": options.ais_start}
+        settings = {"limit": options.ais_limit, "start": options.ais_start}
         found.append(AIS(options.ais, **_given(settings)))
     if options.gaps:
-        found.append(Gaps(**_given({"data": options.gaps_limit})))
+        found.append(Gaps(**_given({"limit": options.gaps_limit})))
     if options.latents:
         found.append(Latents())
     return found
