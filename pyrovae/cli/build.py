@@ -69,9 +69,11 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
             constructors of the parts.
 
     Example:
-        >>> from pyrovae.cli.experiment import layered
-        >>> tables = layered([{"prior": {"name": "VampPrior", "components": 9, "latents": 2}}])
-        >>> pv.cli.build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
+        >>> import pyrovae as pv
+        >>> from pyrovae.cli import build, experiment
+        >>> prior = {"name": "VampPrior", "components": 9, "latents": 2}
+        >>> tables = experiment.layered([{"prior": prior}])
+        >>> build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
         torch.Size([9, 64])
     """
     builder = Builder(tables, data.train.x, data.shape)
