@@ -251,7 +251,10 @@ class TestErrors:
             ('[data]\nbinarization = "sometimes"\n', "--data.binarization: invalid enum value"),
             ('[data]\nname = "cifar"\n', "choose 'digits' or 'mnist'"),
             ('[prior]\nname = "Vampprior"\n', "did you mean VampPrior?"),
-            ('[prior]\nname = "MixtureOfNormals"\n', "MixtureOfNormals needs components"),
+            (
+                '[prior]\nname = "MixtureOfNormals"\n',
+                "MixtureOfNormals needs components: --prior.components",
+            ),
             ("prior = 3\n", "a part is a name or a table; got 3"),
             ("[prior\n", "is not TOML"),
             ('[prior]\nname = "__import__"\n', "no prior '__import__'"),

@@ -76,10 +76,10 @@ def test_options_are_the_settings_of_diagnostics(options, wanted, run, monkeypat
     ("options", "wanted"),
     [
         ("--ais 0", '"0" for --ais. Must be >= 1'),
-        ("--ais-start guide", "give --ais T"),
+        ("--ais-start guide", "add --ais T"),
         ("--ais 5 --ais-start q", '"q" for --ais-start. Choose from'),
-        ("--ais-limit 5", "give --ais T"),
-        ("--gaps-limit 5 --latents", "give --gaps"),
+        ("--ais-limit 5", "add --ais T"),
+        ("--gaps-limit 5 --latents", "add --gaps"),
         ("--gaps --gaps-limit 0", '"0" for --gaps-limit. Must be >= 1'),
     ],
 )
