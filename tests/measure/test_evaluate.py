@@ -242,7 +242,7 @@ def test_weights_that_are_all_zero_are_reported_as_such(tmp_path):
 
 def test_a_datum_without_its_row_is_refused():
     world = LinearGaussian()
-    with pytest.raises(ValueError, match=r"no axis over data: give a batch of one, x\[None\]"):
+    with pytest.raises(ValueError, match=r"no axis over data: pass a batch of one, x\[None\]"):
         pv.evaluate(world.vae(), world.sample(1)[0], particles=2)
 
 

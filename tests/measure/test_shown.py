@@ -161,6 +161,6 @@ def test_an_evaluation_is_kept_though_nobody_reads_its_report(tmp_path, monkeypa
 
     monkeypatch.setattr("builtins.print", gone)
     argv = ["evaluate", str(tmp_path / "run"), "--particles", "2", "--limit", "20"]
-    monkeypatch.setattr(cli, "_let_go_of_stdout", lambda: None)
+    monkeypatch.setattr(cli, "_discard_stdout", lambda: None)
     assert main(argv) == cli.READER_GONE
     assert pv.read_report(tmp_path / "run" / "evaluation.json").said["data"] == 20

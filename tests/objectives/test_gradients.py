@@ -370,7 +370,9 @@ def test_what_an_estimator_does_not_train_right_is_refused(objective, model, gui
 def test_a_kl_weight_on_a_class_that_is_summed_out_is_refused():
     world, weight = Classes(), kl_weight(0.5)
     programs = weight.wrap(world.model_enumerated, world.empty_guide)
-    with pytest.raises(ValueError, match="site 'c' is summed out, where a KL weight"):
+    with pytest.raises(
+        ValueError, match="site 'c' is summed out .*a KL weight on it gives no bound"
+    ):
         IWAE(2).loss(*programs, random(0, 4, 2))
 
 

@@ -243,7 +243,7 @@ def test_cubo_lies_above_the_evidence_and_its_estimate_rises_to_it():
         (lambda: MIWAE(5, k=0), "particles=5, k=0"),
         (lambda: MIWAE(5, k=2), "multiple of the group size k; got particles=5, k=2"),
         (lambda: PIWAE(5, k=-1), "k=-1"),
-        (lambda: Renyi(1.0, 5), "other than 1, the ELBO.s; got 1.0"),
+        (lambda: Renyi(1.0, 5), "order alpha other than 1; got 1.0"),
         (lambda: Renyi(math.inf, 5), "finite order"),
         (lambda: CUBO(0.5, 5), "n >= 1; got n = 0.5"),
         (lambda: CIWAE(-0.1, 5), "between 0 and 1; got beta = -0.1"),

@@ -225,7 +225,7 @@ def test_its_state_is_loaded_where_there_are_no_pseudo_inputs_yet():
 def test_a_run_of_another_number_of_pseudo_inputs_is_refused(tmp_path):
     vae = vamp_vae()
     pv.save(vae, tmp_path)
-    with pytest.raises(ValueError, match=r"'prior\..*' has shape.*parts of another size"):
+    with pytest.raises(ValueError, match=r"'prior\..*' has shape.*the run was saved with"):
         pv.load(tmp_path, prior=priors.VampPrior(vae.posterior, 5), guide=vae.posterior)
 
 
