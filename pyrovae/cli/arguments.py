@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,9 +12,31 @@ from torch import nn
 
 from pyrovae.cli import names
 
-__all__ = ["activation", "arguments", "convert", "keywords", "listed", "required"]
+__all__ = [
+    "activation",
+    "arguments",
+    "convert",
+    "keywords",
+    "listed",
+    "parameters",
+    "required",
+]
 
 Table = Mapping[str, Any]
+
+
+def parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class's `__init__`, by name.
+
+    Some releases of Python show those of `__new__` for the class itself.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> list(pv.cli.arguments.parameters(pv.priors.VampPrior))
+        ['guide', 'components']
+    """
+    found = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    return dict(list(found.items())[1:])
 
 
 def arguments(
@@ -34,7 +56,7 @@ def arguments(
     hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
     taken = {
         name: parameter
-        for name, parameter in inspect.signature(kind).parameters.items()
+        for name, parameter in parameters(kind).items()
         if hints.get(name) is not nn.Module
     }
     entries = {key: value for key, value in table.items() if key not in ("name", "latents", "net")}
@@ -87,13 +109,13 @@ def listed(table: Table, key: str, where: str) -> list[Any]:
     return found
 
 
-def keywords(kind: Callable[..., Any], given: Table) -> dict[str, Any]:
+def keywords(kind: type, given: Table) -> dict[str, Any]:
     """Return the keyword-only arguments of a perceptron, whose widths are positional.
 
     Raises:
         ValueError: if an entry is unknown.
     """
-    taken = inspect.signature(kind).parameters
+    taken = parameters(kind)
     known = [name for name, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY]
     for key in given:
         if key not in ("name", *known):

@@ -21,7 +21,15 @@ from torch.distributions import constraints
 
 import pyrovae as pv
 from pyrovae.cli import names
-from pyrovae.cli.arguments import activation, arguments, convert, keywords, listed, required
+from pyrovae.cli.arguments import (
+    activation,
+    arguments,
+    convert,
+    keywords,
+    listed,
+    parameters,
+    required,
+)
 from pyrovae.cli.experiment import named
 from pyrovae.data import DataSet
 from pyrovae.randomness import seeded
@@ -202,7 +210,7 @@ class Builder:
         given = {key: value for key, value in table.items() if key not in ("hidden", "activation")}
         if name == "MLP" and "activation" in table:
             given["activation"] = activation(table["activation"])
-        if "net" in inspect.signature(kind).parameters:  # It wraps another network.
+        if "net" in parameters(kind):  # It wraps another network.
             if table is self.tables["net"] or name == self.tables["net"].get("name"):
                 raise ValueError(f"net {name} wraps one network: give it as --guide.net {name}")
             more = inputs * (table.get("append_mask") is True) + (table.get("library") is True)
@@ -210,7 +218,7 @@ class Builder:
                 table.get("net"), inputs + more, outputs, decoder=decoder, where=where
             )
             return kind(inner, **arguments(kind, given, where))
-        if "sizes" in inspect.signature(kind).parameters:
+        if "sizes" in parameters(kind):
             hidden = convert(table.get("hidden", self.hidden), WIDTHS, f"{where}.hidden")
             sizes = (inputs, *(hidden[::-1] if decoder else hidden), outputs)
             return kind(*sizes, **keywords(kind, given))
