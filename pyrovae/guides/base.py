@@ -29,6 +29,11 @@ class Posterior(Part):
     def distribution(self, parameters: Tensor) -> dist.Distribution:
         """Return q(z | x), with batch shape [...], given the network's output [..., P]."""
 
+    @final
+    def posterior(self, parameters: Tensor) -> dist.Distribution:
+        """Return `distribution(parameters)`, by its name in earlier versions."""
+        return self.distribution(parameters)
+
 
 class Guide(Posterior):
     """Sample the site "z" from the posterior that a subclass returns.

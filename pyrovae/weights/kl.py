@@ -21,7 +21,7 @@ from pyrovae.weights.log_weights import log_weight_terms
 from pyrovae.weights.pair import TracePair
 from pyrovae.weights.rows import Folded
 from pyrovae.weights.sites import innermost, same_mask, sample_sites, univariate_factors
-from pyrovae.weights.target import programs
+from pyrovae.weights.target import programs_and_data
 
 __all__ = [
     "analytic_kl",
@@ -156,10 +156,12 @@ def analytic_kl(target: Target, x: Tensor, *context: ContextValue, particles: in
 
 def closed_form_rates(target: Target, x: Tensor, *context: ContextValue, particles: int) -> Tensor:
     """Return the sums of closed-form KLs at each particle, [K, N], as of `analytic_kl`."""
-    model, guide = programs(target)
+    (model, guide), x, context = programs_and_data(target, x, context)
     pair = TracePair.run(model, guide, x, *context, particles=particles)
     if particles > 1 and on_rows(pair):
-        one = [closed_form_rates(target, x, *context, particles=1) for _ in range(particles)]
+        one = [
+            closed_form_rates((model, guide), x, *context, particles=1) for _ in range(particles)
+        ]
         return torch.cat(one)
     return pair_kl(pair)
 
@@ -198,10 +200,10 @@ def dimension_rates(
         >>> dimension_rates(vae, x, particles=1)["z"].shape
         torch.Size([5, 2])
     """
-    model, guide = programs(target)
+    (model, guide), x, context = programs_and_data(target, x, context)
     pair = TracePair.run(model, guide, x, *context, particles=particles)
     if particles > 1 and on_rows(pair):
-        one = [dimension_rates(target, x, *context, particles=1) for _ in range(particles)]
+        one = [dimension_rates((model, guide), x, *context, particles=1) for _ in range(particles)]
         return {name: torch.stack([rates[name] for rates in one]).mean(0) for name in one[0]}
     return pair_kl_by_dimension(pair)
 

@@ -19,7 +19,7 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.pair import Terms
 from pyrovae.weights.passes import check_request, cut, over_passes
 from pyrovae.weights.run import LOG_W, TERMS, Runner, run
-from pyrovae.weights.target import programs
+from pyrovae.weights.target import programs_and_data
 
 __all__ = ["iterate_log_weights", "log_weight_terms", "log_weights"]
 
@@ -39,7 +39,8 @@ def log_weights(
     Args:
         target: a VAE, or a pair (model, guide) of Pyro programs of (x, *context). The model
             observes x in a plate over data at dim -1. The guide samples every latent of the
-            model.
+            model. Both
+            may also stand one after the other, `log_weights(model, guide, x, ...)`.
         x: data [N, ...].
         *context: further arguments. A tensor with N rows is cut along with x, unless test runs
             of the programs show that all data share it.
@@ -63,7 +64,8 @@ def log_weights(
         >>> pv.log_weights(vae, torch.zeros(5, 64), particles=100).shape
         torch.Size([100, 5])
     """
-    given = Given(x, context, programs(target))
+    pair, x, context = programs_and_data(target, x, context)
+    given = Given(x, context, pair)
     log_w: Tensor = over_passes(given, particles, chunk=chunk, runner=runner or run, read=LOG_W)
     return log_w
 
@@ -87,7 +89,8 @@ def log_weight_terms(
         >>> terms.prior["z"].shape
         torch.Size([3, 5])
     """
-    given = Given(x, context, programs(target))
+    pair, x, context = programs_and_data(target, x, context)
+    given = Given(x, context, pair)
     terms: Terms = over_passes(given, particles, chunk=chunk, runner=runner or run, read=TERMS)
     return terms
 
@@ -116,7 +119,7 @@ def iterate_log_weights(
         >>> pv.bounds.streaming_log_mean_exp(rows).shape
         torch.Size([5])
     """
-    model, guide = programs(target)
+    (model, guide), x, context = programs_and_data(target, x, context)
     check_request(x, particles, chunk)
     for rows in cut(particles, max(1, chunk // len(x))):
         count = len(rows)

@@ -28,6 +28,7 @@ __all__ = [
     "modules_of",
     "placed",
     "programs",
+    "programs_and_data",
     "safe_to_compile",
     "steps_of",
 ]
@@ -103,6 +104,21 @@ def programs(target: Target) -> tuple[Program, Program]:
     raise ValueError(
         f"expected a VAE or a pair (model, guide) of Pyro programs; got {type(target).__name__}"
     )
+
+
+def programs_and_data(
+    target: Any, x: Any, context: tuple[Any, ...]
+) -> tuple[tuple[Program, Program], Tensor, tuple[Any, ...]]:
+    """Return the two programs, x and the context.
+
+    A model and a guide may also stand one after the other, in the order of `pyro.infer.SVI`.
+
+    Raises:
+        ValueError: as `programs`.
+    """
+    if callable(target) and callable(x) and context:
+        return (target, x), context[0], context[1:]
+    return programs(target), x, context
 
 
 def steps_of(target: Target) -> Steps:

@@ -372,3 +372,14 @@ def test_a_class_of_no_probability_counts_for_nothing():
 def test_a_model_without_a_site_is_refused():
     with pytest.raises(ValueError, match="the model samples nothing"):
         log_weights((lambda x: None, lambda x: None), torch.zeros(3), particles=2)
+
+
+def test_a_model_and_a_guide_may_stand_one_after_the_other():
+    """In the order in which `pyro.infer.SVI` takes them."""
+    world = LinearGaussian()
+    x, pair = world.sample(4), (world.model, world.off_guide)
+    for measure in (log_weights, pv.analytic_kl):
+        with pv.seeded(1):
+            wanted = measure(pair, x, particles=3)
+        with pv.seeded(1):
+            assert torch.equal(measure(*pair, x, particles=3), wanted)
