@@ -35,7 +35,7 @@ from pyrovae.weights.bounds import (
 )
 from pyrovae.weights.compiled import CompiledRun
 from pyrovae.weights.given import Given
-from pyrovae.weights.pair import Terms, TracePair
+from pyrovae.weights.pair import Terms
 from pyrovae.weights.run import Runner, run
 from pyrovae.weights.sites import is_auxiliary_draw, is_point_mass, sample_sites
 from pyrovae.weights.target import (
@@ -175,9 +175,9 @@ def _rows(x: Tensor, particles: int) -> int:
 
 def _point_masses(given: Given) -> tuple[str, ...]:
     """Return the sites at which the guide is a Delta that does not transform an auxiliary draw."""
-    assert given.programs is not None
+    _, guide = given.pair
     with generators_kept():
-        trace = trace_guide(given.programs[1], *given, particles=2)
+        trace = trace_guide(guide, *given, particles=2)
     sites = dict(sample_sites(trace))
     points = tuple(name for name, site in sites.items() if is_point_mass(site))
     if any(is_auxiliary_draw(site) for site in sites.values()):
@@ -225,11 +225,10 @@ class _Measurement:
         """Return the cost of another datum's z, [N]; NaN for data after the first ones."""
         unknown = torch.full((len(given),), torch.nan)
         asked, self.asked = self.asked, self.asked + len(given)
-        if asked >= unused.ASKED or given.programs is None:
+        if asked >= unused.ASKED:
             return unknown
         with generators_kept():
-            pair = TracePair.run(*given.programs, *given, particles=1)
-            return unused.cost_of_another(given.programs[0], pair, given).cpu()
+            return unused.cost_of_another(given.pair[0], given.trace(1), given).cpu()
 
 
 def _varies(site: Any) -> bool:

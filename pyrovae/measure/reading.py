@@ -160,8 +160,7 @@ def _apart(given: Given, read: ReadAll, rates: Callable[..., Any]) -> list[Any] 
         return None
     with contextlib.suppress(ValueError):
         return [
-            rates(given.programs, *part, particles=KL_PARTICLES)
-            for part in given.passes(KL_PARTICLES)
+            rates(given.pair, *part, particles=KL_PARTICLES) for part in given.passes(KL_PARTICLES)
         ]
     return None
 

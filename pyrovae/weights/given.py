@@ -77,6 +77,20 @@ class Given:
         return tuple(own)
 
     @property
+    def pair(self) -> tuple[Program, Program]:
+        """The model and the guide.
+
+        Raises:
+            ValueError: if the data have no programs.
+        """
+        if self.programs is None:
+            raise ValueError(
+                "data without programs cannot be run: create them with "
+                "Given(x, context, (model, guide))"
+            )
+        return self.programs
+
+    @property
     def own(self) -> tuple[Tensor, ...]:
         """The arguments of the context that have one row per datum."""
         both = zip(self.context, self.per_datum, strict=True)
@@ -127,11 +141,7 @@ class Given:
         Raises:
             ValueError: if there are no programs, and as `trace_pair`.
         """
-        if self.programs is None:
-            raise ValueError(
-                "these data have no programs to run: create them with Given(x, context, programs)"
-            )
-        return TracePair.run(*self.programs, *self, particles=particles, enumerate=enumerate)
+        return TracePair.run(*self.pair, *self, particles=particles, enumerate=enumerate)
 
     def whole(self, own: Sequence[Tensor]) -> list[Any]:
         """Return a whole context, with `own` as its arguments that have one row per datum."""

@@ -43,11 +43,7 @@ def over_passes(
         ValueError: as `log_weights`.
     """
     check_request(given.x, particles, chunk)
-    model, guide = given.programs or (None, None)
-    if model is None or guide is None:
-        raise ValueError(
-            "passes run a model and a guide: create the data with Given(x, context, programs)"
-        )
+    model, guide = given.pair
     most = chunk or given.pairs_per_pass
     whole, start = _Whole(particles, len(given)), 0
     for part in given.cut(max(1, most // particles)):

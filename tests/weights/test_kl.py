@@ -16,6 +16,7 @@ from worlds import Hierarchy, LinearGaussian, Mixture, data_plate, random
 import pyrovae as pv
 from pyrovae.weights import kl
 from pyrovae.weights.kl import closed_form_kl, dimension_rates
+from pyrovae.weights.pair import TracePair
 
 SEEDS = st.integers(0, 10_000)
 LOGS = st.floats(-1.5, 1.5)
@@ -261,3 +262,26 @@ def test_a_long_low_rank_factor_keeps_its_closed_form_in_single_precision(length
     torch.testing.assert_close(closed_form_kl(single, prior).double(), wanted, rtol=1e-5, atol=0)
     full = td.MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double())
     torch.testing.assert_close(closed_form_kl(q, full), wanted, rtol=1e-9, atol=0)
+
+
+def test_each_particle_has_the_divergence_at_its_own_draws():
+    """The second site depends on the first, whose draws differ from particle to particle."""
+
+    def model(x):
+        with data_plate(x):
+            top = pyro.sample("top", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            low = pyro.sample("low", dist.Normal(top, 0.7).to_event(1))
+            pyro.sample("x", dist.Normal(low, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with data_plate(x):
+            top = pyro.sample("top", dist.Normal(x / 2, 0.8).to_event(1))
+            pyro.sample("low", dist.Normal(top.tanh() + x, 0.5).to_event(1))
+
+    pair = TracePair.run(model, guide, random(4, 6, 2).float(), particles=3)
+    wanted = sum(
+        td.kl_divergence(pair.guide.nodes[name]["fn"], pair.model.nodes[name]["fn"])
+        for name in ("top", "low")
+    )
+    assert not wanted[0].allclose(wanted[1])
+    torch.testing.assert_close(kl.pair_kl(pair), wanted)
