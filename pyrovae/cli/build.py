@@ -213,10 +213,13 @@ class Builder:
         if "net" in parameters(kind):  # It wraps another network.
             if table is self.tables["net"] or name == self.tables["net"].get("name"):
                 raise ValueError(f"net {name} wraps one network: give it as --guide.net {name}")
-            more = inputs * (table.get("append_mask") is True) + (table.get("library") is True)
-            inner = self.net(
-                table.get("net"), inputs + more, outputs, decoder=decoder, where=where
-            )
+            taken = inputs + (table.get("library") is True)
+            if table.get("append_mask") is True:
+                taken += inputs
+            if name == "EncodeColumns":
+                classes = convert(required(table, "classes", where), list[int], f"{where}.classes")
+                taken = kind.width(classes) + inputs
+            inner = self.net(table.get("net"), taken, outputs, decoder=decoder, where=where)
             return kind(inner, **arguments(kind, given, where))
         if "sizes" in parameters(kind):
             hidden = convert(table.get("hidden", self.hidden), WIDTHS, f"{where}.hidden")
