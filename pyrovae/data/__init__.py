@@ -17,6 +17,7 @@ from pyrovae.data.domains import (
     value_in,
 )
 from pyrovae.data.images import Shape, fold, rotated
+from pyrovae.data.table import Table
 
 __all__ = [
     "Batch",
@@ -27,6 +28,7 @@ __all__ = [
     "PIXELS",
     "Shape",
     "Split",
+    "Table",
     "check_context",
     "check_domain",
     "check_finite",
