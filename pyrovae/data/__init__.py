@@ -16,6 +16,7 @@ from pyrovae.data.domains import (
     open_unit_interval,
     value_in,
 )
+from pyrovae.data.frame_files import write_frame
 from pyrovae.data.images import Shape, fold, rotated
 from pyrovae.data.table import Table
 
@@ -40,4 +41,5 @@ __all__ = [
     "open_unit_interval",
     "rotated",
     "value_in",
+    "write_frame",
 ]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.reading import extra
 from pyrovae.data.table_columns import Column, Kind, Level, column_of, declared, dtype_of, plain
 from pyrovae.data.table_dtypes import restored
 
@@ -136,6 +137,18 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         made = tuple(column_of(data[name], given.get(name)) for name in kept)
         return cls(made, left_out, data.implementation.value, len(data))
 
+    def measured(self, frame: Any) -> Self:
+        """Return the same columns with the means, scales and frequencies of another frame.
+
+        So kinds and levels can come from all data, and what is estimated from the training data.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        data = self._columns_of(frame)
+        columns = tuple(column.measured(data[column.name]) for column in self.columns)
+        return msgspec.structs.replace(self, columns=columns, rows=len(data))
+
     @property
     def record(self) -> dict[str, Any]:
         """The JSON record, for `pv.save(vae, folder, table=table.record)`."""
@@ -225,8 +238,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ValueError: as `encode` and `decode`, and if x has another number of rows.
         """
-        import narwhals as nw
-
+        nw = extra("narwhals", "frames")
         data = self._columns_of(frame)
         if len(x) != len(data):
             raise ValueError(f"the frame has {len(data)} rows; got x with {len(x)}")
@@ -319,8 +331,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _read(frame: Any) -> nw.DataFrame[Any]:
     """Return a frame as narwhals'."""
-    import narwhals as nw
-
+    nw = extra("narwhals", "frames")
     try:
         data = nw.from_native(frame, eager_only=True)
     except TypeError as error:

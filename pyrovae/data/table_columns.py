@@ -88,6 +88,25 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """The number of levels of an ordinal or categorical column; 0 for numbers and binaries."""
         return len(self.levels) if self.kind in ("ordinal", "categorical") else 0
 
+    def measured(self, series: nw.Series[Any]) -> Column:
+        """Return this column with the statistics of other values, unless all are missing.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        codes, seen = self.encode(series)
+        observed = codes[seen]
+        if not len(observed):
+            return self
+        facts: dict[str, Any] = {"missing": int((~seen).sum())}
+        if self.levels:
+            counts = np.bincount(observed.astype(int), minlength=len(self.levels))
+            facts["frequencies"] = counts.tolist()
+        else:
+            values = _numbers(series)
+            facts |= _moments(self.name, values[~np.isnan(values)])
+        return msgspec.structs.replace(self, **facts, distinct=len(np.unique(observed)))
+
     def encode(self, series: nw.Series[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the codes [N], 0 where a value is missing, and the mask of observed values.
 

@@ -252,6 +252,19 @@ def test_log_scales_turn_the_density_of_codes_into_that_of_values():
     torch.testing.assert_close(of_codes - table.log_scales(mask), expected)
 
 
+def test_statistics_can_be_those_of_other_rows():
+    table = Table.of(people())
+    rows = people().iloc[[0, 2, 3]]
+    measured = table.measured(rows)
+    assert [column.levels for column in measured.columns] == [c.levels for c in table.columns]
+    assert measured.columns[0].loc == pytest.approx((1.62 + 1.75) / 2)
+    assert measured.columns[1].loc == pytest.approx(1 / 3)
+    assert measured.columns[2].frequencies == [1, 1, 1]
+    assert measured.columns[3].frequencies == [2, 0, 0]
+    assert [column.missing for column in measured.columns] == [1, 0, 0, 1, 1]
+    assert table.measured(people()) == table
+
+
 @pytest.mark.parametrize(
     ("frame", "columns", "said"),
     [
