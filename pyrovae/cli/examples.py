@@ -71,8 +71,12 @@ examples:
     "sample": """\
 examples:
   pyrovae sample runs/digits
-  pyrovae sample runs/digits -n 100 --out samples.png""",
+  pyrovae sample runs/digits -n 100 --out samples.png
+  pyrovae sample runs/people -n 100 --out people.parquet""",
     "reconstruct": """\
 examples:
   pyrovae reconstruct runs/digits -n 10 --out reconstructions.png""",
+    "impute": """\
+examples:
+  pyrovae impute runs/people --data gaps.parquet --out filled.parquet""",
 }

@@ -19,7 +19,16 @@ import pyrovae
 from pyrovae.cli import names
 from pyrovae.cli.examples import EPILOGUES, RECIPE
 
-__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Trained"]
+__all__ = [
+    "ALIASES",
+    "APP",
+    "Drawn",
+    "Evaluation",
+    "Imputed",
+    "Opened",
+    "Reconstructed",
+    "Trained",
+]
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -228,6 +237,17 @@ class Reconstructed(Opened, Drawn):
     split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Imputed(WithRecipe):
+    """The options of `pyrovae impute`."""
+
+    data: Annotated[Path, Parameter(help="The table: .csv, .parquet or .feather.")]
+    out: Annotated[Path, Parameter(help="The file to write, of one of these kinds.")]
+    particles: Annotated[Count, Parameter(help="Samples per row.")] = 1000
+    seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
+
+
 APP: Final = App(
     name="pyrovae",
     version=f"pyrovae {pyrovae.__version__}",
@@ -343,7 +363,8 @@ def report(
 def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
     """Draw samples of a run's model.
 
-    Shows the mean of p(x | z) at draws z from the prior.
+    Shows the mean of p(x | z) at draws z from the prior. Of a run that was trained on a table of
+    mixed columns, writes rows drawn from p(x) as a table (RUN/samples.parquet).
     """
     from pyrovae.cli import measure
 
@@ -359,3 +380,15 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
     from pyrovae.cli import measure
 
     return measure.reconstruct(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["impute"])
+def impute(run: Folder, /, *, options: Imputed) -> int:
+    """Impute the missing values of a table.
+
+    Writes the posterior mean of a number, and the most probable class. Observed values stay as
+    they are. The run was trained on a table with the same columns.
+    """
+    from pyrovae.cli import tables
+
+    return tables.impute(run, options)

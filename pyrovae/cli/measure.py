@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pyrovae import plots
-from pyrovae.cli import page, recipes
+from pyrovae.cli import page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
@@ -118,6 +118,8 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
 def sample(folder: Path, options: Drawn) -> int:
     """Draw samples of a run's model."""
     run = Run(folder)
+    if run.table is not None:
+        return tables.sample(run, run.table, options)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe), seeded(options.seed):
         shape = image_shape(run.source, lambda: vae.sample(1))

@@ -1,0 +1,52 @@
+"""Run `pyrovae impute`, and `pyrovae sample` for a run that was trained on a frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pyrovae.cli import recipes
+from pyrovae.cli.grammar import Drawn, Imputed
+from pyrovae.data import Table, write_frame
+from pyrovae.data.frame_files import check_suffix
+from pyrovae.data.frames import read_frame
+from pyrovae.measure.impute_table import impute_table
+from pyrovae.randomness import seeded
+from pyrovae.runs import Run
+
+__all__ = ["impute", "sample"]
+
+ROWS: Final = 100
+"""The number of rows that `pyrovae sample` draws by default."""
+
+
+def impute(folder: Path, options: Imputed) -> int:
+    """Write a frame with its missing values imputed by a run's model."""
+    run = Run(folder)
+    table = run.table
+    if table is None:
+        raise ValueError(
+            f"the run in {folder} was not trained on a table of mixed columns: impute x from "
+            "Python, pyrovae.impute(vae, x, mask)"
+        )
+    check_suffix(options.out)
+    vae = recipes.load_vae(run, options.recipe, run.source.shape)
+    frame = read_frame(options.data)
+    missing = sum(frame[column.name].null_count() for column in table.columns)
+    with recipes.running(options.recipe), seeded(options.seed):
+        filled = impute_table(vae, table, frame, particles=options.particles)
+    write_frame(filled, options.out)
+    print(f"written: {options.out}, {len(frame):,} rows with {missing:,} imputed values")
+    return 0
+
+
+def sample(run: Run, table: Table, options: Drawn) -> int:
+    """Write a frame that is drawn from a run's model."""
+    path = options.out or run.folder / "samples.parquet"
+    check_suffix(path)
+    vae = recipes.load_vae(run, options.recipe, run.source.shape)
+    number = options.number or ROWS
+    with recipes.running(options.recipe), seeded(options.seed):
+        write_frame(table.sample(vae, number), path)
+    print(f"written: {path}, {number:,} rows")
+    return 0

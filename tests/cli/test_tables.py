@@ -1,0 +1,82 @@
+"""A table of mixed columns from the command line: imputed and sampled as a file of its kind."""
+
+import pandas
+import polars
+import pytest
+
+import pyrovae as pv
+from pyrovae.cli import main
+
+PEOPLE = polars.DataFrame(
+    {
+        "height": [1.62, 1.8, None, 1.75, 1.9, 1.55],
+        "children": [0, 2, 1, None, 0, 3],
+        "city": ["Bern", None, "Rome", "Oslo", "Bern", "Rome"],
+        "member": [True, False, None, True, True, False],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table") / "run"
+    table = pv.data.Table.of(PEOPLE.to_arrow())
+    with pv.seeded(0):
+        vae = pv.table_vae(table, latents=2, hidden=8)
+    pv.save(vae, folder, table=table.record)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather", ".csv"])
+def test_a_file_is_imputed(run, tmp_path, suffix, capsys):
+    gaps, filled = tmp_path / "gaps.parquet", tmp_path / f"filled{suffix}"
+    PEOPLE.write_parquet(gaps)
+    arguments = ["impute", str(run), "--data", str(gaps), "--out", str(filled)]
+    assert main([*arguments, "--particles", "20"]) == 0
+    assert "6 rows with 4 imputed values" in capsys.readouterr().out
+    found = polars.from_arrow(pv.data.frames.read_frame(filled).to_native())
+    assert found.columns == PEOPLE.columns
+    assert sum(found.null_count().row(0)) == 0
+    for name in PEOPLE.columns:
+        seen = PEOPLE[name].is_not_null()
+        assert found[name].filter(seen).to_list() == PEOPLE[name].filter(seen).to_list()
+    if suffix != ".csv":
+        assert found.dtypes == PEOPLE.dtypes
+
+
+def test_a_table_is_sampled_as_a_file(run, tmp_path, capsys):
+    path = tmp_path / "drawn.csv"
+    assert main(["sample", str(run), "-n", "30", "--out", str(path)]) == 0
+    assert "30 rows" in capsys.readouterr().out
+    drawn = pandas.read_csv(path)
+    assert drawn.columns.tolist() == PEOPLE.columns
+    assert len(drawn) == 30
+    assert set(drawn.city) <= {"Bern", "Oslo", "Rome"}
+    assert main(["sample", str(run)]) == 0
+    assert len(pandas.read_parquet(run / "samples.parquet")) == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "out", "said"),
+    [
+        ({"city": ["Paris"] * 6}, "out.csv", "column 'city' has 'Paris' at row 0"),
+        ({"age": [1] * 6}, "out.csv", "has a column 'age', which the table does not know"),
+        ({"height": ["tall"] * 6}, "out.csv", "column 'height' takes numbers; got 'tall'"),
+        ({}, "out.xlsx", "a frame is written as .csv, .parquet, .feather; got"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_in_one_line(run, tmp_path, change, out, said, capsys):
+    gaps = tmp_path / "gaps.parquet"
+    PEOPLE.with_columns(**{k: polars.Series(v) for k, v in change.items()}).write_parquet(gaps)
+    assert main(["impute", str(run), "--data", str(gaps), "--out", str(tmp_path / out)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / out).exists()
+
+
+def test_a_run_without_a_table_is_refused(tmp_path, capsys):
+    pv.save(pv.mlp_vae(4, 2, hidden=4), tmp_path / "run")
+    arguments = ["--data", "gaps.csv", "--out", "filled.csv"]
+    assert main(["impute", str(tmp_path / "run"), *arguments]) == 2
+    assert "was not trained on a table of mixed columns" in capsys.readouterr().err
