@@ -75,10 +75,12 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
         ValueError: if a column does not exist, is not numeric or has missing values.
     """
     asked = reading.asked()
-    for name in asked:
+    chosen = [reading.key] if isinstance(reading.key, str) else list(reading.key or ())
+    for name in (*asked, *chosen):
         if name not in frame.columns:
             raise ValueError(f"{where} has no column {name!r}; it has {_listed(frame.columns)}")
-    columns = [name for name in frame.columns if name not in asked]
+    columns = chosen or [name for name in frame.columns if name not in asked]
+    frame = frame.select([*columns, *(name for name in asked if name not in columns)])
     if not columns:
         raise ValueError(f"{where} has no columns besides {_listed(asked)}: nothing is left for x")
     schema = frame.schema
@@ -86,8 +88,8 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
         if not (schema[name].is_numeric() or str(schema[name]) == "Boolean"):
             raise ValueError(
                 f"column {name!r} of {where} holds {schema[name]}, not numbers: name it as labels "
-                "or a covariate, leave it out, or read the columns of a mixed table with "
-                "pv.data.Table"
+                "or a covariate, list the columns of x with the option key, or build a "
+                "pv.data.Table of the mixed columns"
             )
     _check_complete(frame, where)
     if {str(schema[name]) for name in columns} == {"Boolean"}:
@@ -106,7 +108,7 @@ def _check_complete(frame: nw.DataFrame[Any], where: str) -> None:
         if missing:
             raise ValueError(
                 f"column {name!r} of {where} has {missing} missing values of {len(frame)}: drop "
-                "these rows, or read a table with gaps with pv.data.Table"
+                "these rows, or build a pv.data.Table, which takes gaps"
             )
 
 
