@@ -43,7 +43,7 @@ def errors(filled: pandas.DataFrame, whole: pandas.DataFrame, gaps: pandas.DataF
 
 
 def regressed(gaps: pandas.DataFrame) -> pandas.DataFrame:
-    """Fill the numbers by Bayesian ridge regressions on each other, a class by the nearest code."""
+    """Fill the numbers by Bayesian regressions on each other, a class by the nearest code."""
     codes = gaps.assign(cultivar=gaps.cultivar.map({"a": 0.0, "b": 1.0, "c": 2.0}))
     filled = IterativeImputer(max_iter=50, tol=1e-2, random_state=0).fit_transform(codes)
     found = pandas.DataFrame(filled, columns=gaps.columns)

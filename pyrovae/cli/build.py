@@ -30,17 +30,20 @@ from pyrovae.cli.arguments import (
     parameters,
     required,
 )
-from pyrovae.cli.experiment import named
+from pyrovae.cli.experiment import Tables, named
 from pyrovae.data import DataSet
 from pyrovae.randomness import seeded
 from pyrovae.vae import VAE
 
-__all__ = ["Builder", "objective", "vae"]
+__all__ = ["Builder", "levels", "objective", "vae", "with_likelihood"]
 
 DISCRIMINATOR: Final = (100, 100)
 """The widths of the hidden layers of the discriminator of `FactorVAE`."""
 
 Table = Mapping[str, Any]
+
+COUNTS: Final = "NegativeBinomial"
+"""The default likelihood of counts."""
 
 GUIDES: Final = {
     "UniformSphere": "PowerSpherical",
@@ -84,15 +87,90 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
         >>> build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
         torch.Size([9, 64])
     """
-    builder = Builder(tables, data.train.x, data.shape)
+    tables = with_likelihood(tables, data)
+    context = data.train.context if data.table is None else data.train.context[:-1]
+    covariates = tuple(value.shape[-1] for value in context)
+    builder = Builder(tables, data.train.x, data.shape, covariates, data.table)
     prior = named(tables["prior"])
     with seeded(seed):
         likelihood = builder.likelihood(tables["likelihood"], width(prior), _scored(tables, data))
         given = named(tables.get("guide"))
         needs_prior = given.get("name") == "Ladder"
-        built = builder.prior(prior, 0) if needs_prior else None
+        built = builder.prior(prior, sum(covariates)) if needs_prior else None
         guide = builder.guide(given, prior, built)
-        return VAE(builder.prior(prior, 0, guide) if built is None else built, likelihood, guide)
+        if built is None:
+            built = builder.prior(prior, sum(covariates), guide)
+        return VAE(built, likelihood, guide)
+
+
+def with_likelihood(tables: Table, data: DataSet) -> Tables:
+    """Return the tables with a likelihood for the domain of the data, if none is named.
+
+    A guide whose network is not given then takes the logarithm of counts. For a table of mixed
+    columns, the likelihood is that of each column, and the guide's network encodes them.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae.cli import build, experiment
+        >>> build.with_likelihood(experiment.layered([]), pv.data.load("digits"))["likelihood"]
+        {'name': 'Bernoulli'}
+    """
+    table, found = named(tables.get("likelihood")), dict(tables)
+    if data.table is not None:
+        return {**found, **_of_columns(tables, data.table)}
+    if "name" in table:
+        return found
+    found["likelihood"] = table = {"name": default_likelihood(data.domain), **table}
+    guide = named(tables.get("guide"))
+    if table["name"] == COUNTS and not guide:
+        logs = {"name": "LogCounts", **({"library": True} if table.get("library") else {})}
+        found["guide"] = {"net": logs}
+    return found
+
+
+def _of_columns(tables: Table, schema: pv.data.Table) -> Tables:
+    """Return the tables of the likelihood and the guide of a table of mixed columns.
+
+    Raises:
+        ValueError: if another likelihood is named than `Masked`, which takes the mask.
+    """
+    likelihood, guide = named(tables.get("likelihood")), named(tables.get("guide"))
+    if likelihood.get("name", "Masked") != "Masked":
+        raise ValueError(
+            f"likelihood {likelihood['name']} is for columns of one kind without gaps; a table of "
+            "mixed columns has a likelihood for each: leave --likelihood out"
+        )
+    given = {"name": "Masked", "likelihood": {"name": "Columns"}, **likelihood}
+    net = {"classes": [column.classes for column in schema.columns]}
+    net["counts"] = [i for i, column in enumerate(schema.columns) if column.kind == "count"]
+    if named(guide.get("net")).get("name", "EncodeColumns") == "EncodeColumns":
+        guide = {**guide, "net": {"name": "EncodeColumns", **named(guide.get("net")), **net}}
+    return {"likelihood": given, "guide": guide}
+
+
+def default_likelihood(domain: constraints.Constraint) -> str:
+    """Return the name of the likelihood for data of a domain, if none is named."""
+    if domain in (constraints.boolean, constraints.unit_interval):
+        return "Bernoulli"
+    if isinstance(domain, constraints.integer_interval):
+        return "DiscretizedLogisticMixture"
+    return COUNTS if domain is constraints.nonnegative_integer else "Normal"
+
+
+def levels(table: Any) -> int | None:
+    """Return the number of levels of a pixel that a likelihood scores; None if it scores others.
+
+    Example:
+        >>> levels("Categorical"), levels("Bernoulli")
+        (256, None)
+    """
+    table = named(table)
+    taken = parameters(names.part("likelihood", table.get("name")))
+    for key in ("levels", "classes"):
+        if key in taken:
+            found: int = convert(table.get(key, taken[key].default), int, f"likelihood.{key}")
+            return found
+    return None
 
 
 def _scored(tables: Table, data: DataSet) -> Tensor:
@@ -175,12 +253,16 @@ class Builder:
     Attributes:
         tables: the tables of the experiment.
         x: the training data [N, D].
-        shape: (channels, height, width) of an image, which is flattened to a row of x.
+        shape: (channels, height, width) of an image, which is flattened to a row of x, or (D,).
+        covariates: the widths of the context, without the mask of a table.
+        schema: the schema of a table of mixed columns.
     """
 
     tables: Table
     x: Tensor
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    covariates: tuple[int, ...] = ()
+    schema: pv.data.Table | None = None
 
     @property
     def hidden(self) -> list[int]:
@@ -213,9 +295,8 @@ class Builder:
         if "net" in parameters(kind):  # It wraps another network.
             if table is self.tables["net"] or name == self.tables["net"].get("name"):
                 raise ValueError(f"net {name} wraps one network: give it as --guide.net {name}")
-            taken = inputs + (table.get("library") is True)
-            if table.get("append_mask") is True:
-                taken += inputs
+            library = table.get("library") is True and not self.covariates
+            taken = inputs + inputs * (table.get("append_mask") is True) + library
             if name == "EncodeColumns":
                 classes = convert(required(table, "classes", where), list[int], f"{where}.classes")
                 taken = kind.width(classes) + inputs
@@ -227,6 +308,8 @@ class Builder:
             return kind(*sizes, **keywords(kind, given))
         if name == "PixelCNN":
             raise ValueError("net PixelCNN is used in a likelihood AutoregressiveBernoulli only")
+        if len(self.shape) != 3:
+            raise ValueError(f"net {name} is of images; the data are rows of {self.shape[0]}")
         derived = {"latents": inputs, "features": outputs, "shape": self.shape}
         if decoder:
             derived["shape"] = self._maps(outputs)
@@ -247,6 +330,7 @@ class Builder:
             return kind(self.likelihood(inner, inputs, x))
         if name == "Columns":
             return self._columns(table, inputs, x)
+        inputs += sum(self.covariates)
         if name == "AutoregressiveBernoulli":
             given = {"shape": self.shape}
             pixels = arguments(pv.nets.PixelCNN, named(table.get("pixels")), PIXELS, given)
@@ -254,12 +338,22 @@ class Builder:
             features = self.net(table.get("features"), inputs, outputs, decoder=True)
             return kind(features, pv.nets.PixelCNN(**pixels)).start_at_mean(x)
         given = arguments(kind, table, "likelihood", {"width": x.shape[-1]})
+        if given.get("library"):
+            if not self.covariates:
+                raise ValueError(
+                    f"likelihood {name} with library needs the library size as the last "
+                    "covariate: --data.covariates"
+                )
+            inputs -= self.covariates[-1]
         outputs = kind(nn.Identity(), **given).parameters_at(torch.zeros_like(x[:2])).shape[-1]
         net = self.net(table.get("net"), inputs, outputs, decoder=True)
         return kind(net, **given).start_at_mean(x)
 
     def _columns(self, table: Table, inputs: int, x: Tensor) -> Any:
         trunk = None
+        if self.schema is not None and not table.get("groups"):
+            latents = inputs + sum(self.covariates)
+            return pv.likelihoods.Columns.of(self.schema, latents, hidden=self.hidden[::-1])
         if "trunk" in table:
             inputs, before = self.hidden[0], inputs
             trunk = self.net(table["trunk"], before, inputs)
@@ -316,7 +410,7 @@ class Builder:
             built: the prior itself, which a Ladder shares.
             inputs: the number of inputs of the guide; None for that of x.
         """
-        inputs = self.x.shape[-1] if inputs is None else inputs
+        inputs = self.x.shape[-1] + sum(self.covariates) if inputs is None else inputs
         table, prior = named(table), named(prior)
         name = table.get("name") or GUIDES.get(str(prior.get("name")), "MeanFieldNormal")
         kind = names.part("guide", name)
@@ -357,6 +451,8 @@ class Builder:
     def _ladder(self, prior: Table, built: Any) -> Any:
         widths = [width(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
         features = (self.hidden or [self.x.shape[-1]])[-1]
+        if self.covariates:
+            raise ValueError("guide Ladder takes no covariates: choose another guide")
         sizes = [self.x.shape[-1], *[features] * len(widths)]
         return pv.guides.Ladder(
             built,

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import pyrovae
 from pyrovae.cli import names
-from pyrovae.cli.examples import EPILOGUES, RECIPE
+from pyrovae.cli.examples import EPILOGUES, RECIPE, ROOT, WHAT
 
 __all__ = [
     "ALIASES",
@@ -63,7 +63,9 @@ def _in(group: Group, help: str) -> Parameter:
 
 
 def _named(role: str, what: str) -> Parameter:
-    return _in(MODEL, f"{what}: {', '.join(names.parts(role))}.")
+    known = f"{what}: {', '.join(names.parts(role))}."
+    by_data = " The default follows from the values of the data." if role == "likelihood" else ""
+    return _in(MODEL, known + by_data)
 
 
 @Parameter(name="*")
@@ -86,14 +88,23 @@ class Trained(Common):
     out: Annotated[Path, _in(RUN, "The folder to write the run to.")]
     overwrite: Annotated[Flag, _in(RUN, "Overwrite an existing run.")] = False
 
-    data: Annotated[str | None, _in(DATA, "digits (the default) or mnist.")] = None
-    root: Annotated[Path | None, _in(DATA, "The folder of MNIST/raw, for mnist.")] = None
+    data: Annotated[str | None, _in(DATA, f"{WHAT} (digits).")] = None
+    table: Annotated[
+        bool | None,
+        _in(
+            DATA,
+            "Read a file of columns as a table of mixed kinds, with missing values, such as "
+            "--data.columns.grade ordinal; the default where a column has gaps or no numbers.",
+        ),
+    ] = None
+    root: Annotated[Path | None, _in(DATA, ROOT)] = None
     binarization: Annotated[
         Literal["dynamic", "static", "none"] | None,
         _in(
             DATA,
             "Binarize gray pixels at each use (dynamic), once (static) or not (none). The default "
-            "is dynamic for a binary likelihood or one without a domain, else none.",
+            "is dynamic for intensities and a binary likelihood or one without a domain, else "
+            "none.",
         ),
     ] = None
 
@@ -147,7 +158,7 @@ class Trained(Common):
 
 ALIASES: Final = {
     **{table: table for table in ("data", *names.MODULES)},
-    **{key: f"data.{key}" for key in ("root", "binarization")},
+    **{key: f"data.{key}" for key in ("root", "binarization", "table")},
     "latents": "prior.latents",
     "hidden": "net.hidden",
     **{key: f"objective.{key}" for key in ("particles", "gradient")},
@@ -173,9 +184,13 @@ class Opened(WithRecipe):
     """The options of commands that load a run and its data."""
 
     data: Annotated[
-        str | None, Parameter(help="A data set other than that of the run: digits or mnist.")
+        str | None,
+        Parameter(
+            help="A name or path of data other than those of the run. A file that does not give "
+            "its splits is evaluated as a whole."
+        ),
     ] = None
-    root: Annotated[Path | None, Parameter(help="The folder of MNIST/raw, for mnist.")] = None
+    root: Annotated[Path | None, Parameter(help=ROOT)] = None
 
 
 @Parameter(name="*")

@@ -7,14 +7,15 @@ from typing import Final
 
 from pyrovae.cli import recipes
 from pyrovae.cli.grammar import Drawn, Imputed
-from pyrovae.data import Table, write_frame
+from pyrovae.data import Split, Table, write_frame
 from pyrovae.data.frame_files import check_suffix
 from pyrovae.data.frames import read_frame
 from pyrovae.measure.impute_table import impute_table
+from pyrovae.measure.report import Report
 from pyrovae.randomness import seeded
 from pyrovae.runs import Run
 
-__all__ = ["impute", "sample"]
+__all__ = ["impute", "in_own_units", "sample"]
 
 ROWS: Final = 100
 """The number of rows that `pyrovae sample` draws by default."""
@@ -38,6 +39,15 @@ def impute(folder: Path, options: Imputed) -> int:
     write_frame(filled, options.out)
     print(f"written: {options.out}, {len(frame):,} rows with {missing:,} imputed values")
     return 0
+
+
+def in_own_units(table: Table, data: Split, report: Report) -> str:
+    """Return a sentence with the bounds' correction to the density of the frame's values."""
+    mask = data.context[-1][: len(report.elbo.value)]
+    return (
+        "Numbers are standardized. For the density in the table's own units, add "
+        f"{-float(table.log_scales(mask).mean()):.3f} nats per datum to each bound."
+    )
 
 
 def sample(run: Run, table: Table, options: Drawn) -> int:

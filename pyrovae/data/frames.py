@@ -75,19 +75,27 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
         ValueError: if a column does not exist, is not numeric or has missing values.
     """
     asked = reading.asked()
-    for name in asked:
+    chosen = [reading.key] if isinstance(reading.key, str) else list(reading.key or ())
+    for name in (*asked, *chosen):
         if name not in frame.columns:
             raise ValueError(f"{where} has no column {name!r}; it has {_listed(frame.columns)}")
-    columns = [name for name in frame.columns if name not in asked]
+    columns = chosen or [name for name in frame.columns if name not in asked]
+    whole, beside_x = frame, frame.select(asked) if asked else None
+    frame = frame.select([*columns, *(name for name in asked if name not in columns)])
     if not columns:
         raise ValueError(f"{where} has no columns besides {_listed(asked)}: nothing is left for x")
+    if _is_mixed(frame.select(columns), reading):
+        if beside_x is not None:
+            _check_complete(beside_x, where)
+        beside = {name: frame[name].to_numpy() for name in asked}
+        return Contents(beside=beside, columns=tuple(columns), frame=whole)
     schema = frame.schema
     for name in columns:
         if not (schema[name].is_numeric() or str(schema[name]) == "Boolean"):
             raise ValueError(
                 f"column {name!r} of {where} holds {schema[name]}, not numbers: name it as labels "
-                "or a covariate, leave it out, or read the columns of a mixed table with "
-                "pv.data.Table"
+                "or a covariate, list the columns of x with the option key, or build a "
+                "pv.data.Table of the mixed columns"
             )
     _check_complete(frame, where)
     if {str(schema[name]) for name in columns} == {"Boolean"}:
@@ -98,16 +106,32 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
     return Contents(x, beside=beside, columns=tuple(columns))
 
 
-def _check_complete(frame: nw.DataFrame[Any], where: str) -> None:
+def _is_mixed(frame: nw.DataFrame[Any], reading: Reading) -> bool:
+    """Return whether the columns of x are read by the schema of a table."""
+    if reading.table is not None:
+        return reading.table is not False
+    numbers = all(kind.is_numeric() or str(kind) == "Boolean" for kind in frame.schema.values())
+    return reading.columns is not None or not numbers or _missing(frame) != {}
+
+
+def _missing(frame: nw.DataFrame[Any]) -> dict[str, int]:
+    """Return the number of missing values of each column that has any; NaN is one."""
+    found = {}
     for name in frame.columns:
         missing = int(frame[name].null_count())
         if frame.schema[name].is_float():
             missing += int(frame[name].is_nan().sum())
         if missing:
-            raise ValueError(
-                f"column {name!r} of {where} has {missing} missing values of {len(frame)}: drop "
-                "these rows, or read a table with gaps with pv.data.Table"
-            )
+            found[name] = missing
+    return found
+
+
+def _check_complete(frame: nw.DataFrame[Any], where: str) -> None:
+    for name, missing in _missing(frame).items():
+        raise ValueError(
+            f"column {name!r} of {where} has {missing} missing values of {len(frame)}: drop "
+            "these rows, or build a pv.data.Table, which takes gaps"
+        )
 
 
 def _listed(names: Any) -> str:

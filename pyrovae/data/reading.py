@@ -16,7 +16,10 @@ from typing import Any, Final, Literal, Self
 import msgspec
 import numpy as np
 
-__all__ = ["FRACTIONS", "Contents", "Reading", "extra"]
+__all__ = ["FRACTIONS", "Contents", "Kind", "Reading", "extra"]
+
+Kind = Literal["category", "number"] | Sequence[str] | None
+"""What a covariate is: a number, a category, one of these categories, or what its type says."""
 
 FRACTIONS: Final = (0.8, 0.1, 0.1)
 """The shares of the rows in train, validation and test, where nothing else gives the splits."""
@@ -28,11 +31,13 @@ class Reading:
 
     Attributes:
         key: what holds x, where a file holds several arrays: a key of .npz or .pt, "raw", "X" or
-            a layer of .h5ad, a column of a Hugging Face data set, the part of EMNIST.
+            a layer of .h5ad, a column of a Hugging Face data set, the part of EMNIST; or the
+            names of the columns of a table that make x.
         labels: the column or key of labels, which are for figures and never reach the programs.
         covariates: the columns or keys of the context, one tensor each in this order. Strings
             become one-hot vectors, floats stay as they are. Whole numbers may be either: give a
-            mapping such as {"batch": "category", "age": "number"}.
+            mapping such as {"batch": "category", "age": "number"}. A list instead of "category"
+            gives the categories in order.
         split: the column or key that names each row's split, or such an array of names.
         fractions: the shares of train, validation and test where neither `split` nor the data
             set itself gives the splits.
@@ -42,11 +47,15 @@ class Reading:
         size: the height and width to which images of a folder are scaled and cropped, or one
             number for both.
         levels: the number of whole levels 0, 1, ... of a pixel, instead of intensities in [0, 1].
+        table: whether a file of columns is read by the schema of a `Table`, with missing values
+            and columns of all kinds. None reads it so if a column is not numeric or has a missing
+            value. The record of a table reads it by that schema.
+        columns: the kinds of columns of the table, as of `Table.of`.
     """
 
-    key: str | None = None
+    key: str | Sequence[str] | None = None
     labels: str | None = None
-    covariates: Sequence[str] | Mapping[str, Literal["category", "number"] | None] = ()
+    covariates: Sequence[str] | Mapping[str, Kind] = ()
     split: str | Sequence[str] | None = None
     fractions: tuple[float, float, float] = FRACTIONS
     seed: int = 0
@@ -54,6 +63,8 @@ class Reading:
     channels: Literal["first", "last"] | None = None
     size: int | tuple[int, int] | None = None
     levels: int | None = None
+    table: bool | Mapping[str, Any] | None = None
+    columns: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -73,6 +84,8 @@ class Reading:
             if name not in names:
                 raise ValueError(f"no option {name!r}: there are {', '.join(names)}")
         split = options.pop("split", None)
+        if isinstance(options.get("covariates"), str):
+            options["covariates"] = [options["covariates"]]
         plain = {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}
         try:
             found = msgspec.convert(plain, cls)
@@ -94,8 +107,8 @@ class Reading:
         return self
 
     @property
-    def kinds(self) -> dict[str, str | None]:
-        """What each covariate is, "category" or "number"; None to tell by its type."""
+    def kinds(self) -> dict[str, Kind]:
+        """What each covariate is."""
         if isinstance(self.covariates, Mapping):
             return dict(self.covariates)
         return dict.fromkeys(self.covariates)
@@ -106,9 +119,20 @@ class Reading:
         changed = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            if value != each.default and value != ():
+            if value != each.default and value not in ((), {}):
                 changed[each.name] = list(value) if isinstance(value, tuple) else value
         return changed
+
+    @property
+    def one_key(self) -> str | None:
+        """The key, for files whose arrays are chosen one at a time.
+
+        Raises:
+            ValueError: if it is a list.
+        """
+        if self.key is None or isinstance(self.key, str):
+            return self.key
+        raise ValueError(f"the option key names one array here; got {list(self.key)}")
 
     def asked(self) -> list[str]:
         """Return the names of the columns or keys that are not part of x."""
@@ -130,9 +154,11 @@ class Contents:
         images: True or False if the reader knows whether x holds images.
         counts: whether x holds counts, whatever its type.
         gray: whether the set is of gray images that are binarized by convention.
+        frame: the whole frame of a table of mixed columns, whose schema makes x; `columns` are
+            those of x.
     """
 
-    x: Any
+    x: Any = None
     labels: Any = None
     beside: Mapping[str, Any] = field(default_factory=dict)
     splits: Any = None
@@ -140,6 +166,7 @@ class Contents:
     images: bool | None = None
     counts: bool = False
     gray: bool = False
+    frame: Any = None
 
 
 def extra(module: str, name: str) -> Any:

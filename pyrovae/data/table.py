@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.data.reading import extra
 from pyrovae.data.table_columns import Column, Kind, Level, column_of, declared, dtype_of, plain
@@ -176,6 +177,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "would not be those that the VAE was trained with"
             )
         return table
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        """The domain of x, a `constraints.stack` over columns."""
+        return constraints.stack([column.domain for column in self.columns], dim=-1)
 
     def encode(self, frame: Any, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return x [N, D] and the mask [N, D], True where a value is observed; missing x are 0.

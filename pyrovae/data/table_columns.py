@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from torch.distributions import constraints
 
 if TYPE_CHECKING:
     import narwhals as nw
@@ -87,6 +88,17 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def classes(self) -> int:
         """The number of levels of an ordinal or categorical column; 0 for numbers and binaries."""
         return len(self.levels) if self.kind in ("ordinal", "categorical") else 0
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        """The domain of the codes."""
+        simple = {
+            "numeric": constraints.real,
+            "count": constraints.nonnegative_integer,
+            "binary": constraints.boolean,
+        }
+        levels = constraints.integer_interval(0, max(len(self.levels) - 1, 0))
+        return simple.get(self.kind, levels)
 
     def measured(self, series: nw.Series[Any]) -> Column:
         """Return this column with the statistics of other values, unless all are missing.
@@ -226,7 +238,7 @@ def _kind(series: nw.Series[Any], counted: Counter[Any], levels: list[Level] | N
     import narwhals as nw
 
     dtype, types = series.dtype, {type(value) for value in counted}
-    if isinstance(dtype, nw.Enum):
+    if isinstance(dtype, nw.Enum) or _is_ordered(series):
         return "ordinal"
     if types == {bool}:
         return "binary"
@@ -252,11 +264,14 @@ def _kind(series: nw.Series[Any], counted: Counter[Any], levels: list[Level] | N
 
 
 def declared(series: nw.Series[Any]) -> list[Any] | None:
-    """Return the categories that the dtype declares, of a categorical in pandas or an Enum."""
+    """Return the categories that the dtype declares: those of pandas, and ordered ones."""
     import narwhals as nw
 
     if isinstance(series.dtype, nw.Enum):
         return list(series.dtype.categories)
+    if _is_ordered(series):
+        unified = series.to_native().unify_dictionaries()
+        return list(unified.chunk(0).dictionary.to_pylist())
     if isinstance(series.dtype, nw.Categorical) and series.implementation.is_pandas_like():
         return list(series.to_native().cat.categories.tolist())
     return [False, True] if series.dtype == nw.Boolean else None
@@ -265,9 +280,18 @@ def declared(series: nw.Series[Any]) -> list[Any] | None:
 def dtype_of(series: nw.Series[Any]) -> str:
     """Return the name of a dtype: pandas has several of one kind, others one."""
     if not series.implementation.is_pandas():
-        return type(series.dtype).__name__
+        return type(series.dtype).__name__ + (", ordered" if _is_ordered(series) else "")
     own = series.to_native().dtype
     return f"{own}, ordered" if getattr(own, "ordered", None) is True else str(own)
+
+
+def _is_ordered(series: nw.Series[Any]) -> bool:
+    """Return whether a series is an ordered dictionary of Arrow, as Parquet files keep them."""
+    import narwhals as nw
+
+    if not (series.implementation.is_pyarrow() and isinstance(series.dtype, nw.Categorical)):
+        return False
+    return bool(series.to_native().type.ordered)
 
 
 def plain(series: nw.Series[Any]) -> list[Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from pyrovae.data.reading import extra
+
 if TYPE_CHECKING:
     import narwhals as nw
 
@@ -37,6 +39,9 @@ def restored(
         values = [None if value is None else float(value) for value in values]
     if library == "pandas":
         return nw.from_native(_in_pandas(name, values, dtype, levels), series_only=True)
+    if dtype == "Categorical, ordered":
+        series = nw.from_native(_ordered_in_arrow(values, levels), series_only=True)
+        return series.alias(name)
     kind: Any = nw.Enum(levels) if dtype == "Enum" else getattr(nw, dtype)
     return nw.new_series(name, values, kind, backend=cast(Any, library))
 
@@ -48,6 +53,14 @@ def _wide_enough(dtype: str, values: Sequence[int | None]) -> str:
     if all(value is None or limits.min <= value <= limits.max for value in values):
         return dtype
     return ("int64" if number.islower() else "Int64") + bracket + rest
+
+
+def _ordered_in_arrow(values: Sequence[Any], levels: Sequence[Any]) -> Any:
+    pyarrow = extra("pyarrow", "frames")
+    place = {level: index for index, level in enumerate(levels)}
+    codes = pyarrow.array([place.get(value) for value in values], pyarrow.int32())
+    found = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(list(levels)), ordered=True)
+    return pyarrow.chunked_array([found])
 
 
 def _in_pandas(name: str, values: Sequence[Any], dtype: str, levels: Sequence[Any]) -> Any:

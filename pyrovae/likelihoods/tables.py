@@ -90,6 +90,9 @@ class Columns(Likelihood):
             hidden: the widths of the hidden layers, from z to x. All groups share all but the
                 last.
 
+        Raises:
+            ValueError: if there is no hidden width.
+
         References:
             McCullagh, 1980. Regression Models for Ordinal Data.
 
@@ -101,6 +104,8 @@ class Columns(Likelihood):
             >>> columns.observation(torch.zeros(1, 2)).mean.shape
             torch.Size([1, 2])
         """
+        if not hidden:
+            raise ValueError("the likelihood of a table needs at least one hidden width; got none")
         members: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         for index, column in enumerate(table.columns):
             members[column.kind, column.classes].append(index)

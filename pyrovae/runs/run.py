@@ -135,6 +135,8 @@ class Run:
             ValueError: if there is no run, or if its record of the table is damaged.
         """
         recorded = self.config.get("table")
+        if recorded is None and isinstance(self.source.reading.get("table"), dict):
+            recorded = self.source.reading["table"]
         try:
             return None if recorded is None else Table.from_record(recorded)
         except ValueError as error:

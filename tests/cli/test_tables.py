@@ -6,6 +6,7 @@ import pytest
 
 import pyrovae as pv
 from pyrovae.cli import main
+from pyrovae.runs import Run
 
 PEOPLE = polars.DataFrame(
     {
@@ -25,6 +26,48 @@ def run(tmp_path_factory):
         vae = pv.table_vae(table, latents=2, hidden=8)
     pv.save(vae, folder, table=table.record)
     return folder
+
+
+def test_a_file_trains_a_run_that_imputes_and_samples(tmp_path, capsys):
+    rows = polars.concat([PEOPLE] * 10).with_columns(grade=polars.Series([1, 2, 3] * 20))
+    file, run = tmp_path / "people.parquet", tmp_path / "run"
+    rows.write_parquet(file)
+    short = ["--epochs", "1", "--latents", "2", "--hidden", "8"]
+    kinds = ["--data.columns.grade", "ordinal"]
+    assert main(["train", "--data", str(file), *kinds, *short, "--out", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "Table of 5 columns, 48 rows" in printed
+    assert "grade     ordinal" in printed
+    assert Run(run).table == pv.data.load(file, columns={"grade": "ordinal"}).table
+    assert main(["evaluate", str(run), "--particles", "3"]) == 0
+    assert "in the table's own units, add" in capsys.readouterr().out
+    filled = tmp_path / "filled.parquet"
+    assert main(["impute", str(run), "--data", str(file), "--out", str(filled)]) == 0
+    assert sum(polars.read_parquet(filled).null_count().row(0)) == 0
+    assert main(["sample", str(run), "-n", "5", "--out", str(filled)]) == 0
+    assert polars.read_parquet(filled).columns == rows.columns
+    assert main(["report", str(run)]) == 0
+    again = ["train", "--like", str(run), "--guide", "FullRankNormal"]
+    assert main([*again, "--out", str(tmp_path / "like")]) == 0
+    assert type(Run(tmp_path / "like").load_vae().posterior).__name__ == "FullRankNormal"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--likelihood", "Normal"], "likelihood Normal is for columns of one kind without gaps"),
+        (["--data.columns.city", "count"], "column 'city' takes numbers; got 'Bern'"),
+        (["--data.columns.town", "count"], "the frame has no column 'town'"),
+        (["--data.table", "false"], "column 'city' of"),
+    ],
+)
+def test_a_table_that_cannot_be_trained_on_is_refused_in_one_line(options, said, tmp_path, capsys):
+    PEOPLE.write_parquet(tmp_path / "people.parquet")
+    arguments = ["--data", str(tmp_path / "people.parquet"), "--out", str(tmp_path / "run")]
+    assert main(["train", *arguments, *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".feather", ".csv"])

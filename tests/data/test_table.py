@@ -75,6 +75,17 @@ def test_the_kind_follows_from_categories():
     ]
 
 
+def test_an_order_survives_a_parquet_file(tmp_path):
+    frame = pandas.DataFrame({"a": pandas.Categorical(["M", None, "L"], SIZES, ordered=True)})
+    pv.data.write_frame(frame, tmp_path / "a.parquet")
+    read = pv.data.frames.read_frame(tmp_path / "a.parquet")
+    table = Table.of(read)
+    assert (table.columns[0].kind, table.columns[0].levels) == ("ordinal", SIZES)
+    back = table.decode(*table.encode(read))
+    assert back.to_pandas().a.equals(frame.a)
+    assert table.fill(read, torch.zeros(3, 1)).to_pandas().a.tolist() == ["M", "S", "L"]
+
+
 def test_whole_numbers_are_counts_with_gaps_too():
     """Pandas stores integers with gaps as floats."""
     assert kinds(pandas.DataFrame({"a": [1, 2, 3, None]})) == ["count"]
