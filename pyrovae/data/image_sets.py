@@ -130,8 +130,8 @@ def _omniglot(place: Place, reading: Reading) -> Contents:
     }
     x, y = {}, {}
     for split, each in sets.items():
-        x[split] = 255 - _stacked((image for image, _ in each), size, len(each))
-        y[split] = np.array([label for _, label in each._flat_character_images])
+        strokes, labels = zip(*each, strict=True)
+        x[split], y[split] = 255 - _stacked(strokes, size, len(each)), np.array(labels)
     return _train_and_test(x, y)
 
 
