@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
-from pyrovae.cli import names
+from pyrovae.cli import defaults, names
 from pyrovae.cli.arguments import (
     activation,
     arguments,
@@ -30,35 +30,17 @@ from pyrovae.cli.arguments import (
     parameters,
     required,
 )
-from pyrovae.cli.experiment import Tables, named
+from pyrovae.cli.experiment import named
 from pyrovae.data import DataSet
 from pyrovae.randomness import seeded
 from pyrovae.vae import VAE
 
-__all__ = ["Builder", "levels", "objective", "vae", "with_likelihood"]
+__all__ = ["Builder", "objective", "vae"]
 
 DISCRIMINATOR: Final = (100, 100)
 """The widths of the hidden layers of the discriminator of `FactorVAE`."""
 
 Table = Mapping[str, Any]
-
-COUNTS: Final = "NegativeBinomial"
-"""The default likelihood of counts."""
-
-GUIDES: Final = {
-    "UniformSphere": "PowerSpherical",
-    **{name: name for name in ("Bernoulli", "Categorical", "OneHot", "RelaxedOneHot")},
-    **{name: name for name in ("Joint", "Hierarchical")},
-}
-"""The default guide of each prior whose default is not `MeanFieldNormal`."""
-
-PRIORS: Final = {
-    "Joint": ("Joint",),
-    "Hierarchical": ("Hierarchical",),
-    "Ladder": ("Hierarchical",),
-    "PowerSpherical": ("UniformSphere", "VampPrior"),
-}
-"""The priors that a guide supports, if it does not support all."""
 
 PIXELS: Final = "likelihood.pixels"
 WIDTHS: Final = list[typing.Annotated[int, msgspec.Meta(ge=1)]]
@@ -87,7 +69,7 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
         >>> build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
         torch.Size([9, 64])
     """
-    tables = with_likelihood(tables, data)
+    tables = defaults.with_likelihood(tables, data)
     context = data.train.context if data.table is None else data.train.context[:-1]
     covariates = tuple(value.shape[-1] for value in context)
     builder = Builder(tables, data.train.x, data.shape, covariates, data.table)
@@ -101,76 +83,6 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
         if built is None:
             built = builder.prior(prior, sum(covariates), guide)
         return VAE(built, likelihood, guide)
-
-
-def with_likelihood(tables: Table, data: DataSet) -> Tables:
-    """Return the tables with a likelihood for the domain of the data, if none is named.
-
-    A guide whose network is not given then takes the logarithm of counts. For a table of mixed
-    columns, the likelihood is that of each column, and the guide's network encodes them.
-
-    Example:
-        >>> import pyrovae as pv
-        >>> from pyrovae.cli import build, experiment
-        >>> build.with_likelihood(experiment.layered([]), pv.data.load("digits"))["likelihood"]
-        {'name': 'Bernoulli'}
-    """
-    table, found = named(tables.get("likelihood")), dict(tables)
-    if data.table is not None:
-        return {**found, **_of_columns(tables, data.table)}
-    if "name" in table:
-        return found
-    found["likelihood"] = table = {"name": default_likelihood(data.domain), **table}
-    guide = named(tables.get("guide"))
-    if table["name"] == COUNTS and not guide:
-        logs = {"name": "LogCounts", **({"library": True} if table.get("library") else {})}
-        found["guide"] = {"net": logs}
-    return found
-
-
-def _of_columns(tables: Table, schema: pv.data.Table) -> Tables:
-    """Return the tables of the likelihood and the guide of a table of mixed columns.
-
-    Raises:
-        ValueError: if another likelihood is named than `Masked`, which takes the mask.
-    """
-    likelihood, guide = named(tables.get("likelihood")), named(tables.get("guide"))
-    if likelihood.get("name", "Masked") != "Masked":
-        raise ValueError(
-            f"likelihood {likelihood['name']} is for columns of one kind without gaps; a table of "
-            "mixed columns has a likelihood for each: leave --likelihood out"
-        )
-    given = {"name": "Masked", "likelihood": {"name": "Columns"}, **likelihood}
-    net = {"classes": [column.classes for column in schema.columns]}
-    net["counts"] = [i for i, column in enumerate(schema.columns) if column.kind == "count"]
-    if named(guide.get("net")).get("name", "EncodeColumns") == "EncodeColumns":
-        guide = {**guide, "net": {"name": "EncodeColumns", **named(guide.get("net")), **net}}
-    return {"likelihood": given, "guide": guide}
-
-
-def default_likelihood(domain: constraints.Constraint) -> str:
-    """Return the name of the likelihood for data of a domain, if none is named."""
-    if domain in (constraints.boolean, constraints.unit_interval):
-        return "Bernoulli"
-    if isinstance(domain, constraints.integer_interval):
-        return "DiscretizedLogisticMixture"
-    return COUNTS if domain is constraints.nonnegative_integer else "Normal"
-
-
-def levels(table: Any) -> int | None:
-    """Return the number of levels of a pixel that a likelihood scores; None if it scores others.
-
-    Example:
-        >>> levels("Categorical"), levels("Bernoulli")
-        (256, None)
-    """
-    table = named(table)
-    taken = parameters(names.part("likelihood", table.get("name")))
-    for key in ("levels", "classes"):
-        if key in taken:
-            found: int = convert(table.get(key, taken[key].default), int, f"likelihood.{key}")
-            return found
-    return None
 
 
 def _scored(tables: Table, data: DataSet) -> Tensor:
@@ -412,9 +324,8 @@ class Builder:
         """
         inputs = self.x.shape[-1] + sum(self.covariates) if inputs is None else inputs
         table, prior = named(table), named(prior)
-        name = table.get("name") or GUIDES.get(str(prior.get("name")), "MeanFieldNormal")
+        name = defaults.guide_of(table, prior)
         kind = names.part("guide", name)
-        _check_pair(prior.get("name"), name)
         if name == "Joint":
             return kind(**self._joint(named(table.get("parts")), prior, inputs))
         if name == "Hierarchical":
@@ -474,14 +385,3 @@ def _outputs(guide: Any, latents: int, given: Table) -> int:
         "Flow": given.get("features", 0),
     }
     return own.get(guide.__name__, latents)
-
-
-def _check_pair(prior: Any, guide: str) -> None:
-    """Check that a guide has the same sites and supports as the prior."""
-    wanted = PRIORS.get(guide, (prior,))
-    if prior not in wanted:
-        raise ValueError(
-            f"guide {guide} goes with the prior {wanted[0]}; got {prior}: change one of them"
-        )
-    if prior == "UniformSphere" and guide != "PowerSpherical":
-        raise ValueError(f"prior UniformSphere goes with the guide PowerSpherical; got {guide}")

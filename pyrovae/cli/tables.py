@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from torch import Tensor
 
 from pyrovae.cli import recipes
 from pyrovae.cli.grammar import Drawn, Imputed
-from pyrovae.data import Split, Table, write_frame
+from pyrovae.data import Reading, Split, Table, write_frame
+from pyrovae.data.columns import covariate
 from pyrovae.data.frame_files import check_suffix
 from pyrovae.data.frames import read_frame
 from pyrovae.measure.impute_table import impute_table
@@ -33,9 +36,10 @@ def impute(folder: Path, options: Imputed) -> int:
     check_suffix(options.out)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     frame = read_frame(options.data)
+    context = _covariates(frame, run, options.data)
     missing = sum(frame[column.name].null_count() for column in table.columns)
     with recipes.running(options.recipe), seeded(options.seed):
-        filled = impute_table(vae, table, frame, particles=options.particles)
+        filled = impute_table(vae, table, frame, *context, particles=options.particles)
     write_frame(filled, options.out)
     print(f"written: {options.out}, {len(frame):,} rows with {missing:,} imputed values")
     return 0
@@ -56,7 +60,23 @@ def sample(run: Run, table: Table, options: Drawn) -> int:
     check_suffix(path)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     number = options.number or ROWS
+    context: tuple[Tensor, ...] = ()
+    if run.source.reading.get("covariates"):
+        test = run.source.read_data().test
+        number = min(number, len(test))
+        context = test.take(slice(number)).context[:-1]
+        print(f"The covariates are those of the first {number:,} test data.")
     with recipes.running(options.recipe), seeded(options.seed):
-        write_frame(table.sample(vae, number), path)
+        write_frame(table.sample(vae, number, *context), path)
     print(f"written: {path}, {number:,} rows")
     return 0
+
+
+def _covariates(frame: Any, run: Run, where: Path) -> list[Tensor]:
+    """Return the covariates of a frame, coded as those that a run was trained with."""
+    context = []
+    for name, kind in Reading.of(run.source.reading).kinds.items():
+        if name not in frame.columns:
+            raise ValueError(f"{where} lacks the column {name!r}, a covariate of the run")
+        context.append(covariate(frame[name].to_numpy(), kind, f"{name!r} of {where}")[0])
+    return context

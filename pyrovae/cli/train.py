@@ -13,7 +13,7 @@ import pyro.optim
 from torch.distributions import constraints
 
 from pyrovae import plots
-from pyrovae.cli import build, experiment, recipes
+from pyrovae.cli import build, defaults, experiment, recipes
 from pyrovae.cli.complaints import INTERRUPTED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -61,7 +61,7 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         )
         vae = build.vae(tables, data)
         source = source.of(source.read_data())
-        tables = build.with_likelihood(tables, data)
+        tables = defaults.with_likelihood(tables, data)
         details = {"demo": True, "data": source.record, "experiment": tables}
         checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
         history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
@@ -197,7 +197,7 @@ def _read(tables: Tables, *, download: bool) -> tuple[Source, DataSet]:
 
 def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
     """Return the tables with a likelihood, and print it if it is chosen by the data."""
-    found = build.with_likelihood(tables, data)
+    found = defaults.with_likelihood(tables, data)
     if data.table is not None:
         print(f"{data.table}\nLikelihood: that of each column, of the observed values")
         return found
@@ -213,7 +213,7 @@ def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
 
 def _leveled(data: DataSet, tables: Tables) -> DataSet:
     """Return images with whole levels, if the likelihood is of levels."""
-    number = build.levels(tables["likelihood"])
+    number = defaults.levels(tables["likelihood"])
     images = len(data.shape) == 3 and data.domain is constraints.unit_interval
     if number is None or not images or "binarization" in tables.get("data", {}):
         return data

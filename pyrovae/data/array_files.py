@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +43,9 @@ def read_pt(path: Path, reading: Reading) -> Contents:
     """
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # A damaged file may make torch fail in any way.
         raise ValueError(
             f"{path} holds more than tensors, or is damaged, and is not unpickled: save a tensor, "
             "or a dictionary of tensors, with torch.save"

@@ -50,9 +50,9 @@ def divided(size: int, names: Any, reading: Reading, where: str) -> dict[str, Te
         if not len(rows["validation"]) and share["train"] and share["validation"]:
             parts = {name: share[name] / whole for name in ("train", "validation")}
             rows |= _by_seed(rows["train"], parts, reading.seed)
-    for name, chosen in rows.items():
+    for name in ("test", "train", "validation"):
         needed = share[name] > 0 if names is None else name == "test" or share["train"] > 0
-        if needed and not len(chosen):
+        if needed and not len(rows[name]):
             raise ValueError(
                 f"{where} has no rows in {name}, of {size:,}: say how they are split with the "
                 "option split, a column of names, or with fractions"

@@ -262,8 +262,8 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return nw.to_native(data.with_columns(*_aligned(filled, data)))
 
-    def sample(self, vae: Any, n: int) -> Any:
-        """Return a frame of n rows, drawn from a VAE that takes the mask as its context.
+    def sample(self, vae: Any, n: int, *context: Tensor) -> Any:
+        """Return a frame of n rows, drawn from a VAE that takes the mask as its last context.
 
         Example:
             >>> import pandas, pyrovae as pv
@@ -273,7 +273,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         device = next(iter(vae.parameters())).device
         mask = torch.ones(n, len(self.columns), dtype=torch.bool, device=device)
-        return self.decode(vae.sample(n, mask))
+        return self.decode(vae.sample(n, *context, mask))
 
     def log_scales(self, mask: Tensor) -> Tensor:
         """Return the sum of log s over the observed numeric entries of each row, [N].

@@ -92,6 +92,7 @@ class _Report(_Finding, kw_only=True):
     versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     point_masses: list[str] = []
     tensors: str | None = None
+    of_whole_numbers: bool | None = None
     untrusted: int | None = None
     largest_pareto_k: _Number = None
 

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from pyrovae.data.table import Table
 from pyrovae.measure.impute import impute
-from pyrovae.types import Target
+from pyrovae.types import ContextValue, Target
 
 __all__ = ["impute_table"]
 
 
-def impute_table(target: Target, table: Table, frame: Any, *, particles: int = 1000) -> Any:
+def impute_table(
+    target: Target, table: Table, frame: Any, *context: ContextValue, particles: int = 1000
+) -> Any:
     """Return a frame with its missing values imputed; observed values stay as they are.
 
     A number is the posterior mean, a count that mean rounded, and a class the most probable one
@@ -25,6 +27,7 @@ def impute_table(target: Target, table: Table, frame: Any, *, particles: int = 1
             `table_vae` returns.
         table: the schema that the VAE was trained with.
         frame: a frame with the table's columns, of any library.
+        *context: the context of the programs before the mask, such as covariates.
         particles: K, the number of particles.
 
     Raises:
@@ -39,5 +42,5 @@ def impute_table(target: Target, table: Table, frame: Any, *, particles: int = 1
         False
     """
     x, mask = table.encode(frame)
-    found = impute(target, x, mask, particles=particles, modes=True)
+    found = impute(target, x, *context, mask, particles=particles, modes=True)
     return table.fill(frame, cast(Tensor, found.modes))

@@ -191,7 +191,7 @@ class Source:
             return None
         same = data.name == self.name
         overlap = self.content.overlap(rows)
-        met = f"{overlap.found:,} of the {overlap.checked:,} rows that were compared"
+        met = f"{overlap.found:,} of its {overlap.checked:,} rows that were compared"
         if split != "train" and overlap.trained_on:
             what = f"{data.name} changed since the training, and its {split} data are"
             raise ValueError(
@@ -204,7 +204,7 @@ class Source:
                 f"and the run was trained on {met}."
             )
         if split != "train" and overlap.found:
-            return f"The run was trained on {met} of {data.name}."
+            return f"{data.name} has training data in it: the run was trained on {met}."
         return None
 
 

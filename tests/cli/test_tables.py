@@ -52,6 +52,26 @@ def test_a_file_trains_a_run_that_imputes_and_samples(tmp_path, capsys):
     assert type(Run(tmp_path / "like").load_vae().posterior).__name__ == "FullRankNormal"
 
 
+def test_covariates_reach_a_table_and_are_asked_for(tmp_path, capsys):
+    rows = polars.concat([PEOPLE] * 10).with_columns(site=polars.Series(["x", "y"] * 30))
+    file, run, filled = (tmp_path / name for name in ("people.parquet", "run", "filled.parquet"))
+    rows.write_parquet(file)
+    short = ["--epochs", "1", "--latents", "2", "--hidden", "8"]
+    given = ["--data", str(file), "--data.covariates", "site"]
+    assert main(["train", *given, *short, "--out", str(run)]) == 0
+    vae = Run(run).load_vae()
+    assert vae.likelihood.likelihood.trunk.sizes == (2 + 2, 8)
+    assert [column.name for column in Run(run).table.columns] == PEOPLE.columns
+    again = ["impute", str(run), "--out", str(filled), "--particles", "5"]
+    assert main([*again, "--data", str(file)]) == 0
+    assert polars.read_parquet(filled)["site"].to_list() == rows["site"].to_list()
+    assert main(["sample", str(run), "-n", "3", "--out", str(filled)]) == 0
+    assert "covariates are those of the first 3 test data" in capsys.readouterr().out
+    rows.drop("site").write_parquet(file)
+    assert main([*again, "--data", str(file)]) == 2
+    assert "lacks the column 'site', a covariate of the run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
