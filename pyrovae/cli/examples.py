@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["EPILOGUES", "RECIPE", "ROOT", "WHAT"]
+__all__ = ["EPILOGUES", "RECIPE", "ROOT", "TABLE", "WHAT"]
 
 WHAT: Final = (
     "A name: digits, mnist-5k, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10, svhn, "
     "celeba, hf:NAME; or a path: .npy, .npz, .pt, .csv, .parquet, .feather, .h5ad, a folder of "
     "images. Options such as --data.key, --data.labels, --data.covariates, --data.split, "
     "--data.fractions and --data.shape say how it is read"
+)
+
+TABLE: Final = (
+    "Read columns of mixed kinds, with missing values; the default where a column is not numeric "
+    "or has gaps. --data.columns.grade ordinal gives the kind of a column."
 )
 
 ROOT: Final = "The folder that contains or receives torchvision's files, for names such as mnist."
@@ -25,6 +30,7 @@ examples:
   pyrovae train --latents 8 --hidden 200 --epochs 60 --out runs/digits
   pyrovae train --data mnist --root data --out runs/mnist
   pyrovae train --data table.parquet --data.split set --out runs/table
+  pyrovae train --data people.csv --data.columns.grade ordinal --out runs/people
   pyrovae train --data cells.h5ad --data.covariates batch --latents 10 --out runs/cells
   pyrovae train --prior VampPrior --prior.components 100 --out runs/vamp
   pyrovae train --likelihood Normal --guide LowRankNormal --guide.rank 5 --out runs/lr

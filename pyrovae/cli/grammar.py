@@ -17,7 +17,7 @@ from rich.console import Console
 
 import pyrovae
 from pyrovae.cli import names
-from pyrovae.cli.examples import EPILOGUES, RECIPE, ROOT, WHAT
+from pyrovae.cli.examples import EPILOGUES, RECIPE, ROOT, TABLE, WHAT
 
 __all__ = [
     "ALIASES",
@@ -89,14 +89,7 @@ class Trained(Common):
     overwrite: Annotated[Flag, _in(RUN, "Overwrite an existing run.")] = False
 
     data: Annotated[str | None, _in(DATA, f"{WHAT} (digits).")] = None
-    table: Annotated[
-        bool | None,
-        _in(
-            DATA,
-            "Read a file of columns as a table of mixed kinds, with missing values, such as "
-            "--data.columns.grade ordinal; the default where a column has gaps or no numbers.",
-        ),
-    ] = None
+    table: Annotated[bool | None, _in(DATA, TABLE)] = None
     root: Annotated[Path | None, _in(DATA, ROOT)] = None
     binarization: Annotated[
         Literal["dynamic", "static", "none"] | None,
@@ -378,8 +371,7 @@ def report(
 def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
     """Draw samples of a run's model.
 
-    Shows the mean of p(x | z) at draws z from the prior. Of a run that was trained on a table of
-    mixed columns, writes rows drawn from p(x) as a table (RUN/samples.parquet).
+    Shows the mean of p(x | z) at draws z from the prior; of mixed columns, writes rows of a table.
     """
     from pyrovae.cli import measure
 
@@ -399,10 +391,9 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
 
 @APP.command(help_epilogue=EPILOGUES["impute"])
 def impute(run: Folder, /, *, options: Imputed) -> int:
-    """Impute the missing values of a table.
+    """Impute a table's missing values by a run that was trained on such a table.
 
-    Writes the posterior mean of a number, and the most probable class. Observed values stay as
-    they are. The run was trained on a table with the same columns.
+    Writes the posterior mean of a number and the most probable class. Observed values stay.
     """
     from pyrovae.cli import tables
 

@@ -179,7 +179,7 @@ def same(values, wanted, table):
                 assert abs(one - other) <= bound
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(frames())
 def test_a_frame_comes_back_from_its_codes(drawn):
     frame, plain = drawn
