@@ -26,7 +26,8 @@ from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
 from pyrovae.runs.sources import Source, binarization_for
 from pyrovae.train import schedules
-from pyrovae.train.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
+from pyrovae.train.callbacks import Callback, EarlyStopping, History, ProgressBar
+from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
 
@@ -58,7 +59,7 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         )
         vae = build.vae(tables, data)
         source = replace(source, shape=data.shape)
-        details = {"demo": True, "data": source.record, "experiment": tables}
+        details: dict[str, Any] = {"demo": True, "data": source.record, "experiment": tables}
         checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
         history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
         if history.ended == "interrupted":
