@@ -61,6 +61,7 @@ class Checkpoint(Callback):
         else:
             self.checkpoints.clear()
             self.config = run.save(_saved(training), **self.details)
+            self._write_state(training)
         self.run = run
 
     def stepped(self, training: Training) -> None:
