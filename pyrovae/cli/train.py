@@ -123,7 +123,9 @@ def _folder(file: Path | None, options: Trained) -> Path:
     """
     if options.resume is None:
         if options.out is None:
-            raise ValueError("a run is written to a folder: name one with --out")
+            raise ValueError(
+                "a run is written to a folder: name one with --out, or go on with one by --resume"
+            )
         return options.out
     besides = {"--out": options.out, "--like": options.like, "an experiment": file}
     for name, value in besides.items():
