@@ -43,14 +43,15 @@ from .presets import mlp_vae as mlp_vae
 from .presets import table_vae as table_vae
 from .randomness import seeded as seeded
 from .runs.run import load as load
+from .runs.run import load_parameters as load_parameters
 from .runs.run import save as save
 from .train import schedules as schedules
 from .train.callbacks import Callback as Callback
-from .train.callbacks import Checkpoint as Checkpoint
 from .train.callbacks import EarlyStopping as EarlyStopping
 from .train.callbacks import History as History
 from .train.callbacks import ProgressBar as ProgressBar
 from .train.callbacks import StopTraining as StopTraining
+from .train.checkpoint import Checkpoint as Checkpoint
 from .train.fit import NonFiniteLoss as NonFiniteLoss
 from .train.fit import Step as Step
 from .train.fit import fit as fit

@@ -14,11 +14,12 @@ from torch.distributions import constraints
 
 from pyrovae import plots
 from pyrovae.cli import build, defaults, experiment, recipes
-from pyrovae.cli.complaints import INTERRUPTED, complain
+from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
 from pyrovae.cli.figures import report_figures, save_figures, vae_figures
 from pyrovae.cli.grammar import ALIASES, Trained
+from pyrovae.cli.signals import TERMINATED, stopping_at_sigterm
 from pyrovae.data import DataSet
 from pyrovae.data.domains import in_words
 from pyrovae.data.readers import is_name
@@ -27,9 +28,11 @@ from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
+from pyrovae.runs.checkpoints import Checkpoints
 from pyrovae.runs.sources import Source, binarization_for
 from pyrovae.train import schedules
-from pyrovae.train.callbacks import Callback, Checkpoint, EarlyStopping, History, ProgressBar
+from pyrovae.train.callbacks import Callback, EarlyStopping, History, ProgressBar
+from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
 
@@ -62,7 +65,7 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         vae = build.vae(tables, data)
         source = source.of(source.read_data())
         tables = defaults.with_likelihood(tables, data)
-        details = {"demo": True, "data": source.record, "experiment": tables}
+        details: dict[str, Any] = {"demo": True, "data": source.record, "experiment": tables}
         checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
         history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
         if history.ended == "interrupted":
@@ -103,12 +106,39 @@ def train(
     Raises:
         ValueError: if the experiment or the folder is invalid.
     """
+    out = _folder(file, options)
     tables = asked(file, options, entries)
-    folders.refuse(options.out, overwrite=options.overwrite)
-    with folders.held(options.out):
+    if options.resume is not None:
+        Checkpoints(out).newest()  # raises before a folder is locked or data are read
+        with folders.held(out):
+            return _train(tables, options, out, list(command))
+    folders.refuse(out, overwrite=options.overwrite)
+    with folders.held(out):
         # Check again under the lock: another process may have finished a run in the meantime.
-        folders.refuse(options.out, overwrite=options.overwrite)
-        return _train(tables, options, list(command))
+        folders.refuse(out, overwrite=options.overwrite)
+        return _train(tables, options, out, list(command))
+
+
+def _folder(file: Path | None, options: Trained) -> Path:
+    """Return the folder to write to: that of --out, or of the run that is resumed.
+
+    Raises:
+        ValueError: if there is none, or if --resume is given with what it says by itself.
+    """
+    if options.resume is None:
+        if options.out is None:
+            raise ValueError(
+                "a run is written to a folder: name one with --out, or go on with one by --resume"
+            )
+        return options.out
+    besides = {"--out": options.out, "--like": options.like, "an experiment": file}
+    for name, value in besides.items():
+        if value is not None:
+            raise ValueError(
+                f"--resume trains the run in its own folder, by its own experiment; got {name} "
+                "too: leave it out (--like begins a new run of the same experiment)"
+            )
+    return options.resume
 
 
 def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]]) -> Tables:
@@ -121,8 +151,9 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         raise ValueError(f"two experiments were given, {file} and {options.config}: give one")
     file = file or options.config
     layers = []
-    if options.like is not None:
-        layers.append(_experiment_of(options.like, options.recipe))
+    earlier = options.like or options.resume
+    if earlier is not None:
+        layers.append(_experiment_of(earlier, options.recipe))
     if file is not None:
         layers.append(experiment.read(file))
     given: Tables = {}
@@ -157,10 +188,11 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
     return experiment.checked(config["experiment"])
 
 
-def _train(tables: Tables, options: Trained, command: list[str]) -> int:
+def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> int:
     recipe, settings = options.recipe, experiment.settings(tables, "training")
     with recipes.running(recipe):
-        source, read = _read(tables, download=options.root is not None or options.like is None)
+        download = options.root is not None or (options.like or options.resume) is None
+        source, read = _read(tables, download=download)
         if recipe:
             data = read
             vae = recipes.run(recipe, data.shape, seed=settings.seed)
@@ -174,14 +206,18 @@ def _train(tables: Tables, options: Trained, command: list[str]) -> int:
             source = replace(source, binarization=binarization_for(vae) if intensities else "none")
             data = source.binarized(read)
         source = source.of(read)
+        if options.resume is not None:
+            _check_unchanged(Run(out).source, read)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
-        checkpoint = Checkpoint(options.out, seed=settings.seed, command=command, **details)
-        history = _fit(vae, data, tables, checkpoint)
+        checkpoint = Checkpoint(out, seed=settings.seed, command=command, **details)
+        history = _fit(vae, data, tables, checkpoint, resume=options.resume)
         if history.epochs:
             figures = vae_figures(vae, data.test, data.shape)
-            save_figures({"history": plots.history(history)} | figures, Run(options.out))
+            save_figures({"history": plots.history(history)} | figures, Run(out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
-    _print_summary(options.out, history, again)
+    _print_summary(out, history, again)
+    if TERMINATED in history.ended:
+        return SIGTERMED
     return INTERRUPTED if history.ended == "interrupted" else 0
 
 
@@ -193,6 +229,20 @@ def _read(tables: Tables, *, download: bool) -> tuple[Source, DataSet]:
     )
     source = replace(source, reading=settings.reading)
     return source, source.read_data(download=download)
+
+
+def _check_unchanged(recorded: Source, data: DataSet) -> None:
+    """Check that a training is resumed on the data that it began with.
+
+    Raises:
+        ValueError: if the training data are others.
+    """
+    content = recorded.content
+    if content is not None and content.differs("train", data.train):
+        raise ValueError(
+            f"the training data of {data.name} changed since the training began: resume it on the "
+            "same data, or begin a new run of the same experiment with --like"
+        )
 
 
 def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
@@ -253,6 +303,7 @@ def _fit(
     checkpoint: Checkpoint,
     *,
     every: int = 1,
+    resume: Path | None = None,
 ) -> History:
     """Train with a checkpoint after each epoch, and a progress line every `every` epochs."""
     settings = experiment.settings(tables, "training")
@@ -263,7 +314,10 @@ def _fit(
     callbacks = [ProgressBar(every=every), checkpoint, _forget_earlier_results(checkpoint.folder)]
     if settings.patience:
         callbacks.insert(1, EarlyStopping(settings.patience))
-    with warnings.catch_warnings():  # The error that follows has the same message in one line.
+    with (
+        warnings.catch_warnings(),
+        stopping_at_sigterm(checkpoint.folder) as terminated,
+    ):  # The error that follows has the same message in one line.
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)", UserWarning)
         return fit(
             vae,
@@ -273,7 +327,8 @@ def _fit(
             batch_size=settings.batch_size,
             step=step,
             seed=settings.seed,
-            callbacks=callbacks,
+            callbacks=[*callbacks, terminated],
+            resume=resume,
         )
 
 

@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: a progress bar, early stopping, checkpoints, or one's own.
+"""Callbacks of `fit`: a progress bar, early stopping, or one's own.
 
 The training loop calls the methods of each callback with the state of the training.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
-from pyrovae import runs
-from pyrovae.vae import VAE
 from pyrovae.weights.target import buffers_of
 
 __all__ = [
     "Callback",
-    "Checkpoint",
     "EarlyStopping",
     "Epoch",
     "History",
@@ -129,6 +125,9 @@ class Training:
         loss: the loss of the last step per datum; on a GPU it is read at the end of an epoch.
         epoch: the epoch that the parameters come from, up to the steps since then.
         compiled: whether the step is compiled.
+        partial: whether the last epoch ended before its last step.
+        resumed: the folder that the training goes on from, "" if it begins anew.
+        state: returns the whole state, a tree of tensors and numbers, for a checkpoint.
     """
 
     target: Any
@@ -140,6 +139,9 @@ class Training:
     loss: float = math.nan
     epoch: int = 0
     compiled: bool = False
+    partial: bool = False
+    resumed: str = ""
+    state: Callable[[], dict[str, Any]] = dict
 
     def snapshot(self) -> Snapshot:
         """Copy the parameters and buffers."""
@@ -178,8 +180,14 @@ class Callback:
     def started(self, training: Training) -> None:
         """Before the first step."""
 
+    def resumed(self, training: Training) -> None:
+        """After `started`, if the training goes on from a checkpoint."""
+
     def stepped(self, training: Training) -> None:
-        """After each step."""
+        """After each step; raise `pyrovae.StopTraining` to end the training there."""
+
+    def paused(self, training: Training) -> None:
+        """After the last step of a training that ends in the middle of an epoch."""
 
     def finished_epoch(self, training: Training) -> None:
         """After each epoch; raise `pyrovae.StopTraining` to end the training."""
@@ -189,6 +197,16 @@ class Callback:
 
     def ended(self, training: Training) -> None:
         """After `finished` of every callback: the parameters are final."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: tensors, numbers and strings in dictionaries and lists.
+
+        A training resumes bit for bit only if its callbacks return whatever they will act on.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned."""
 
 
 class ProgressBar(Callback):
@@ -300,49 +318,27 @@ class EarlyStopping(Callback):
             self.best, self.waited, self.kept = elbo, 0, training.snapshot()
             return
         self.waited += 1
+        self._stop_if_exhausted()
+
+    def resumed(self, training: Training) -> None:
+        """Stop at once if the earlier training ran out of patience."""
+        self._stop_if_exhausted()
+
+    def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
             raise StopTraining(f"the validation ELBO was best {self.waited} epochs ago")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best ELBO, its parameters, and the number of epochs since."""
+        kept = {"epoch": self.kept.epoch, "tensors": dict(self.kept)}
+        return {"best": self.best, "waited": self.waited, "kept": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the state of an earlier training."""
+        self.best, self.waited = state["best"], state["waited"]
+        self.kept = Snapshot(state["kept"]["tensors"].items(), state["kept"]["epoch"])
 
     def finished(self, training: Training) -> None:
         """Restore the best parameters."""
         if training.history.epochs and hasattr(self, "kept"):
             training.restore(self.kept)
-
-
-class Checkpoint(Callback):
-    """Write the VAE and the history to a run's folder after each epoch, atomically.
-
-    Args:
-        folder: the folder of the run (see `pyrovae.runs`).
-        **details: further entries of its `config.json`.
-
-    Raises:
-        ValueError: from `fit`, if the target is not a `VAE`.
-    """
-
-    def __init__(self, folder: str | Path, **details: Any) -> None:
-        self.folder, self.details = Path(folder), details
-
-    def started(self, training: Training) -> None:
-        """Write the first checkpoint, so that errors of the folder are raised at once."""
-        if not isinstance(training.target, VAE):
-            raise ValueError(
-                "Checkpoint writes a VAE, which can be rebuilt from its folder; got a pair of "
-                "programs: compose pv.VAE(prior, likelihood, guide), or save the parameters by "
-                "pyro.get_param_store().save(path)"
-            )
-        run = runs.Run(self.folder)
-        self.config = run.save(training.target, **self.details)
-        self.run = run
-
-    def finished_epoch(self, training: Training) -> None:
-        """Write the checkpoint of the epoch."""
-        self._write(training)
-
-    def ended(self, training: Training) -> None:
-        """Write the final parameters (the best, after early stopping)."""
-        if hasattr(self, "run"):
-            self._write(training)
-
-    def _write(self, training: Training) -> None:
-        self.run.save_epochs(training.target, self.config, training.history.lines())

@@ -1,11 +1,17 @@
-"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors."""
+"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors.
+
+A training can begin in the middle of an epoch, where an earlier one was broken off (see
+`pyrovae.train.resume`).
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from pyro.optim.lr_scheduler import PyroLRScheduler
@@ -18,6 +24,7 @@ from pyrovae.randomness import Steps
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
+from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state_of
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
@@ -26,7 +33,7 @@ from pyrovae.weights.target import check_data, keep_steps
 __all__ = ["Loop"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loop:
     """A training and everything it calls.
 
@@ -39,6 +46,9 @@ class Loop:
         monitor: measures at the end of each epoch.
         callbacks: in the order of their calls.
         before: the steps of the target before this training.
+        resumed: the state of an earlier training, from which this one goes on.
+        so_far: the steps of the present epoch.
+        recordings: the steps at which graphs were recorded.
     """
 
     training: Training
@@ -49,21 +59,24 @@ class Loop:
     monitor: Monitor
     callbacks: Sequence[Callback]
     before: Steps
+    resumed: Mapping[str, Any] | None = None
+    so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    recordings: Recordings = field(default_factory=Recordings)
 
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
         training = self.training
         training.forget_gradients()
+        training.state = functools.partial(state_of, self)
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.callbacks:
                 callback.started(training)
-            for epoch in range(1, training.epochs + 1):
-                training.history.epochs.append(self._epoch(epoch))
-                if isinstance(self.svi.optim, PyroLRScheduler):
-                    _advance(self.svi.optim, training.history.epochs[-1])
-                for callback in self.callbacks:
-                    callback.finished_epoch(training)
+            if self.resumed is not None:
+                restore(self, self.resumed)
+                self._tell("resumed")
+            while len(training.history.epochs) < training.epochs:
+                self._epoch()
         except StopTraining as reason:
             training.history.ended = f"stopped early: {reason}"
         except KeyboardInterrupt:
@@ -83,16 +96,33 @@ class Loop:
         for callback in self.callbacks:
             callback.ended(self.training)
 
-    def _epoch(self, number: int) -> Epoch:
+    def _tell(self, event: str) -> None:
+        """Call a method of every callback, then raise the first request to stop."""
+        stop = None
+        for callback in self.callbacks:
+            try:
+                getattr(callback, event)(self.training)
+            except StopTraining as reason:
+                stop = stop or reason
+        if stop is not None:
+            raise stop
+
+    def _epoch(self) -> None:
         """Take the steps of an epoch and measure; restore the parameters if either is broken off.
 
         An interrupt may come in the middle of a step. The parameters are then those of the last
-        whole epoch, as in the history.
+        whole epoch, as in the history. A callback's request to stop comes between two steps: the
+        epoch ends there.
         """
-        training = self.training
+        training, stop = self.training, None
         good = training.snapshot()
         try:
-            loss, seconds = self._steps()
+            try:
+                self._steps()
+            except StopTraining as reason:
+                stop = reason
+                self._tell("paused")
+            loss = _mean_loss(training, self.so_far)
             broken = not_finite(training.parameters)
             if broken:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
@@ -100,32 +130,45 @@ class Loop:
         except BaseException:
             training.restore(good)
             raise
-        training.epoch = number
+        number, seconds = self.so_far.number, self.so_far.seconds
+        training.epoch, training.partial = number, stop is not None
         self._remember_steps()
-        return Epoch(number, loss, kl_weight=self.weight.beta, seconds=seconds, **measured)
+        weight = self.weight.beta
+        epoch = Epoch(number, loss, kl_weight=weight, seconds=seconds, **measured)
+        training.history.epochs.append(epoch)
+        if stop is None:
+            self.so_far = EpochSoFar(number + 1)
+            if isinstance(self.svi.optim, PyroLRScheduler):
+                _advance(self.svi.optim, epoch)
+        self._tell("finished_epoch")
+        if stop is not None:
+            raise stop
 
-    def _steps(self) -> tuple[float, float]:
-        """Take a step on each batch; return the mean loss per datum, and the seconds."""
-        training, svi, batches = self.training, self.svi, self.batches
-        compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
-        losses: list[float | Tensor] = []
-        for number, batch in enumerate(batches):
+    def _steps(self) -> None:
+        """Take a step on each batch of the epoch that is left."""
+        training, so_far, batches = self.training, self.so_far, self.batches
+        started = time.perf_counter()
+        for batch in rest_of(batches, so_far):
+            compiling = self.svi.compile_seconds
             if not batches.tensors:
                 check_data(training.target, *batch)
-            self._set_weight(number)
-            losses.append(_step(training, svi, batch))
-            count += len(batch[0])
+            self._set_weight(so_far.batches)
+            observed = self.svi.observed_steps
+            so_far.losses.append(_step(training, self.svi, batch))
+            if self.svi.observed_steps > observed:
+                self.recordings.note(len(batch[0]), self.weight.beta)
+            so_far.last = len(batch[0])
+            so_far.count += so_far.last
+            so_far.batches += 1
             training.step += 1
-            if not isinstance(losses[-1], Tensor):
-                training.loss = losses[-1] / len(batch[0])
-            for callback in self.callbacks:
-                callback.stepped(training)
+            if not isinstance(so_far.losses[-1], Tensor):
+                training.loss = so_far.losses[-1] / so_far.last
+            compiling, now = self.svi.compile_seconds - compiling, time.perf_counter()
+            training.history.compile_seconds += compiling
+            so_far.seconds += now - started - compiling
+            started = now
+            self._tell("stepped")
         training.batches = batches.number
-        read = _read(training, losses)
-        training.loss = read[-1] / len(batch[0])
-        compiling = svi.compile_seconds - compiling
-        training.history.compile_seconds += compiling
-        return sum(read) / count, time.perf_counter() - started - compiling
 
     def _set_weight(self, number: int) -> None:
         """Set the KL weight of a batch, by its number in the epoch."""
@@ -172,6 +215,13 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
         raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
     svi.update(parameters)
     return float(loss)
+
+
+def _mean_loss(training: Training, so_far: EpochSoFar) -> float:
+    """Return the mean loss per datum of the epoch's steps."""
+    read = _read(training, so_far.losses)
+    training.loss = read[-1] / so_far.last
+    return sum(read) / so_far.count
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
