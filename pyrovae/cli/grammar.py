@@ -373,10 +373,7 @@ def report(
 
 @APP.command(help_epilogue=EPILOGUES["sample"])
 def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
-    """Draw samples of a run's model.
-
-    Shows the mean of p(x | z) at draws z from the prior; of mixed columns, writes rows of a table.
-    """
+    """Draw samples of a run's model: the mean of p(x | z) at draws z from the prior, or rows."""
     from pyrovae.cli import measure
 
     return measure.sample(run, options)
@@ -395,10 +392,7 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
 
 @APP.command(help_epilogue=EPILOGUES["impute"])
 def impute(run: Folder, /, *, options: Imputed) -> int:
-    """Impute a table's missing values by a run that was trained on such a table.
-
-    Writes the posterior mean of a number and the most probable class. Observed values stay.
-    """
+    """Impute a table's missing values: a number by its mean, a class by the most probable."""
     from pyrovae.cli import tables
 
     return tables.impute(run, options)
