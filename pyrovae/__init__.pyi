@@ -42,6 +42,7 @@ from .presets import mlp_vae as mlp_vae
 from .randomness import seeded as seeded
 from .runs.run import load as load
 from .runs.run import save as save
+from .train import learning_rates as learning_rates
 from .train import schedules as schedules
 from .train.callbacks import Callback as Callback
 from .train.callbacks import Checkpoint as Checkpoint
@@ -52,6 +53,7 @@ from .train.callbacks import StopTraining as StopTraining
 from .train.fit import NonFiniteLoss as NonFiniteLoss
 from .train.fit import Step as Step
 from .train.fit import fit as fit
+from .train.optim import Optim as Optim
 from .train.svi import SVI as SVI
 from .train.svi import OneOptimizer as OneOptimizer
 from .vae import VAE as VAE

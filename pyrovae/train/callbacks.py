@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from pyrovae import runs
+from pyrovae.train.optimizers import learning_rate_of
 from pyrovae.vae import VAE
 from pyrovae.weights.target import buffers_of
 
@@ -111,7 +112,10 @@ class Snapshot(dict[str, Tensor]):
 
 
 class StopTraining(Exception):  # noqa: N818  (a request, not an error)
-    """Raised by a callback's `finished_epoch` to end the training, with the reason."""
+    """Raised by a callback's `stepped` or `finished_epoch` to end the training, with the reason.
+
+    After `stepped`, the epoch ends with its steps so far: it is measured, and the parameters stay.
+    """
 
 
 @dataclass
@@ -129,6 +133,8 @@ class Training:
         loss: the loss of the last step per datum; on a GPU it is read at the end of an epoch.
         epoch: the epoch that the parameters come from, up to the steps since then.
         compiled: whether the step is compiled.
+        optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
+        norm: the norm of the last step's gradient as a tensor, which may be on a GPU.
     """
 
     target: Any
@@ -140,6 +146,22 @@ class Training:
     loss: float = math.nan
     epoch: int = 0
     compiled: bool = False
+    optimizer: Any = None
+    norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step, for the first parameters; NaN before any."""
+        return learning_rate_of(self.optimizer)
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of the last step's gradient over all parameters, before clipping.
+
+        NaN if the step does not clip and no callback has `needs_gradient_norm`. Reading it waits
+        for a GPU.
+        """
+        return self.norm.item()
 
     def snapshot(self) -> Snapshot:
         """Copy the parameters and buffers."""
@@ -173,13 +195,28 @@ class Callback:
         ...         if training.history.epochs[-1].loss < 50:
         ...             raise StopTraining("the loss is below 50 nats")
         >>> callbacks = [ProgressBar(), StopAtLoss()]
+
+    Attributes:
+        needs_gradient_norm: whether it reads `Training.gradient_norm`, which is measured if any
+            callback does.
     """
+
+    needs_gradient_norm: bool = False
 
     def started(self, training: Training) -> None:
         """Before the first step."""
 
+    def started_epoch(self, training: Training) -> None:
+        """Before the first step of each epoch."""
+
+    def compiling(self, training: Training) -> None:
+        """Before a step is compiled, which takes seconds to tens of seconds."""
+
     def stepped(self, training: Training) -> None:
-        """After each step."""
+        """After each step; raise `pyrovae.StopTraining` to end the training here."""
+
+    def measuring(self, training: Training) -> None:
+        """After the steps of an epoch, before the ELBO is measured."""
 
     def finished_epoch(self, training: Training) -> None:
         """After each epoch; raise `pyrovae.StopTraining` to end the training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps
+from pyrovae.train.accumulation import averaged, grouped, rescale
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
+from pyrovae.train.optim import Optim
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
@@ -39,6 +42,7 @@ class Loop:
         monitor: measures at the end of each epoch.
         callbacks: in the order of their calls.
         before: the steps of the target before this training.
+        scaled: whether the programs scale the loss of a batch to all data.
     """
 
     training: Training
@@ -49,21 +53,20 @@ class Loop:
     monitor: Monitor
     callbacks: Sequence[Callback]
     before: Steps
+    scaled: bool = False
 
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
         training = self.training
         training.forget_gradients()
+        self.svi.norm.measured = any(each.needs_gradient_norm for each in self.callbacks)
+        self.svi.before_compiling = functools.partial(self._tell, "compiling")
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.callbacks:
                 callback.started(training)
             for epoch in range(1, training.epochs + 1):
-                training.history.epochs.append(self._epoch(epoch))
-                if isinstance(self.svi.optim, PyroLRScheduler):
-                    _advance(self.svi.optim, training.history.epochs[-1])
-                for callback in self.callbacks:
-                    callback.finished_epoch(training)
+                self._epoch(epoch)
         except StopTraining as reason:
             training.history.ended = f"stopped early: {reason}"
         except KeyboardInterrupt:
@@ -83,49 +86,87 @@ class Loop:
         for callback in self.callbacks:
             callback.ended(self.training)
 
-    def _epoch(self, number: int) -> Epoch:
+    def _tell(self, event: str) -> None:
+        """Call a method of every callback, then raise the first request to stop."""
+        stop = None
+        for callback in self.callbacks:
+            try:
+                getattr(callback, event)(self.training)
+            except StopTraining as reason:
+                stop = stop or reason
+        if stop is not None:
+            raise stop
+
+    def _epoch(self, number: int) -> None:
         """Take the steps of an epoch and measure; restore the parameters if either is broken off.
 
         An interrupt may come in the middle of a step. The parameters are then those of the last
-        whole epoch, as in the history.
+        whole epoch, as in the history. A callback's request to stop comes between two steps: the
+        epoch ends there.
         """
         training = self.training
         good = training.snapshot()
         try:
-            loss, seconds = self._steps()
+            loss, seconds, stop = self._steps()
             broken = not_finite(training.parameters)
             if broken:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
+            self._tell("measuring")
             measured = self.monitor.measure(training.target)
         except BaseException:
             training.restore(good)
             raise
         training.epoch = number
         self._remember_steps()
-        return Epoch(number, loss, kl_weight=self.weight.beta, seconds=seconds, **measured)
+        weight = self.weight.beta
+        epoch = Epoch(number, loss, kl_weight=weight, seconds=seconds, **measured)
+        training.history.epochs.append(epoch)
+        if stop is None and isinstance(self.svi.optim, PyroLRScheduler):
+            _advance(self.svi.optim, epoch)
+        self._tell("finished_epoch")
+        if stop is not None:
+            raise stop
 
-    def _steps(self) -> tuple[float, float]:
-        """Take a step on each batch; return the mean loss per datum, and the seconds."""
+    def _steps(self) -> tuple[float, float, StopTraining | None]:
+        """Take steps; return the mean loss per datum, the seconds, and a request to stop."""
         training, svi, batches = self.training, self.svi, self.batches
         compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
         losses: list[float | Tensor] = []
-        for number, batch in enumerate(batches):
+        stop: StopTraining | None = None
+        self._tell("started_epoch")
+        for number, group in enumerate(grouped(batches, self.step.accumulate)):
             if not batches.tensors:
-                check_data(training.target, *batch)
+                for batch in group:
+                    check_data(training.target, *batch)
             self._set_weight(number)
-            losses.append(_step(training, svi, batch))
-            count += len(batch[0])
+            self._set_rate()
+            losses.append(_step(training, svi, group, scaled=self.scaled))
+            size = sum(len(batch[0]) for batch in group)
+            count += size
             training.step += 1
+            training.norm = svi.norm.value
             if not isinstance(losses[-1], Tensor):
-                training.loss = losses[-1] / len(batch[0])
-            for callback in self.callbacks:
-                callback.stepped(training)
-        training.batches = batches.number
+                training.loss = losses[-1] / size
+            try:
+                self._tell("stepped")
+            except StopTraining as reason:
+                stop = reason
+                break
+        else:
+            training.batches = self.step.steps_in(batches.number)
         read = _read(training, losses)
-        training.loss = read[-1] / len(batch[0])
+        training.loss = read[-1] / size
         compiling = svi.compile_seconds - compiling
         training.history.compile_seconds += compiling
-        return sum(read) / count, time.perf_counter() - started - compiling
+        return sum(read) / count, time.perf_counter() - started - compiling, stop
+
+    def _set_rate(self) -> None:
+        """Set the learning rate of a step by the number of steps and the epochs so far."""
+        optim, epochs = self.svi.optim, self.training.history.epochs
+        if isinstance(optim, Optim):
+            if len(optim.bounds) != len(epochs):
+                optim.bounds = [_bound(epoch) for epoch in epochs]
+            optim.at(self.training.step)
 
     def _set_weight(self, number: int) -> None:
         """Set the KL weight of a batch, by its number in the epoch."""
@@ -139,6 +180,11 @@ class Loop:
         keep_steps(self.training.target, replace(self.before, taken=taken))
 
 
+def _bound(epoch: Epoch) -> float:
+    """Return the validation ELBO of an epoch if there is one, else minus the loss."""
+    return -epoch.loss if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
+
+
 def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
     """Advance a scheduler by an epoch; `ReduceLROnPlateau` gets the validation ELBO or the loss.
 
@@ -146,17 +192,36 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
     """
     for scheduler in optim.optim_objs.values():
         if isinstance(scheduler, ReduceLROnPlateau):
-            validated = not math.isnan(epoch.validation_elbo)
-            elbo = epoch.validation_elbo if validated else -epoch.loss
-            scheduler.step(elbo if scheduler.mode == "max" else -elbo)
+            scheduler.step(_bound(epoch) if scheduler.mode == "max" else -_bound(epoch))
         else:
             scheduler.step()
 
 
-def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
+def _step(training: Training, svi: SVI, group: Sequence[Batch], *, scaled: bool) -> float | Tensor:
     """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
+    losses: list[float] = []
+    sizes = [len(batch[0]) for batch in group]
+    parameters: dict[Tensor, None] = {}
+    for number, batch in enumerate(group):
+        if scaled and number:
+            rescale(parameters, sizes[number - 1] / sizes[number])
+        taken = _gradients(training, svi, batch, launch=len(group) == 1)
+        if isinstance(taken, Tensor):
+            return taken
+        losses.append(taken[0])
+        parameters.update(dict.fromkeys(taken[1]))
+    if scaled:
+        rescale(parameters, sizes[-1] / sum(sizes))
+    svi.update(list(parameters))
+    return averaged(losses, sizes) if scaled else sum(losses)
+
+
+def _gradients(
+    training: Training, svi: SVI, batch: Batch, *, launch: bool
+) -> Tensor | tuple[float, list[Tensor]]:
+    """Return the loss and the parameters with gradients, or launch a whole step as one graph."""
     try:
-        launched = svi.launch(*batch)
+        launched = svi.launch(*batch) if launch else None
         if launched is not None:
             return launched
         loss, parameters = svi.gradients(*batch)
@@ -170,8 +235,7 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
     if not math.isfinite(loss):
         cause = locate(training, batch)
         raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
-    svi.update(parameters)
-    return float(loss)
+    return float(loss), parameters
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:
