@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.data.batches import Batch
 from pyrovae.types import ContextValue, Program
-from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.traces import trace_pair
 
 __all__ = ["averaged", "grouped", "is_scaled", "rescale"]
@@ -35,13 +36,16 @@ def grouped(batches: Iterable[Batch], number: int) -> Iterator[list[Batch]]:
 
 def is_scaled(model: Program, guide: Program, x: Tensor, *context: ContextValue) -> bool:
     """Tell whether the programs scale the loss of a batch to a larger plate."""
-    frames = [
-        frame
+    sites = [
+        site
         for trace in trace_pair(model, guide, x, *context, particles=1)
-        for _, site in sample_sites(trace)
-        for frame in site["cond_indep_stack"]
+        for site in trace.nodes.values()
     ]
-    return any(frame.full_size not in (None, frame.size) for frame in frames)
+    return any(site["fn"].size > len(site["value"]) for site in sites if _is_subsample(site))
+
+
+def _is_subsample(site: Any) -> bool:
+    return site["type"] == "sample" and site_is_subsample(site)
 
 
 @torch.no_grad()

@@ -243,7 +243,7 @@ def _made(name: str, text: str, numbers: list[float], steps: int | None) -> Lear
     lr, *more = numbers
 
     def whole(number: float) -> int:
-        if number != math.floor(number):
+        if not number.is_integer():
             raise ValueError(f"a number of steps or epochs is whole; got {number} in {text!r}")
         return int(number)
 

@@ -51,7 +51,7 @@ class Optim(OneOptimizer):
         >>> import torch, pyrovae as pv
         >>> rate = pv.learning_rates.cosine(1e-3, 20_000, warmup=500)
         >>> biases = {"*.bias": {"weight_decay": 0.0}}
-        >>> optim = Optim(torch.optim.AdamW, lr=rate, weight_decay=0.01, groups=biases)
+        >>> optim = pv.Optim(torch.optim.AdamW, lr=rate, weight_decay=0.01, groups=biases)
         >>> step = pv.Step(optim=optim, clip_norm=10.0)
     """
 
