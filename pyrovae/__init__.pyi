@@ -44,6 +44,7 @@ from .runs.run import load as load
 from .runs.run import save as save
 from .train import learning_rates as learning_rates
 from .train import schedules as schedules
+from .train.averaging import EMA as EMA
 from .train.callbacks import Callback as Callback
 from .train.callbacks import Checkpoint as Checkpoint
 from .train.callbacks import EarlyStopping as EarlyStopping
@@ -53,6 +54,7 @@ from .train.callbacks import StopTraining as StopTraining
 from .train.fit import NonFiniteLoss as NonFiniteLoss
 from .train.fit import Step as Step
 from .train.fit import fit as fit
+from .train.limits import Limit as Limit
 from .train.optim import Optim as Optim
 from .train.svi import SVI as SVI
 from .train.svi import OneOptimizer as OneOptimizer

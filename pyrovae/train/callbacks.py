@@ -76,6 +76,7 @@ class History:
             step.
         compile_seconds: the time of compiling, which is not part of the epochs' seconds.
         objective: the name of the objective.
+        averaged: how the parameters that were measured and kept are averaged; "" if they are not.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -83,6 +84,7 @@ class History:
     kept: int = 0
     compile_seconds: float = 0.0
     objective: str = "objective"
+    averaged: str = ""
 
     def column(self, name: str) -> list[float]:
         """Return one measurement of every epoch."""
