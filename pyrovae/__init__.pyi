@@ -55,6 +55,11 @@ from .train.fit import NonFiniteLoss as NonFiniteLoss
 from .train.fit import Step as Step
 from .train.fit import fit as fit
 from .train.limits import Limit as Limit
+from .train.logs import CSVLogger as CSVLogger
+from .train.logs import LiveFigure as LiveFigure
+from .train.logs import Log as Log
+from .train.logs import Pictures as Pictures
+from .train.logs import TensorBoardLogger as TensorBoardLogger
 from .train.optim import Optim as Optim
 from .train.svi import SVI as SVI
 from .train.svi import OneOptimizer as OneOptimizer
