@@ -37,7 +37,7 @@ class EMA(Callback):
         >>> digits, vae = pv.data.load("digits"), pv.mlp_vae(64, latents=2, hidden=16)
         >>> history = pv.fit(vae, digits.train, epochs=2, callbacks=[pv.EMA(0.9)])
         >>> history.averaged
-        'over steps, with decay 0.9'
+        'over steps with decay 0.9'
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -56,7 +56,7 @@ class EMA(Callback):
         """Begin a new average."""
         self._begin()
         self._devices = {name: p.device for name, p in training.parameters.items()}
-        training.history.averaged = f"over steps, with decay {self.decay}"
+        training.history.averaged = f"over steps with decay {self.decay}"
 
     def started_epoch(self, training: Training) -> None:
         """Go on from the parameters of training."""

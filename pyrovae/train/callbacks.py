@@ -90,7 +90,10 @@ class Training:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the last step, for the first parameters; NaN before any."""
+        """The learning rate of the last step, for parameters in no group or for the first ones.
+
+        NaN before the first step of an optimizer of Pyro.
+        """
         return learning_rate_of(self.optimizer)
 
     @property

@@ -135,7 +135,7 @@ class Optim(OneOptimizer):
     def get_state(self) -> dict[str, Any]:
         """Return the states of the torch optimizers, with the names of their parameters."""
         if not self.optimizers:
-            return {}
+            return self._waiting or {}
         return {
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "members": [list(members) for members in self._members],
@@ -253,9 +253,11 @@ def _defaults(kind: Any, rate: float, settings: Mapping[str, Any]) -> dict[str, 
             f"{kind.__name__} takes no {unknown[0]!r}: its arguments are {', '.join(taken)}"
         )
     made: Any = kind
-    defaults: dict[str, Any] = made(
-        [torch.zeros(1, 1, requires_grad=True)], lr=rate, **settings
-    ).defaults
+    try:
+        optimizer = made([torch.zeros(1, 1, requires_grad=True)], lr=rate, **settings)
+    except TypeError as error:  # an argument of another type
+        raise ValueError(f"{kind.__name__}: {error}") from error
+    defaults: dict[str, Any] = optimizer.defaults
     return defaults
 
 

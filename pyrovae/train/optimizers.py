@@ -107,7 +107,7 @@ class OneOptimizer(PyroOptim):
 
     def get_state(self) -> dict[str, Any]:
         """Return the state of the torch optimizer, for `set_state`."""
-        return {} if self.optimizer is None else self.optimizer.state_dict()
+        return self._waiting or {} if self.optimizer is None else self.optimizer.state_dict()
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
         """Load a state, now or when the torch optimizer is made."""
@@ -293,6 +293,8 @@ def fastest_form(
 
 def learning_rate_of(optim: PyroOptim) -> float:
     """Return the learning rate of the first parameters; NaN before the first step."""
+    if hasattr(optim, "learning_rate"):
+        return float(optim.learning_rate)
     made = [*optim.optim_objs.values(), getattr(optim, "optimizer", None)]
     steppers = [getattr(each, "optimizer", each) for each in made if each is not None]
     return float(steppers[0].param_groups[0].get("lr", math.nan)) if steppers else math.nan

@@ -78,7 +78,7 @@ def test_the_average_is_that_of_torch_and_of_a_loop_by_hand(first, compile, inte
     for found, wanted in follow.at_ends:
         for name, tensor in wanted.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
-    assert history.averaged == "over steps, with decay 0.9"
+    assert history.averaged == "over steps with decay 0.9"
 
 
 def test_training_goes_on_from_its_own_parameters():
