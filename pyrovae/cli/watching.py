@@ -29,9 +29,11 @@ def callbacks(settings: Training, data: DataSet, folder: Path) -> list[Callback]
         ValueError: for pictures without TensorBoard, which takes them.
 
     Example:
+        >>> from pathlib import Path
         >>> import pyrovae as pv
+        >>> from pyrovae.cli.experiment import Training
         >>> settings = Training(ema=0.99, max_time="2h", log=["csv"])
-        >>> made = callbacks(settings, pv.data.load("digits"), Path("runs/first"))
+        >>> made = pv.cli.watching.callbacks(settings, pv.data.load("digits"), Path("runs/first"))
         >>> [type(callback).__name__ for callback in made]
         ['EMA', 'Limit', 'Log']
     """

@@ -92,12 +92,12 @@ class Log(Callback):
             that is not a `VAE` or by a logger that takes no images.
 
     Example:
-        >>> import tempfile, pyrovae as pv
+        >>> import pathlib, tempfile, pyrovae as pv
         >>> digits, vae = pv.data.load("digits"), pv.mlp_vae(64, latents=2, hidden=16)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     log = pv.Log(pv.CSVLogger(folder + "/log.csv"), every=5)
         ...     history = pv.fit(vae, digits.train, epochs=1, callbacks=[log])
-        ...     print(Path(folder, "log.csv").read_text().splitlines()[0])
+        ...     print(pathlib.Path(folder, "log.csv").read_text().splitlines()[0])
         step,loss,learning_rate,gradient_norm,epoch,elbo,rate,distortion,kl_weight,seconds
     """
 

@@ -72,7 +72,7 @@ def test_a_file_trains_with_its_optimizer_average_and_logs(tmp_path, capsys):
     assert [float(row["elbo"]) for row in rows if row["elbo"]] == [line["elbo"] for line in lines]
     assert list((out / "tensorboard").glob("events.*"))
     assert (out / "figures" / "history.png").is_file()
-    again = ("--like", out, "--optimizer", "RAdam", "--training.log", "[]", "--max-steps", 5)
+    again = ("--like", out, "--optimizer", "RAdam", "--log", "tensorboard", "--max-steps", 5)
     capsys.readouterr()
     assert main(["train", *map(str, again), "--out", str(tmp_path / "more")]) == 0
     assert "stopped early: 5 steps were asked for" in capsys.readouterr().out
