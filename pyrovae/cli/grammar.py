@@ -131,7 +131,39 @@ class Trained(Common):
 
     epochs: Annotated[Int | None, _in(TRAINING, "Passes over the data (20).")] = None
     batch_size: Annotated[Int | None, _in(TRAINING, "Data per step (100).")] = None
-    lr: Annotated[float | None, _in(TRAINING, "The learning rate of Adam (0.001).")] = None
+    optimizer: Annotated[
+        str | None,
+        _in(
+            TRAINING,
+            "A class of torch.optim, such as AdamW; --optimizer.weight_decay 0.01 (Adam).",
+        ),
+    ] = None
+    lr: Annotated[
+        float | str | None,
+        _in(
+            TRAINING,
+            "The learning rate: a number, or a schedule of steps over the whole training: "
+            "cosine:0.001:500, with 500 steps of warm-up; one-cycle:0.01; "
+            "exponential:0.001:0.999; constant:0.001:500; plateau:0.001:0.5:5 (0.001).",
+        ),
+    ] = None
+    clip_norm: Annotated[float | None, _in(TRAINING, "Clip the gradient to this norm.")] = None
+    accumulate: Annotated[Int | None, _in(TRAINING, "Batches per step (1).")] = None
+    ema: Annotated[
+        float | None, _in(TRAINING, "Measure and save an average of the weights, with this decay.")
+    ] = None
+    max_steps: Annotated[Int | None, _in(TRAINING, "Stop after this many steps.")] = None
+    max_time: Annotated[
+        str | None, _in(TRAINING, "Stop after this time: seconds, or such as 2h or 1h30m.")
+    ] = None
+    log: Annotated[
+        list[Literal["csv", "tensorboard", "figure"]] | None,
+        Parameter(
+            group=TRAINING,
+            consume_multiple=True,
+            help="Log the training to RUN/log.csv, RUN/tensorboard or RUN/figures/history.png.",
+        ),
+    ] = None
     patience: Annotated[
         Int | None,
         _in(TRAINING, "Stop when the validation ELBO has not increased for this many epochs."),
@@ -141,14 +173,17 @@ class Trained(Common):
 
 
 ALIASES: Final = {
-    **{table: table for table in ("data", *names.MODULES)},
+    **{table: table for table in ("data", "optimizer", *names.MODULES)},
     **{key: f"data.{key}" for key in ("root", "binarization")},
     "latents": "prior.latents",
     "hidden": "net.hidden",
     **{key: f"objective.{key}" for key in ("particles", "gradient")},
     **{
         key: f"training.{key}"
-        for key in "epochs batch_size lr patience seed kl_weight free_bits".split()
+        for key in (
+            "epochs batch_size lr clip_norm accumulate ema max_steps max_time log patience seed "
+            "kl_weight free_bits"
+        ).split()
     },
 }
 """The entry of an experiment that each option of `pyrovae train` sets."""
@@ -284,8 +319,8 @@ def train(
     A part is given by its class and the arguments of its constructor: --prior VampPrior
     --prior.components 100. Widths of networks and the number of latents are derived. The same
     tables can be given in a TOML file: [prior], [likelihood], [guide], [net], [objective],
-    [data], [training]. Options override the file, and the file overrides the run of --like. The
-    run is saved after each epoch, and kept at Ctrl-C; --resume RUN trains it on.
+    [optimizer], [data], [training]. Options override the file, and the file overrides the run of
+    --like. The run is saved after each epoch, and kept at Ctrl-C; --resume RUN trains it on.
     """
     from pyrovae.cli import train
 
