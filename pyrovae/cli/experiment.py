@@ -45,6 +45,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_bits: _Positive | None = None
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     compile: bool | None = None
+    precision: Literal["bf16"] | None = None
 
 
 SETTINGS: Final[Mapping[str, Any]] = {"data": Data, "training": Training}

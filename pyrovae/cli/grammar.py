@@ -133,6 +133,10 @@ class Trained(Common):
         _in(TRAINING, "Stop when the validation ELBO has not increased for this many epochs."),
     ] = None
     seed: Annotated[Int | None, _in(TRAINING, "The random seed (0).")] = None
+    precision: Annotated[
+        Literal["bf16"] | None,
+        _in(TRAINING, "Compute the layers of networks in bfloat16, and all else in float32."),
+    ] = None
     no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
 
 
@@ -144,7 +148,7 @@ ALIASES: Final = {
     **{key: f"objective.{key}" for key in ("particles", "gradient")},
     **{
         key: f"training.{key}"
-        for key in "epochs batch_size lr patience seed kl_weight free_bits".split()
+        for key in "epochs batch_size lr patience seed kl_weight free_bits precision".split()
     },
 }
 """The entry of an experiment that each option of `pyrovae train` sets."""

@@ -244,6 +244,7 @@ def _step(settings: Training, objective: Any) -> Step:
         kl_weight=schedules.parse(str(settings.kl_weight)),
         handlers=[] if nats is None else [free_bits(nats)],
         compile=settings.compile,
+        precision=settings.precision,
     )
 
 

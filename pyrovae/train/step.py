@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyrovae.objectives import handlers as library
+from pyrovae.train.precision import layers_in
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.kl import latent_order
 from pyrovae.weights.sites import check_supports, sample_sites
@@ -52,10 +53,13 @@ class Step:
             or more, if the target and the handlers are the library's.
         clip_norm: the largest norm of the gradient over all parameters together, above 0; None
             does not clip.
+        precision: "bf16" computes the networks' linear layers and convolutions in bfloat16, and
+            log-probabilities and all else in the dtype of the weights. None computes everything
+            in that dtype, as every measurement does.
 
     Raises:
-        ValueError: for a weight that is neither a number nor a function, a handler of another
-            form, and a KL weight among the handlers.
+        ValueError: for another precision, a weight that is neither a number nor a function, a
+            handler of another form, and a KL weight among the handlers.
 
     Example:
         >>> import pyro
@@ -72,9 +76,12 @@ class Step:
     handlers: Sequence[Handler | Callable[[Program], Program]] = ()
     compile: bool | None = None
     clip_norm: float | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the weight and the handlers."""
+        """Check the precision, the weight and the handlers."""
+        if self.precision is not None:
+            layers_in(self.precision)
         if not (callable(self.kl_weight) or isinstance(self.kl_weight, int | float)):
             raise ValueError(
                 "kl_weight is a number, or a function of the number of epochs such as "
@@ -94,6 +101,8 @@ class Step:
 
     def handled(self, model: Program, guide: Program) -> tuple[Program, Program]:
         """Return the model and the guide under the handlers, without the KL weight."""
+        if self.precision is not None:
+            model, guide = (layers_in(self.precision)(program) for program in (model, guide))
         for handler in self.handlers:
             if isinstance(handler, Handler):
                 model, guide = handler.wrap(model, guide)
