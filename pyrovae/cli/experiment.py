@@ -18,7 +18,18 @@ import msgspec
 from pyrovae.cli.names import MODULES, unknown
 from pyrovae.train import schedules
 
-__all__ = ["TABLES", "Data", "Training", "layered", "read", "set_option", "settings", "split"]
+__all__ = [
+    "SWEEP",
+    "TABLES",
+    "Data",
+    "Training",
+    "layered",
+    "read",
+    "read_value",
+    "set_option",
+    "settings",
+    "split",
+]
 
 Tables = dict[str, Any]
 
@@ -51,6 +62,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 SETTINGS: Final[Mapping[str, Any]] = {"data": Data, "training": Training}
 TABLES: Final = (*MODULES, *SETTINGS)
 
+SWEEP: Final = "sweep"
+"""The table of a file that `pyrovae sweep` reads (see `sweep_table`)."""
+
 DEFAULTS: Final[Tables] = {
     "prior": {"name": "StandardNormal", "latents": 50},
     "likelihood": {"name": "Bernoulli"},
@@ -65,7 +79,7 @@ KEPT: Final = {"prior": "latents", "net": "hidden"}
 
 
 def read(path: Path) -> Tables:
-    """Read the tables of a TOML file.
+    """Read the tables of a TOML file; [sweep] is returned as it is.
 
     Raises:
         ValueError: if the file is missing or not TOML, or has an unknown table.
@@ -79,8 +93,9 @@ def read(path: Path) -> Tables:
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+    sweep = {SWEEP: tables.pop(SWEEP)} if SWEEP in tables else {}
     try:
-        return checked(tables)
+        return checked(tables) | sweep
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -144,7 +159,7 @@ def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         table = name.partition(".")[0]
         if table not in TABLES:
             raise ValueError(f"{option}: {unknown('table', table, TABLES)}")
-        options.append((name, _read_value(value)))
+        options.append((name, read_value(value)))
     return rest, options
 
 
@@ -169,7 +184,8 @@ def set_option(tables: Tables, option: str, value: Any) -> None:
         inner[last] = value
 
 
-def _read_value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """Read the value of an option: TOML if it is, else a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

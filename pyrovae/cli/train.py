@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyro.optim
 
 from pyrovae import plots
-from pyrovae.cli import build, experiment, recipes
+from pyrovae.cli import build, experiment, recipes, sweep_table
 from pyrovae.cli.complaints import INTERRUPTED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -119,8 +119,10 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
     layers = []
     if options.like is not None:
         layers.append(_experiment_of(options.like, options.recipe))
+    swept = False
     if file is not None:
         layers.append(experiment.read(file))
+        swept = layers[-1].pop(experiment.SWEEP, None) is not None
     given: Tables = {}
     for name, entry in ALIASES.items():
         value = getattr(options, name)
@@ -130,10 +132,26 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         experiment.set_option(given, "training.compile", value=False)
     for entry, value in entries:
         experiment.set_option(given, entry, value)
+    if file is not None and swept:
+        _check_cell(file, given)
     tables = experiment.layered([*layers, experiment.checked(given)])
     for table in experiment.SETTINGS:
         experiment.settings(tables, table)
     return tables
+
+
+def _check_cell(file: Path, given: Tables) -> None:
+    """Check that options set every entry that the file's [sweep] varies.
+
+    Raises:
+        ValueError: naming the first that they do not set.
+    """
+    unset = sweep_table.read(file)[1].unset(given)
+    if unset:
+        raise ValueError(
+            f"{file} has a table [sweep]: run `pyrovae sweep {file}`, or train one of its cells "
+            f"with --{unset[0]} VALUE"
+        )
 
 
 def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
