@@ -27,6 +27,8 @@ from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
+from .measure.rank import Ranking as Ranking
+from .measure.rank import rank as rank
 from .measure.rate_distortion import RateDistortion as RateDistortion
 from .measure.rate_distortion import rate_distortion as rate_distortion
 from .measure.refinement.flow import PerDatumFlow as PerDatumFlow

@@ -21,12 +21,14 @@ from pyrovae.cli.names import MODULES, unknown
 from pyrovae.train import learning_rates, schedules
 
 __all__ = [
+    "SWEEP",
     "TABLES",
     "Data",
     "Training",
     "layered",
     "read",
     "seconds",
+    "read_value",
     "set_option",
     "settings",
     "split",
@@ -66,10 +68,14 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_bits: _Positive | None = None
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     compile: bool | None = None
+    precision: Literal["bf16"] | None = None
 
 
 SETTINGS: Final[Mapping[str, Any]] = {"data": Data, "training": Training}
 TABLES: Final = (*MODULES, "optimizer", *SETTINGS)
+
+SWEEP: Final = "sweep"
+"""The table of a file that `pyrovae sweep` reads (see `sweep_table`)."""
 
 DEFAULTS: Final[Tables] = {
     "prior": {"name": "StandardNormal", "latents": 50},
@@ -85,7 +91,7 @@ KEPT: Final = {"prior": "latents", "net": "hidden"}
 
 
 def read(path: Path) -> Tables:
-    """Read the tables of a TOML file.
+    """Read the tables of a TOML file; [sweep] is returned as it is.
 
     Raises:
         ValueError: if the file is missing or not TOML, or has an unknown table.
@@ -99,8 +105,9 @@ def read(path: Path) -> Tables:
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+    sweep = {SWEEP: tables.pop(SWEEP)} if SWEEP in tables else {}
     try:
-        return checked(tables)
+        return checked(tables) | sweep
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -164,7 +171,7 @@ def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         table = name.partition(".")[0]
         if table not in TABLES:
             raise ValueError(f"{option}: {unknown('table', table, TABLES)}")
-        options.append((name, _read_value(value)))
+        options.append((name, read_value(value)))
     return rest, options
 
 
@@ -189,7 +196,8 @@ def set_option(tables: Tables, option: str, value: Any) -> None:
         inner[last] = value
 
 
-def _read_value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """Read the value of an option: TOML if it is, else a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -19,7 +19,7 @@ import pyrovae
 from pyrovae.cli import names
 from pyrovae.cli.examples import EPILOGUES, RECIPE
 
-__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Trained"]
+__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Swept", "Trained"]
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -169,6 +169,10 @@ class Trained(Common):
         _in(TRAINING, "Stop when the validation ELBO has not increased for this many epochs."),
     ] = None
     seed: Annotated[Int | None, _in(TRAINING, "The random seed (0).")] = None
+    precision: Annotated[
+        Literal["bf16"] | None,
+        _in(TRAINING, "Compute the layers of networks in bfloat16, and all else in float32."),
+    ] = None
     no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
 
 
@@ -182,11 +186,25 @@ ALIASES: Final = {
         key: f"training.{key}"
         for key in (
             "epochs batch_size lr clip_norm accumulate ema max_steps max_time log patience seed "
-            "kl_weight free_bits"
+            "kl_weight free_bits precision"
         ).split()
     },
 }
 """The entry of an experiment that each option of `pyrovae train` sets."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Swept(Common):
+    """The options of `pyrovae sweep`."""
+
+    out: Annotated[Path, Parameter(help="The folder of the cells, each of them a run.")]
+    jobs: Annotated[Count, Parameter(help="Train N cells at once; above 1, on a thread each.")] = 1
+    evaluate: Annotated[
+        Count | None, Parameter(help="Rank by IWAE-K of the validation data, with K samples.")
+    ] = None
+    print: Annotated[Flag, Parameter(help="Print a command line for each cell left.")] = False
+    recipe: Annotated[Path | None, Parameter(help=RECIPE)] = None
 
 
 @Parameter(name="*")
@@ -327,6 +345,24 @@ def train(
     return train.train(experiment, options, entries, command=command)
 
 
+@APP.command(help_epilogue=EPILOGUES["sweep"])
+def sweep(
+    experiment: Annotated[Path, Parameter(help="A TOML file with a table [sweep].")],
+    /,
+    *,
+    options: Swept,
+) -> int:
+    """Train an experiment at each point of a grid, or at those that Optuna proposes.
+
+    The file's table [sweep] lists values of entries; each combination is a cell, a run of `pyrovae
+    train` in OUT. With trials = N, Optuna proposes N cells. Cells are ranked by the validation
+    ELBO, also in OUT/results.jsonl. The same command again trains the cells that are left.
+    """
+    from pyrovae.cli import sweep
+
+    return sweep.sweep(experiment, options)
+
+
 @APP.command(help_epilogue=EPILOGUES["evaluate"])
 def evaluate(run: Folder, /, *, options: Evaluation = Evaluation(), command: Command = ()) -> int:
     """Evaluate a run: bounds on log p(x), their errors, and whether they are reliable.
@@ -345,19 +381,20 @@ def compare(
     run: Folder,
     other: Annotated[Path, Parameter(name="OTHER", help="The folder of another run.")],
     /,
-    *,
+    *more: Annotated[Path, Parameter(name="MORE", help="The folders of further runs.")],
     out: Annotated[
         Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
     ] = None,
     common: Common = Common(),
 ) -> int:
-    """Compare two runs by paired differences over their data.
+    """Compare two runs, or rank several, by paired differences over their data.
 
-    Evaluate both on the same data first.
+    Evaluate all on the same data first. Several runs are ranked by the tightest bound that all
+    evaluations have.
     """
     from pyrovae.cli import measure
 
-    return measure.compare(run, other, out=out)
+    return measure.compare([run, other, *more], out=out)
 
 
 @APP.command(help_epilogue=EPILOGUES["report"])

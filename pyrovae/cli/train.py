@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyrovae import plots
-from pyrovae.cli import build, experiment, optimizer, recipes, watching
+from pyrovae.cli import build, experiment, optimizer, recipes, sweep_table, watching
 from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -146,11 +146,12 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         raise ValueError(f"two experiments were given, {file} and {options.config}: give one")
     file = file or options.config
     layers = []
-    earlier = options.like or options.resume
+    earlier, swept = options.like or options.resume, False
     if earlier is not None:
         layers.append(_experiment_of(earlier, options.recipe))
     if file is not None:
         layers.append(experiment.read(file))
+        swept = layers[-1].pop(experiment.SWEEP, None) is not None
     given: Tables = {}
     for name, entry in ALIASES.items():
         value = getattr(options, name)
@@ -160,11 +161,27 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         experiment.set_option(given, "training.compile", value=False)
     for entry, value in entries:
         experiment.set_option(given, entry, value)
+    if file is not None and swept:
+        _check_cell(file, given)
     tables = experiment.layered([*layers, experiment.checked(given)])
     for table in experiment.SETTINGS:
         experiment.settings(tables, table)
     optimizer.check(tables.get("optimizer"), experiment.settings(tables, "training"))
     return tables
+
+
+def _check_cell(file: Path, given: Tables) -> None:
+    """Check that options set every entry that the file's [sweep] varies.
+
+    Raises:
+        ValueError: naming the first that they do not set.
+    """
+    unset = sweep_table.read(file)[1].unset(given)
+    if unset:
+        raise ValueError(
+            f"{file} has a table [sweep]: run `pyrovae sweep {file}`, or train one of its cells "
+            f"with --{unset[0]} VALUE"
+        )
 
 
 def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
@@ -289,6 +306,7 @@ def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
         kl_weight=schedules.parse(str(settings.kl_weight)),
         handlers=[] if nats is None else [free_bits(nats)],
         compile=settings.compile,
+        precision=settings.precision,
     )
 
 

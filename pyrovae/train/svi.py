@@ -232,7 +232,10 @@ class SVI(pyro.infer.SVI):
         if am_i_wrapped() or under_modes():
             return None
         if is_autocasting():
-            self._say("pyrovae.SVI runs steps under autocast uncompiled")
+            self._say(
+                "pyrovae.SVI runs steps under autocast uncompiled; those of "
+                'Step(precision="bf16") are compiled'
+            )
             return None
         try:
             arguments = Arguments((args, kwargs))
