@@ -18,8 +18,9 @@ from torch import Tensor
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.measure import unused_latents as unused
-from pyrovae.measure.findings import Diagnostic, Finding, collect, concatenated
+from pyrovae.measure.findings import Diagnostic, Finding, concatenated
 from pyrovae.measure.fingerprints import fingerprints
+from pyrovae.measure.progress import collect
 from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
 from pyrovae.randomness import generators_kept, seeded

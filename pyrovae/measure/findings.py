@@ -1,8 +1,7 @@
 """The result of a measurement: a table of numbers with their errors, and a verdict.
 
 A `Finding` prints as text, and converts to JSON (means and errors) and to tensors (per-datum
-values). `collect` processes batches with a progress bar, and keeps the finished batches if it is
-interrupted.
+values).
 """
 
 from __future__ import annotations
@@ -10,18 +9,14 @@ from __future__ import annotations
 import abc
 import io
 import math
-import operator
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import rich.box
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -29,14 +24,12 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate
 
 __all__ = [
-    "Collected",
     "Diagnostic",
     "Finding",
     "NotMeasurable",
     "Number",
     "Quantity",
     "WIDTH",
-    "collect",
     "concatenated",
     "counted",
     "estimate_of",
@@ -45,9 +38,6 @@ __all__ = [
     "printed",
     "without_error_over_data",
 ]
-
-Batch = TypeVar("Batch")
-Piece = TypeVar("Piece")
 
 WIDTH = 72
 """The columns of a printed finding."""
@@ -196,58 +186,6 @@ class Diagnostic(Protocol):
 
     def __call__(self, target: Target, x: Tensor, *context: ContextValue) -> Finding:
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
-
-
-@dataclass(frozen=True)
-class Collected(Generic[Piece]):
-    """The results of `collect`.
-
-    Attributes:
-        pieces: the result of each finished batch.
-        partial: whether an interrupt came before the last batch finished.
-        seconds: the elapsed time.
-    """
-
-    pieces: list[Piece]
-    partial: bool
-    seconds: float
-
-
-def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> Collected[Piece]:
-    """Apply a function to each batch, and keep the finished batches if interrupted.
-
-    A progress bar is shown if the standard error is a terminal.
-
-    Args:
-        work: the function.
-        batches: an iterable of batches.
-        description: the text of the progress bar.
-
-    Raises:
-        KeyboardInterrupt: if the interrupt comes before the first batch finishes.
-
-    Example:
-        >>> collect(lambda n: n * n, [1, 2, 3], "squaring").pieces
-        [1, 4, 9]
-    """
-    pieces: list[Piece] = []
-    started, partial = time.perf_counter(), False
-    total = operator.length_hint(batches, -1)  # a stream may not know its length
-    try:
-        for batch in track(
-            batches,
-            description,
-            total=None if total < 0 else total,
-            console=Console(stderr=True, force_jupyter=False),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        ):
-            pieces.append(work(batch))
-    except KeyboardInterrupt:
-        if not pieces:
-            raise
-        partial = len(pieces) != total
-    return Collected(pieces, partial, time.perf_counter() - started)
 
 
 def counted(done: int, wanted: int | None, things: str = "data") -> str:

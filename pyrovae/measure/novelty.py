@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Final, final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Quantity, collect, counted
+from pyrovae.measure.findings import Finding, Quantity, counted
+from pyrovae.measure.progress import collect
 from pyrovae.measure.refinement.refine import refine
 from pyrovae.measure.roc import auroc
 from pyrovae.types import ContextValue, Target

@@ -24,7 +24,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.measure.discrepancies import DISCREPANCIES, Discrepancy
-from pyrovae.measure.findings import Finding, Number, Quantity, collect, counted
+from pyrovae.measure.findings import Finding, Number, Quantity, counted
+from pyrovae.measure.progress import collect
 from pyrovae.measure.replicas import Drawn, Latents, draw, resample
 from pyrovae.measure.simulate import simulate
 from pyrovae.randomness import generators_kept

@@ -25,7 +25,7 @@ from torch import Tensor
 from pyrovae.measure.annealing.ais_finding import AISFinding
 from pyrovae.measure.annealing.hmc import StepSizes, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point, Start
-from pyrovae.measure.findings import collect
+from pyrovae.measure.progress import collect
 from pyrovae.measure.simulate import simulate
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.given import Given

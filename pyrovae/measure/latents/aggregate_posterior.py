@@ -16,7 +16,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import collect
 from pyrovae.measure.latents.sites import (
     LatentSite,
     Values,
@@ -24,6 +23,7 @@ from pyrovae.measure.latents.sites import (
     is_factorized,
     marginals,
 )
+from pyrovae.measure.progress import collect
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.traces import Program

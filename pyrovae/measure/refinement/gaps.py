@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import collect, join
+from pyrovae.measure.findings import join
+from pyrovae.measure.progress import collect
 from pyrovae.measure.refinement.flow import PerDatumFlow
 from pyrovae.measure.refinement.gaps_finding import (
     AMORTIZATION,

@@ -1,0 +1,70 @@
+"""Process batches one by one with a progress bar, and keep the finished ones if interrupted."""
+
+from __future__ import annotations
+
+import operator
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+__all__ = ["Collected", "collect"]
+
+Batch = TypeVar("Batch")
+Piece = TypeVar("Piece")
+
+
+@dataclass(frozen=True)
+class Collected(Generic[Piece]):
+    """The results of `collect`.
+
+    Attributes:
+        pieces: the result of each finished batch.
+        partial: whether an interrupt came before the last batch finished.
+        seconds: the elapsed time.
+    """
+
+    pieces: list[Piece]
+    partial: bool
+    seconds: float
+
+
+def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> Collected[Piece]:
+    """Apply a function to each batch, and keep the finished batches if interrupted.
+
+    A progress bar is shown if the standard error is a terminal.
+
+    Args:
+        work: the function.
+        batches: an iterable of batches.
+        description: the text of the progress bar.
+
+    Raises:
+        KeyboardInterrupt: if the interrupt comes before the first batch finishes.
+
+    Example:
+        >>> collect(lambda n: n * n, [1, 2, 3], "squaring").pieces
+        [1, 4, 9]
+    """
+    pieces: list[Piece] = []
+    started, partial = time.perf_counter(), False
+    total = operator.length_hint(batches, -1)  # a stream may not know its length
+    try:
+        for batch in track(
+            batches,
+            description,
+            total=None if total < 0 else total,
+            console=Console(stderr=True, force_jupyter=False),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        ):
+            pieces.append(work(batch))
+    except KeyboardInterrupt:
+        if not pieces:
+            raise
+        partial = len(pieces) != total
+    return Collected(pieces, partial, time.perf_counter() - started)
