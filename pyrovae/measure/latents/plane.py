@@ -22,11 +22,11 @@ from pyrovae.measure.latents.sites import (
     LatentSite,
     drawn,
     flat,
-    is_factorized,
     latent_sites,
 )
 from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
+from pyrovae.weights.sites import univariate_factors
 from pyrovae.weights.target import Resolved
 
 __all__ = ["LatentPlane", "latent_plane"]
@@ -208,14 +208,14 @@ def _components(
 ) -> _Components:
     """Run a program on all data; return the draws and the distributions of a site."""
     fn = drawn(program, 1, *given.first(1)).nodes[site.name]["fn"]
-    each = 1 if is_factorized(fn) and not site.dependent else DRAWS_EACH
+    each = DRAWS_EACH if site.dependent or univariate_factors(fn) is None else 1
     particles = max(each, math.ceil(LEAST_DRAWS / len(given)))
     draws, factors = [], []
     for part in given.passes(particles):
         found = drawn(program, particles, *part).nodes[site.name]
         draws.append(flat(found["value"])[..., columns].flatten(0, 1))
-        factors += [found["fn"].base_dist] if is_factorized(fn) else []
-    return _Components(torch.cat(draws), factors, columns)
+        factors.append(univariate_factors(found["fn"]))
+    return _Components(torch.cat(draws), [f for f in factors if f is not None], columns)
 
 
 def _grid(*draws: Tensor) -> Tensor:

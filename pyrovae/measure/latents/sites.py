@@ -7,6 +7,7 @@ is enumerated, except in `score_model`.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from pyrovae.weights.sites import (
     is_point_mass,
     log_prob,
     sample_sites,
+    univariate_factors,
 )
 from pyrovae.weights.traces import held, trace_guide
 
@@ -34,7 +36,6 @@ __all__ = [
     "alike",
     "drawn",
     "flat",
-    "is_factorized",
     "latent_sites",
     "latent_values",
     "marginals",
@@ -80,9 +81,11 @@ class LatentSite:
 def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[LatentSite]:
     """Describe the latent sites of a model or a guide, without auxiliary sites.
 
-    A site is dependent if its log-density changes when the values of the other sites do. Changes
-    below 1e-4 nats count as rounding. The probe sees in-place writes and scripted networks, which
-    `pyro.infer.inspect.get_dependencies` does not track.
+    The program is run again at values of the other sites that are other data's and that require
+    gradients. A site is dependent if its log-density has a gradient in these values, however
+    small, or changes by more than rounding, as it does where no gradient flows: through an index
+    or a detached value. Unlike `pyro.infer.inspect.get_dependencies`, autograd follows in-place
+    writes, and a tensor that only has the shape of another (`zeros_like`) does not depend on it.
 
     Args:
         program: a model or a guide. It is run a few times, so a few rows of data are enough.
@@ -107,17 +110,16 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
     for name in values:
         check_plates(name, trace.nodes[name], len(x))
         _check_density(trace.nodes[name])
-    scored = [drawn(program, PROBES, x, *context, given=_rolled(values, keep)) for keep in values]
     _check_auxiliary(program, values, x, *context)
     return [
         LatentSite(
             name=name,
-            size=values[name][0, 0].numel(),
+            size=value[0, 0].numel(),
             discrete=bool(trace.nodes[name]["fn"].support.is_discrete),
-            dependent=not alike(log_prob(trace.nodes[name]), log_prob(other.nodes[name])),
+            dependent=_is_dependent(program, name, trace, x, *context),
             marginals=marginals(trace.nodes[name]["fn"]) is not None,
         )
-        for name, other in zip(values, scored, strict=True)
+        for name, value in values.items()
     ]
 
 
@@ -146,13 +148,7 @@ def marginals(fn: Any) -> Any:
     """Return the univariate marginals of a distribution; None if they have no closed form."""
     if isinstance(fn, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return td.Normal(fn.mean, fn.variance.sqrt())
-    return fn.base_dist if is_factorized(fn) else None
-
-
-def is_factorized(fn: Any) -> bool:
-    """Return whether a distribution is a product of univariate distributions."""
-    independent = isinstance(fn, td.Independent)
-    return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)
+    return univariate_factors(fn)
 
 
 def score_model(
@@ -186,9 +182,28 @@ def alike(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
-def _rolled(values: Values, keep: str) -> Values:
-    """Give each datum another datum's values at all sites except one."""
-    return {n: v if n == keep else v.roll((1, 1), (0, 1)) for n, v in values.items()}
+def _is_dependent(program: Program, name: str, trace: Any, *data: Any) -> bool:
+    """Return whether the log-density of a site depends on the values of the other sites."""
+    before = log_prob(trace.nodes[name])
+    values = latent_values(trace)
+    others = {n: v.detach().roll((1, 1), (0, 1)) for n, v in values.items() if n != name}
+
+    def density() -> Tensor:
+        # Copies, since a program may not write into a leaf that requires a gradient.
+        given = values | {n: v.clone() for n, v in others.items()}
+        return log_prob(drawn(program, PROBES, *data, given=given).nodes[name])
+
+    leaves = [v.requires_grad_() for v in others.values() if v.is_floating_point()]
+    with torch.enable_grad(), contextlib.suppress(RuntimeError):  # as of .numpy() of a leaf
+        after = density()
+        if leaves and after.requires_grad:
+            slopes = torch.autograd.grad(after.sum(), leaves, allow_unused=True)
+            if any(slope is not None for slope in slopes):
+                return True
+        return not alike(before, after)
+    for leaf in leaves:
+        leaf.requires_grad = False
+    return not alike(before, density())
 
 
 def _check_density(site: Any) -> None:
