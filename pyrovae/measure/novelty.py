@@ -27,7 +27,7 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import elbo, iwae
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
-from pyrovae.weights.target import Resolved, evaluation_mode, programs
+from pyrovae.weights.target import Resolved
 
 __all__ = [
     "Novelty",
@@ -60,7 +60,7 @@ def surprise(target: Target, x: Tensor, *context: ContextValue, particles: int =
         particles: K, the number of particles.
 
     Raises:
-        ValueError: as `log_weights`.
+        ValueError: as `log_weights`, and for data outside the likelihood's domain.
 
     References:
         Bishop, 1994. Novelty Detection and Neural Network Validation.
@@ -71,8 +71,10 @@ def surprise(target: Target, x: Tensor, *context: ContextValue, particles: int =
         >>> pv.measure.novelty.surprise(vae, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
-    with evaluation_mode(target):
-        return -iwae(log_weights(target, x, *context, particles=particles))
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    with resolved.evaluating():
+        return -iwae(log_weights(resolved.pair, *given, particles=particles))
 
 
 @torch.no_grad()
@@ -113,12 +115,13 @@ def likelihood_regret(
         >>> pv.measure.novelty.likelihood_regret(vae, torch.zeros(5, 64), steps=10).shape
         torch.Size([5])
     """
-    model, guide = programs(target)
-    refined = refine(target, x, *context, steps=steps, lr=lr)
-    with evaluation_mode(target):
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    refined = refine(target, *given, steps=steps, lr=lr)
+    with resolved.evaluating():
         after, before = (
-            elbo(log_weights((model, program), x, *context, particles=particles))
-            for program in (refined, guide)
+            elbo(log_weights((resolved.model, guide), *given, particles=particles))
+            for guide in (refined, resolved.guide)
         )
     return after - before
 
@@ -140,7 +143,7 @@ def waic(
         particles: K, the number of particles of the bound IWAE-K that estimates log p(x).
 
     Raises:
-        ValueError: for fewer than two targets, and as `log_weights`.
+        ValueError: for fewer than two targets, and as `surprise`.
 
     References:
         Choi, Jang, Alemi, 2018. WAIC, but Why? Generative Ensembles for Robust Anomaly Detection.
@@ -175,7 +178,7 @@ def typicality(
         particles: K, the number of particles of the bound IWAE-K that estimates log p(x).
 
     Raises:
-        ValueError: as `log_weights`.
+        ValueError: as `surprise`.
 
     References:
         Nalisnick, Matsukawa, Teh, Lakshminarayanan, 2019. Detecting Out-of-Distribution Inputs to
