@@ -10,15 +10,15 @@ of either mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from torch import Tensor
 
 from pyrovae.measure.findings import Finding, Number, Quantity
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import SavedFinding, estimates_of
+from pyrovae.measure.saved_findings import PARETO, SavedFinding, estimates_of
 from pyrovae.weights.bounds import Z95, Estimate, difference
 from pyrovae.weights.psis import beyond
 
@@ -49,6 +49,7 @@ class Comparison(Finding):
         same_context: whether the context is the same; None if a report has no fingerprint.
         untrusted: the number of data of each report whose Pareto k-hat is above its limit.
         point_masses: the names of the models whose guide has no density, and so no bounds.
+        bounds: the number of particles k of each bound among the differences, by name.
     """
 
     names: tuple[str, str]
@@ -58,11 +59,12 @@ class Comparison(Finding):
     same_context: bool | None
     untrusted: tuple[int, int] = (0, 0)
     point_masses: tuple[str, ...] = ()
+    bounds: Mapping[str, int] = field(default_factory=lambda: {"ELBO": 1})
 
     @property
     def bound(self) -> str:
         """The bound that the verdict uses: the tightest that both reports have."""
-        return max(filter(_is_bound, self.differences), key=_particles)
+        return max(self.bounds, key=lambda name: self.bounds[name])
 
     @property
     def title(self) -> str:
@@ -79,9 +81,7 @@ class Comparison(Finding):
     def quantities(self) -> dict[str, Quantity]:
         """The differences, and the share of data on which the bound of a is higher."""
         shares = {
-            f"{name}, share of data": _share(estimate.value)
-            for name, estimate in self.differences.items()
-            if _is_bound(name)
+            f"{name}, share of data": _share(self.differences[name].value) for name in self.bounds
         }
         return {**self.differences, **shares}
 
@@ -222,13 +222,15 @@ def compare(
         )
     same_data, same_context = _same(a.fingerprint, b.fingerprint, names)
     one_seed = a.seed is not None and a.seed == b.seed
+    differences = {
+        name: difference(estimate, estimates[1][name], independent=not one_seed)
+        for name, estimate in estimates[0].items()
+        if name in estimates[1]
+    }
     return Comparison(
         names=names,
-        differences={
-            name: difference(estimate, estimates[1][name], independent=not one_seed)
-            for name, estimate in estimates[0].items()
-            if name in estimates[1]
-        },
+        differences=differences,
+        bounds={name: k for name, k in a.bounds.items() if name in differences},
         one_seed=one_seed,
         same_data=same_data,
         same_context=same_context,
@@ -247,7 +249,7 @@ def _of_probabilities(report: Report | SavedFinding) -> bool | None:
 
 
 def _untrusted(report: Report | SavedFinding) -> int:
-    shapes = report.per_datum.get("Pareto k-hat")
+    shapes = report.per_datum.get(PARETO)
     return 0 if shapes is None else int(beyond(shapes, report.particles).sum())
 
 
@@ -278,14 +280,6 @@ def _share(difference: Tensor) -> Number:
     count = len(difference)
     middle = (above + 2) / (count + 4)
     return Number(above / count, math.sqrt(middle * (1 - middle) / (count + 4)))
-
-
-def _is_bound(name: str) -> bool:
-    return name == "ELBO" or name.startswith("IWAE-")
-
-
-def _particles(bound: str) -> int:
-    return 1 if bound == "ELBO" else int(bound.removeprefix("IWAE-"))
 
 
 def _error(estimate: Estimate) -> float:

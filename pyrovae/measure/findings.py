@@ -80,6 +80,11 @@ class Finding(abc.ABC):
         """The number of data (as by `counted`), the settings, and the unit."""
 
     @property
+    def subject(self) -> str:
+        """The title without the unit, for figures whose axes have it."""
+        return self.title
+
+    @property
     @abc.abstractmethod
     def quantities(self) -> dict[str, Quantity]:
         """The lines of the table, by name."""
@@ -145,6 +150,7 @@ class Finding(abc.ABC):
         }
         found = {
             "title": self.title,
+            "subject": self.subject,
             "partial": self.partial,
             "quantities": quantities,
             "verdict": list(self.verdict),

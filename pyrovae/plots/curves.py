@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from pyrovae.measure.findings import estimate_of
 from pyrovae.measure.rate_distortion import RateDistortion
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.measure.saved_findings import PARETO, SavedFinding
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
 from pyrovae.weights import psis as pareto
@@ -43,14 +43,12 @@ def bounds(report: Report | SavedFinding) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'particles in the bound, k'
     """
-    names = [name for name in report.quantities if name.startswith("IWAE-")]
-    if not names:
+    estimates = {k: estimate_of(report, name) for name, k in report.bounds.items()}
+    if len(report.bounds) < 2:
         raise ValueError(
             "the report has no importance-weighted bound to plot: evaluate with at least two "
             "particles, or with ks"
         )
-    estimates = {1: estimate_of(report, "ELBO")}
-    estimates |= {int(name.removeprefix("IWAE-")): estimate_of(report, name) for name in names}
     ks = sorted(estimates)
     figure = blank(0.7 * WIDTH, 3.2)
     axes = figure.subplots()
@@ -64,13 +62,13 @@ def bounds(report: Report | SavedFinding) -> Figure:
         capsize=4,
         label=_errors(estimates[ks[-1]]),
     )
-    shapes = report.per_datum["Pareto k-hat"]
+    shapes = report.per_datum[PARETO]
     trusted = not (shapes.isnan() | pareto.beyond(shapes, report.particles)).any()
     if "extrapolated" in report.quantities and trusted:
         level(axes, estimate_of(report, "extrapolated"), "extrapolated, no bound")
     particle_axis(axes, ks)
     axes.set_ylabel("bound on log p(x), nats per datum")
-    axes.set_title(report.title.removesuffix(", nats per datum"), loc="left", fontsize=10)
+    axes.set_title(report.subject, loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     clean(axes)
     return figure

@@ -64,7 +64,7 @@ def gaps(finding: Finding) -> Figure:
     axes.use_sticky_edges = False
     axes.margins(y=0.2)
     axes.set_ylabel("nats per datum")
-    axes.set_title(finding.title.partition(", nats")[0], loc="left", fontsize=10)
+    axes.set_title(finding.subject, loc="left", fontsize=10)
     clean(axes)
     axes.grid(visible=False, axis="x")
     said = ["bars: ± 2 standard errors over particles"]
