@@ -16,9 +16,9 @@ from typing import Final, final
 
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Number, Quantity
+from pyrovae.measure.findings import Finding, Number, Quantity, error_of_share, estimates_of
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import PARETO, SavedFinding, estimates_of
+from pyrovae.measure.saved_findings import PARETO, SavedFinding
 from pyrovae.weights.bounds import Z95, Estimate, difference
 from pyrovae.weights.psis import beyond
 
@@ -90,11 +90,6 @@ class Comparison(Finding):
         """Which model is better and by how much, and reservations about the result."""
         sentences = [self._ahead(), self._otherwise_by_the_elbo(), *self._reservations()]
         return [sentence for sentence in sentences if sentence]
-
-    @property
-    def per_datum(self) -> dict[str, Tensor]:
-        """Empty: the per-datum values are those of the differences."""
-        return {}
 
     def _ahead(self) -> str:
         a, b = self.names
@@ -271,15 +266,9 @@ def _same(
 
 
 def _share(difference: Tensor) -> Number:
-    r"""Return the share of data above zero, counting ties as one half.
-
-    Its error is Agresti and Coull's, $\sqrt{\tilde p (1 - \tilde p) / (N + 4)}$, with two data
-    added on either side. It is positive for any share, also for 0 and 1.
-    """
+    """Return the share of data above zero with its error, counting ties as one half."""
     above = ((difference > 0).double() + 0.5 * (difference == 0).double()).sum().item()
-    count = len(difference)
-    middle = (above + 2) / (count + 4)
-    return Number(above / count, math.sqrt(middle * (1 - middle) / (count + 4)))
+    return Number(above / len(difference), error_of_share(above, len(difference)))
 
 
 def _error(estimate: Estimate) -> float:

@@ -18,9 +18,9 @@ from torch import Tensor
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.measure import unused_latents as unused
-from pyrovae.measure.findings import Diagnostic, Finding, concatenated
+from pyrovae.measure.findings import Diagnostic, Finding
 from pyrovae.measure.fingerprints import fingerprints
-from pyrovae.measure.progress import collect
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
 from pyrovae.randomness import generators_kept, seeded
@@ -157,7 +157,8 @@ def _batches(data: Data, target: Target, particles: int, batch_size: int | None)
     """Return the data in batches, on the device of the target's parameters."""
     batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
     if batch_size is None and batches.tensors:
-        return batches.in_order(_rows(batches.tensors[0], particles))
+        rows = Given(batches.tensors[0]).per_pass(particles)
+        return batches.in_order(max(SMALLEST_BATCH, rows))
     return batches
 
 
@@ -167,11 +168,6 @@ def _runner(compiled: bool | None, target: Target, batches: Batches, particles: 
         long = (batches.number or 0) * batches.batch_size * particles >= COMPILED_FROM
         compiled = long and safe_to_compile(target)
     return CompiledRun() if compiled else run
-
-
-def _rows(x: Tensor, particles: int) -> int:
-    """Return the number of data that a pass holds, at least `SMALLEST_BATCH`."""
-    return max(SMALLEST_BATCH, Given(x).per_pass(particles))
 
 
 def _point_masses(given: Given) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import rich.box
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -30,11 +29,12 @@ __all__ = [
     "Number",
     "Quantity",
     "WIDTH",
-    "concatenated",
     "counted",
+    "error_of_share",
     "estimate_of",
-    "join",
+    "estimates_of",
     "known",
+    "or_zero",
     "printed",
     "without_error_over_data",
 ]
@@ -110,9 +110,9 @@ class Finding(abc.ABC):
         return ()
 
     @property
-    @abc.abstractmethod
     def per_datum(self) -> dict[str, Tensor]:
         """The per-datum tensors, without those of the estimates, by name."""
+        return {}
 
     @property
     @abc.abstractmethod
@@ -222,21 +222,37 @@ def estimate_of(finding: Finding, name: str) -> Estimate:
     Raises:
         NotMeasurable: if the finding has no mean over data of this name.
     """
-    quantity = finding.quantities.get(name)
-    if isinstance(quantity, Estimate):
-        return quantity
-    names = [key for key, value in finding.quantities.items() if isinstance(value, Estimate)]
-    raise NotMeasurable(
-        f"'{finding.title}' has no mean over data named '{name}': choose one of {names}"
-    )
+    found = estimates_of(finding)
+    if name not in found:
+        raise NotMeasurable(
+            f"'{finding.title}' has no mean over data named '{name}': choose one of {list(found)}"
+        )
+    return found[name]
 
 
-def join(estimates: Sequence[Estimate]) -> Estimate:
-    """Concatenate the estimates of successive batches."""
-    return Estimate(
-        torch.cat([estimate.value for estimate in estimates]),
-        torch.cat([estimate.standard_error for estimate in estimates]),
-    )
+def estimates_of(finding: Finding) -> dict[str, Estimate]:
+    """Return the quantities that are means over data, by name."""
+    found = finding.quantities.items()
+    return {name: quantity for name, quantity in found if isinstance(quantity, Estimate)}
+
+
+def error_of_share(hits: float, count: int) -> float:
+    r"""Return Agresti and Coull's standard error of a share of independent cases.
+
+    $$ \sqrt{\tilde p (1 - \tilde p) / (n + 4)},\qquad \tilde p = (h + 2) / (n + 4) $$
+
+    Two cases are added on either side, so the error is positive for any share, also for 0 and 1.
+
+    References:
+        Agresti, Coull, 1998. Approximate Is Better than "Exact" for Interval Estimation of
+            Binomial Proportions.
+
+    Example:
+        >>> round(error_of_share(0, 100), 3)
+        0.013
+    """
+    middle = (hits + 2) / (count + 4)
+    return math.sqrt(middle * (1 - middle) / (count + 4))
 
 
 def printed(*parts: Any) -> str:
@@ -255,16 +271,10 @@ def known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def or_zero(error: float) -> float:
+    """Return an error, or 0 if it is NaN because it is not known."""
+    return 0.0 if math.isnan(error) else error
+
+
 def _shown(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def concatenated(values: list[Any]) -> Any:
-    """Concatenate per-batch results; None if any batch has none."""
-    first = values[0]
-    if isinstance(first, dict):
-        common = [key for key in first if all(key in value for value in values)]
-        return {key: concatenated([value[key] for value in values]) for key in common}
-    if any(value is None for value in values):
-        return None
-    return torch.cat(values) if isinstance(first, Tensor) else join(values)

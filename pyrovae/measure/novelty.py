@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final, final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Quantity, counted
-from pyrovae.measure.progress import collect
+from pyrovae.measure.findings import Finding, Quantity, counted, or_zero
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.refinement.refine import refine
 from pyrovae.measure.roc import auroc
 from pyrovae.types import ContextValue, Target
@@ -244,7 +244,7 @@ class NoveltyFinding(Finding):
                 *said,
                 "One datum of a kind has no error over data. Score several.",
             ]
-        low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * _or_zero(a.error_over_data)]
+        low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * or_zero(a.error_over_data)]
         if low:
             said.append(
                 f"By {', '.join(low)}, the novel data rate as more familiar than the model's own, "
@@ -329,17 +329,17 @@ class Novelty:
         novel = self.novel if isinstance(self.novel, tuple) else (self.novel,)
         resolved = Resolved.of(target)
         kinds = [resolved.given(*data).first(self.limit) for data in ((x, *context), novel)]
-        pieces = math.ceil(max(map(len, kinds)) / BATCH)
-        batches = list(zip(*(_pieces(given, pieces) for given in kinds), strict=True))
+        # Equally many pieces of both kinds, some of which may be empty.
+        number = math.ceil(max(map(len, kinds)) / BATCH)
+        rows = (torch.arange(len(given)).tensor_split(number) for given in kinds)
+        pieces = (map(given.rows, split) for given, split in zip(kinds, rows, strict=True))
+        batches = list(zip(*pieces, strict=True))
 
         def score(pair: tuple[Given, Given]) -> list[Scored]:
             return [self._score(target, *given) for given in pair]
 
         done = collect(score, batches, "scoring novelty")
-        inside, outside = (
-            {name: torch.cat([piece[kind][name] for piece in done.pieces]) for name in self.scores}
-            for kind in (0, 1)
-        )
+        inside, outside = map(concatenated, zip(*done.pieces, strict=True))
         return NoveltyFinding(inside, outside, wanted=sum(map(len, kinds)))
 
     def _score(self, target: Target, x: Tensor, *context: ContextValue) -> Scored:
@@ -352,12 +352,3 @@ class Novelty:
                     f"return one number for each datum, shape ({len(x)},)"
                 )
         return found
-
-
-def _pieces(given: Given, number: int) -> list[Given]:
-    """Split data into the given number of pieces, some of which may be empty."""
-    return [given.rows(rows) for rows in torch.arange(len(given)).tensor_split(number)]
-
-
-def _or_zero(error: float) -> float:
-    return 0.0 if math.isnan(error) else error

@@ -5,14 +5,17 @@ from __future__ import annotations
 import operator
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
-__all__ = ["Collected", "collect"]
+from pyrovae.weights.bounds import Estimate
+
+__all__ = ["Collected", "collect", "concatenated"]
 
 Batch = TypeVar("Batch")
 Piece = TypeVar("Piece")
@@ -68,3 +71,23 @@ def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> C
             raise
         partial = len(pieces) != total
     return Collected(pieces, partial, time.perf_counter() - started)
+
+
+def concatenated(pieces: Sequence[Any], dim: int = 0) -> Any:
+    """Concatenate the results of batches: tensors, estimates, and dictionaries of these.
+
+    A result that is None for any batch is None. An entry that any dictionary lacks is left out.
+
+    Example:
+        >>> concatenated([{"a": torch.zeros(2), "b": None}, {"a": torch.ones(1), "b": None}])
+        {'a': tensor([0., 0., 1.]), 'b': None}
+    """
+    first = pieces[0]
+    if isinstance(first, dict):
+        common = [key for key in first if all(key in piece for piece in pieces)]
+        return {key: concatenated([piece[key] for piece in pieces], dim) for key in common}
+    if any(piece is None for piece in pieces):
+        return None
+    if isinstance(first, Estimate):
+        return Estimate(**concatenated([vars(piece) for piece in pieces], dim))
+    return torch.cat(list(pieces), dim)

@@ -19,10 +19,10 @@ import safetensors.torch
 from torch import Tensor
 
 from pyrovae.files import schemas
-from pyrovae.measure.findings import Finding, Number, Quantity
+from pyrovae.measure.findings import Finding, Number, Quantity, estimates_of
 from pyrovae.weights.bounds import Estimate
 
-__all__ = ["PARETO", "SavedFinding", "estimates_of", "of_dimensions", "read_report"]
+__all__ = ["PARETO", "SavedFinding", "of_dimensions", "read_report"]
 
 PARETO: Final = "Pareto k-hat"
 """The name of the Pareto shapes among the per-datum tensors."""
@@ -179,14 +179,7 @@ def _saved(said: dict[str, Any], tensors: dict[str, Tensor]) -> SavedFinding:
     within = {}
     for name, inner in said.get("findings", {}).items():
         start = f"{name}/"
-        theirs = {key: tensors[key] for key in tensors if key.startswith(start)}
+        theirs = {key for key in tensors if key.startswith(start)}
+        within[name] = _saved(inner, {key.removeprefix(start): tensors[key] for key in theirs})
         tensors = {key: tensor for key, tensor in tensors.items() if key not in theirs}
-        theirs = {key.removeprefix(start): tensor for key, tensor in theirs.items()}
-        within[name] = _saved(inner, theirs)
     return SavedFinding(said, tensors, within)
-
-
-def estimates_of(report: Finding) -> dict[str, Estimate]:
-    """Return the quantities that are means over data, by name."""
-    found = report.quantities.items()
-    return {name: quantity for name, quantity in found if isinstance(quantity, Estimate)}

@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from pyrovae.measure.findings import estimate_of
+from pyrovae.measure.findings import estimate_of, or_zero
 from pyrovae.measure.rate_distortion import RateDistortion
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import PARETO, SavedFinding
 from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
@@ -55,7 +55,7 @@ def bounds(report: Report | SavedFinding) -> Figure:
     axes.errorbar(
         ks,
         [estimates[k].mean for k in ks],
-        yerr=[known(estimates[k].error_over_particles) for k in ks],
+        yerr=[or_zero(estimates[k].error_over_particles) for k in ks],
         color=TRAIN,
         marker="o",
         markersize=4.5,
@@ -97,8 +97,8 @@ def rate_distortion(found: RateDistortion) -> Figure:
     axes.errorbar(
         [rate.mean for rate in rates],
         [distortion.mean for distortion in distortions],
-        xerr=[known(rate.error_over_particles) for rate in rates],
-        yerr=[known(distortion.error_over_particles) for distortion in distortions],
+        xerr=[or_zero(rate.error_over_particles) for rate in rates],
+        yerr=[or_zero(distortion.error_over_particles) for distortion in distortions],
         color=TRAIN,
         marker="o",
         markersize=4.5,
@@ -165,7 +165,7 @@ def lines_of_one_elbo(axes: Any, points: list[tuple[float, float]]) -> None:
 
 def level(axes: Any, estimate: Estimate, label: str) -> None:
     """Draw a mean as a horizontal dashed line, with a band of one standard error."""
-    error = known(estimate.error_over_particles)
+    error = or_zero(estimate.error_over_particles)
     band = (estimate.mean - error, estimate.mean + error)
     axes.axhspan(*band, color=VALIDATION, alpha=0.2, linewidth=0)
     axes.axhline(estimate.mean, color=VALIDATION, linestyle=DASHED, linewidth=1.2, label=label)

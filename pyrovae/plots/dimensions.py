@@ -21,7 +21,8 @@ NAMED: Final = 24
 def kl_per_dimension(report: Report | SavedFinding) -> Figure:
     """Plot the KL of each latent dimension in descending order, one panel per site.
 
-    Error bars are one standard error over data. Dimensions of at most 0.01 nats, a threshold of ours, are gray.
+    Error bars are one standard error over data. Dimensions of at most 0.01 nats, a threshold of
+    ours, are gray.
 
     Args:
         report: the result of `evaluate` or `read_report`.

@@ -108,3 +108,27 @@ def test_a_scalar_site_has_the_numbers_of_a_vector_of_one_entry():
     assert list(scalar.quantities) == list(vector.quantities)
     for name, number in scalar.quantities.items():
         assert number.mean == pytest.approx(vector.quantities[name].mean, rel=1e-12), name
+
+
+def test_a_site_given_an_auxiliary_one_has_a_mean_over_its_draws():
+    """The mean of z = x + a is x, which varies over the data; at any one draw of a it is not."""
+
+    def model(x):
+        with data_plate(x):
+            z = pyro.sample("z", normal(torch.zeros(len(x), 2, dtype=x.dtype)))
+            pyro.sample("x", normal(z), obs=x)
+
+    def guide(x):
+        with data_plate(x):
+            a = pyro.sample("a", normal(torch.zeros_like(x)), infer={"is_auxiliary": True})
+            pyro.sample("z", normal(x + 3.0 * a))
+
+    x = random(7, 400, 2)
+    (site,) = latent_sites(guide, x[:8])
+    assert (site.name, site.dependent) == ("z", True)
+    with pv.seeded(0):
+        found = pv.active_units((model, guide), x)
+    # 100 draws of variance 10 leave an error of each datum's mean of 0.32, which is subtracted.
+    error = (found.squares.std(0) / len(x) ** 0.5).tolist()
+    for variance, truth, one in zip(found.variance, x.var(0), error, strict=True):
+        assert abs(variance - truth) < 4 * one

@@ -38,6 +38,7 @@ from pyrovae.weights.sites import (
     is_point_mass,
     sample_sites,
 )
+from pyrovae.weights.traces import held, trace_guide
 
 __all__ = ["Constrain", "LatentDensity", "Point", "Start", "bijection"]
 
@@ -185,20 +186,16 @@ class LatentDensity:
 
         They are NaN where a network returns invalid parameters, which happens far from the data.
         """
-        with pyro.validation_enabled(is_validate=False):
-            return self._point(u)
-
-    def _point(self, u: Tensor) -> Point:
-        """Evaluate both log-densities at u, as `point` does, under any validation setting."""
         constrain = Constrain(self._by_site(u))
-        trace = self._enumerated(self.model, constrain)
-        log_joint = self._summed(sample_sites(trace)) + constrain.log_det
-        if self.start == "prior":
-            start = [(name, site) for name, site in sample_sites(trace) if not site["is_observed"]]
-        else:
-            held = ReplayMessenger(trace=self._latents_of(trace))
-            start = list(sample_sites(self._enumerated(self.guide, held)))
-        return Point(u, self._summed(start) + constrain.log_det, log_joint)
+        with pyro.validation_enabled(is_validate=False):
+            trace = self._enumerated(self.model, constrain)
+            log_joint = self._summed(sample_sites(trace)) + constrain.log_det
+            if self.start == "prior":
+                start = [both for both in sample_sites(trace) if not both[1]["is_observed"]]
+            else:
+                latents = ReplayMessenger(trace=self._latents_of(trace))
+                start = list(sample_sites(self._enumerated(self.guide, latents)))
+            return Point(u, self._summed(start) + constrain.log_det, log_joint)
 
     def slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
         """Return the point at u and the gradient of the path's log-density, [K, N, D]."""
@@ -233,10 +230,7 @@ class LatentDensity:
 
     def _latents_of(self, trace: Any) -> Any:
         """Return a trace of the continuous latent sites alone."""
-        latents = poutine.Trace()
-        for name in self._sizes:
-            latents.add_node(name, **trace.nodes[name])
-        return latents
+        return held({name: trace.nodes[name]["value"] for name in self._sizes})
 
     def _rows(self, site: Any) -> Tensor:
         """Return the unconstrained value of a site, [K, N, size]."""
@@ -255,11 +249,10 @@ class LatentDensity:
 
     def _drawn(self, program: Program, given: poutine.Trace | None = None) -> Any:
         """Trace a program under a plate of chains, replaying the sites of a trace."""
-        chains = poutine.replay(
-            over_particles(program, self.chains), trace=given or poutine.Trace()
-        )
-        with torch.no_grad(), advice_on_shapes():
-            return poutine.trace(chains).get_trace(*self.data)
+        with torch.no_grad():
+            return trace_guide(
+                program, *self.data, particles=self.chains, given=given, enumerate=False
+            )
 
 
 class Constrain(Messenger):

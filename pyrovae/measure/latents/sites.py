@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch import distributions as td
 
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.log_joint import Layout
-from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
-    advice_on_shapes,
     check_plates,
     enumeration_dim,
     is_point_mass,
@@ -57,7 +54,7 @@ class LatentSite:
         name: the name of the site.
         size: D, the number of entries in one value.
         discrete: whether its values are classes, bits or counts.
-        dependent: whether its distribution depends on another latent site.
+        dependent: whether its distribution depends on another site, latent or auxiliary.
         marginals: whether its distribution has univariate marginals in closed form.
     """
 
@@ -93,8 +90,7 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
         *context: further arguments of the program.
 
     Raises:
-        ValueError: naming the site, if it is a Delta or masked; if there is no latent site; or if
-            the density of the latents depends on auxiliary sites.
+        ValueError: naming the site, if it is a Delta or masked; or if there is no latent site.
 
     Example:
         >>> latent_sites(vae.guide, x)
@@ -110,7 +106,6 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
     for name in values:
         check_plates(name, trace.nodes[name], len(x))
         _check_density(trace.nodes[name])
-    _check_auxiliary(program, values, x, *context)
     return [
         LatentSite(
             name=name,
@@ -125,9 +120,9 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
 
 def drawn(program: Program, particles: int, *data: Any, given: Values | None = None) -> Any:
     """Trace a program under a plate of K particles, with the sites in `given` fixed."""
-    program = poutine.replay(over_particles(program, particles), trace=held(given or {}))
-    with advice_on_shapes():
-        return poutine.trace(program).get_trace(*data)
+    return trace_guide(
+        program, *data, particles=particles, given=held(given or {}), enumerate=False
+    )
 
 
 def latent_values(trace: Any) -> Values:
@@ -183,14 +178,15 @@ def alike(first: Tensor, second: Tensor) -> bool:
 
 
 def _is_dependent(program: Program, name: str, trace: Any, *data: Any) -> bool:
-    """Return whether the log-density of a site depends on the values of the other sites."""
+    """Return whether a site's log-density depends on the other sites, auxiliary ones included."""
     before = log_prob(trace.nodes[name])
-    values = latent_values(trace)
-    others = {n: v.detach().roll((1, 1), (0, 1)) for n, v in values.items() if n != name}
+    around = {n: site["value"] for n, site in sample_sites(trace) if not site["is_observed"]}
+    value = around.pop(name)
+    others = {n: v.detach().roll((1, 1), (0, 1)) for n, v in around.items()}
 
     def density() -> Tensor:
         # Copies, since a program may not write into a leaf that requires a gradient.
-        given = values | {n: v.clone() for n, v in others.items()}
+        given = {name: value} | {n: v.clone() for n, v in others.items()}
         return log_prob(drawn(program, PROBES, *data, given=given).nodes[name])
 
     leaves = [v.requires_grad_() for v in others.values() if v.is_floating_point()]
@@ -218,21 +214,4 @@ def _check_density(site: Any) -> None:
         raise ValueError(
             f"site '{site['name']}' is masked, so the aggregate posterior does not include its "
             "masked rows: leave these rows out, or mask the observed site only"
-        )
-
-
-def _check_auxiliary(program: Program, values: Values, x: Tensor, *context: ContextValue) -> None:
-    """Check that the density of the latents does not depend on auxiliary draws."""
-    totals = []
-    for _ in range(2):
-        trace = drawn(program, PROBES, x, *context, given=values)
-        sites = dict(sample_sites(trace)).values()
-        auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
-        if not auxiliary:
-            return
-        totals.append(torch.as_tensor(sum(log_prob(site) for site in sites)))
-    if not alike(*totals):
-        raise ValueError(
-            f"the density of the sites {list(values)} given x depends on the auxiliary sites "
-            f"{auxiliary}, so it has no closed form: marginalize them in the guide"
         )

@@ -204,9 +204,7 @@ class Refined:
 
     def _keys(self, x: Tensor, *context: ContextValue) -> list[bytes]:
         """Return a key per datum, from its rows of x and of the per-datum context."""
-        given = zip(self._per_datum, context, strict=True)
-        own = (value for per_datum, value in given if per_datum and isinstance(value, Tensor))
-        columns = [x, *own]
+        columns = [x, *Given(x, context, settled=self._per_datum).own]
         flat = [column.detach().double().cpu().reshape(len(x), -1) for column in columns]
         return [row.tobytes() for row in torch.cat(flat, dim=1).numpy()]
 
