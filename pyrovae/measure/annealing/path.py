@@ -112,17 +112,16 @@ class LatentDensity:
         trace = self._drawn(self.model)
         for name, site in sample_sites(trace):
             check_plates(name, site, len(x))
-        self._sizes = {name: self._rows(site).shape[-1] for name, site in _continuous(trace)}
         self._events = {
             name: bijection(site).inv(site["value"]).shape[2:] for name, site in _continuous(trace)
         }
-        if not self._sizes:
+        if not self._events:
             raise ValueError(
                 "annealing needs a continuous latent site, and the model samples none: enumerate "
                 "every site and use log_weights, which computes log p(x) exactly"
             )
         if start == "guide":
-            _check_guide(self._drawn(self.guide), set(self._sizes))
+            _check_guide(self._drawn(self.guide), set(self._events))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -171,14 +170,14 @@ class LatentDensity:
         u = self.unconstrained(self._drawn(self.model, given))
         if not u.isfinite().all():
             raise ValueError(
-                f"the {self.start} draws values of {list(self._sizes)} outside their support in "
+                f"the {self.start} draws values of {list(self._events)} outside their support in "
                 "the model: give the sites the same support in both programs"
             )
         return u
 
     def unconstrained(self, trace: Any) -> Tensor:
         """Return the unconstrained latents of a trace under a plate of particles, [K, N, D]."""
-        rows = [self._rows(trace.nodes[name]) for name in self._sizes]
+        rows = [self._rows(trace.nodes[name]) for name in self._events]
         return torch.cat(rows, dim=-1).expand(*self.shape, -1).contiguous()
 
     def point(self, u: Tensor) -> Point:
@@ -222,15 +221,15 @@ class LatentDensity:
 
     def _by_site(self, u: Tensor) -> dict[str, Tensor]:
         """Split u [K, N, D] into the unconstrained value of each site."""
-        pieces = u.split(list(self._sizes.values()), dim=-1)
+        pieces = u.split([event.numel() for event in self._events.values()], dim=-1)
         return {
-            name: piece.reshape(*self.shape, *self._events[name])
-            for name, piece in zip(self._sizes, pieces, strict=True)
+            name: piece.reshape(*self.shape, *event)
+            for (name, event), piece in zip(self._events.items(), pieces, strict=True)
         }
 
     def _latents_of(self, trace: Any) -> Any:
         """Return a trace of the continuous latent sites alone."""
-        return held({name: trace.nodes[name]["value"] for name in self._sizes})
+        return held({name: trace.nodes[name]["value"] for name in self._events})
 
     def _rows(self, site: Any) -> Tensor:
         """Return the unconstrained value of a site, [K, N, size]."""
