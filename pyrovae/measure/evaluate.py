@@ -195,7 +195,7 @@ class _Measurement:
     def __init__(
         self, resolved: Resolved, ks: Sequence[int], particles: int, runner: Runner, *, keep: bool
     ) -> None:
-        self.kept: list[tuple[Any, ...]] = []
+        self.kept: list[Given] = []
         self.left_out: dict[str, str] = {}
         self.points: tuple[str, ...] = ()
         self.width = self.asked = 0
@@ -215,7 +215,7 @@ class _Measurement:
         found["cost_of_another"] = self._cost_of_another(given)
         self.width = batch[0][0].numel()
         if self._keep:
-            self.kept.append(batch)
+            self.kept.append(given)
         return found
 
     def _cost_of_another(self, given: Given) -> Tensor:
@@ -278,7 +278,7 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
 
 def _diagnose(
     target: Target,
-    batches: list[tuple[Any, ...]],
+    batches: list[Given],
     diagnostics: Sequence[Diagnostic],
     seed: int | None,
 ) -> tuple[dict[str, Finding], dict[str, str]]:
@@ -307,15 +307,12 @@ def _diagnose(
     return found, refused
 
 
-def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:
-    """Concatenate batches; take context without a row for each datum from the first batch."""
-
-    def per_datum(value: Any, batch: tuple[Any, ...]) -> bool:
-        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(batch[0])
-
+def _whole(batches: list[Given]) -> list[Any]:
+    """Concatenate batches; take the context that all data share from the first batch."""
+    own = (True, *batches[0].per_datum)
     return [
-        torch.cat(values) if all(map(per_datum, values, batches)) else values[0]
-        for values in zip(*batches, strict=True)
+        torch.cat(values) if per_datum else values[0]
+        for values, per_datum in zip(zip(*batches, strict=True), own, strict=True)
     ]
 
 

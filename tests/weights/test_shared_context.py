@@ -7,6 +7,7 @@ import torch
 from worlds import data_plate, random
 
 import pyrovae as pv
+from pyrovae.measure.findings import NotMeasurable
 from pyrovae.weights.given import Given
 
 SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
@@ -91,3 +92,22 @@ def test_looking_draws_nothing():
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1))
+
+
+def test_a_diagnostic_of_several_batches_does():
+    """Of batches of three data, the scale of three dimensions comes once, the labels joined."""
+    seen = []
+
+    class Seen:
+        name = "seen"
+
+        def __call__(self, target, x, *context):
+            seen.extend([x, *context])
+            raise NotMeasurable("seen")
+
+    x, labels = random(1, 6, 3), torch.cat([LABEL, -LABEL])
+    batches = [(x[rows], SCALE, labels[rows]) for rows in (slice(3), slice(3, 6))]
+    with pytest.warns(UserWarning, match="diagnostic 'seen' was not measured"):
+        pv.evaluate((model, guide), batches, particles=2, diagnostics=[Seen()])
+    for value, wanted in zip(seen, (x, SCALE, labels), strict=True):
+        assert torch.equal(value, wanted)
