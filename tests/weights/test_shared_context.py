@@ -111,3 +111,32 @@ def test_a_diagnostic_of_several_batches_does():
         pv.evaluate((model, guide), batches, particles=2, diagnostics=[Seen()])
     for value, wanted in zip(seen, (x, SCALE, labels), strict=True):
         assert torch.equal(value, wanted)
+
+
+class Amortized:
+    """A guide of a network that ignores the context, in the form that refinement takes."""
+
+    def __init__(self):
+        self.layers = pv.nets.MLP(3, 6).double()
+        self.distribution = pv.guides.MeanFieldNormal(self.layers).distribution
+
+    def net(self, x, scale, label):
+        return self.layers(x)
+
+    def __call__(self, x, scale, label):
+        with data_plate(x):
+            return pyro.sample("z", self.distribution(self.net(x, scale, label)))
+
+
+def test_refinement_does():
+    """The posterior is in the family: the weights under q* spread by s, and its KL is s^2 / 2."""
+    pair, wanted = (model, Amortized()), log_evidence(X, LABEL)
+    refined = pv.refine(pair, X, SCALE, LABEL, steps=300)
+    log_w = pv.log_weights((model, refined), X, SCALE, LABEL, particles=1000, chunk=1000)
+    spread = log_w.std(0).max().item()
+    assert spread < 0.1  # the network's own q spreads by several nats
+    near = {"rtol": 0.0, "atol": spread**2 + 4 * spread / 1000**0.5}
+    torch.testing.assert_close(pv.bounds.iwae(log_w), wanted, **near)
+    assert torch.equal(refined.net(X[2:], SCALE, LABEL[2:]), refined.parameters[2:])
+    found = pv.Gaps(steps=300, batch_size=2)(pair, X, SCALE, LABEL)
+    torch.testing.assert_close(found.refined_elbo.value, wanted, **near)

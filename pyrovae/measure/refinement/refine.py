@@ -133,7 +133,7 @@ def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
                 f"{type(q).__name__} has none: use a relaxed posterior"
             )
         site = _latent_site(resolved.model, given)
-    return Refined(distribution, parameters, *given, site=site)
+    return Refined(distribution, parameters, *given, site=site, per_datum=given.per_datum)
 
 
 class Refined:
@@ -147,6 +147,15 @@ class Refined:
         parameters: the parameters of each datum's posterior, [N, P].
         site: the name of the latent site.
         broadcasts: True, as the parameters have no particle axis and only draws do.
+
+    Args:
+        distribution: as the attribute.
+        parameters: as the attribute.
+        x: the data [N, ...].
+        *context: further arguments of the programs.
+        site: as the attribute.
+        per_datum: which arguments of the context have one row per datum; by default those with N
+            rows.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -166,9 +175,10 @@ class Refined:
         x: Tensor,
         *context: ContextValue,
         site: str = "z",
+        per_datum: tuple[bool, ...] | None = None,
     ) -> None:
         self.distribution, self.parameters, self.site = distribution, parameters, site
-        self._per_datum = Given(x, context).per_datum
+        self._per_datum = Given(x, context, settled=per_datum).per_datum
         self._rows = {key: row for row, key in enumerate(self._keys(x, *context))}
 
     def __call__(self, x: Tensor, *context: ContextValue) -> Tensor:
