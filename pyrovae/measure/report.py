@@ -275,7 +275,6 @@ class Report(Finding):
         return read_report(path / "evaluation.json" if path.is_dir() else path)
 
     def _settings(self) -> dict[str, Any]:
-        divergences = self.kl_per_dimension.items()
         return {
             "data": len(self.elbo.value),
             "particles": self.particles,
@@ -291,7 +290,7 @@ class Report(Finding):
             "bounds": self.bounds,
             "kl_per_dimension": {
                 site: [known(value) for value in divergence.cpu().double().mean(0).tolist()]
-                for site, divergence in divergences
+                for site, divergence in self.kl_per_dimension.items()
             },
         }
 
