@@ -93,6 +93,7 @@ examples:
     "sample": """\
 examples:
   pyrovae sample runs/digits
+  pyrovae sample runs/digits --means
   pyrovae sample runs/digits -n 100 --out samples.png""",
     "reconstruct": """\
 examples:

@@ -19,7 +19,17 @@ import pyrovae
 from pyrovae.cli import names
 from pyrovae.cli.examples import EPILOGUES, RECIPE
 
-__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Swept", "Trained"]
+__all__ = [
+    "ALIASES",
+    "APP",
+    "Drawn",
+    "Evaluation",
+    "Opened",
+    "Reconstructed",
+    "Sampled",
+    "Swept",
+    "Trained",
+]
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -266,7 +276,7 @@ class Evaluation(Opened):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Drawn(WithRecipe):
-    """The options of `pyrovae sample`."""
+    """The options of commands that draw images."""
 
     number: Annotated[
         Count | None, Parameter(name="-n", help="The number of images (64, or 8 reconstructions).")
@@ -275,6 +285,16 @@ class Drawn(WithRecipe):
         Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
     ] = None
     seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Drawn):
+    """The options of `pyrovae sample`."""
+
+    means: Annotated[
+        Flag, Parameter(help="Show the mean of p(x | z) at each z, without the noise of x.")
+    ] = False
 
 
 @Parameter(name="*")
@@ -416,10 +436,11 @@ def report(
 
 
 @APP.command(help_epilogue=EPILOGUES["sample"])
-def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
+def sample(run: Folder, /, *, options: Sampled = Sampled()) -> int:
     """Draw samples of a run's model.
 
-    Shows the mean of p(x | z) at draws z from the prior.
+    Shows samples of x, as vae.sample: z from the prior, then x from p(x | z). Binary pixels look
+    grainy; --means shows the mean of p(x | z) at each z instead.
     """
     from pyrovae.cli import measure
 

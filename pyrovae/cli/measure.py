@@ -22,7 +22,7 @@ from pyrovae.cli.figures import (
     save_figures,
     vae_figures,
 )
-from pyrovae.cli.grammar import Drawn, Evaluation, Opened, Reconstructed
+from pyrovae.cli.grammar import Evaluation, Opened, Reconstructed, Sampled
 from pyrovae.data import Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
@@ -153,13 +153,13 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     return 0
 
 
-def sample(folder: Path, options: Drawn) -> int:
+def sample(folder: Path, options: Sampled) -> int:
     """Draw samples of a run's model."""
     run = Run(folder)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe), seeded(options.seed):
         shape = image_shape(run.source, lambda: vae.sample(1))
-        figure = plots.samples(vae, options.number or 64, shape)
+        figure = plots.samples(vae, options.number or 64, shape, means=options.means)
     return _write_figure(figure, options.out, run, "samples")
 
 
