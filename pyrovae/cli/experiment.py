@@ -41,11 +41,29 @@ _Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table [data]."""
+    """The table [data]: a name or path, and the options of `data.load`."""
 
     name: str = "digits"
     root: str | None = None
     binarization: Literal["dynamic", "static", "none"] | None = None
+    key: str | list[str] | None = None
+    labels: str | None = None
+    covariates: str | list[str] | dict[str, Any] | None = None
+    split: str | None = None
+    fractions: tuple[float, float, float] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    shape: tuple[int, int, int] | None = None
+    channels: Literal["first", "last"] | None = None
+    size: int | tuple[int, int] | None = None
+    levels: int | None = None
+    table: bool | None = None
+    columns: dict[str, Any] | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `data.load` that are given."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__[3:]}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,12 +97,12 @@ SWEEP: Final = "sweep"
 
 DEFAULTS: Final[Tables] = {
     "prior": {"name": "StandardNormal", "latents": 50},
-    "likelihood": {"name": "Bernoulli"},
+    "likelihood": {},
     "guide": {},
     "net": {"name": "MLP", "hidden": [200, 200], "activation": "Tanh"},
     "objective": {"name": "ELBO"},
 }
-"""The default tables. The default guide depends on the prior."""
+"""The default tables. The default guide depends on the prior, the likelihood on the data."""
 
 KEPT: Final = {"prior": "latents", "net": "hidden"}
 """The entry of a table that is kept if a later layer names another part."""

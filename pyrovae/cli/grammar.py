@@ -17,13 +17,14 @@ from rich.console import Console
 
 import pyrovae
 from pyrovae.cli import names
-from pyrovae.cli.examples import EPILOGUES, RECIPE
+from pyrovae.cli.examples import EPILOGUES, RECIPE, ROOT, TABLE, WHAT
 
 __all__ = [
     "ALIASES",
     "APP",
     "Drawn",
     "Evaluation",
+    "Imputed",
     "Opened",
     "Reconstructed",
     "Sampled",
@@ -64,7 +65,9 @@ def _in(group: Group, help: str) -> Parameter:
 
 
 def _named(role: str, what: str) -> Parameter:
-    return _in(MODEL, f"{what}: {', '.join(names.parts(role))}.")
+    known = f"{what}: {', '.join(names.parts(role))}."
+    by_data = " The default follows from the values of the data." if role == "likelihood" else ""
+    return _in(MODEL, known + by_data)
 
 
 @Parameter(name="*")
@@ -91,14 +94,16 @@ class Trained(Common):
     out: Annotated[Path | None, _in(RUN, "The folder to write the run to.")] = None
     overwrite: Annotated[Flag, _in(RUN, "Overwrite an existing run.")] = False
 
-    data: Annotated[str | None, _in(DATA, "digits (the default) or mnist.")] = None
-    root: Annotated[Path | None, _in(DATA, "The folder of MNIST/raw, for mnist.")] = None
+    data: Annotated[str | None, _in(DATA, f"{WHAT} (digits).")] = None
+    table: Annotated[bool | None, _in(DATA, TABLE)] = None
+    root: Annotated[Path | None, _in(DATA, ROOT)] = None
     binarization: Annotated[
         Literal["dynamic", "static", "none"] | None,
         _in(
             DATA,
             "Binarize gray pixels at each use (dynamic), once (static) or not (none). The default "
-            "is dynamic for a binary likelihood or one without a domain, else none.",
+            "is dynamic for intensities and a binary likelihood or one without a domain, else "
+            "none.",
         ),
     ] = None
 
@@ -188,7 +193,7 @@ class Trained(Common):
 
 ALIASES: Final = {
     **{table: table for table in ("data", "optimizer", *names.MODULES)},
-    **{key: f"data.{key}" for key in ("root", "binarization")},
+    **{key: f"data.{key}" for key in ("root", "binarization", "table")},
     "latents": "prior.latents",
     "hidden": "net.hidden",
     **{key: f"objective.{key}" for key in ("particles", "gradient")},
@@ -231,9 +236,13 @@ class Opened(WithRecipe):
     """The options of commands that load a run and its data."""
 
     data: Annotated[
-        str | None, Parameter(help="A data set other than that of the run: digits or mnist.")
+        str | None,
+        Parameter(
+            help="A name or path of data other than those of the run. A file that does not give "
+            "its splits is evaluated as a whole."
+        ),
     ] = None
-    root: Annotated[Path | None, Parameter(help="The folder of MNIST/raw, for mnist.")] = None
+    root: Annotated[Path | None, Parameter(help=ROOT)] = None
 
 
 @Parameter(name="*")
@@ -303,6 +312,17 @@ class Reconstructed(Opened, Drawn):
     """The options of `pyrovae reconstruct`."""
 
     split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Imputed(WithRecipe):
+    """The options of `pyrovae impute`."""
+
+    data: Annotated[Path, Parameter(help="The table: .csv, .parquet or .feather.")]
+    out: Annotated[Path, Parameter(help="The file to write, of one of these kinds.")]
+    particles: Annotated[Count, Parameter(help="Samples per row.")] = 1000
+    seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
 
 
 APP: Final = App(
@@ -440,7 +460,8 @@ def sample(run: Folder, /, *, options: Sampled = Sampled()) -> int:
     """Draw samples of a run's model.
 
     Shows samples of x, as vae.sample: z from the prior, then x from p(x | z). Binary pixels look
-    grainy; --means shows the mean of p(x | z) at each z instead.
+    grainy; --means shows the mean of p(x | z) at each z instead. Of mixed columns, writes rows of
+    a table.
     """
     from pyrovae.cli import measure
 
@@ -456,3 +477,14 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
     from pyrovae.cli import measure
 
     return measure.reconstruct(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["impute"])
+def impute(run: Folder, /, *, options: Imputed) -> int:
+    """Impute a table's missing values by a run that was trained on such a table.
+
+    Writes the posterior mean of a number and the most probable class. Observed values stay.
+    """
+    from pyrovae.cli import tables
+
+    return tables.impute(run, options)

@@ -156,7 +156,7 @@ def _tensors(data: Data) -> tuple[bool, tuple[Tensor, ...]]:
     values = data if isinstance(data, tuple) else (data,)
     x = values[0] if values else None
     dynamic = isinstance(x, Split) and x.dynamic
-    tensors = (x.x, *values[1:]) if isinstance(x, Split) else values
+    tensors = (x.x, *x.context, *values[1:]) if isinstance(x, Split) else values
     whole = isinstance(data, tuple) and not isinstance(x, tuple | list)
     bad = [v for v in tensors if not isinstance(v, Tensor) or v.layout != torch.strided]
     if bad and (whole or isinstance(bad[0], Tensor)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -18,13 +18,24 @@ LARGEST: Final = 10_000
 """The largest size that a part may always have, even if the model's file is smaller."""
 
 _Number = float | None
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Content(msgspec.Struct):
+    splits: dict[str, str] = {}
+    sketch: str = ""
+    rows: _Size = 0
+    held_out: _Size = 0
+    repeated: _Size = 0
 
 
 class _Data(msgspec.Struct):
     name: str | None = None
     root: str | None = None
     binarization: str | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[_Size, ...] | None = None
+    reading: dict[str, Any] | None = None
+    content: _Content | None = None
 
 
 class _Recipe(msgspec.Struct):
@@ -73,7 +84,8 @@ class _Report(_Finding, kw_only=True):
     data_set: str | None = None
     root: str | None = None
     binarization: str | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[_Size, ...] | None = None
+    reading: dict[str, Any] | None = None
     split: str | None = None
     limit: int | None = None
     command: list[str] | None = None
@@ -83,6 +95,7 @@ class _Report(_Finding, kw_only=True):
     bounds: dict[str, int]
     kl_per_dimension: dict[str, list[_Number]] = {}
     tensors: str | None = None
+    of_whole_numbers: bool | None = None
     untrusted: int | None = None
     largest_pareto_k: _Number = None
 

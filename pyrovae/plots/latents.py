@@ -26,7 +26,7 @@ MOMENT_DRAWS: Final = 100
 def latent_map(
     vae: VAE,
     x: Tensor,
-    labels: Tensor | Sequence[int],
+    labels: Tensor | Sequence[int] | None,
     *context: ContextValue,
     site: str | None = None,
 ) -> Figure:
@@ -38,7 +38,7 @@ def latent_map(
     Args:
         vae: the VAE.
         x: data [N, ...].
-        labels: integers [N].
+        labels: integers [N]; None for one color.
         *context: passed to `vae.encode`.
         site: the name of the latent site, if the guide has several.
 
@@ -53,7 +53,7 @@ def latent_map(
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['0', '1', '2']
     """
-    classes = torch.as_tensor(labels).detach().cpu()
+    classes = torch.as_tensor([0] * len(x) if labels is None else labels).detach().cpu()
     if classes.shape != (len(x),):
         raise ValueError(
             f"the map needs one label for each of the {len(x)} data; got labels of shape "
@@ -77,11 +77,12 @@ def latent_map(
             label=f"{label:g}",
         )
     axes.set(xlabel=names[0], ylabel=names[1])
-    legend: Any = figure.legend(
-        title="label", loc="outside right center", frameon=False, handletextpad=0.2
-    )
-    for handle in legend.legend_handles:
-        handle.set_sizes([30.0])
+    if labels is not None:
+        legend: Any = figure.legend(
+            title="label", loc="outside right center", frameon=False, handletextpad=0.2
+        )
+        for handle in legend.legend_handles:
+            handle.set_sizes([30.0])
     clean(axes)
     return figure
 

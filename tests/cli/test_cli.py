@@ -17,7 +17,7 @@ from pyrovae.cli.grammar import APP
 from pyrovae.plots.image_grid import png
 
 PNG = b"\x89PNG\r\n\x1a\n"
-COMMANDS = "demo train evaluate compare report sample reconstruct".split()
+COMMANDS = "demo train evaluate compare report sample reconstruct impute".split()
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
 
 RECIPE = """
@@ -446,7 +446,7 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
         ([], "a command is required: demo, train"),
         (["paint"], 'Unknown command "paint"'),
         (["train"], "name one with --out, or go on with one by --resume"),
-        (["train", "--out", "OUT", "--data", "cifar"], "choose 'digits' or 'mnist'"),
+        (["train", "--out", "OUT", "--data", "cifar"], "did you mean cifar10?"),
         (["train", "--out", "OUT", "--data", "mnist"], "--root"),
         (
             ["train", "--out", "OUT", "--epochs", "0"],
