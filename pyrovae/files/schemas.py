@@ -71,6 +71,7 @@ class _Finding(msgspec.Struct):
     verdict: list[str]
     partial: bool
     quantities: dict[str, _Quantity]
+    subject: str | None = None
     remarks: list[str] = []
     findings: dict[str, _Finding] = {}
 
@@ -91,6 +92,8 @@ class _Report(_Finding, kw_only=True):
     created: datetime.datetime | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     point_masses: list[str] = []
+    bounds: dict[str, int]
+    kl_per_dimension: dict[str, list[_Number]] = {}
     tensors: str | None = None
     of_whole_numbers: bool | None = None
     untrusted: int | None = None

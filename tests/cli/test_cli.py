@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import pyrovae as pv
 from pyrovae.cli import experiment, main
 from pyrovae.cli.grammar import APP
+from pyrovae.plots.image_grid import png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COMMANDS = "demo train evaluate compare report sample reconstruct impute".split()
@@ -329,6 +330,16 @@ def test_figures(command, run, tmp_path, capsys):
     path = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("written: "))
     assert path.parent == run / "figures"
     assert is_png(path)
+
+
+@pytest.mark.parametrize("means", [False, True])
+def test_sample_shows_samples_of_x_or_their_means(means, run, tmp_path):
+    path, options = tmp_path / "a.png", ["--means"] if means else []
+    assert main(["sample", str(run), "-n", "6", "--out", str(path), *options]) == 0
+    vae = pv.load(run)
+    with pv.seeded(0):
+        figure = pv.plots.samples(vae, 6, (1, 8, 8), means=means)
+    assert path.read_bytes() == png(figure)
 
 
 def test_commands_on_a_run_that_was_saved_from_python(tmp_path, capsys):
