@@ -5,6 +5,7 @@ likelihood they are binarized: each pixel is 1 with its intensity as probability
 (static) or anew at each use (dynamic; Salakhutdinov and Murray, 2008).
 """
 
+from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.datasets import HELD_OUT, PIXELS, Binarization, DataSet, Split, drawn_once, load
 from pyrovae.data.domains import (
@@ -17,6 +18,9 @@ from pyrovae.data.domains import (
     value_in,
 )
 from pyrovae.data.images import Shape, fold, rotated
+from pyrovae.data.labeled import Labeled
+from pyrovae.data.streams import Streamed
+from pyrovae.data.transformed import Transformed
 
 __all__ = [
     "Batch",
@@ -24,9 +28,13 @@ __all__ = [
     "Binarization",
     "DataSet",
     "HELD_OUT",
+    "Intake",
+    "Labeled",
     "PIXELS",
     "Shape",
     "Split",
+    "Streamed",
+    "Transformed",
     "check_context",
     "check_domain",
     "check_finite",
@@ -37,5 +45,6 @@ __all__ = [
     "named",
     "open_unit_interval",
     "rotated",
+    "tensors",
     "value_in",
 ]

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.data.domains import check_domain
+from pyrovae.data.streams import Streamed
+from pyrovae.data.transformed import Transformed
 from pyrovae.randomness import seeded
 from pyrovae.types import Data
 
@@ -65,6 +67,8 @@ def drawn_once(data: Data) -> Any:
         >>> torch.equal(x, drawn_once(digits.test)), x.unique()
         (True, tensor([0., 1.]))
     """
+    if isinstance(data, Streamed | Transformed):
+        return replace(data, data=drawn_once(data.data))
     if isinstance(data, tuple) and data and isinstance(data[0], Split):
         return (data[0].draw(), *data[1:])
     return data.draw() if isinstance(data, Split) else data

@@ -26,7 +26,7 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import elbo, iwae
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
-from pyrovae.weights.target import Resolved, evaluation_mode, programs
+from pyrovae.weights.target import Resolved, as_tensors, evaluation_mode, programs
 
 __all__ = [
     "Novelty",
@@ -113,6 +113,7 @@ def likelihood_regret(
         torch.Size([5])
     """
     model, guide = programs(target)
+    x, *context = as_tensors(target, x, *context)  # type: ignore[assignment]
     refined = refine(target, x, *context, steps=steps, lr=lr)
     with evaluation_mode(target):
         after, before = (

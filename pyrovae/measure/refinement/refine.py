@@ -27,7 +27,7 @@ from pyrovae.weights.bounds import mean_estimate
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.sites import sample_sites
-from pyrovae.weights.target import evaluation_mode, programs
+from pyrovae.weights.target import as_tensors, evaluation_mode, programs
 
 __all__ = ["Refined", "common_weights", "refine", "unrefined"]
 
@@ -92,6 +92,7 @@ def refine(
             f"steps={steps}, lr={lr}: use defaults such as steps=100, lr=0.05"
         )
     model, _ = programs(target)
+    x, *context = as_tensors(target, x, *context)  # type: ignore[assignment]
     start = unrefined(target, x, *context)
     if family is not None:
         start = start.to(*family.around(start.distribution, start.parameters))
