@@ -232,6 +232,7 @@ def test_gaps_of_a_frame_are_imputed():
 def test_everything_that_takes_x_takes_an_array():
     target = vae(pv.likelihoods.ContinuousBernoulli)
     x = torch.from_numpy(LEVELS).float() / 255
+    check = pv.PredictiveCheck({"mean": torch.mean}, draws=39, limit=10)
 
     def measured(data):
         with pv.seeded(3):
@@ -246,9 +247,7 @@ def test_everything_that_takes_x_takes_an_array():
                 novelty.likelihood_regret(target, data, steps=1, particles=3),
                 pv.Latents(draws=20)(target, data).numbers,
                 pv.AIS(temperatures=2, limit=4, particles=2)(target, data).quantities,
-                pv.PredictiveCheck({"mean": torch.mean}, draws=39, limit=10)(
-                    target, data
-                ).quantities,
+                check(target, data).quantities,
                 pv.Novelty(novel=data[:5])(target, data).quantities,
             ]
 
