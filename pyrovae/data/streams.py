@@ -103,11 +103,10 @@ class Parquet:
 
     def _cut(self, groups: list[int], generator: torch.Generator | None) -> Iterator[Tensor]:
         left: list[Tensor] = []
-        for some in self._windows(groups):
-            rows = self._tensor(some)
+        for rows in ahead(map(self._tensor, self._windows(groups)), depth=1):
             if generator is not None:
                 rows = rows[torch.randperm(len(rows), generator=generator)]
-            *whole, last = torch.cat([*left, rows]).split(self.batch_size)
+            *whole, last = (torch.cat([*left, rows]) if left else rows).split(self.batch_size)
             left = [last] if len(last) < self.batch_size else []
             yield from whole if left else [*whole, last]
         yield from left
@@ -166,7 +165,7 @@ def _mapped(value: Any) -> Any:
     return value
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T], *, depth: int = DEPTH) -> Iterator[T]:
     """Yield items that a thread reads ahead; they must draw no random numbers.
 
     Example:
@@ -175,7 +174,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
     """
     end: Any = object()
     with ThreadPoolExecutor(1, thread_name_prefix="pyrovae-reader") as reader:
-        waiting = collections.deque(reader.submit(next, items, end) for _ in range(DEPTH))
+        waiting = collections.deque(reader.submit(next, items, end) for _ in range(depth))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(reader.submit(next, items, end))
             yield item
