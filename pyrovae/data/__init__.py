@@ -7,6 +7,7 @@ likelihood they are binarized: each pixel is 1 with its intensity as probability
 """
 
 from pyrovae.data import frames
+from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.datasets import HELD_OUT, PIXELS, Binarization, DataSet, Split, drawn_once, load
 from pyrovae.data.domains import (
@@ -20,8 +21,11 @@ from pyrovae.data.domains import (
 )
 from pyrovae.data.frame_files import write_frame
 from pyrovae.data.images import Shape, fold, rotated
+from pyrovae.data.labeled import Labeled
 from pyrovae.data.reading import Reading
+from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
+from pyrovae.data.transformed import Transformed
 
 __all__ = [
     "Batch",
@@ -29,11 +33,15 @@ __all__ = [
     "Binarization",
     "DataSet",
     "HELD_OUT",
+    "Intake",
+    "Labeled",
     "PIXELS",
     "Reading",
     "Shape",
     "Split",
+    "Streamed",
     "Table",
+    "Transformed",
     "check_context",
     "check_domain",
     "check_finite",
@@ -45,6 +53,7 @@ __all__ = [
     "named",
     "open_unit_interval",
     "rotated",
+    "tensors",
     "value_in",
     "write_frame",
 ]

@@ -18,7 +18,9 @@ from pyrovae.data.layouts import flat, valued
 from pyrovae.data.readers import absolute, read
 from pyrovae.data.reading import Contents, Kind, Reading
 from pyrovae.data.splits import divided
+from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
+from pyrovae.data.transformed import Transformed
 from pyrovae.randomness import seeded
 from pyrovae.types import Data
 
@@ -84,6 +86,8 @@ def drawn_once(data: Data) -> Any:
         >>> torch.equal(x, drawn_once(digits.test)), x.unique()
         (True, tensor([0., 1.]))
     """
+    if isinstance(data, Streamed | Transformed):
+        return replace(data, data=drawn_once(data.data))
     first, *rest = data if isinstance(data, tuple) and data else (data,)
     if not isinstance(first, Split):
         return data

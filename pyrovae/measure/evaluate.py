@@ -43,6 +43,7 @@ from pyrovae.weights.target import (
     Resolved,
     device_of,
     evaluation_mode,
+    intake_of,
     safe_to_compile,
 )
 from pyrovae.weights.traces import trace_guide
@@ -155,9 +156,11 @@ def evaluate(
 
 def _batches(data: Data, target: Target, particles: int, batch_size: int | None) -> Batches:
     """Return the data in batches, on the device of the target's parameters."""
-    batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
-    if batch_size is None and batches.tensors:
-        rows = Given(batches.tensors[0]).per_pass(particles)
+    device, intake = device_of(target), intake_of(target)
+    size = batch_size or SMALLEST_BATCH
+    batches = Batches(drawn_once(data), size, device=device, intake=intake)
+    if batch_size is None and batches.rows:
+        rows = Given(batches.rows[0][:1]).per_pass(particles)
         return batches.in_order(max(SMALLEST_BATCH, rows))
     return batches
 
@@ -342,7 +345,7 @@ def _is_diagnostic(value: Any) -> bool:
 
 
 def _size(batches: Batches) -> int | None:
-    return len(batches.tensors[0]) if batches.tensors else None
+    return len(batches.rows[0]) if batches.rows else None
 
 
 def _levels(particles: int) -> list[int]:

@@ -22,7 +22,7 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import effective_sample_size
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
-from pyrovae.weights.target import Resolved
+from pyrovae.weights.target import Resolved, as_tensors
 
 __all__ = ["Imputation", "impute"]
 
@@ -105,6 +105,7 @@ def impute(
         >>> filled.x[0, [0, 2]], filled.draws.shape
         (tensor([1.0000, 0.5000]), torch.Size([5, 1, 3]))
     """
+    x, *context = as_tensors(target, x, *context)  # type: ignore[assignment]
     mask: Any = context[-1] if context else None
     _check_request(x, mask, particles, draws)
     resolved = Resolved.of(target)

@@ -160,8 +160,9 @@ class AIS:
             ValueError: naming the site, if a latent can neither be mapped to real numbers nor
                 summed out.
         """
-        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.particles)
         resolved = Resolved.of(target)
+        x, *context = resolved.given(x, *context)  # type: ignore[assignment]
+        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.particles)
         with resolved.evaluating():
             batches = list(resolved.given(x, *context).first(self.limit).cut(rows))
             # Five passes: two adapt, two go forward and one goes backward.

@@ -125,6 +125,7 @@ def latent_plane(
     """
     resolved = Resolved.of(target)
     given, model, guide = resolved.given(x, *context), resolved.model, resolved.guide
+    x, *context = given  # type: ignore[assignment]
     check_several(given)
     with resolved.evaluating():
         probe = given.first(PROBED)

@@ -88,6 +88,7 @@ def traverse(
     """
     resolved = Resolved.of(vae)
     given = resolved.given(x, *context)
+    x, *context = given  # type: ignore[assignment]
     check_several(given)
     if not 0 <= datum < len(x) or not all(0 <= share <= 1 for share in quantiles):
         raise ValueError(
