@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.distributions.columns import JointColumns
-
 __all__ = ["most_probable"]
 
 
@@ -30,7 +28,7 @@ def most_probable(fn: Any, weights: Tensor, mean: Tensor) -> Tensor:
         >>> most_probable(fn, torch.tensor([[[0.3], [0.7]]]), torch.zeros(1, 1))
         tensor([[1.]])
     """
-    if isinstance(fn, JointColumns):
+    if hasattr(fn, "parts") and hasattr(fn, "groups"):  # `JointColumns`
         values = mean.clone()
         for part, columns in zip(fn.parts, fn.groups, strict=True):
             values[..., columns] = most_probable(part, weights, mean[..., columns])
