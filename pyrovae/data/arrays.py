@@ -321,7 +321,7 @@ def _column(series: Any) -> np.ndarray[Any, Any]:
     if not (dtype.is_numeric() or "Boolean" in str(dtype)):
         raise ValueError(
             f"the column '{series.name}' is not numeric but {dtype}: give numeric columns, and "
-            "codes in place of words"
+            "codes in place of words, as pyrovae.data.Table.of(frame).encode(frame) returns them"
         )
     if dtype.is_decimal() or series.null_count():
         import narwhals.stable.v2 as narwhals

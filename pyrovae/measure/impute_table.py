@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.data.table import Table
 from pyrovae.measure.impute import impute
@@ -31,7 +32,7 @@ def impute_table(
         particles: K, the number of particles.
 
     Raises:
-        ValueError: as `Table.encode` and `impute`.
+        ValueError: if the VAE is that of other columns, and as `Table.encode` and `impute`.
 
     Example:
         >>> import pandas, pyrovae as pv
@@ -41,6 +42,28 @@ def impute_table(
         >>> bool(pv.impute_table(vae, table, people, particles=10).isna().any(axis=None))
         False
     """
+    _check_same(target, table)
     x, mask = table.encode(frame)
     found = impute(target, x, *context, mask, particles=particles, modes=True)
     return table.fill(frame, cast(Tensor, found.modes))
+
+
+def _check_same(target: Target, table: Table) -> None:
+    """Check that a VAE's likelihood has the columns of the table."""
+    domain: Any = getattr(getattr(target, "likelihood", None), "domain", None)
+    own: Any = table.domain
+    if not isinstance(domain, constraints.stack):
+        return
+    theirs, ours = ([str(each) for each in of.cseq] for of in (domain, own))
+    if len(theirs) != len(ours):
+        raise ValueError(
+            f"the VAE has {len(theirs)} columns, and the table {len(ours)}: give the table that "
+            "the VAE was made for"
+        )
+    other = [i for i, pair in enumerate(zip(theirs, ours, strict=True)) if len(set(pair)) > 1]
+    if other:
+        column = table.columns[other[0]]
+        raise ValueError(
+            f"column {column.name!r} of the table is {column.kind}, {ours[other[0]]}; the VAE has "
+            f"{theirs[other[0]]} there: give the table that the VAE was made for"
+        )

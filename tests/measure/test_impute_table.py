@@ -220,6 +220,18 @@ def test_a_run_keeps_the_table(trained, tmp_path):
     assert torch.equal(*scores)
 
 
+def test_a_table_of_other_columns_is_refused(trained):
+    table, vae, _ = trained
+    gaps = mixed(20, seed=2)[1]
+    with pytest.raises(ValueError, match="VAE has 5 columns, and the table 4: give the table"):
+        pv.impute_table(vae, Table.of(gaps, columns={"city": None}), gaps)
+    other = Table.of(gaps, columns={"size": ["S", "M", "L", "XL"]})
+    with pytest.raises(
+        ValueError, match=r"column 'size' of the table is ordinal, .*upper_bound=3"
+    ):
+        pv.impute_table(vae, other, gaps)
+
+
 def test_a_changed_table_is_refused_with_its_run(trained, tmp_path):
     table, vae, _ = trained
     record = table.record
