@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from torch.distributions import constraints
 
-from pyrovae import plots
+from pyrovae import handlers, plots
 from pyrovae.cli import (
     build,
     defaults,
@@ -32,7 +32,6 @@ from pyrovae.data import DataSet
 from pyrovae.data.domains import in_words
 from pyrovae.data.readers import is_name
 from pyrovae.measure.evaluate import evaluate as measure
-from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
@@ -355,7 +354,7 @@ def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
         kl_weight=schedules.parse(str(settings.kl_weight)),
-        handlers=[] if nats is None else [free_bits(nats)],
+        handlers=[] if nats is None else [handlers.free_bits(nats)],
         compile=settings.compile,
         precision=settings.precision,
     )
