@@ -27,6 +27,8 @@ from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
+from .measure.rank import Ranking as Ranking
+from .measure.rank import rank as rank
 from .measure.rate_distortion import RateDistortion as RateDistortion
 from .measure.rate_distortion import rate_distortion as rate_distortion
 from .measure.refinement.flow import PerDatumFlow as PerDatumFlow
@@ -43,7 +45,9 @@ from .randomness import seeded as seeded
 from .runs.run import load as load
 from .runs.run import load_parameters as load_parameters
 from .runs.run import save as save
+from .train import learning_rates as learning_rates
 from .train import schedules as schedules
+from .train.averaging import EMA as EMA
 from .train.callbacks import Callback as Callback
 from .train.callbacks import EarlyStopping as EarlyStopping
 from .train.callbacks import History as History
@@ -53,6 +57,13 @@ from .train.checkpoint import Checkpoint as Checkpoint
 from .train.fit import NonFiniteLoss as NonFiniteLoss
 from .train.fit import Step as Step
 from .train.fit import fit as fit
+from .train.limits import Limit as Limit
+from .train.logs import CSVLogger as CSVLogger
+from .train.logs import LiveFigure as LiveFigure
+from .train.logs import Log as Log
+from .train.logs import Pictures as Pictures
+from .train.logs import TensorBoardLogger as TensorBoardLogger
+from .train.optim import Optim as Optim
 from .train.svi import SVI as SVI
 from .train.svi import OneOptimizer as OneOptimizer
 from .vae import VAE as VAE

@@ -48,7 +48,7 @@ def save_report(
         _remove(partial, "an earlier one, which was interrupted")
         partial.with_suffix(".safetensors").unlink(missing_ok=True)
     if path.name == EVALUATION:
-        figures = run.folder.glob("figures/comparison-with-*.png")
+        figures = run.folder.glob("figures/comparison-*.png")
         for old in (run.folder / "report.html", *figures):
             _remove(old, "of the evaluation before")
     return path

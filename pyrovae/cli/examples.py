@@ -65,6 +65,26 @@ examples:
   pyrovae demo
   pyrovae demo --out runs/first --epochs 200""",
     "train": _TRAIN,
+    "sweep": """\
+examples:
+  pyrovae sweep experiment.toml --out runs/sweep --jobs 2
+  pyrovae sweep experiment.toml --out runs/sweep --print > cells.txt
+  pyrovae sweep experiment.toml --out runs/sweep --evaluate 500
+
+a grid of six cells, experiment.toml:
+  [training]
+  epochs = 100
+
+  [sweep]
+  "prior.latents" = [2, 5, 10]
+  "training.lr" = [1e-3, 3e-4]
+
+twenty trials of Optuna (python -m pip install 'pyrovae[sweeps]'):
+  [sweep]
+  trials = 20
+  "prior.latents" = {low = 2, high = 50, log = true}
+  "training.lr" = {low = 1e-4, high = 1e-2, log = true}
+  guide = ["MeanFieldNormal", {name = "LowRankNormal", rank = 5}]""",
     "evaluate": """\
 examples:
   pyrovae evaluate runs/digits
@@ -75,6 +95,7 @@ examples:
     "compare": """\
 examples:
   pyrovae compare runs/wide runs/narrow
+  pyrovae compare runs/sweep/latents=*
   pyrovae compare runs/wide runs/narrow --out comparison.png""",
     "report": """\
 examples:

@@ -19,7 +19,7 @@ import pyrovae
 from pyrovae.cli import names
 from pyrovae.cli.examples import EPILOGUES, RECIPE, ROOT, WHAT
 
-__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Trained"]
+__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Swept", "Trained"]
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -134,27 +134,80 @@ class Trained(Common):
 
     epochs: Annotated[Int | None, _in(TRAINING, "Passes over the data (20).")] = None
     batch_size: Annotated[Int | None, _in(TRAINING, "Data per step (100).")] = None
-    lr: Annotated[float | None, _in(TRAINING, "The learning rate of Adam (0.001).")] = None
+    optimizer: Annotated[
+        str | None,
+        _in(
+            TRAINING,
+            "A class of torch.optim, such as AdamW; --optimizer.weight_decay 0.01 (Adam).",
+        ),
+    ] = None
+    lr: Annotated[
+        float | str | None,
+        _in(
+            TRAINING,
+            "The learning rate: a number, or a schedule of steps over the whole training: "
+            "cosine:0.001:500, with 500 steps of warm-up; one-cycle:0.01; "
+            "exponential:0.001:0.999; constant:0.001:500; plateau:0.001:0.5:5 (0.001).",
+        ),
+    ] = None
+    clip_norm: Annotated[float | None, _in(TRAINING, "Clip the gradient to this norm.")] = None
+    accumulate: Annotated[Int | None, _in(TRAINING, "Batches per step (1).")] = None
+    ema: Annotated[
+        float | None, _in(TRAINING, "Measure and save an average of the weights, with this decay.")
+    ] = None
+    max_steps: Annotated[Int | None, _in(TRAINING, "Stop after this many steps.")] = None
+    max_time: Annotated[
+        str | None, _in(TRAINING, "Stop after this time: seconds, or such as 2h or 1h30m.")
+    ] = None
+    log: Annotated[
+        list[Literal["csv", "tensorboard", "figure"]] | None,
+        Parameter(
+            group=TRAINING,
+            consume_multiple=True,
+            help="Log the training to RUN/log.csv, RUN/tensorboard or RUN/figures/history.png.",
+        ),
+    ] = None
     patience: Annotated[
         Int | None,
         _in(TRAINING, "Stop when the validation ELBO has not increased for this many epochs."),
     ] = None
     seed: Annotated[Int | None, _in(TRAINING, "The random seed (0).")] = None
+    precision: Annotated[
+        Literal["bf16"] | None,
+        _in(TRAINING, "Compute the layers of networks in bfloat16, and all else in float32."),
+    ] = None
     no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
 
 
 ALIASES: Final = {
-    **{table: table for table in ("data", *names.MODULES)},
+    **{table: table for table in ("data", "optimizer", *names.MODULES)},
     **{key: f"data.{key}" for key in ("root", "binarization")},
     "latents": "prior.latents",
     "hidden": "net.hidden",
     **{key: f"objective.{key}" for key in ("particles", "gradient")},
     **{
         key: f"training.{key}"
-        for key in "epochs batch_size lr patience seed kl_weight free_bits".split()
+        for key in (
+            "epochs batch_size lr clip_norm accumulate ema max_steps max_time log patience seed "
+            "kl_weight free_bits precision"
+        ).split()
     },
 }
 """The entry of an experiment that each option of `pyrovae train` sets."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Swept(Common):
+    """The options of `pyrovae sweep`."""
+
+    out: Annotated[Path, Parameter(help="The folder of the cells, each of them a run.")]
+    jobs: Annotated[Count, Parameter(help="Train N cells at once; above 1, on a thread each.")] = 1
+    evaluate: Annotated[
+        Count | None, Parameter(help="Rank by IWAE-K of the validation data, with K samples.")
+    ] = None
+    print: Annotated[Flag, Parameter(help="Print a command line for each cell left.")] = False
+    recipe: Annotated[Path | None, Parameter(help=RECIPE)] = None
 
 
 @Parameter(name="*")
@@ -291,12 +344,30 @@ def train(
     A part is given by its class and the arguments of its constructor: --prior VampPrior
     --prior.components 100. Widths of networks and the number of latents are derived. The same
     tables can be given in a TOML file: [prior], [likelihood], [guide], [net], [objective],
-    [data], [training]. Options override the file, and the file overrides the run of --like. The
-    run is saved after each epoch, and kept at Ctrl-C; --resume RUN trains it on.
+    [optimizer], [data], [training]. Options override the file, and the file overrides the run of
+    --like. The run is saved after each epoch, and kept at Ctrl-C; --resume RUN trains it on.
     """
     from pyrovae.cli import train
 
     return train.train(experiment, options, entries, command=command)
+
+
+@APP.command(help_epilogue=EPILOGUES["sweep"])
+def sweep(
+    experiment: Annotated[Path, Parameter(help="A TOML file with a table [sweep].")],
+    /,
+    *,
+    options: Swept,
+) -> int:
+    """Train an experiment at each point of a grid, or at those that Optuna proposes.
+
+    The file's table [sweep] lists values of entries; each combination is a cell, a run of `pyrovae
+    train` in OUT. With trials = N, Optuna proposes N cells. Cells are ranked by the validation
+    ELBO, also in OUT/results.jsonl. The same command again trains the cells that are left.
+    """
+    from pyrovae.cli import sweep
+
+    return sweep.sweep(experiment, options)
 
 
 @APP.command(help_epilogue=EPILOGUES["evaluate"])
@@ -317,19 +388,20 @@ def compare(
     run: Folder,
     other: Annotated[Path, Parameter(name="OTHER", help="The folder of another run.")],
     /,
-    *,
+    *more: Annotated[Path, Parameter(name="MORE", help="The folders of further runs.")],
     out: Annotated[
         Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
     ] = None,
     common: Common = Common(),
 ) -> int:
-    """Compare two runs by paired differences over their data.
+    """Compare two runs, or rank several, by paired differences over their data.
 
-    Evaluate both on the same data first.
+    Evaluate all on the same data first. Several runs are ranked by the tightest bound that all
+    evaluations have.
     """
     from pyrovae.cli import measure
 
-    return measure.compare(run, other, out=out)
+    return measure.compare([run, other, *more], out=out)
 
 
 @APP.command(help_epilogue=EPILOGUES["report"])

@@ -37,6 +37,7 @@ from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.measure.findings import Diagnostic
 from pyrovae.measure.fingerprints import fingerprints
 from pyrovae.measure.latents.latents import Latents
+from pyrovae.measure.rank import rank
 from pyrovae.measure.refinement.gaps import Gaps
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.randomness import seeded
@@ -92,18 +93,55 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
     return INTERRUPTED if report.partial else 0
 
 
-def compare(first: Path, second: Path, *, out: Path | None) -> int:
-    """Print and draw the comparison of two evaluated runs."""
-    folders = [first.resolve(), second.resolve()]
-    a, b = (folder.name for folder in folders)
-    names = (a, b) if a != b else (str(folders[0]), str(folders[1]))
-    reports = [Run(folder).evaluation() for folder in (first, second)]
-    found = compare_reports(*reports, names=names)
-    print(found)
-    for name, saved in zip(names, reports, strict=True):
+def compare(folders: Sequence[Path], *, out: Path | None) -> int:
+    """Print and draw the comparison of two evaluated runs, or the ranking of several.
+
+    Raises:
+        ValueError: for the same run twice, a run without an evaluation, or evaluations of
+            different data.
+    """
+    names = _names(folders)
+    reports = dict(zip(names, _evaluations(folders), strict=True))
+    if len(folders) == 2:
+        a, b = names
+        pair = compare_reports(reports[a], reports[b], names=(a, b))
+        print(pair)
+        figure, name = plots.comparison(pair), f"comparison-with-{folders[1].resolve().name}"
+    else:
+        ranking = rank(reports)
+        print(ranking)
+        figure, name = plots.ranking(ranking), f"comparison-of-{len(folders)}"
+    for model, saved in reports.items():
         if saved.partial:
-            print(f"The evaluation of {name} is partial: it was interrupted.")
-    return _write_figure(plots.comparison(found), out, Run(first), f"comparison-with-{b}")
+            print(f"The evaluation of {model} is partial: it was interrupted.")
+    return _write_figure(figure, out, Run(folders[0]), name)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders, or their whole paths if two have one name.
+
+    Raises:
+        ValueError: if a folder is given twice.
+    """
+    whole = [folder.resolve() for folder in folders]
+    twice = next((folder for folder in whole if whole.count(folder) > 1), None)
+    if twice is not None:
+        raise ValueError(f"names must differ; got {str(twice)!r} twice: name each run once")
+    names = [folder.name for folder in whole]
+    return names if len({*names}) == len(names) else [str(folder) for folder in whole]
+
+
+def _evaluations(folders: Sequence[Path]) -> list[SavedFinding]:
+    """Read the evaluations of runs.
+
+    Raises:
+        ValueError: if one has none, or naming the commands if several have none.
+    """
+    lacking = [folder for folder in folders if not (folder / EVALUATION).exists()]
+    if len(lacking) > 1 and all(Run(folder).config for folder in lacking):
+        commands = " && ".join(f"pyrovae evaluate {folder}" for folder in lacking)
+        raise ValueError(f"{len(lacking)} of the runs have no evaluation: run `{commands}`")
+    return [Run(folder).evaluation() for folder in folders]
 
 
 def report(folder: Path, options: Opened, *, out: Path | None) -> int:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import pyro.optim
 from torch.distributions import constraints
 
 from pyrovae import plots
-from pyrovae.cli import build, defaults, experiment, recipes
+from pyrovae.cli import build, defaults, experiment, optimizer, recipes, sweep_table, watching
 from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -31,7 +31,7 @@ from pyrovae.runs import folder as folders
 from pyrovae.runs.checkpoints import Checkpoints
 from pyrovae.runs.sources import Source, binarization_for
 from pyrovae.train import schedules
-from pyrovae.train.callbacks import Callback, EarlyStopping, History, ProgressBar
+from pyrovae.train.callbacks import Callback, History, ProgressBar
 from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
@@ -151,11 +151,12 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         raise ValueError(f"two experiments were given, {file} and {options.config}: give one")
     file = file or options.config
     layers = []
-    earlier = options.like or options.resume
+    earlier, swept = options.like or options.resume, False
     if earlier is not None:
         layers.append(_experiment_of(earlier, options.recipe))
     if file is not None:
         layers.append(experiment.read(file))
+        swept = layers[-1].pop(experiment.SWEEP, None) is not None
     given: Tables = {}
     for name, entry in ALIASES.items():
         value = getattr(options, name)
@@ -165,10 +166,27 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         experiment.set_option(given, "training.compile", value=False)
     for entry, value in entries:
         experiment.set_option(given, entry, value)
+    if file is not None and swept:
+        _check_cell(file, given)
     tables = experiment.layered([*layers, experiment.checked(given)])
     for table in experiment.SETTINGS:
         experiment.settings(tables, table)
+    optimizer.check(tables.get("optimizer"), experiment.settings(tables, "training"))
     return tables
+
+
+def _check_cell(file: Path, given: Tables) -> None:
+    """Check that options set every entry that the file's [sweep] varies.
+
+    Raises:
+        ValueError: naming the first that they do not set.
+    """
+    unset = sweep_table.read(file)[1].unset(given)
+    if unset:
+        raise ValueError(
+            f"{file} has a table [sweep]: run `pyrovae sweep {file}`, or train one of its cells "
+            f"with --{unset[0]} VALUE"
+        )
 
 
 def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
@@ -249,9 +267,9 @@ def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
     """Return the tables with a likelihood, and print it if it is chosen by the data."""
     found = defaults.with_likelihood(tables, data)
     if found["likelihood"] != tables["likelihood"]:
-        what = "intensities in [0, 1]"
-        if data.domain is not constraints.unit_interval:
-            what = in_words(data.domain)
+        what = in_words(data.domain)
+        if data.domain is constraints.unit_interval:
+            what = "intensities in [0, 1], binarized at each use"
         net = found["guide"].get("net", {}) if found["guide"] != tables.get("guide") else {}
         logs = "; the guide's network takes log(1 + x)" if net.get("name") == "LogCounts" else ""
         print(f"Likelihood: {found['likelihood']['name']}, as the data are {what}{logs}")
@@ -286,6 +304,7 @@ def _print_summary(folder: Path, history: History, again: str) -> None:
     if history.compile_seconds:
         seconds += f" and {history.compile_seconds:.0f} s of compiling"
     kept = "" if history.kept == len(history.epochs) else f" (kept: epoch {history.kept})"
+    kept += f", weights averaged {history.averaged}" if history.averaged else ""
     print(f"{folder}: {len(history.epochs)} {epochs}{kept}, {history.ended}; {seconds}")
     if history.epochs:
         print(f"Next:\n  pyrovae evaluate {folder}{again}")
@@ -307,14 +326,15 @@ def _fit(
     objective = build.objective(tables["objective"], tables["prior"], len(data.train.x))
     if objective is not None:
         print(f"Objective: {objective}", flush=True)
-    step = _step(settings, objective)
-    callbacks = [ProgressBar(every=every), checkpoint, _forget_earlier_results(checkpoint.folder)]
-    if settings.patience:
-        callbacks.insert(1, EarlyStopping(settings.patience))
-    with (
-        warnings.catch_warnings(),
-        stopping_at_sigterm(checkpoint.folder) as terminated,
-    ):  # The error that follows has the same message in one line.
+    step = _step(settings, objective, tables.get("optimizer"), len(data.train))
+    callbacks = [
+        ProgressBar(every=every),
+        *watching.callbacks(settings, data, checkpoint.folder),
+        checkpoint,
+        _forget_earlier_results(checkpoint.folder),
+    ]
+    # The error that follows has the same message in one line.
+    with warnings.catch_warnings(), stopping_at_sigterm(checkpoint.folder) as terminated:
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)", UserWarning)
         return fit(
             vae,
@@ -329,14 +349,20 @@ def _fit(
         )
 
 
-def _step(settings: Training, objective: Any) -> Step:
+def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
     nats = settings.free_bits
+    steps = settings.epochs * math.ceil(
+        math.ceil(size / settings.batch_size) / settings.accumulate
+    )
     return Step(
-        optim=pyro.optim.Adam({"lr": settings.lr}),
+        optim=optimizer.optimizer(table, settings, min(steps, settings.max_steps or steps)),
         loss=objective,
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
         kl_weight=schedules.parse(str(settings.kl_weight)),
         handlers=[] if nats is None else [free_bits(nats)],
         compile=settings.compile,
+        precision=settings.precision,
     )
 
 
@@ -345,7 +371,7 @@ def _forget_earlier_results(folder: Path) -> Callback:
 
     class Forget(Callback):
         def started(self, training: Any) -> None:
-            for pattern in ("evaluation.*", "figures/*.png", "report.html"):
+            for pattern in ("evaluation.*", "figures/*.png", "report.html", "tensorboard/*"):
                 for path in folder.glob(pattern):
                     path.unlink()
 

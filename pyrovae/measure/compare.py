@@ -10,7 +10,7 @@ of either mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -22,7 +22,7 @@ from pyrovae.measure.saved_findings import SavedFinding, estimates_of
 from pyrovae.weights.bounds import Z95, Estimate, difference
 from pyrovae.weights.psis import beyond
 
-__all__ = ["APART", "FEW", "Comparison", "compare"]
+__all__ = ["APART", "FEW", "Comparison", "compare", "reservations", "tightest"]
 
 APART: Final = Z95
 """The number of standard errors that counts as a difference: a two-sided test at level 5%."""
@@ -62,7 +62,7 @@ class Comparison(Finding):
     @property
     def bound(self) -> str:
         """The bound that the verdict uses: the tightest that both reports have."""
-        return max(filter(_is_bound, self.differences), key=_particles)
+        return tightest(self.differences)
 
     @property
     def title(self) -> str:
@@ -88,7 +88,7 @@ class Comparison(Finding):
     @property
     def verdict(self) -> Sequence[str]:
         """Which model is better and by how much, and reservations about the result."""
-        sentences = [self._ahead(), self._otherwise_by_the_elbo(), *self._reservations()]
+        sentences = [self._ahead(), self._otherwise_by_the_elbo(), *reservations([self])]
         return [sentence for sentence in sentences if sentence]
 
     @property
@@ -144,33 +144,39 @@ class Comparison(Finding):
             f"because its guide is closer to its posterior; by {self.bound} its model is worse."
         )
 
-    def _reservations(self) -> list[str]:
-        sentences = []
-        if any(self.untrusted):
-            counts = zip(self.names, self.untrusted, strict=True)
-            sentences.append(
-                "Pareto k-hat is above its limit at "
-                + " and ".join(f"{count:,} data of {name}" for name, count in counts)
-                + ". There the bounds may be far below log p(x), so the order of the models may "
-                "be wrong. Compare them by annealed importance sampling (pyrovae.AIS)."
-            )
-        if self.one_seed:
-            sentences.append(
-                "Both reports used the same seed, so their errors over particles may be "
-                "correlated: the error given is their sum, an upper bound. Use different seeds "
-                "for a smaller one."
-            )
-        if self.same_data is None:
-            sentences.append(
-                "A report has no fingerprint of its data, so it was not checked that both are "
-                "of the same data in the same order."
-            )
-        if self.same_context is False:
-            sentences.append(
-                "The context differs between the reports, such as labels or masks: check that "
-                "this is intended."
-            )
-        return sentences
+
+def reservations(pairs: Sequence[Comparison]) -> list[str]:
+    """Return sentences on what limits the comparison of two models, or of several in pairs."""
+    sentences = []
+    untrusted = {
+        name: count
+        for pair in pairs
+        for name, count in zip(pair.names, pair.untrusted, strict=True)
+    }
+    if any(untrusted.values()):
+        sentences.append(
+            "Pareto k-hat is above its limit at "
+            + " and ".join(f"{count:,} data of {name}" for name, count in untrusted.items())
+            + ". There the bounds may be far below log p(x), so the order of the models may "
+            "be wrong. Compare them by annealed importance sampling (pyrovae.AIS)."
+        )
+    if any(pair.one_seed for pair in pairs):
+        sentences.append(
+            "Both reports used the same seed, so their errors over particles may be "
+            "correlated: the error given is their sum, an upper bound. Use different seeds "
+            "for a smaller one."
+        )
+    if any(pair.same_data is None for pair in pairs):
+        sentences.append(
+            "A report has no fingerprint of its data, so it was not checked that both are "
+            "of the same data in the same order."
+        )
+    if any(pair.same_context is False for pair in pairs):
+        sentences.append(
+            "The context differs between the reports, such as labels or masks: check that "
+            "this is intended."
+        )
+    return sentences
 
 
 def compare(
@@ -278,6 +284,11 @@ def _share(difference: Tensor) -> Number:
     count = len(difference)
     middle = (above + 2) / (count + 4)
     return Number(above / count, math.sqrt(middle * (1 - middle) / (count + 4)))
+
+
+def tightest(names: Iterable[str]) -> str:
+    """Return the bound of the most particles among the names of quantities."""
+    return max(filter(_is_bound, names), key=_particles)
 
 
 def _is_bound(name: str) -> bool:

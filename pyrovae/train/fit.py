@@ -24,6 +24,7 @@ from pyrovae.objectives import Objective
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps, seeded
 from pyrovae.runs.checkpoints import Checkpoints
+from pyrovae.train.accumulation import is_scaled
 from pyrovae.train.callbacks import Callback, History, ProgressBar, Training
 from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store
@@ -76,7 +77,7 @@ def fit(
         validation: data of the same forms, for the ELBO at the end of each epoch. A dynamic split
             is binarized once, as by `evaluate`.
         epochs: the number of passes over the data.
-        batch_size: the number of data in a step; an iterable of batches has its own.
+        batch_size: the number of data in a batch; an iterable of batches has its own.
         step: the objective, KL weight, handlers and optimizer.
         seed: the seed of shuffling, binarization and noise; torch's generators are restored
             afterwards. The default is 0 for an untrained target and then follows from the last
@@ -130,11 +131,12 @@ def fit(
         if step.compile is None:
             long = epochs * (batches.number or 0) >= COMPILED_FROM
             step = replace(step, compile=long and _is_safe_to_compile(target, step))
-        svi, weight, parameters = _prepare(target, shown, batches, step)
+        svi, weight, parameters, scaled = _prepare(target, shown, batches, step)
         training = Training(
-            *(target, parameters, epochs, batches.number),
+            *(target, parameters, epochs, step.steps_in(batches.number)),
             compiled=svi.compiled,
             resumed="" if resume is None else str(resume),
+            optimizer=svi.optim,
         )
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)
@@ -146,6 +148,7 @@ def fit(
             callbacks=callbacks,
             before=steps,
             resumed=resumed,
+            scaled=scaled,
         )
         loop.run()
     return training.history
@@ -166,8 +169,13 @@ def _is_safe_to_compile(target: Target, step: Step) -> bool:
 
 def _prepare(
     target: Target, shown: Monitor, batches: Batches, step: Step
-) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
-    """Check the data and the programs on a batch; return the SVI, KL weight and parameters."""
+) -> tuple[SVI, kl_weight, dict[str, Tensor], bool]:
+    """Check the data and the programs on a batch.
+
+    Returns:
+        The SVI, the KL weight, the parameters by name, and whether batches of one step have to be
+        averaged because the programs scale each to all data.
+    """
     model, guide = programs(target)
     with seeded(0), buffers_kept(target):
         if shown.validation is not None:
@@ -176,6 +184,7 @@ def _prepare(
         if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
         default = default_loss(model, guide, x, *context)
+        scaled = step.accumulate > 1 and is_scaled(model, guide, x, *context)
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
@@ -196,4 +205,4 @@ def _prepare(
         compile=bool(step.compile),
         clip_norm=step.clip_norm,
     )
-    return svi, weight, parameters
+    return svi, weight, parameters, scaled
