@@ -21,6 +21,7 @@ examples:
   pyrovae train experiment.toml --training.epochs 3 --out runs/short
   pyrovae train --like runs/vamp --prior.components 500 --out runs/more
   pyrovae train --recipe my_vae.py --out runs/mine
+  pyrovae train --resume runs/mnist --epochs 200
 
 an experiment, experiment.toml:
   [prior]

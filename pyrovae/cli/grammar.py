@@ -74,7 +74,11 @@ class Trained(Common):
     like: Annotated[
         Path | None, _in(RUN, "A run whose experiment is the default; it is not trained further.")
     ] = None
-    out: Annotated[Path, _in(RUN, "The folder to write the run to.")]
+    resume: Annotated[
+        Path | None,
+        _in(RUN, "A run that was broken off: train it on, as if it had never stopped."),
+    ] = None
+    out: Annotated[Path | None, _in(RUN, "The folder to write the run to.")] = None
     overwrite: Annotated[Flag, _in(RUN, "Overwrite an existing run.")] = False
 
     data: Annotated[str | None, _in(DATA, "digits (the default) or mnist.")] = None
@@ -306,7 +310,7 @@ def train(
     experiment: Annotated[Path | None, Parameter(help="A TOML file of an experiment.")] = None,
     /,
     *,
-    options: Trained,
+    options: Trained = Trained(),
     entries: Annotated[tuple[tuple[str, Any], ...], Parameter(parse=False)] = (),
     command: Command = (),
 ) -> int:
@@ -316,7 +320,7 @@ def train(
     --prior.components 100. Widths of networks and the number of latents are derived. The same
     tables can be given in a TOML file: [prior], [likelihood], [guide], [net], [objective],
     [optimizer], [data], [training]. Options override the file, and the file overrides the run of
-    --like. The run is saved after each epoch, and kept at Ctrl-C.
+    --like. The run is saved after each epoch, and kept at Ctrl-C; --resume RUN trains it on.
     """
     from pyrovae.cli import train
 

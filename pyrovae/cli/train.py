@@ -12,20 +12,23 @@ from typing import Any, Final
 
 from pyrovae import plots
 from pyrovae.cli import build, experiment, optimizer, recipes, watching
-from pyrovae.cli.complaints import INTERRUPTED, complain
+from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
 from pyrovae.cli.figures import report_figures, save_figures, vae_figures
 from pyrovae.cli.grammar import ALIASES, Trained
+from pyrovae.cli.signals import TERMINATED, stopping_at_sigterm
 from pyrovae.data import DataSet
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
+from pyrovae.runs.checkpoints import Checkpoints
 from pyrovae.runs.sources import Source, binarization_for
 from pyrovae.train import schedules
-from pyrovae.train.callbacks import Callback, Checkpoint, History, ProgressBar
+from pyrovae.train.callbacks import Callback, History, ProgressBar
+from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
 
@@ -57,7 +60,7 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         )
         vae = build.vae(tables, data)
         source = replace(source, shape=data.shape)
-        details = {"demo": True, "data": source.record, "experiment": tables}
+        details: dict[str, Any] = {"demo": True, "data": source.record, "experiment": tables}
         checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
         history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
         if history.ended == "interrupted":
@@ -98,12 +101,39 @@ def train(
     Raises:
         ValueError: if the experiment or the folder is invalid.
     """
+    out = _folder(file, options)
     tables = asked(file, options, entries)
-    folders.refuse(options.out, overwrite=options.overwrite)
-    with folders.held(options.out):
+    if options.resume is not None:
+        Checkpoints(out).newest()  # raises before a folder is locked or data are read
+        with folders.held(out):
+            return _train(tables, options, out, list(command))
+    folders.refuse(out, overwrite=options.overwrite)
+    with folders.held(out):
         # Check again under the lock: another process may have finished a run in the meantime.
-        folders.refuse(options.out, overwrite=options.overwrite)
-        return _train(tables, options, list(command))
+        folders.refuse(out, overwrite=options.overwrite)
+        return _train(tables, options, out, list(command))
+
+
+def _folder(file: Path | None, options: Trained) -> Path:
+    """Return the folder to write to: that of --out, or of the run that is resumed.
+
+    Raises:
+        ValueError: if there is none, or if --resume is given with what it says by itself.
+    """
+    if options.resume is None:
+        if options.out is None:
+            raise ValueError(
+                "a run is written to a folder: name one with --out, or go on with one by --resume"
+            )
+        return options.out
+    besides = {"--out": options.out, "--like": options.like, "an experiment": file}
+    for name, value in besides.items():
+        if value is not None:
+            raise ValueError(
+                f"--resume trains the run in its own folder, by its own experiment; got {name} "
+                "too: leave it out (--like begins a new run of the same experiment)"
+            )
+    return options.resume
 
 
 def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]]) -> Tables:
@@ -116,8 +146,9 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         raise ValueError(f"two experiments were given, {file} and {options.config}: give one")
     file = file or options.config
     layers = []
-    if options.like is not None:
-        layers.append(_experiment_of(options.like, options.recipe))
+    earlier = options.like or options.resume
+    if earlier is not None:
+        layers.append(_experiment_of(earlier, options.recipe))
     if file is not None:
         layers.append(experiment.read(file))
     given: Tables = {}
@@ -153,14 +184,14 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
     return experiment.checked(config["experiment"])
 
 
-def _train(tables: Tables, options: Trained, command: list[str]) -> int:
+def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> int:
     recipe, settings = options.recipe, experiment.settings(tables, "training")
     data_settings = experiment.settings(tables, "data")
     with recipes.running(recipe):
         source = Source(binarization=data_settings.binarization).given(
             data_settings.name, data_settings.root and Path(data_settings.root)
         )
-        download = options.root is not None or options.like is None
+        download = options.root is not None or (options.like or options.resume) is None
         data = source.load(download=download)
         if recipe:
             vae = recipes.run(recipe, data.shape, seed=settings.seed)
@@ -171,13 +202,15 @@ def _train(tables: Tables, options: Trained, command: list[str]) -> int:
             data = source.load(download=download)
         source = replace(source, shape=data.shape)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
-        checkpoint = Checkpoint(options.out, seed=settings.seed, command=command, **details)
-        history = _fit(vae, data, tables, checkpoint)
+        checkpoint = Checkpoint(out, seed=settings.seed, command=command, **details)
+        history = _fit(vae, data, tables, checkpoint, resume=options.resume)
         if history.epochs:
             figures = vae_figures(vae, data.test, data.shape)
-            save_figures({"history": plots.history(history)} | figures, Run(options.out))
+            save_figures({"history": plots.history(history)} | figures, Run(out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
-    _print_summary(options.out, history, again)
+    _print_summary(out, history, again)
+    if TERMINATED in history.ended:
+        return SIGTERMED
     return INTERRUPTED if history.ended == "interrupted" else 0
 
 
@@ -213,6 +246,7 @@ def _fit(
     checkpoint: Checkpoint,
     *,
     every: int = 1,
+    resume: Path | None = None,
 ) -> History:
     """Train with a checkpoint after each epoch, and a progress line every `every` epochs."""
     settings = experiment.settings(tables, "training")
@@ -226,7 +260,10 @@ def _fit(
         checkpoint,
         _forget_earlier_results(checkpoint.folder),
     ]
-    with warnings.catch_warnings():  # The error that follows has the same message in one line.
+    with (
+        warnings.catch_warnings(),
+        stopping_at_sigterm(checkpoint.folder) as terminated,
+    ):  # The error that follows has the same message in one line.
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)", UserWarning)
         return fit(
             vae,
@@ -236,7 +273,8 @@ def _fit(
             batch_size=settings.batch_size,
             step=step,
             seed=settings.seed,
-            callbacks=callbacks,
+            callbacks=[*callbacks, terminated],
+            resume=resume,
         )
 
 

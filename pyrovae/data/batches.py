@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, cast
@@ -70,8 +71,38 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the data once."""
-        number = 0
-        for batch in self._cut() if self.tensors else _batches(self.source):
+        return self.iterate()
+
+    def iterate(self, *, skip: int = 0) -> Iterator[Batch]:
+        """Iterate over the data once, from the batch of number `skip` on.
+
+        The order is that of an iteration from the start, given the same state of torch's
+        generator. It is drawn, and the skipped batches are passed over, before this method
+        returns: a training that resumes can set the generator to its later state between this
+        call and the first batch. Skipped batches of tensors are not binarized; those of a stream
+        are read and discarded.
+
+        Raises:
+            ValueError: if there are no data, or fewer than `skip` batches.
+
+        Example:
+            >>> batches = Batches(torch.arange(5.0), 2)
+            >>> [x.tolist() for x, in batches.iterate(skip=1)]
+            [[2.0, 3.0], [4.0]]
+        """
+        if self.tensors:
+            x = self.tensors[0]
+            order = torch.randperm(len(x), device=x.device) if self.shuffle else None
+            remaining, passed = self._cut(order, skip * self.batch_size), min(skip, len(self))
+        else:
+            remaining = _batches(self.source)
+            passed = sum(1 for _ in itertools.islice(remaining, skip))
+        if passed < skip:
+            raise ValueError(f"the data have {passed} batches; got skip={skip}")
+        return self._counted(remaining, skip)
+
+    def _counted(self, remaining: Iterator[Batch], number: int) -> Iterator[Batch]:
+        for batch in remaining:
             number += 1
             yield tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in batch)
         if number == 0:
@@ -98,10 +129,9 @@ class Batches:
         again.number = again._count()
         return again
 
-    def _cut(self) -> Iterator[Batch]:
+    def _cut(self, order: Tensor | None, first: int) -> Iterator[Batch]:
         x, *context = self.tensors
-        order = torch.randperm(len(x), device=x.device) if self.shuffle else None
-        for start in range(0, len(x), self.batch_size):
+        for start in range(first, len(x), self.batch_size):
             rows: Any = slice(start, start + self.batch_size)
             rows = rows if order is None else order[rows]
             drawn = torch.bernoulli(x[rows]) if self.dynamic else x[rows]

@@ -33,7 +33,7 @@ class _Recipe(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    vae: dict[str, Any]
+    vae: dict[str, Any] | None
     run: str | None = None
     created: datetime.datetime | msgspec.UnsetType = msgspec.UNSET
     command: list[str] | None = None

@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: a progress bar, early stopping, checkpoints, or one's own.
+"""Callbacks of `fit`: a progress bar, early stopping, or one's own.
 
 The training loop calls the methods of each callback with the state of the training.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
-from pyrovae import runs
 from pyrovae.train.history import Epoch, History
 from pyrovae.train.optimizers import learning_rate_of
-from pyrovae.vae import VAE
 from pyrovae.weights.target import buffers_of
 
 __all__ = [
     "Callback",
-    "Checkpoint",
     "EarlyStopping",
     "Epoch",
     "History",
@@ -74,6 +70,9 @@ class Training:
         compiled: whether the step is compiled.
         optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
         norm: the norm of the last step's gradient as a tensor, which may be on a GPU.
+        partial: whether the last epoch ended before its last step.
+        resumed: the folder that the training goes on from, "" if it begins anew.
+        state: returns the whole state, a tree of tensors and numbers, for a checkpoint.
     """
 
     target: Any
@@ -87,6 +86,9 @@ class Training:
     compiled: bool = False
     optimizer: Any = None
     norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    partial: bool = False
+    resumed: str = ""
+    state: Callable[[], dict[str, Any]] = dict
 
     @property
     def learning_rate(self) -> float:
@@ -148,14 +150,20 @@ class Callback:
     def started(self, training: Training) -> None:
         """Before the first step."""
 
+    def resumed(self, training: Training) -> None:
+        """After `started`, if the training goes on from a checkpoint."""
+
     def started_epoch(self, training: Training) -> None:
-        """Before the first step of each epoch."""
+        """Before the first step of each epoch, or of what is left of it."""
 
     def compiling(self, training: Training) -> None:
         """Before a step is compiled, which takes seconds to tens of seconds."""
 
     def stepped(self, training: Training) -> None:
-        """After each step; raise `pyrovae.StopTraining` to end the training here."""
+        """After each step; raise `pyrovae.StopTraining` to end the training there."""
+
+    def paused(self, training: Training) -> None:
+        """After the last step of a training that ends in the middle of an epoch."""
 
     def measuring(self, training: Training) -> None:
         """After the steps of an epoch, before the ELBO is measured."""
@@ -168,6 +176,16 @@ class Callback:
 
     def ended(self, training: Training) -> None:
         """After `finished` of every callback: the parameters are final."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: tensors, numbers and strings in dictionaries and lists.
+
+        A training resumes bit for bit only if its callbacks return whatever they will act on.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned."""
 
 
 class ProgressBar(Callback):
@@ -297,49 +315,27 @@ class EarlyStopping(Callback):
             self.best, self.waited, self.kept = elbo, 0, training.snapshot()
             return
         self.waited += 1
+        self._stop_if_exhausted()
+
+    def resumed(self, training: Training) -> None:
+        """Stop at once if the earlier training ran out of patience."""
+        self._stop_if_exhausted()
+
+    def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
             raise StopTraining(f"the validation ELBO was best {self.waited} epochs ago")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best ELBO, its parameters, and the number of epochs since."""
+        kept = {"epoch": self.kept.epoch, "tensors": dict(self.kept)}
+        return {"best": self.best, "waited": self.waited, "kept": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the state of an earlier training."""
+        self.best, self.waited = state["best"], state["waited"]
+        self.kept = Snapshot(state["kept"]["tensors"].items(), state["kept"]["epoch"])
 
     def finished(self, training: Training) -> None:
         """Restore the best parameters."""
         if training.history.epochs and hasattr(self, "kept"):
             training.restore(self.kept)
-
-
-class Checkpoint(Callback):
-    """Write the VAE and the history to a run's folder after each epoch, atomically.
-
-    Args:
-        folder: the folder of the run (see `pyrovae.runs`).
-        **details: further entries of its `config.json`.
-
-    Raises:
-        ValueError: from `fit`, if the target is not a `VAE`.
-    """
-
-    def __init__(self, folder: str | Path, **details: Any) -> None:
-        self.folder, self.details = Path(folder), details
-
-    def started(self, training: Training) -> None:
-        """Write the first checkpoint, so that errors of the folder are raised at once."""
-        if not isinstance(training.target, VAE):
-            raise ValueError(
-                "Checkpoint writes a VAE, which can be rebuilt from its folder; got a pair of "
-                "programs: compose pv.VAE(prior, likelihood, guide), or save the parameters by "
-                "pyro.get_param_store().save(path)"
-            )
-        run = runs.Run(self.folder)
-        self.config = run.save(training.target, **self.details)
-        self.run = run
-
-    def finished_epoch(self, training: Training) -> None:
-        """Write the checkpoint of the epoch."""
-        self._write(training)
-
-    def ended(self, training: Training) -> None:
-        """Write the final parameters (the best, after early stopping)."""
-        if hasattr(self, "run"):
-            self._write(training)
-
-    def _write(self, training: Training) -> None:
-        self.run.save_epochs(training.target, self.config, training.history.lines())

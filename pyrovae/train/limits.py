@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from pyrovae.train.callbacks import Callback, StopTraining, Training
 
@@ -56,10 +58,10 @@ class Limit(Callback):
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._since
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the seconds so far."""
-        return {"seconds": self._elapsed()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds so far, if they are limited."""
+        return {} if self.seconds is None else {"seconds": self._elapsed()}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Count the seconds of an earlier part of the training."""
         self._before, self._since = state["seconds"], time.monotonic()

@@ -1,12 +1,17 @@
-"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors."""
+"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors.
+
+A training can begin in the middle of an epoch, where an earlier one was broken off (see
+`pyrovae.train.resume`).
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from pyro.optim.lr_scheduler import PyroLRScheduler
@@ -21,6 +26,7 @@ from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
 from pyrovae.train.optim import Optim
+from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state_of
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
@@ -29,7 +35,7 @@ from pyrovae.weights.target import check_data, keep_steps
 __all__ = ["Loop"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loop:
     """A training and everything it calls.
 
@@ -43,6 +49,9 @@ class Loop:
         callbacks: in the order of their calls.
         before: the steps of the target before this training.
         scaled: whether the programs scale the loss of a batch to all data.
+        resumed: the state of an earlier training, from which this one goes on.
+        so_far: the steps of the present epoch.
+        recordings: the steps at which graphs were recorded.
     """
 
     training: Training
@@ -54,6 +63,9 @@ class Loop:
     callbacks: Sequence[Callback]
     before: Steps
     scaled: bool = False
+    resumed: Mapping[str, Any] | None = None
+    so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    recordings: Recordings = field(default_factory=Recordings)
 
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
@@ -61,12 +73,16 @@ class Loop:
         training.forget_gradients()
         self.svi.norm.measured = any(each.needs_gradient_norm for each in self.callbacks)
         self.svi.before_compiling = functools.partial(self._tell, "compiling")
+        training.state = functools.partial(state_of, self)
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.callbacks:
                 callback.started(training)
-            for epoch in range(1, training.epochs + 1):
-                self._epoch(epoch)
+            if self.resumed is not None:
+                restore(self, self.resumed)
+                self._tell("resumed")
+            while len(training.history.epochs) < training.epochs:
+                self._epoch()
         except StopTraining as reason:
             training.history.ended = f"stopped early: {reason}"
         except KeyboardInterrupt:
@@ -97,17 +113,22 @@ class Loop:
         if stop is not None:
             raise stop
 
-    def _epoch(self, number: int) -> None:
+    def _epoch(self) -> None:
         """Take the steps of an epoch and measure; restore the parameters if either is broken off.
 
         An interrupt may come in the middle of a step. The parameters are then those of the last
         whole epoch, as in the history. A callback's request to stop comes between two steps: the
         epoch ends there.
         """
-        training = self.training
+        training, stop = self.training, None
         good = training.snapshot()
         try:
-            loss, seconds, stop = self._steps()
+            try:
+                self._steps()
+            except StopTraining as reason:
+                stop = reason
+                self._tell("paused")
+            loss = _mean_loss(training, self.so_far)
             broken = not_finite(training.parameters)
             if broken:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
@@ -116,49 +137,68 @@ class Loop:
         except BaseException:
             training.restore(good)
             raise
-        training.epoch = number
+        number, seconds = self.so_far.number, self.so_far.seconds
+        training.epoch, training.partial = number, stop is not None
         self._remember_steps()
         weight = self.weight.beta
         epoch = Epoch(number, loss, kl_weight=weight, seconds=seconds, **measured)
         training.history.epochs.append(epoch)
-        if stop is None and isinstance(self.svi.optim, PyroLRScheduler):
-            _advance(self.svi.optim, epoch)
+        if stop is None:
+            self.so_far = EpochSoFar(number + 1)
+            if isinstance(self.svi.optim, PyroLRScheduler):
+                _advance(self.svi.optim, epoch)
         self._tell("finished_epoch")
         if stop is not None:
             raise stop
 
-    def _steps(self) -> tuple[float, float, StopTraining | None]:
-        """Take steps; return the mean loss per datum, the seconds, and a request to stop."""
-        training, svi, batches = self.training, self.svi, self.batches
-        compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
-        losses: list[float | Tensor] = []
-        stop: StopTraining | None = None
+    def _steps(self) -> None:
+        """Take a step on each group of batches of the epoch that is left."""
+        training, so_far, batches = self.training, self.so_far, self.batches
+        accumulate = self.step.accumulate
         self._tell("started_epoch")
-        for number, group in enumerate(grouped(batches, self.step.accumulate)):
+        started = time.perf_counter()
+        for group in grouped(rest_of(batches, so_far), accumulate):
+            compiling = self.svi.compile_seconds
             if not batches.tensors:
                 for batch in group:
                     check_data(training.target, *batch)
-            self._set_weight(number)
+            self._set_weight(so_far.batches // accumulate)
             self._set_rate()
-            losses.append(_step(training, svi, group, scaled=self.scaled))
-            size = sum(len(batch[0]) for batch in group)
-            count += size
+            so_far.losses.append(self._step(group))
+            so_far.last = sum(len(batch[0]) for batch in group)
+            so_far.count += so_far.last
+            so_far.batches += len(group)
             training.step += 1
-            training.norm = svi.norm.value
-            if not isinstance(losses[-1], Tensor):
-                training.loss = losses[-1] / size
-            try:
-                self._tell("stepped")
-            except StopTraining as reason:
-                stop = reason
-                break
-        else:
-            training.batches = self.step.steps_in(batches.number)
-        read = _read(training, losses)
-        training.loss = read[-1] / size
-        compiling = svi.compile_seconds - compiling
-        training.history.compile_seconds += compiling
-        return sum(read) / count, time.perf_counter() - started - compiling, stop
+            training.norm = self.svi.norm.value
+            if not isinstance(so_far.losses[-1], Tensor):
+                training.loss = so_far.losses[-1] / so_far.last
+            compiling, now = self.svi.compile_seconds - compiling, time.perf_counter()
+            training.history.compile_seconds += compiling
+            so_far.seconds += now - started - compiling
+            started = now
+            self._tell("stepped")
+        training.batches = self.step.steps_in(batches.number)
+
+    def _step(self, group: Sequence[Batch]) -> float | Tensor:
+        """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
+        losses: list[float] = []
+        sizes = [len(batch[0]) for batch in group]
+        parameters: dict[Tensor, None] = {}
+        for number, batch in enumerate(group):
+            if self.scaled and number:
+                rescale(parameters, sizes[number - 1] / sizes[number])
+            observed = self.svi.observed_steps
+            taken = _gradients(self.training, self.svi, batch, launch=len(group) == 1)
+            if self.svi.observed_steps > observed:
+                self.recordings.note(sizes[number], self.weight.beta)
+            if isinstance(taken, Tensor):
+                return taken
+            losses.append(taken[0])
+            parameters.update(dict.fromkeys(taken[1]))
+        if self.scaled:
+            rescale(parameters, sizes[-1] / sum(sizes))
+        self.svi.update(list(parameters))
+        return averaged(losses, sizes) if self.scaled else sum(losses)
 
     def _set_rate(self) -> None:
         """Set the learning rate of a step by the number of steps and the epochs so far."""
@@ -197,25 +237,6 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
             scheduler.step()
 
 
-def _step(training: Training, svi: SVI, group: Sequence[Batch], *, scaled: bool) -> float | Tensor:
-    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
-    losses: list[float] = []
-    sizes = [len(batch[0]) for batch in group]
-    parameters: dict[Tensor, None] = {}
-    for number, batch in enumerate(group):
-        if scaled and number:
-            rescale(parameters, sizes[number - 1] / sizes[number])
-        taken = _gradients(training, svi, batch, launch=len(group) == 1)
-        if isinstance(taken, Tensor):
-            return taken
-        losses.append(taken[0])
-        parameters.update(dict.fromkeys(taken[1]))
-    if scaled:
-        rescale(parameters, sizes[-1] / sum(sizes))
-    svi.update(list(parameters))
-    return averaged(losses, sizes) if scaled else sum(losses)
-
-
 def _gradients(
     training: Training, svi: SVI, batch: Batch, *, launch: bool
 ) -> Tensor | tuple[float, list[Tensor]]:
@@ -236,6 +257,13 @@ def _gradients(
         cause = locate(training, batch)
         raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
     return float(loss), parameters
+
+
+def _mean_loss(training: Training, so_far: EpochSoFar) -> float:
+    """Return the mean loss per datum of the epoch's steps."""
+    read = _read(training, so_far.losses)
+    training.loss = read[-1] / so_far.last
+    return sum(read) / so_far.count
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:

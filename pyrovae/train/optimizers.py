@@ -146,18 +146,26 @@ class JoinedOptimizer:
             self._step()
             return
         if any(parameter not in self.optim.optim_objs for parameter in parameters):
-            with _known_by_name(names) as local:
-                _names_kept(self.optim).update(local)
-                if not self._separable:
+            if not self._separable:
+                with _known_by_name(names) as local:
+                    _names_kept(self.optim).update(local)
                     self.optim(parameters)
-                    return
-                for parameter in parameters:
-                    if parameter not in self.optim.optim_objs:
-                        _make_single(self.optim, parameter)
+                return
+            self.make(parameters, names)
         if not self._separable or not self.join(parameters):
             self.optim(parameters)
             return
         self._step()
+
+    def make(self, parameters: list[Tensor], names: Mapping[Tensor, str]) -> None:
+        """Make the optimizers of new parameters, with the states that wait for their names."""
+        if isinstance(self.optim, OneOptimizer):
+            return
+        with _known_by_name(names) as local:
+            _names_kept(self.optim).update(local)
+            for parameter in parameters:
+                if parameter not in self.optim.optim_objs:
+                    _make_single(self.optim, parameter)
 
     def _step(self) -> None:
         for parameter, clip in self._clips:
@@ -321,6 +329,9 @@ def _make_single(optim: PyroOptim, parameter: Tensor) -> None:
     state = optim._state_waiting_to_be_consumed.pop(name, None)
     if state is not None:
         pyro.optim.optim._load_state_dict(made, state)
+        getattr(
+            made, "optimizer", made
+        )._opt_called = True  # the steps of its state; schedulers read it
 
 
 @contextlib.contextmanager

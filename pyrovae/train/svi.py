@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.cuda import WARM_UP, CudaStep, gpu_in_use, on_gpu
+from pyrovae.graphs.quiet import depth_outside
 from pyrovae.graphs.signatures import (
     Arguments,
     NotRecordable,
@@ -59,8 +59,9 @@ class SVI(pyro.infer.SVI):
 
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
-    shapes are compiled. `compile_seconds` is the time that recording has taken so far;
-    `before_compiling` is called before. `norm` keeps the norm of the last step's gradient.
+    shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
+    `observed_steps` the number of steps at which it was observed or recorded; `before_compiling`
+    is called before a recording. `norm` keeps the norm of the last step's gradient.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -122,7 +123,7 @@ class SVI(pyro.infer.SVI):
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
         self.before_compiling: Callable[[], None] | None = None
-        self.norm = GradientNorm()
+        self.norm, self.observed_steps = GradientNorm(), 0
         self._said: set[str] = set()
         self._forget()
 
@@ -175,6 +176,22 @@ class SVI(pyro.infer.SVI):
         self.norm.clip(parameters, self.clip_norm)
         self._optimizer()(parameters, self._names)
         self._gradients.zero(parameters)
+
+    def zero_gradients(self, parameters: list[Tensor]) -> None:
+        """Set the gradients to zero, without the optimizer's step."""
+        self._gradients.zero(parameters)
+
+    def set_optimizer_state(self, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
+        """Load the state of the optimizer's `get_state`, for parameters by name."""
+        self.optim.set_state(state)
+        known = {parameters[name]: name for name in state if name in parameters}
+        self._names.update(known)
+        self._optimizer().make(list(known), self._names)
+
+    @property
+    def graphs(self) -> list[StepGraph]:
+        """The recorded graphs, the latest first."""
+        return self._graphs
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the graphs: a copy records its own."""
@@ -287,6 +304,7 @@ class SVI(pyro.infer.SVI):
             self._compare(last, step)
             self._observations.remove(last)
         self._observations.append(step)
+        self.observed_steps += 1
         self._without_graph += 1
         if step.changing >= RESTLESS:
             self._end(
@@ -331,6 +349,7 @@ class SVI(pyro.infer.SVI):
         finally:
             self.compile_seconds += time.perf_counter() - started
         self._graphs.insert(0, graph)
+        self.observed_steps += 1
         self._without_graph = 0
         return graph
 
@@ -390,12 +409,4 @@ class SVI(pyro.infer.SVI):
     def _say(self, sentence: str) -> None:
         if sentence not in self._said:
             self._said.add(sentence)
-            warnings.warn(sentence, stacklevel=_depth_outside())
-
-
-def _depth_outside() -> int:
-    """Return the stack level of the first caller outside this module."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
-        frame, depth = frame.f_back, depth + 1
-    return depth
+            warnings.warn(sentence, stacklevel=depth_outside(__name__))

@@ -434,7 +434,7 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
     [
         ([], "a command is required: demo, train"),
         (["paint"], 'Unknown command "paint"'),
-        (["train"], "--out requires an argument"),
+        (["train"], "name one with --out, or go on with one by --resume"),
         (["train", "--out", "OUT", "--data", "cifar"], "choose 'digits' or 'mnist'"),
         (["train", "--out", "OUT", "--data", "mnist"], "--root"),
         (
