@@ -20,6 +20,8 @@ from torch import Tensor
 
 from pyrovae.train.history import Epoch, History
 from pyrovae.train.optimizers import learning_rate_of
+from pyrovae.vae import VAE
+from pyrovae.weights.attributes import assign_attributes, changed_attributes
 from pyrovae.weights.target import buffers_of
 
 __all__ = [
@@ -39,11 +41,26 @@ class Snapshot(dict[str, Tensor]):
 
     Attributes:
         epoch: the number of whole epochs before they were taken.
+        attributes: copies of tensors that modules keep in plain attributes.
     """
 
-    def __init__(self, tensors: Iterable[tuple[str, Tensor]], epoch: int) -> None:
+    def __init__(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        epoch: int,
+        attributes: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__(tensors)
-        self.epoch = epoch
+        self.epoch, self.attributes = epoch, dict(attributes or {})
+
+    def as_tree(self) -> dict[str, Any]:
+        """Return plain dictionaries, for a checkpoint."""
+        return {"tensors": dict(self), "epoch": self.epoch, "attributes": self.attributes}
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any]) -> Snapshot:
+        """Return the snapshot of `as_tree`."""
+        return cls(tree["tensors"].items(), tree["epoch"], tree["attributes"])
 
 
 class StopTraining(Exception):  # noqa: N818  (a request, not an error)
@@ -108,13 +125,16 @@ class Training:
         return self.norm.item()
 
     def snapshot(self) -> Snapshot:
-        """Copy the parameters and buffers."""
+        """Copy the parameters, buffers and plain attributes."""
         copies = ((name, tensor.detach().clone()) for name, tensor in self._tensors())
-        return Snapshot(copies, self.epoch)
+        held = changed_attributes(self.target) if isinstance(self.target, VAE) else {}
+        attributes = {name: value.detach().clone() for name, value in held.items()}
+        return Snapshot(copies, self.epoch, attributes)
 
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Restore the parameters and buffers of a snapshot."""
-        self.epoch = getattr(snapshot, "epoch", self.epoch)
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore the parameters, buffers and plain attributes of a snapshot."""
+        self.epoch = snapshot.epoch
+        assign_attributes(self.target, snapshot.attributes)
         with torch.no_grad():
             for name, tensor in self._tensors():
                 tensor.copy_(snapshot[name])
@@ -327,13 +347,12 @@ class EarlyStopping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best ELBO, its parameters, and the number of epochs since."""
-        kept = {"epoch": self.kept.epoch, "tensors": dict(self.kept)}
-        return {"best": self.best, "waited": self.waited, "kept": kept}
+        return {"best": self.best, "waited": self.waited, "kept": self.kept.as_tree()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of an earlier training."""
         self.best, self.waited = state["best"], state["waited"]
-        self.kept = Snapshot(state["kept"]["tensors"].items(), state["kept"]["epoch"])
+        self.kept = Snapshot.of_tree(state["kept"])
 
     def finished(self, training: Training) -> None:
         """Restore the best parameters."""

@@ -22,10 +22,8 @@ from torch import Tensor
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.graphs import onednn
 from pyrovae.randomness import Steps, random_state, restore_random_state
-from pyrovae.train.callbacks import Epoch, History, Training
+from pyrovae.train.callbacks import Epoch, History, Snapshot, Training
 from pyrovae.train.svi import SVI
-from pyrovae.vae import VAE
-from pyrovae.weights.attributes import changed_attributes, modules_by_path
 
 if TYPE_CHECKING:
     from pyrovae.train.loop import Loop
@@ -87,8 +85,7 @@ class _History(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    tensors: dict[str, Any]
-    attributes: dict[str, Any]
+    target: dict[str, Any]
     gradients: dict[str, Any]
     optimizer: dict[Any, Any]
     callbacks: list[tuple[str, dict[Any, Any]]]
@@ -99,7 +96,6 @@ class _State(msgspec.Struct):
     loss: float
     batches: int | None
     history: _History
-    kept: int
     data: list[Any] | None
     graphs: _Graphs
 
@@ -127,8 +123,7 @@ def state_of(loop: Loop) -> dict[str, Any]:
     losses = [float(loss) for loss in so_far.losses]
     present = {item.name: getattr(so_far, item.name) for item in fields(so_far)}
     return {
-        "tensors": training.snapshot(),
-        "attributes": _attributes(training.target),
+        "target": training.snapshot().as_tree(),
         "gradients": _gradients(training),
         "optimizer": loop.svi.optim.get_state(),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in loop.callbacks],
@@ -139,7 +134,6 @@ def state_of(loop: Loop) -> dict[str, Any]:
         "loss": training.loss,
         "batches": training.batches,
         "history": asdict(training.history),
-        "kept": training.epoch,
         "data": fingerprint(loop.batches),
         "graphs": _graphs(loop),
     }
@@ -166,9 +160,7 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
         loop.so_far = EpochSoFar(**state["epoch"])
         loop.svi.set_optimizer_state(state["optimizer"], training.parameters)
         _record_graphs(loop, state["graphs"])
-        training.restore(state["tensors"])
-        training.epoch = state["kept"]
-        _restore_attributes(training.target, state["attributes"])
+        training.restore(Snapshot.of_tree(state["target"]))
         _restore_gradients(training, state["gradients"], loop.svi)
         for callback, (_, kept) in zip(_stateful(loop, state), _kept(state), strict=True):
             callback.load_state_dict(kept)
@@ -204,7 +196,7 @@ def _check(loop: Loop, state: Mapping[str, Any]) -> None:
     """Check that a state is one of these programs, data and callbacks."""
     present = loop.training.snapshot()
     shapes = {name: tuple(tensor.shape) for name, tensor in present.items()}
-    saved = {name: tuple(tensor.shape) for name, tensor in state["tensors"].items()}
+    saved = {name: tuple(tensor.shape) for name, tensor in state["target"]["tensors"].items()}
     if shapes != saved:
         name = next(n for n in {**shapes, **saved} if shapes.get(n) != saved.get(n))
         raise ValueError(
@@ -237,19 +229,6 @@ def _stateful(loop: Loop, state: Mapping[str, Any]) -> list[Any]:
         waiting.remove(callback)
         found.append(callback)
     return found
-
-
-def _attributes(target: Any) -> dict[str, Tensor]:
-    return changed_attributes(target) if isinstance(target, VAE) else {}
-
-
-def _restore_attributes(target: Any, saved: Mapping[str, Tensor]) -> None:
-    modules = modules_by_path(target) if saved else {}
-    for name, value in saved.items():
-        path, _, attribute = name.rpartition(".")
-        fresh = getattr(modules[path], attribute, None)
-        where = fresh.device if isinstance(fresh, Tensor) else value.device
-        vars(modules[path])[attribute] = value.to(where)
 
 
 def _gradients(training: Training) -> dict[str, Tensor | None]:
