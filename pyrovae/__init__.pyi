@@ -21,12 +21,15 @@ from .measure.compare import compare as compare
 from .measure.evaluate import evaluate as evaluate
 from .measure.impute import Imputation as Imputation
 from .measure.impute import impute as impute
+from .measure.impute_table import impute_table as impute_table
 from .measure.latents.active_units import active_units as active_units
 from .measure.latents.latents import Latents as Latents
 from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
+from .measure.rank import Ranking as Ranking
+from .measure.rank import rank as rank
 from .measure.rate_distortion import RateDistortion as RateDistortion
 from .measure.rate_distortion import rate_distortion as rate_distortion
 from .measure.refinement.flow import PerDatumFlow as PerDatumFlow
@@ -39,6 +42,7 @@ from .measure.saved_findings import read_report as read_report
 from .objectives import aggregate as aggregate
 from .objectives import handlers as handlers
 from .presets import mlp_vae as mlp_vae
+from .presets import table_vae as table_vae
 from .randomness import seeded as seeded
 from .runs.run import load as load
 from .runs.run import load_parameters as load_parameters

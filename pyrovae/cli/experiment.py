@@ -21,12 +21,14 @@ from pyrovae.cli.names import MODULES, unknown
 from pyrovae.train import learning_rates, schedules
 
 __all__ = [
+    "SWEEP",
     "TABLES",
     "Data",
     "Training",
     "layered",
     "read",
     "seconds",
+    "read_value",
     "set_option",
     "settings",
     "split",
@@ -39,11 +41,29 @@ _Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table [data]."""
+    """The table [data]: a name or path, and the options of `data.load`."""
 
     name: str = "digits"
     root: str | None = None
     binarization: Literal["dynamic", "static", "none"] | None = None
+    key: str | list[str] | None = None
+    labels: str | None = None
+    covariates: str | list[str] | dict[str, Any] | None = None
+    split: str | None = None
+    fractions: tuple[float, float, float] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    shape: tuple[int, int, int] | None = None
+    channels: Literal["first", "last"] | None = None
+    size: int | tuple[int, int] | None = None
+    levels: int | None = None
+    table: bool | None = None
+    columns: dict[str, Any] | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `data.load` that are given."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__[3:]}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,26 +86,30 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_bits: _Positive | None = None
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     compile: bool | None = None
+    precision: Literal["bf16"] | None = None
 
 
 SETTINGS: Final[Mapping[str, Any]] = {"data": Data, "training": Training}
 TABLES: Final = (*MODULES, "optimizer", *SETTINGS)
 
+SWEEP: Final = "sweep"
+"""The table of a file that `pyrovae sweep` reads (see `sweep_table`)."""
+
 DEFAULTS: Final[Tables] = {
     "prior": {"name": "StandardNormal", "latents": 50},
-    "likelihood": {"name": "Bernoulli"},
+    "likelihood": {},
     "guide": {},
     "net": {"name": "MLP", "hidden": [200, 200], "activation": "Tanh"},
     "objective": {"name": "ELBO"},
 }
-"""The default tables. The default guide depends on the prior."""
+"""The default tables. The default guide depends on the prior, the likelihood on the data."""
 
 KEPT: Final = {"prior": "latents", "net": "hidden"}
 """The entry of a table that is kept if a later layer names another part."""
 
 
 def read(path: Path) -> Tables:
-    """Read the tables of a TOML file.
+    """Read the tables of a TOML file; [sweep] is returned as it is.
 
     Raises:
         ValueError: if the file is missing or not TOML, or has an unknown table.
@@ -99,8 +123,9 @@ def read(path: Path) -> Tables:
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+    sweep = {SWEEP: tables.pop(SWEEP)} if SWEEP in tables else {}
     try:
-        return checked(tables)
+        return checked(tables) | sweep
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -164,7 +189,7 @@ def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         table = name.partition(".")[0]
         if table not in TABLES:
             raise ValueError(f"{option}: {unknown('table', table, TABLES)}")
-        options.append((name, _read_value(value)))
+        options.append((name, read_value(value)))
     return rest, options
 
 
@@ -189,7 +214,8 @@ def set_option(tables: Tables, option: str, value: Any) -> None:
         inner[last] = value
 
 
-def _read_value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """Read the value of an option: TOML if it is, else a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

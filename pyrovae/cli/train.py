@@ -10,8 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from torch.distributions import constraints
+
 from pyrovae import plots
-from pyrovae.cli import build, experiment, optimizer, recipes, watching
+from pyrovae.cli import (
+    build,
+    defaults,
+    experiment,
+    optimizer,
+    recipes,
+    sweep_table,
+    watching,
+)
 from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -19,6 +29,8 @@ from pyrovae.cli.figures import report_figures, save_figures, vae_figures
 from pyrovae.cli.grammar import ALIASES, Trained
 from pyrovae.cli.signals import TERMINATED, stopping_at_sigterm
 from pyrovae.data import DataSet
+from pyrovae.data.domains import in_words
+from pyrovae.data.readers import is_name
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
@@ -59,7 +71,8 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
             flush=True,
         )
         vae = build.vae(tables, data)
-        source = replace(source, shape=data.shape)
+        source = source.of(source.read_data())
+        tables = defaults.with_likelihood(tables, data)
         details: dict[str, Any] = {"demo": True, "data": source.record, "experiment": tables}
         checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
         history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
@@ -146,11 +159,12 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         raise ValueError(f"two experiments were given, {file} and {options.config}: give one")
     file = file or options.config
     layers = []
-    earlier = options.like or options.resume
+    earlier, swept = options.like or options.resume, False
     if earlier is not None:
         layers.append(_experiment_of(earlier, options.recipe))
     if file is not None:
         layers.append(experiment.read(file))
+        swept = layers[-1].pop(experiment.SWEEP, None) is not None
     given: Tables = {}
     for name, entry in ALIASES.items():
         value = getattr(options, name)
@@ -160,11 +174,27 @@ def asked(file: Path | None, options: Trained, entries: Sequence[tuple[str, Any]
         experiment.set_option(given, "training.compile", value=False)
     for entry, value in entries:
         experiment.set_option(given, entry, value)
+    if file is not None and swept:
+        _check_cell(file, given)
     tables = experiment.layered([*layers, experiment.checked(given)])
     for table in experiment.SETTINGS:
         experiment.settings(tables, table)
     optimizer.check(tables.get("optimizer"), experiment.settings(tables, "training"))
     return tables
+
+
+def _check_cell(file: Path, given: Tables) -> None:
+    """Check that options set every entry that the file's [sweep] varies.
+
+    Raises:
+        ValueError: naming the first that they do not set.
+    """
+    unset = sweep_table.read(file)[1].unset(given)
+    if unset:
+        raise ValueError(
+            f"{file} has a table [sweep]: run `pyrovae sweep {file}`, or train one of its cells "
+            f"with --{unset[0]} VALUE"
+        )
 
 
 def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
@@ -186,21 +216,22 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
 
 def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> int:
     recipe, settings = options.recipe, experiment.settings(tables, "training")
-    data_settings = experiment.settings(tables, "data")
     with recipes.running(recipe):
-        source = Source(binarization=data_settings.binarization).given(
-            data_settings.name, data_settings.root and Path(data_settings.root)
-        )
         download = options.root is not None or (options.like or options.resume) is None
-        data = source.load(download=download)
+        source, read = _read(tables, download=download)
         if recipe:
+            data = read
             vae = recipes.run(recipe, data.shape, seed=settings.seed)
         else:
+            tables = _with_likelihood(tables, read)
+            read = _leveled(read, tables)
+            data = read if source.binarization is None else source.binarized(read)
             vae = build.vae(tables, data, seed=settings.seed)
         if source.binarization is None:
-            source = replace(source, binarization=binarization_for(vae))
-            data = source.load(download=download)
-        source = replace(source, shape=data.shape)
+            intensities = read.domain is constraints.unit_interval
+            source = replace(source, binarization=binarization_for(vae) if intensities else "none")
+            data = source.binarized(read)
+        source = source.of(read)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(out, seed=settings.seed, command=command, **details)
         history = _fit(vae, data, tables, checkpoint, resume=options.resume)
@@ -214,11 +245,48 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
     return INTERRUPTED if history.ended == "interrupted" else 0
 
 
+def _read(tables: Tables, *, download: bool) -> tuple[Source, DataSet]:
+    """Return the data set of an experiment and what is read of it, before it is binarized."""
+    settings = experiment.settings(tables, "data")
+    source = Source(binarization=settings.binarization, reading=settings.reading).given(
+        settings.name, settings.root and Path(settings.root)
+    )
+    source = replace(source, reading=settings.reading)
+    return source, source.read_data(download=download)
+
+
+def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
+    """Return the tables with a likelihood, and print it if it is chosen by the data."""
+    found = defaults.with_likelihood(tables, data)
+    if data.table is not None:
+        print(f"{data.table}\nLikelihood: that of each column, of the observed values")
+        return found
+    if found["likelihood"] != tables["likelihood"]:
+        what = "intensities in [0, 1]"
+        if data.domain is not constraints.unit_interval:
+            what = in_words(data.domain)
+        net = found["guide"].get("net", {}) if found["guide"] != tables.get("guide") else {}
+        logs = "; the guide's network takes log(1 + x)" if net.get("name") == "LogCounts" else ""
+        print(f"Likelihood: {found['likelihood']['name']}, as the data are {what}{logs}")
+    return found
+
+
+def _leveled(data: DataSet, tables: Tables) -> DataSet:
+    """Return images with whole levels, if the likelihood is of levels."""
+    number = defaults.levels(tables["likelihood"])
+    images = len(data.shape) == 3 and data.domain is constraints.unit_interval
+    if number is None or not images or "binarization" in tables.get("data", {}):
+        return data
+    return data.leveled(number)
+
+
 def _recorded(tables: Tables, source: Source, recipe: Path | None) -> dict[str, Any]:
     """Return the record of an experiment, with the recipe, if any, in place of the parts."""
     found = {**tables}
     if source.root is not None:  # as a whole path, for `--like` from another folder
         found["data"] = {**tables["data"], "root": source.root}
+    if source.name is not None and not is_name(source.name):
+        found["data"] = {**found["data"], "name": source.name}
     if recipe is None:
         return {"experiment": found}
     parts: Tables = {role: {} for role in ("prior", "likelihood", "guide", "net")}
@@ -260,10 +328,8 @@ def _fit(
         checkpoint,
         _forget_earlier_results(checkpoint.folder),
     ]
-    with (
-        warnings.catch_warnings(),
-        stopping_at_sigterm(checkpoint.folder) as terminated,
-    ):  # The error that follows has the same message in one line.
+    # The error that follows has the same message in one line.
+    with warnings.catch_warnings(), stopping_at_sigterm(checkpoint.folder) as terminated:
         warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)", UserWarning)
         return fit(
             vae,
@@ -291,6 +357,7 @@ def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
         kl_weight=schedules.parse(str(settings.kl_weight)),
         handlers=[] if nats is None else [free_bits(nats)],
         compile=settings.compile,
+        precision=settings.precision,
     )
 
 

@@ -85,11 +85,11 @@ class Training:
         loss: the loss of the last step per datum; on a GPU it is read at the end of an epoch.
         epoch: the epoch that the parameters come from, up to the steps since then.
         compiled: whether the step is compiled.
-        optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
-        norm: the norm of the last step's gradient as a tensor, which may be on a GPU.
         partial: whether the last epoch ended before its last step.
         resumed: the folder that the training goes on from, "" if it begins anew.
         state: returns the whole state, a tree of tensors and numbers, for a checkpoint.
+        optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
+        norm: the norm of the last step's gradient as a tensor, which may be on a GPU.
     """
 
     target: Any
@@ -101,11 +101,11 @@ class Training:
     loss: float = math.nan
     epoch: int = 0
     compiled: bool = False
-    optimizer: Any = None
-    norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     partial: bool = False
     resumed: str = ""
     state: Callable[[], dict[str, Any]] = dict
+    optimizer: Any = None
+    norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
 
     @property
     def learning_rate(self) -> float:
@@ -174,7 +174,7 @@ class Callback:
         """After `started`, if the training goes on from a checkpoint."""
 
     def started_epoch(self, training: Training) -> None:
-        """Before the first step of each epoch, or of what is left of it."""
+        """Before the first step of each epoch."""
 
     def compiling(self, training: Training) -> None:
         """Before a step is compiled, which takes seconds to tens of seconds."""

@@ -38,6 +38,7 @@ from pyrovae.weights.run import run
 from pyrovae.weights.target import (
     buffers_kept,
     device_of,
+    intake_of,
     keep_steps,
     programs,
     safe_to_compile,
@@ -123,10 +124,10 @@ def fit(
     steps = steps_of(target) if seed == "next" else Steps(seed)
     keep_steps(target, steps)  # before any step, as graphs guard the attributes of the target
     with seeded(steps.next_seed):
-        device = device_of(target)
-        batches = Batches(data, batch_size, shuffle=True, device=device)
+        device, intake = device_of(target), intake_of(target)
+        batches = Batches(data, batch_size, shuffle=True, device=device, intake=intake)
         if validation is not None:
-            validation = Batches(drawn_once(validation), BATCH, device=device)
+            validation = Batches(drawn_once(validation), BATCH, device=device, intake=intake)
         shown = Monitor(batches.in_order(BATCH, first=DATA), validation, steps.seed)
         if step.compile is None:
             long = epochs * (batches.number or 0) >= COMPILED_FROM
@@ -135,8 +136,8 @@ def fit(
         training = Training(
             *(target, parameters, epochs, step.steps_in(batches.number)),
             compiled=svi.compiled,
-            optimizer=svi.optim,
             resumed="" if resume is None else str(resume),
+            optimizer=svi.optim,
         )
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)
@@ -147,8 +148,8 @@ def fit(
             monitor=shown,
             callbacks=callbacks,
             before=steps,
-            scaled=scaled,
             resumed=resumed,
+            scaled=scaled,
         )
         loop.run()
     return training.history

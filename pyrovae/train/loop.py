@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,9 +71,9 @@ class Loop:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
         training = self.training
         training.forget_gradients()
+        training.state = functools.partial(state_of, self)
         self.svi.norm.measured = any(each.needs_gradient_norm for each in self.callbacks)
         self.svi.before_compiling = functools.partial(self._tell, "compiling")
-        training.state = functools.partial(state_of, self)
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.callbacks:
@@ -152,53 +152,33 @@ class Loop:
             raise stop
 
     def _steps(self) -> None:
-        """Take a step on each group of batches of the epoch that is left."""
-        training, so_far, batches = self.training, self.so_far, self.batches
-        accumulate = self.step.accumulate
+        """Take the steps that are left of the epoch."""
+        training, so_far, started = self.training, self.so_far, time.perf_counter()
         self._tell("started_epoch")
-        started = time.perf_counter()
-        for group in grouped(rest_of(batches, so_far), accumulate):
+        for group in grouped(rest_of(self.batches, so_far), self.step.accumulate):
             compiling = self.svi.compile_seconds
-            if not batches.tensors:
+            if not self.batches.tensors:
                 for batch in group:
                     check_data(training.target, *batch)
-            self._set_weight(so_far.batches // accumulate)
+            self._set_weight(len(so_far.losses))
             self._set_rate()
-            so_far.losses.append(self._step(group))
-            so_far.last = sum(len(batch[0]) for batch in group)
-            so_far.count += so_far.last
-            so_far.batches += len(group)
+            loss = _step(training, self.svi, group, scaled=self.scaled, note=self._note)
+            so_far.add(loss, [len(batch[0]) for batch in group])
             training.step += 1
             training.norm = self.svi.norm.value
-            if not isinstance(so_far.losses[-1], Tensor):
-                training.loss = so_far.losses[-1] / so_far.last
+            if not isinstance(loss, Tensor):
+                training.loss = loss / so_far.last
             compiling, now = self.svi.compile_seconds - compiling, time.perf_counter()
             training.history.compile_seconds += compiling
             so_far.seconds += now - started - compiling
             started = now
             self._tell("stepped")
-        training.batches = self.step.steps_in(batches.number)
+        training.batches = self.step.steps_in(self.batches.number)
 
-    def _step(self, group: Sequence[Batch]) -> float | Tensor:
-        """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
-        losses: list[float] = []
-        sizes = [len(batch[0]) for batch in group]
-        parameters: dict[Tensor, None] = {}
-        for number, batch in enumerate(group):
-            if self.scaled and number:
-                rescale(parameters, sizes[number - 1] / sizes[number])
-            observed = self.svi.observed_steps
-            taken = _gradients(self.training, self.svi, batch, launch=len(group) == 1)
-            if self.svi.observed_steps > observed:
-                self.recordings.note(sizes[number], self.weight.beta)
-            if isinstance(taken, Tensor):
-                return taken
-            losses.append(taken[0])
-            parameters.update(dict.fromkeys(taken[1]))
-        if self.scaled:
-            rescale(parameters, sizes[-1] / sum(sizes))
-        self.svi.update(list(parameters))
-        return averaged(losses, sizes) if self.scaled else sum(losses)
+    def _note(self, batch: Batch) -> None:
+        """Note the batch at which a graph was recorded, or the programs were observed for one."""
+        if self.svi.observed_steps > len(self.recordings.steps):
+            self.recordings.note(len(batch[0]), self.weight.beta)
 
     def _set_rate(self) -> None:
         """Set the learning rate of a step by the number of steps and the epochs so far."""
@@ -235,6 +215,36 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
             scheduler.step(_bound(epoch) if scheduler.mode == "max" else -_bound(epoch))
         else:
             scheduler.step()
+
+
+def _step(
+    training: Training,
+    svi: SVI,
+    group: Sequence[Batch],
+    *,
+    scaled: bool,
+    note: Callable[[Batch], None],
+) -> float | Tensor:
+    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU.
+
+    `note` is called after each batch.
+    """
+    losses: list[float] = []
+    sizes = [len(batch[0]) for batch in group]
+    parameters: dict[Tensor, None] = {}
+    for number, batch in enumerate(group):
+        if scaled and number:
+            rescale(parameters, sizes[number - 1] / sizes[number])
+        taken = _gradients(training, svi, batch, launch=len(group) == 1)
+        note(batch)
+        if isinstance(taken, Tensor):
+            return taken
+        losses.append(taken[0])
+        parameters.update(dict.fromkeys(taken[1]))
+    if scaled:
+        rescale(parameters, sizes[-1] / sum(sizes))
+    svi.update(list(parameters))
+    return averaged(losses, sizes) if scaled else sum(losses)
 
 
 def _gradients(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,10 @@ class EpochSoFar:
 
     Attributes:
         number: the number of the epoch, from 1.
-        batches: the number of steps so far.
+        batches: the number of batches so far.
         count: the number of data in them.
-        last: the number of data in the last of them.
-        losses: the losses of these steps.
+        last: the number of data in the last step.
+        losses: the losses of the steps.
         seconds: their time, without compiling.
         generators: the states of the generators before the first batch was drawn.
     """
@@ -52,6 +52,13 @@ class EpochSoFar:
     losses: list[float | Tensor] = field(default_factory=list)
     seconds: float = 0.0
     generators: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, loss: float | Tensor, sizes: Sequence[int]) -> None:
+        """Add a step on batches of some sizes."""
+        self.losses.append(loss)
+        self.batches += len(sizes)
+        self.last = sum(sizes)
+        self.count += self.last
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrovae.objectives import handlers as library
+from pyrovae.train.precision import layers_in
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.kl import latent_order
 from pyrovae.weights.sites import check_supports, sample_sites
@@ -55,10 +56,13 @@ class Step:
             does not clip.
         accumulate: the number of batches whose gradients make one step, which is then that of
             one batch of all their data.
+        precision: "bf16" computes the networks' linear layers and convolutions in bfloat16, and
+            log-probabilities and all else in the dtype of the weights. None computes everything
+            in that dtype, as every measurement does.
 
     Raises:
         ValueError: for a weight that is neither a number nor a function, a handler of another
-            form, a KL weight among the handlers, and fewer batches than one.
+            form, a KL weight among the handlers, fewer batches than one, and another precision.
 
     Example:
         >>> import pyro
@@ -76,9 +80,12 @@ class Step:
     compile: bool | None = None
     clip_norm: float | None = None
     accumulate: int = 1
+    precision: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the weight and the handlers."""
+        """Check the precision, the weight and the handlers."""
+        if self.precision is not None:
+            layers_in(self.precision)
         if not (callable(self.kl_weight) or isinstance(self.kl_weight, int | float)):
             raise ValueError(
                 "kl_weight is a number, or a function of the number of epochs such as "
@@ -104,6 +111,8 @@ class Step:
 
     def handled(self, model: Program, guide: Program) -> tuple[Program, Program]:
         """Return the model and the guide under the handlers, without the KL weight."""
+        if self.precision is not None:
+            model, guide = (layers_in(self.precision)(program) for program in (model, guide))
         for handler in self.handlers:
             if isinstance(handler, Handler):
                 model, guide = handler.wrap(model, guide)

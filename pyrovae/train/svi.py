@@ -60,8 +60,8 @@ class SVI(pyro.infer.SVI):
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
     shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
-    `observed_steps` the number of steps at which it was observed or recorded; `before_compiling`
-    is called before a recording. `norm` keeps the norm of the last step's gradient.
+    `observed_steps` the number of steps at which it was observed or recorded;
+    `before_compiling` is called before. `norm` keeps the norm of the last step's gradient.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -122,8 +122,9 @@ class SVI(pyro.infer.SVI):
         super().__init__(model, guide, pyro_optimizer(optim), loss, *pyros, **more)
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
+        self.observed_steps = 0
         self.before_compiling: Callable[[], None] | None = None
-        self.norm, self.observed_steps = GradientNorm(), 0
+        self.norm = GradientNorm()
         self._said: set[str] = set()
         self._forget()
 
@@ -231,7 +232,10 @@ class SVI(pyro.infer.SVI):
         if am_i_wrapped() or under_modes():
             return None
         if is_autocasting():
-            self._say("pyrovae.SVI runs steps under autocast uncompiled")
+            self._say(
+                "pyrovae.SVI runs steps under autocast uncompiled; those of "
+                'Step(precision="bf16") are compiled'
+            )
             return None
         try:
             arguments = Arguments((args, kwargs))

@@ -249,7 +249,7 @@ class TestErrors:
             ("[training]\ncompile = 3\n", "--training.compile: expected `bool | null`"),
             ('[training]\nkl_weight = "cosine:0:1:9"\n', "linear:START:END:EPOCHS"),
             ('[data]\nbinarization = "sometimes"\n', "--data.binarization: invalid enum value"),
-            ('[data]\nname = "cifar"\n', "choose 'digits' or 'mnist'"),
+            ('[data]\nname = "cifar"\n', "did you mean cifar10?"),
             ('[prior]\nname = "Vampprior"\n', "did you mean VampPrior?"),
             (
                 '[prior]\nname = "MixtureOfNormals"\n',

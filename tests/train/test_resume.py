@@ -117,6 +117,11 @@ OPTIMIZERS = {
     "plateau": lambda: pyro.optim.ReduceLROnPlateau(
         {"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-2}, "patience": 0}
     ),
+    "warm-up and cosine": lambda: pv.Optim(
+        torch.optim.AdamW,
+        lr=pv.learning_rates.cosine(1e-2, steps=9, warmup=2),
+        groups={"*bias": {"weight_decay": 0.0}},
+    ),
     "one": lambda: pv.OneOptimizer(lambda ps: torch.optim.AdamW(ps, lr=1e-2)),
 }
 
@@ -132,6 +137,8 @@ CASES = {
     "batch norm": {"target": lambda: vae(normed=True)},
     "plain attribute": {"target": centered},
     "pair in the store": {"target": pair},
+    "averaged": {"callbacks": lambda: [pv.EMA(0.8), pv.EarlyStopping(1)]},
+    "accumulated": {"accumulate": 2},
     "other generators": {"callbacks": lambda: [Noise()]},
     "free bits": {"handlers": lambda: [pv.handlers.free_bits(0.5)]},
     "many particles": {"loss": lambda: pv.objectives.IWAE(5)},
@@ -149,6 +156,7 @@ def train(case, folder, *, compile=False, stop=None, resume=None, epochs=EPOCHS)
         kl_weight=settings.get("kl_weight", 1.0),
         handlers=settings.get("handlers", list)(),
         clip_norm=settings.get("clip_norm"),
+        accumulate=settings.get("accumulate", 1),
         compile=compile,
     )
     callbacks = [pv.Checkpoint(folder), *settings.get("callbacks", list)()]
