@@ -16,7 +16,7 @@ from pyrovae.cli import experiment, main
 from pyrovae.cli.grammar import APP
 
 PNG = b"\x89PNG\r\n\x1a\n"
-COMMANDS = "demo train evaluate compare report sample reconstruct".split()
+COMMANDS = "demo train sweep evaluate compare report sample reconstruct".split()
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
 
 RECIPE = """
