@@ -58,9 +58,9 @@ class Limit(Callback):
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._since
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the seconds so far."""
-        return {"seconds": self._elapsed()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds so far, if they are limited."""
+        return {} if self.seconds is None else {"seconds": self._elapsed()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Count the seconds of an earlier part of the training."""

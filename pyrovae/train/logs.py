@@ -131,7 +131,7 @@ class Log(Callback):
     def started_epoch(self, training: Training) -> None:
         """Begin at the training's first step, which is not 0 where it resumes."""
         if not self._begun and hasattr(self.logger, "begin"):
-            self.logger.begin(training.step)
+            self.logger.begin(training.step, len(training.history.epochs))
         self._begun = True
 
     def stepped(self, training: Training) -> None:
@@ -188,9 +188,13 @@ class CSVLogger:
     def __init__(self, path: str | Path) -> None:
         self.path, self._names = Path(path), list[str]()
 
-    def begin(self, step: int) -> None:
-        """Keep the lines up to this number of steps, and write the next after them."""
-        rows = [row for row in self._rows() if int(row["step"]) <= step] if step else []
+    def begin(self, step: int, epochs: int = 0) -> None:
+        """Keep the lines up to so many steps and whole epochs, and write the next after them."""
+        rows = [
+            row
+            for row in (self._rows() if step else ())
+            if int(row["step"]) <= step and int(row.get("epoch") or 0) <= epochs
+        ]
         self._write(rows, list(rows[0]) if rows else ["step"])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -238,8 +242,8 @@ class TensorBoardLogger:
         self.folder, self._make = Path(folder), SummaryWriter
         self._writer: Any = None
 
-    def begin(self, step: int) -> None:
-        """Hide what was logged after this number of steps, and write the next after it."""
+    def begin(self, step: int, epochs: int = 0) -> None:
+        """Hide what was logged after so many steps, and write the next after it."""
         self.finalize()
         self._writer = self._make(str(self.folder), purge_step=step + 1 if step else None)
 

@@ -162,7 +162,7 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
             setattr(training.history, name, value)
         training.history.ended = History().ended
         training.step, training.loss = state["step"], state["loss"]
-        training.batches = loop.batches.number or state["batches"]
+        training.batches = loop.step.steps_in(loop.batches.number) or state["batches"]
         loop.before = Steps(state["steps"]["seed"], state["steps"]["taken"])
         loop.so_far = EpochSoFar(**state["epoch"])
         loop.svi.set_optimizer_state(state["optimizer"], training.parameters)

@@ -124,7 +124,7 @@ def test_a_new_training_replaces_the_file_and_a_resumed_one_continues_it(tmp_pat
     path = tmp_path / "log.csv"
     fit(pv.Log(pv.CSVLogger(path), every=2))
     logger = pv.CSVLogger(path)
-    logger.begin(3)
+    logger.begin(3, 1)
     logger.log_metrics({"other": 1.0}, 4)
     assert steps_in(path) == ["step", "2", "3", "4"]
     assert path.read_text().splitlines()[0].endswith(",other")
