@@ -366,7 +366,8 @@ def _forget_earlier_results(folder: Path) -> Callback:
 
     class Forget(Callback):
         def started(self, training: Any) -> None:
-            for pattern in ("evaluation.*", "figures/*.png", "report.html", "tensorboard/*"):
+            logs = () if training.resumed else ("log.csv", "tensorboard/*")
+            for pattern in ("evaluation.*", "figures/*.png", "report.html", *logs):
                 for path in folder.glob(pattern):
                     path.unlink()
 

@@ -81,6 +81,23 @@ def test_a_file_trains_with_its_optimizer_average_and_logs(tmp_path, capsys):
     assert not (tmp_path / "more" / "log.csv").exists()
 
 
+def test_a_resumed_run_goes_on_with_its_logs(tmp_path):
+    options = ("--lr", "cosine:0.01:3:14", "--log", "csv", "tensorboard", "--ema", "0.9")
+    train = ["train", *options, *SMALL, "--training.log_every", "1"]
+    assert main([*train, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*train, "--max-steps", "9", "--out", str(tmp_path / "parts")]) == 0
+    before = len(list((tmp_path / "parts" / "tensorboard").iterdir()))
+    assert main(["train", "--resume", str(tmp_path / "parts"), "--max-steps", "14"]) == 0
+    whole, parts = (
+        [line.split(",")[:10] for line in (tmp_path / name / "log.csv").read_text().splitlines()]
+        for name in ("whole", "parts")
+    )
+    assert parts == whole
+    assert len(list((tmp_path / "parts" / "tensorboard").iterdir())) == before + 1
+    one, other = (pv.load(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_options_are_what_a_file_says(tmp_path, steps):
     options = "--optimizer AdamW --optimizer.weight_decay 0.1 --lr one-cycle:0.1 --clip-norm 2 "
     options += "--accumulate 3 --ema 0.5 --max-steps 9 --max-time 1h30m --log csv figure "

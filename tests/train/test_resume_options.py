@@ -44,9 +44,9 @@ def optim(name):
     return pv.Optim(torch.optim.AdamW, lr=RATES[name], weight_decay=0.1, groups=biases)
 
 
-def train(folder, name, *, compile=False, stop=None, resume=None):
+def train(folder, name, *, compile=False, stop=None, resume=None, limit=11):
     made, log = vae(), pv.Log(pv.CSVLogger(folder / "log.csv"), every=1)
-    callbacks = [pv.EMA(0.8), pv.Limit(steps=11), log, pv.Checkpoint(folder)]
+    callbacks = [pv.EMA(0.8), pv.Limit(steps=limit), log, pv.Checkpoint(folder)]
     history = pv.fit(
         made, bits(), validation=bits(9), epochs=EPOCHS, batch_size=8, resume=resume,
         step=pv.Step(optim(name), accumulate=2, clip_norm=1.0, compile=compile),
@@ -76,5 +76,18 @@ def test_a_compiled_step_of_several_batches_resumes(tmp_path, interpreted):
     wanted, *_ = train(tmp_path / "whole", "cosine", compile=True)
     train(tmp_path / "parts", "cosine", compile=True, stop=6)
     found, *_ = train(tmp_path / "parts", "cosine", compile=True, resume=tmp_path / "parts")
+    for key, tensor in wanted.items():
+        assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("limit", [4, 6])
+def test_a_training_at_its_limit_stays_there_and_goes_on_with_another(tmp_path, limit):
+    short, history, lines = train(tmp_path, "cosine", limit=limit)
+    again, stayed, others = train(tmp_path, "cosine", limit=limit, resume=tmp_path)
+    for key, tensor in short.items():
+        assert torch.equal(again[key], tensor), key
+    assert (stayed, others) == (history, lines)
+    found, *_ = train(tmp_path, "cosine", resume=tmp_path)
+    wanted, *_ = train(tmp_path / "whole", "cosine")
     for key, tensor in wanted.items():
         assert torch.equal(found[key], tensor), key
