@@ -11,6 +11,7 @@ from typing import Any, final
 
 from pyrovae.cli import experiment
 from pyrovae.cli.experiment import Tables, Training
+from pyrovae.cli.names import MODULES, parts, unknown
 from pyrovae.cli.sweep_table import Cell
 from pyrovae.files import write_atomically
 from pyrovae.runs import Run
@@ -82,6 +83,10 @@ class Reader:
         wanted = experiment.layered([self.tables, experiment.checked(cell.tables)])
         training = experiment.settings(wanted, "training")
         experiment.settings(wanted, "data")
+        for role in MODULES:
+            name = wanted[role].get("name")
+            if name is not None and name not in parts(role):
+                raise ValueError(f"{cell.name}: {unknown(role, str(name), parts(role))}")
         folder = self.out / cell.name
         if not any((folder / name).exists() for name in ("config.json", "model.safetensors")):
             return Found(cell)

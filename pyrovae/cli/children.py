@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import threading
@@ -51,7 +52,7 @@ class Children:
             self.ended = True
             running = list(self._running)
         for child in running:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         for child in running:
             try:
                 child.wait(GRACE)

@@ -74,7 +74,7 @@ examples:
     "sweep": """\
 examples:
   pyrovae sweep experiment.toml --out runs/sweep --jobs 2
-  pyrovae sweep experiment.toml --out runs/sweep --print > cells.txt
+  pyrovae sweep experiment.toml --out runs/sweep --print
   pyrovae sweep experiment.toml --out runs/sweep --evaluate 500
 
 a grid of six cells, experiment.toml:
@@ -101,7 +101,7 @@ examples:
     "compare": """\
 examples:
   pyrovae compare runs/wide runs/narrow
-  pyrovae compare runs/sweep/latents=*
+  pyrovae compare runs/wide runs/narrow runs/deep
   pyrovae compare runs/wide runs/narrow --out comparison.png""",
     "report": """\
 examples:

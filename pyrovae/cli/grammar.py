@@ -481,10 +481,7 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
 
 @APP.command(help_epilogue=EPILOGUES["impute"])
 def impute(run: Folder, /, *, options: Imputed) -> int:
-    """Impute a table's missing values by a run that was trained on such a table.
-
-    Writes the posterior mean of a number and the most probable class. Observed values stay.
-    """
+    """Impute a table's missing values: a number by its mean, a class by the most probable."""
     from pyrovae.cli import tables
 
     return tables.impute(run, options)

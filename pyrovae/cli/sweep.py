@@ -49,9 +49,10 @@ def sweep(file: Path, options: Swept) -> int:
     if options.print:
         return _print(file, axes, options, reader)
     running = _Running(file, axes, options, reader)
+    cells = running.cells()
     with folders.held(options.out), terminated_as_interrupted():
         try:
-            running.run()
+            running.run(cells)
         except KeyboardInterrupt:
             running.children.end()
             done = sum(found.finished for found in running.found.values())
@@ -111,11 +112,10 @@ class _Running:
     found: dict[str, Found] = field(default_factory=dict)
     children: Children = field(default_factory=Children)
 
-    def run(self) -> None:
+    def run(self, cells: Iterator[Cell]) -> None:
         """Train the cells that are not finished, several at once."""
         (self.options.out / LOGS).mkdir(parents=True, exist_ok=True)
         pool = concurrent.futures.ThreadPoolExecutor(self.options.jobs)
-        cells = self._cells()
         pending: dict[concurrent.futures.Future[Found], Cell] = {}
         try:
             while True:
@@ -143,20 +143,19 @@ class _Running:
         if self.found:
             write_results(self.options.out / RESULTS, self.found.values())
 
-    def _cells(self) -> Iterator[Cell]:
-        """Yield the cells to train. Those that are finished are noted."""
+    def cells(self) -> Iterator[Cell]:
+        """Return the cells to train, one after the other. Those that are finished are noted."""
         if self.axes.trials is not None:
             from pyrovae.cli.trials import Trials
 
             trials = Trials(self.axes, self.options.out / RESULTS, self.reader)
-            yield from trials.cells(self.found)
-            return
+            return trials.cells(self.found)
         read = {cell.name: self.reader.read(cell) for cell in self.axes.grid()}
         self.found.update(read)
         finished = sum(found.finished for found in read.values())
         if finished:
             self._said(f"{finished} of {len(read)} cells are finished")
-        yield from (found.cell for found in read.values() if not found.finished)
+        return (found.cell for found in read.values() if not found.finished)
 
     def _trained(self, cell: Cell) -> Found:
         """Train a cell, and evaluate it if asked."""

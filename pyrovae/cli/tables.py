@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from pyrovae.cli import recipes
-from pyrovae.cli.grammar import Drawn, Imputed
+from pyrovae.cli.grammar import Imputed, Sampled
 from pyrovae.data import Reading, Split, Table, write_frame
 from pyrovae.data.columns import covariate
 from pyrovae.data.frame_files import check_suffix
@@ -54,8 +54,10 @@ def in_own_units(table: Table, data: Split, report: Report) -> str:
     )
 
 
-def sample(run: Run, table: Table, options: Drawn) -> int:
+def sample(run: Run, table: Table, options: Sampled) -> int:
     """Write a frame that is drawn from a run's model."""
+    if options.means:
+        raise ValueError("--means is for images; rows of a table are drawn: leave it out")
     path = options.out or run.folder / "samples.parquet"
     check_suffix(path)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)

@@ -12,16 +12,8 @@ from typing import Any, Final
 
 from torch.distributions import constraints
 
-from pyrovae import plots
-from pyrovae.cli import (
-    build,
-    defaults,
-    experiment,
-    optimizer,
-    recipes,
-    sweep_table,
-    watching,
-)
+from pyrovae import handlers, plots
+from pyrovae.cli import build, defaults, experiment, optimizer, recipes, sweep_table, watching
 from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -32,7 +24,6 @@ from pyrovae.data import DataSet
 from pyrovae.data.domains import in_words
 from pyrovae.data.readers import is_name
 from pyrovae.measure.evaluate import evaluate as measure
-from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
@@ -232,6 +223,8 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
             source = replace(source, binarization=binarization_for(vae) if intensities else "none")
             data = source.binarized(read)
         source = source.of(read)
+        if options.resume is not None:
+            _check_unchanged(Run(out).source, read)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(out, seed=settings.seed, command=command, **details)
         history = _fit(vae, data, tables, checkpoint, resume=options.resume)
@@ -255,6 +248,20 @@ def _read(tables: Tables, *, download: bool) -> tuple[Source, DataSet]:
     return source, source.read_data(download=download)
 
 
+def _check_unchanged(recorded: Source, data: DataSet) -> None:
+    """Check that a training is resumed on the data that it began with.
+
+    Raises:
+        ValueError: if the training data are others.
+    """
+    content = recorded.content
+    if content is not None and content.differs("train", data.train):
+        raise ValueError(
+            f"the training data of {data.name} changed since the training began: resume it on the "
+            "same data, or begin a new run of the same experiment with --like"
+        )
+
+
 def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
     """Return the tables with a likelihood, and print it if it is chosen by the data."""
     found = defaults.with_likelihood(tables, data)
@@ -262,9 +269,9 @@ def _with_likelihood(tables: Tables, data: DataSet) -> Tables:
         print(f"{data.table}\nLikelihood: that of each column, of the observed values")
         return found
     if found["likelihood"] != tables["likelihood"]:
-        what = "intensities in [0, 1]"
-        if data.domain is not constraints.unit_interval:
-            what = in_words(data.domain)
+        what = in_words(data.domain)
+        if data.domain is constraints.unit_interval:
+            what = "intensities in [0, 1], binarized at each use"
         net = found["guide"].get("net", {}) if found["guide"] != tables.get("guide") else {}
         logs = "; the guide's network takes log(1 + x)" if net.get("name") == "LogCounts" else ""
         print(f"Likelihood: {found['likelihood']['name']}, as the data are {what}{logs}")
@@ -355,7 +362,7 @@ def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
         kl_weight=schedules.parse(str(settings.kl_weight)),
-        handlers=[] if nats is None else [free_bits(nats)],
+        handlers=[] if nats is None else [handlers.free_bits(nats)],
         compile=settings.compile,
         precision=settings.precision,
     )

@@ -345,6 +345,9 @@ def _read(frame: Any) -> nw.DataFrame[Any]:
             f"a table takes a frame of pandas, polars or pyarrow; got {type(frame).__name__}: "
             "give pandas.DataFrame(data), or collect a lazy frame"
         ) from error
+    except nw.exceptions.DuplicateError as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"a table needs columns with different names: {told}") from error
     named = [name for name in data.columns if not isinstance(name, str)]
     if named:
         raise ValueError(

@@ -134,6 +134,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             return np.where(seen, numbers, 0.0), seen
         place = {level: index for index, level in enumerate(self.levels)}
         values = plain(series)
+        _check_plain(series, [value for value in values if value is not None])
         codes = [0 if value is None else place.get(value, -1) for value in values]
         if -1 in codes:
             row = codes.index(-1)
@@ -178,8 +179,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def in_words(self) -> tuple[str, str]:
         """Return a summary of the values, and a note on what the kind leaves open."""
         if self.kind in ("numeric", "count"):
-            note = ""
-            if self.kind == "count" and self.distinct <= FEW:
+            note = "" if self.distinct != 1 else "one value: it tells nothing, leave it out"
+            if self.kind == "count" and 1 < self.distinct <= FEW:
                 note = f"{self.distinct} distinct values: 'ordinal' or 'categorical' if classes"
             return f"mean {self.loc:.4g}, sd {self.scale:.4g}", note
         between = " < " if self.kind == "ordinal" else ", "
@@ -202,15 +203,16 @@ def column_of(series: nw.Series[Any], wanted: Kind | Sequence[Level] | None = No
     """
     name, levels, values = series.name, declared(series), plain(series)
     observed = [value for value in values if value is not None]
+    _check_plain(series, [*observed, *(levels or ())])
     counted = Counter(observed)
     if not observed:
         raise ValueError(
             f"column {name!r} has no observed value: leave it out with columns={{{name!r}: None}}"
         )
     kind: Any = wanted
-    if wanted is not None and not isinstance(wanted, str):
+    if isinstance(wanted, list | tuple):
         kind, levels = "ordinal", list(wanted)
-    elif wanted is None:
+    if wanted is None:
         kind = _kind(series, counted, levels)
     facts: dict[str, Any] = {"name": name, "kind": kind, "dtype": dtype_of(series)}
     facts |= {"missing": len(values) - len(observed), "distinct": len(counted)}
@@ -249,11 +251,7 @@ def _kind(series: nw.Series[Any], counted: Counter[Any], levels: list[Level] | N
             return "binary"
         return "count" if whole and min(counted) >= 0 else "numeric"
     if types != {str} and not categories:
-        told = " and ".join(sorted(kind.__name__ for kind in types))
-        raise ValueError(
-            f"column {series.name!r} holds {told} ({dtype}), which is no kind of column: convert "
-            f"it to numbers or strings, or leave it out with columns={{{series.name!r}: None}}"
-        )
+        raise _of_no_kind(series, types)
     distinct, number = len(levels or counted), sum(counted.values())
     if not categories and MOST_LEVELS < distinct and number < 2 * distinct:
         raise ValueError(
@@ -261,6 +259,22 @@ def _kind(series: nw.Series[Any], counted: Counter[Any], levels: list[Level] | N
             f"out with columns={{{series.name!r}: None}}, or keep it with 'categorical'"
         )
     return "binary" if distinct == 2 else "categorical"
+
+
+def _check_plain(series: nw.Series[Any], values: Sequence[Any]) -> None:
+    """Check that values, and the categories of a dtype, are booleans, numbers or strings."""
+    other = {type(value) for value in values} - {bool, int, float, str}
+    if other:
+        raise _of_no_kind(series, other)
+
+
+def _of_no_kind(series: nw.Series[Any], types: set[type]) -> ValueError:
+    told = " and ".join(sorted(kind.__name__ for kind in types))
+    return ValueError(
+        f"column {series.name!r} holds {told} ({type(series.dtype).__name__}), which is no kind "
+        f"of column: convert it to numbers or strings, or leave it out with "
+        f"columns={{{series.name!r}: None}}"
+    )
 
 
 def declared(series: nw.Series[Any]) -> list[Any] | None:

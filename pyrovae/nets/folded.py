@@ -41,8 +41,8 @@ class Folded(Part):
             for images [..., C, H, W].
 
     Raises:
-        ValueError: if `event_dim` is below 1, the input has fewer axes, or an output has another
-            number of rows.
+        ValueError: if `event_dim` is below 1, the input has fewer axes, an output has another
+            number of rows, or the module takes no context and gets one.
 
     Example:
         >>> import torch
@@ -79,7 +79,16 @@ class Folded(Part):
         inputs = list(context)
         for place, value in own.items():
             inputs[place] = _rows(value, lead, split[place])
-        out = self.module(_rows(x, lead, start), *inputs)
+        try:
+            out = self.module(_rows(x, lead, start), *inputs)
+        except TypeError as error:
+            if not context or "positional argument" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self.module).__name__} takes no context; got {len(context)} besides x "
+                f"({error}): write a module that takes it, or give x alone, "
+                "pyrovae.data.Labeled(data, labels='drop') of a data set"
+            ) from error
         return pytree.tree_map(lambda v: _unfolded(v, lead), out)
 
     def _event_dim(self, value: Tensor) -> int:

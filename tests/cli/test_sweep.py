@@ -158,6 +158,11 @@ class TestTable:
             ("[sweep]\ntrials = 2\nprior.a = {low = 0, high = 2, log = true}", "needs low > 0"),
             ("[sweep]\ntrials = 2\nprior.a = {low = 0, high = 2, step = 5}", "step is above 0"),
             ('[sweep]\ntrials = 2\nprior.a = {low = "a", high = 2}', "got `str`"),
+            (
+                '[sweep]\nguide = ["Flow", "Flwo"]',
+                "guide=Flwo: no guide 'Flwo': did you mean Flow",
+            ),
+            ("[sweep]\ntraining.epochs = [3, 0]", "--training.epochs: expected `int` >= 1"),
         ],
     )
     def test_what_is_wrong_is_one_line(self, sweep, words, tmp_path, capsys):

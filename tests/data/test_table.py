@@ -294,6 +294,10 @@ def test_statistics_can_be_those_of_other_rows():
         ({"a": [1, 2]}, {"b": "count"}, "the frame has no column 'b'; it has a"),
         ({"a": [1, 2]}, {"a": None}, "a table needs one or more columns, each once; got none"),
         ({}, {}, "needs a frame with at least one row"),
+        ({"a": [[1], [2]]}, {}, "column 'a' holds list"),
+        ({"a": pandas.cut([1, 2, 9], 3)}, {}, "column 'a' holds Interval"),
+        ({"a": [1, 2]}, {"a": 5}, "column 'a' cannot be 5: choose one of"),
+        ({"a": [1, 2]}, {"a": []}, "column 'a' has 1 at row 0, which is none of the levels none"),
         ({0: [1, 2]}, {}, r"columns named by strings; got 0: frame.columns"),
         ({"a": pandas.to_datetime(["2020-01-01"])}, {}, "holds Timestamp .* leave it out"),
         (
@@ -316,6 +320,7 @@ def test_what_no_rule_can_tell_is_asked_for(frame, columns, said):
         ({"height": ["tall", "1", "2", "3"]}, "'height' takes numbers; got 'tall' at row 0"),
         ({"children": [0.5, 1, 2, 3]}, "'children' takes counts .*; got 0.5 at row 0"),
         ({"children": [2**24 + 1, 1, 2, 3]}, "16777217 at row 0, which torch.float32 cannot hold"),
+        ({"city": [["Bern"]] * 4}, "column 'city' holds list"),
         ({"age": [1, 2, 3, 4]}, "has a column 'age', which the table does not know: drop it"),
         ({"height": [1e300, 1, 1, 1]}, "which torch.float32 cannot hold"),
     ],
@@ -328,6 +333,8 @@ def test_a_frame_that_does_not_fit_is_refused(change, said):
 
 def test_what_cannot_be_read_or_decoded_is_refused():
     table = Table.of(people())
+    with pytest.raises(ValueError, match="columns with different names: .* 'a' 2 times"):
+        Table.of(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
     with pytest.raises(ValueError, match="lacks the table's column 'city'"):
         table.encode(people().drop(columns="city"))
     with pytest.raises(ValueError, match=r"a frame of pandas, polars or pyarrow; got dict"):

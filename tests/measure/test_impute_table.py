@@ -220,6 +220,15 @@ def test_a_run_keeps_the_table(trained, tmp_path):
     assert torch.equal(*scores)
 
 
+def test_a_changed_table_is_refused_with_its_run(trained, tmp_path):
+    table, vae, _ = trained
+    record = table.record
+    record["columns"][1]["scale"] *= 2
+    run = pv.save(vae, tmp_path / "run", table=record)
+    with pytest.raises(ValueError, match="run in .* cannot decode: the record of the table was"):
+        _ = run.table
+
+
 def test_the_most_probable_class_is_that_of_the_weighted_probabilities():
     logits = torch.tensor([[[0.2, 0.5, 0.3]], [[0.6, 0.1, 0.3]]]).log()  # [K, N, C]
     fn = (

@@ -252,5 +252,17 @@ def test_a_folder_of_pngs_trains_an_own_convolutional_vae(tmp_path):
     assert history.column("elbo")[1] > history.column("elbo")[0]
     found = pv.evaluate(target, data, particles=5)
     assert len(found.elbo.value) == 40
-    with pytest.raises(ValueError, match="labels='drop'"):
+    with pytest.raises(ValueError, match="labels='drop'.*labels='context'"):
         pv.fit(vae(), Folder(tmp_path), epochs=1, callbacks=[])
+    with pytest.raises(ValueError, match="Sequential takes no context; got 1.*labels='drop'"):
+        pv.evaluate(vae(), Folder(tmp_path), particles=2)
+
+
+def test_images_for_flat_networks_are_told_how_to_be_flat():
+    target = pv.VAE(
+        pv.priors.StandardNormal(LATENTS),
+        pv.likelihoods.ContinuousBernoulli(pv.nets.MLP(LATENTS, 8, 64)),
+        pv.guides.MeanFieldNormal(Folded(encoder(), event_dim=3)),
+    )
+    with pytest.raises(ValueError, match=r"event shape \(64,\); .*pass x\.flatten\(1\)"):
+        pv.fit(target, IMAGES, epochs=1, callbacks=[])

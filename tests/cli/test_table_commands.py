@@ -117,6 +117,8 @@ def test_a_table_is_sampled_as_a_file(run, tmp_path, capsys):
     assert set(drawn.city) <= {"Bern", "Oslo", "Rome"}
     assert main(["sample", str(run)]) == 0
     assert len(pandas.read_parquet(run / "samples.parquet")) == 100
+    assert main(["sample", str(run), "--means"]) == 2
+    assert "--means is for images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
