@@ -1,6 +1,7 @@
 """What `fit` adds to the compiled step: CPU time per step, and memory over the steps.
 
     OMP_NUM_THREADS=1 python benchmarks/fit_overhead.py
+    OMP_NUM_THREADS=1 python benchmarks/fit_overhead.py --shuffled
     OMP_NUM_THREADS=1 python benchmarks/fit_overhead.py --with bar csv ema clip
 
 The data are 50,000 rows of random bits as wide as MNIST. After each epoch of `fit`, the same
@@ -45,12 +46,12 @@ def megabytes() -> float:
 class BesideBareSteps(pv.Callback):
     """Time the steps of each epoch, and as many bare steps after it."""
 
-    def __init__(self, x: torch.Tensor, clip_norm: float | None) -> None:
+    def __init__(self, x: torch.Tensor, clip_norm: float | None, *, shuffled: bool) -> None:
         """Make the VAE whose bare steps are timed."""
         vae = made()
         loss = default_loss(vae.model, vae.guide, x[:BATCH])
         self.svi = pv.SVI(vae.model, vae.guide, optim(), loss, clip_norm=clip_norm)
-        self.batches = x.split(BATCH)
+        self.batches = pv.data.Batches(x, BATCH, shuffle=True) if shuffled else x.split(BATCH)
         self.times: list[tuple[float, float, float]] = []
         self.memory: list[float] = []
 
@@ -66,7 +67,7 @@ class BesideBareSteps(pv.Callback):
         """Take the bare steps."""
         measured = time.process_time()
         for batch in self.batches:
-            self.svi.step(batch)
+            self.svi.step(batch if isinstance(batch, torch.Tensor) else batch[0])
         bare = time.process_time() - measured
         self.times.append((self.stepped_at - self.since, measured - self.stepped_at, bare))
         self.memory.append(megabytes())
@@ -78,11 +79,14 @@ def main() -> None:
     parser.add_argument("--data", type=int, default=50_000)
     kinds = ["bar", "csv", "ema", "clip"]
     parser.add_argument("--with", nargs="*", default=[], choices=kinds, dest="more")
+    parser.add_argument(
+        "--shuffled", action="store_true", help="bare steps take shuffled rows too"
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((args.data, PIXELS), 0.5))
     clip_norm = 10.0 if "clip" in args.more else None
-    beside = BesideBareSteps(x, clip_norm)
+    beside = BesideBareSteps(x, clip_norm, shuffled=args.shuffled)
     with tempfile.TemporaryDirectory() as folder:
         callbacks = {
             "bar": pv.ProgressBar(),

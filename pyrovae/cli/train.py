@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from torch.distributions import constraints
 
-from pyrovae import handlers, plots
+import pyrovae as pv
+from pyrovae import plots
 from pyrovae.cli import build, defaults, experiment, optimizer, recipes, sweep_table, watching
 from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
@@ -362,7 +363,7 @@ def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
         kl_weight=schedules.parse(str(settings.kl_weight)),
-        handlers=[] if nats is None else [handlers.free_bits(nats)],
+        handlers=[] if nats is None else [pv.handlers.free_bits(nats)],
         compile=settings.compile,
         precision=settings.precision,
     )
@@ -373,7 +374,8 @@ def _forget_earlier_results(folder: Path) -> Callback:
 
     class Forget(Callback):
         def started(self, training: Any) -> None:
-            for pattern in ("evaluation.*", "figures/*.png", "report.html", "tensorboard/*"):
+            logs = () if training.resumed else ("log.csv", "tensorboard/*")
+            for pattern in ("evaluation.*", "figures/*.png", "report.html", *logs):
                 for path in folder.glob(pattern):
                     path.unlink()
 

@@ -183,7 +183,7 @@ class Batches:
             yield rows if order is None else order[rows]
 
     def _read(self, place: Any) -> Batch:
-        found = (rows[place] for rows in self.rows)
+        found = (_taken(rows, place) for rows in self.rows)
         return tuple(v.pin_memory() if self._on_gpu and not v.is_cuda else v for v in found)
 
     def _source(self) -> Iterable[Any]:
@@ -199,6 +199,13 @@ class Batches:
         if number == 0:
             raise ValueError("the data are empty: there is no batch")
         return number
+
+
+def _taken(rows: Rows, place: Any) -> Tensor:
+    """Return rows by a slice or by their numbers."""
+    if isinstance(rows, Tensor) and isinstance(place, Tensor) and rows.device == place.device:
+        return rows.index_select(0, place)  # twice as fast as rows[place]
+    return rows[place]
 
 
 def _rows(data: Data, intake: Intake) -> tuple[bool, tuple[Rows, ...]]:

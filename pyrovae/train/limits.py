@@ -16,7 +16,7 @@ class Limit(Callback):
     """End a training between two steps, and keep the parameters.
 
     The epoch ends there: it is measured and saved as a whole one. A training that resumes counts
-    its earlier steps and seconds.
+    its earlier steps and seconds, and goes on from that step if its limit is larger.
 
     Args:
         steps: the largest number of steps, 1 or more; None for any.
@@ -47,6 +47,10 @@ class Limit(Callback):
     def started(self, training: Training) -> None:
         """Start the clock."""
         self._before, self._since = 0.0, time.monotonic()
+
+    def started_epoch(self, training: Training) -> None:
+        """End a training that has come to a limit while it was measured, or before it resumed."""
+        self.stepped(training)
 
     def stepped(self, training: Training) -> None:
         """End the training at a limit."""

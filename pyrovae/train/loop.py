@@ -126,6 +126,8 @@ class Loop:
             try:
                 self._steps()
             except StopTraining as reason:
+                if not self.so_far.losses:  # before the first step: the epoch has not begun
+                    raise
                 stop = reason
                 self._tell("paused")
             loss = _mean_loss(training, self.so_far)

@@ -9,7 +9,9 @@ import torch
 import pyrovae as pv
 from pyrovae.cli import main
 from pyrovae.cli.experiment import Training, seconds
+from pyrovae.cli.grammar import Trained
 from pyrovae.cli.optimizer import KNOWN, optimizer
+from pyrovae.cli.train import asked
 
 SMALL = ("--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "200")
 TOML = """
@@ -72,13 +74,28 @@ def test_a_file_trains_with_its_optimizer_average_and_logs(tmp_path, capsys):
     assert [float(row["elbo"]) for row in rows if row["elbo"]] == [line["elbo"] for line in lines]
     assert list((out / "tensorboard").glob("events.*"))
     assert (out / "figures" / "history.png").is_file()
-    again = ("--like", out, "--optimizer", "RAdam", "--log", "tensorboard", "--max-steps", 5)
-    capsys.readouterr()
-    assert main(["train", *map(str, again), "--out", str(tmp_path / "more")]) == 0
-    assert "stopped early: 5 steps were asked for" in capsys.readouterr().out
-    config = pv.runs.Run(tmp_path / "more").config["experiment"]
-    assert config["optimizer"] == {"name": "RAdam"}
-    assert not (tmp_path / "more" / "log.csv").exists()
+    tables = asked(None, Trained(like=out, optimizer="RAdam", log=["figure", "tensorboard"]), ())
+    assert tables["optimizer"] == {"name": "RAdam"}
+    assert tables["training"]["log"] == ["figure", "tensorboard"]
+    assert tables["training"]["ema"] == 0.9
+
+
+def test_a_resumed_run_goes_on_with_its_logs(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *arguments: {})
+    options = ("--lr", "cosine:0.01:3:14", "--log", "csv", "tensorboard", "--ema", "0.9")
+    train = ["train", *options, *SMALL, "--training.log_every", "1"]
+    assert main([*train, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*train, "--max-steps", "9", "--out", str(tmp_path / "parts")]) == 0
+    before = len(list((tmp_path / "parts" / "tensorboard").iterdir()))
+    assert main(["train", "--resume", str(tmp_path / "parts"), "--max-steps", "14"]) == 0
+    whole, parts = (
+        [line.split(",")[:10] for line in (tmp_path / name / "log.csv").read_text().splitlines()]
+        for name in ("whole", "parts")
+    )
+    assert parts == whole
+    assert len(list((tmp_path / "parts" / "tensorboard").iterdir())) == before + 1
+    one, other = (pv.load(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_options_are_what_a_file_says(tmp_path, steps):

@@ -79,6 +79,25 @@ def test_a_time_ends_a_training(monkeypatch):
     assert len(history.epochs) == 2  # after 5 steps of a second
 
 
+def test_a_time_that_passed_while_measuring_begins_no_epoch(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Pass(pv.Callback):
+        def finished_epoch(self, training):
+            now[0] += 5.0
+
+    keep = Keep()
+    vae = small_vae()
+    history = pv.fit(
+        vae, data(), epochs=9, batch_size=20, callbacks=[Pass(), pv.Limit(seconds=7), keep]
+    )
+    assert history.ended == "stopped early: 7 seconds were asked for"
+    assert (len(history.epochs), len(keep.states)) == (2, 6)
+    for name, tensor in keep.states[-1].items():
+        assert torch.equal(vae.state_dict()[name], tensor)
+
+
 def test_the_time_of_an_earlier_part_counts(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
