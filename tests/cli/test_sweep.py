@@ -21,6 +21,7 @@ from pyrovae.cli import experiment, main
 from pyrovae.cli.children import Children
 from pyrovae.cli.sweep import _environment
 from pyrovae.cli.sweep_table import Cell, Range, Sweep, read
+from pyrovae.plots.style import blank
 from pyrovae.runs import folder as folders
 
 BASE = """
@@ -58,7 +59,7 @@ def written(folder: Path, sweep: str, base: str = BASE) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Train cells in this process, without figures; return the commands that were run."""
+    """Train cells in this process, with blank figures; return the commands that were run."""
     return in_this_process(monkeypatch)
 
 
@@ -72,7 +73,9 @@ def in_this_process(monkeypatch) -> list:
                 return main(argv[3:])
 
     monkeypatch.setattr(Children, "run", run)
+    # Blank figures: drawing them takes most of the time.
     monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *_: {})
+    monkeypatch.setattr("pyrovae.cli.train.plots.history", lambda _: blank(1, 1))
     monkeypatch.setattr("pyrovae.cli.measure.report_figures", lambda *_: {})
     return commands
 
