@@ -41,6 +41,7 @@ def save_report(
     made = {**provenance(), "command": command, "run": run.config.get("run")}
     recorded = source.record
     recorded["data_set"] = recorded.pop("name")
+    recorded.pop("content")
     report.save(path, **made, **recorded, split=split, limit=limit)
     if not report.partial:
         partial = run.folder / PARTIAL
@@ -58,7 +59,7 @@ def measured_source(saved: SavedFinding, config: Mapping[str, Any]) -> tuple[Sou
     said = saved.said
     if "data_set" not in said:
         return Source.read(config.get("data")), "test"
-    recorded = {key: said.get(key) for key in ("root", "binarization", "shape")}
+    recorded = {key: said.get(key) for key in ("root", "binarization", "shape", "reading")}
     return Source.read({"name": said["data_set"], **recorded}), str(said.get("split"))
 
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import page, recipes
+from pyrovae.cli import page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
     history_figure,
+    is_image,
     report_figures,
     save_figures,
     vae_figures,
 )
-from pyrovae.cli.grammar import Drawn, Evaluation, Opened, Reconstructed
-from pyrovae.data import Split
+from pyrovae.cli.grammar import Evaluation, Opened, Reconstructed, Sampled
+from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
 from pyrovae.measure.annealing.ais import AIS
@@ -48,7 +53,11 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
     """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
-    vae, source, data = _opened(run, options, split=options.split, limit=options.limit)
+    vae, source, read = _opened(run, options, split=options.split)
+    said = run.source.met_again(read, options.split)
+    if said is not None:
+        print(f"pyrovae: warning: {said}", file=sys.stderr)
+    data = first(getattr(source.binarized(read), options.split), options.limit)
     run.check_writable()
     with recipes.running(options.recipe):
         report = measure(
@@ -60,16 +69,20 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             compile=False if options.no_compile else None,
             diagnostics=diagnostics,
         )
-        if not run.metrics:
-            report = replace(report, notes=(NEVER_TRAINED,))
+        notes = [NEVER_TRAINED] if not run.metrics else []
+        report = replace(report, notes=(*notes, *([said] if said else [])))
         path = save_report(
             report, run, source, split=options.split, limit=options.limit, command=list(command)
         )
         print(report)
+        if run.table is not None:
+            print(tables.in_own_units(run.table, data, report))
         print(f"written: {path}")
         if path.name == EVALUATION:
-            x = data.draw()[: len(report.elbo.value)]
-            figures = report_figures(report, vae, x, image_shape(source, None))
+            done = len(report.elbo.value)
+            beside = [value[:done] for value in data.context]
+            shape = image_shape(source, None)
+            figures = report_figures(report, vae, data.draw()[:done], shape, beside)
             save_figures(figures, run, in_place_of=MEASURED)
             print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
         else:
@@ -146,41 +159,82 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
         with contextlib.suppress(ValueError), seeded(0):
             shape = image_shape(source, lambda: vae.sample(1))
             figures |= vae_figures(vae, data, shape)
-        figures |= report_figures(saved, vae, x, shape)
+        figures |= report_figures(saved, vae, x, shape, data.context if data else ())
     path = out or run.folder / "report.html"
     write_atomically(path, page.page(run, saved, figures, left_out=left_out).encode())
     print(f"written: {path}")
     return 0
 
 
-def sample(folder: Path, options: Drawn) -> int:
-    """Draw samples of a run's model."""
+def sample(folder: Path, options: Sampled) -> int:
+    """Draw samples of a run's model: a figure of images, or a table of other data."""
     run = Run(folder)
-    vae = recipes.load_vae(run, options.recipe, run.source.shape)
+    if run.table is not None:
+        return tables.sample(run, run.table, options)
+    source = run.source
+    vae = recipes.load_vae(run, options.recipe, source.shape)
+    number = options.number or 64
+    beside, columns = _given_to_samples(source, number)
     with recipes.running(options.recipe), seeded(options.seed):
-        shape = image_shape(run.source, lambda: vae.sample(1))
-        figure = plots.samples(vae, options.number or 64, shape)
-    return _write_figure(figure, options.out, run, "samples")
+        shape = image_shape(source, lambda: vae.sample(1, *beside))
+        if is_image(shape):
+            figure = plots.samples(vae, number, shape, *beside, means=options.means)
+            return _write_figure(figure, options.out, run, "samples")
+        rows = vae.sample(number, *beside)
+    path = options.out or run.folder / "samples.csv"
+    write_atomically(path, _table(rows, columns).encode())
+    print(f"written: {path}")
+    return 0
+
+
+def _given_to_samples(source: Source, number: int) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Return the context of samples, that of the first test data, and the names of columns.
+
+    Raises:
+        ValueError: if there are fewer test data than samples that need a context.
+    """
+    if source.name is None or is_image(source.shape) and "covariates" not in source.reading:
+        return [], ()
+    data = source.read_data()
+    if data.test.context and number > len(data.test):
+        raise ValueError(
+            f"samples take the covariates of the first test data, of which there are "
+            f"{len(data.test)}; got {number}: give a smaller -n"
+        )
+    return [value[:number] for value in data.test.context], data.columns
+
+
+def _table(rows: Tensor, columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns or [f"x{i}" for i in range(rows.shape[1])])
+    writer.writerows([[f"{value:g}" for value in row] for row in rows.tolist()])
+    return text.getvalue()
 
 
 def reconstruct(folder: Path, options: Reconstructed) -> int:
     """Draw data beside their reconstructions."""
     run = Run(folder)
-    vae, source, data = _opened(run, options, split=options.split, limit=options.number or 8)
+    vae, source, read = _opened(run, options, split=options.split)
+    shape = image_shape(source, None)
+    if not is_image(shape):
+        raise ValueError(
+            f"the data are rows of {shape[0]} numbers, not images: reconstruct them from Python, "
+            f"pyrovae.load({str(folder)!r}).reconstruct(x)"
+        )
+    data = first(getattr(source.binarized(read), options.split), options.number or 8)
     with recipes.running(options.recipe), seeded(options.seed):
         x = data.draw(seed=options.seed)
-        figure = plots.reconstructions(vae, x, image_shape(source, None))
+        figure = plots.reconstructions(vae, x, shape, *data.context)
     return _write_figure(figure, options.out, run, "reconstructions")
 
 
-def _opened(
-    run: Run, options: Opened, *, split: str, limit: int | None
-) -> tuple[VAE, Source, Split]:
-    """Return a run's VAE, and its data set or the one that is given."""
+def _opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
+    """Return a run's VAE, and its data set or the one that is given, before it is binarized."""
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
-    source = run.source.given(options.data, options.root, vae=vae)
-    data = source.load(download=options.root is not None)
-    return vae, replace(source, shape=data.shape), first(getattr(data, split), limit)
+    source = run.source.given(options.data, options.root, vae=vae, split=split)
+    read = source.read_data(download=options.root is not None)
+    return vae, replace(source, shape=read.shape), read
 
 
 def _diagnostics(options: Evaluation) -> list[Diagnostic]:
@@ -212,7 +266,7 @@ def _measured_data(
     if options.data is None and recorded.name is None:
         why = "The files record no data set, so no data are shown: name it with --data."
         return recorded, None, [why]
-    source = recorded.given(options.data, options.root, vae=vae)
+    source = recorded.given(options.data, options.root, vae=vae, split=split)
     loaded = source.load(download=options.root is not None)
     data = first(getattr(loaded, split), saved.said["data"])
     met = saved.fingerprint

@@ -16,7 +16,7 @@ from typing import final
 from scipy.special import ndtri
 from torch import Tensor
 
-from pyrovae.measure.compare import Comparison, compare, reservations, tightest
+from pyrovae.measure.compare import Comparison, compare, reservations
 from pyrovae.measure.findings import Finding, Quantity
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import SavedFinding, estimates_of
@@ -149,8 +149,9 @@ def rank(reports: Mapping[str, Report | SavedFinding]) -> Ranking:
     if len(reports) < 2:
         raise ValueError(f"rank takes two reports or more; got {len(reports)}")
     estimates = {name: estimates_of(report) for name, report in reports.items()}
-    common = set.intersection(*(set(found) for found in estimates.values()))
-    bound = tightest(common)
+    particles = next(iter(reports.values())).bounds
+    common = [name for name in particles if all(name in found for found in estimates.values())]
+    bound = max(common, key=lambda name: particles[name])
     best, *others = sorted(reports, key=lambda name: _loss(estimates[name][bound]))
     behind = {name: compare(reports[name], reports[best], names=(name, best)) for name in others}
     return Ranking(bound, {name: estimates[name][bound] for name in (best, *others)}, behind)

@@ -5,7 +5,7 @@ nothing with pyplot and change no setting of matplotlib. A notebook displays the
 cell returns, and `save` writes it as PNG. Colors are distinguishable by color-blind readers, and
 markers repeat them. Bounds, rates and distortions are in nats per datum.
 
-Images are flat vectors, as in the whole library; `shape` is (channels, height, width).
+Images are [N, C, H, W], or flat vectors with their `shape`, (channels, height, width).
 """
 
 from pyrovae.plots.comparison import comparison

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from pyrovae.measure.rank import Ranking
 from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean, known
+from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
 
 __all__ = ["ranking"]
 
@@ -36,7 +36,7 @@ def ranking(ranking: Ranking) -> Figure:
         axes.errorbar(
             [estimate.mean],
             [row],
-            xerr=[ranking.errors * known(estimate.error_over_data)],
+            xerr=[ranking.errors * estimate.error_over_data],
             fmt="o",
             color=OBJECTIVE if name in ranking.apart else TRAIN,
             markersize=4.5,
