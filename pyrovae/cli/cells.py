@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from pyrovae.cli import experiment
 from pyrovae.cli.experiment import Tables, Training
@@ -15,9 +15,13 @@ from pyrovae.cli.names import MODULES, parts, unknown
 from pyrovae.cli.sweep_table import Cell
 from pyrovae.files import write_atomically
 from pyrovae.runs import Run
+from pyrovae.runs.checkpoints import Checkpoints
 from pyrovae.weights.bounds import Estimate
 
-__all__ = ["Found", "Reader", "write_results"]
+__all__ = ["Found", "Reader", "finished_runs", "write_results"]
+
+DERIVED: Final = ("likelihood", "guide", "data")
+"""The tables whose entries, where an experiment leaves them out, a run derives from its data."""
 
 
 @final
@@ -34,6 +38,7 @@ class Found:
         error: its error over data; NaN if it has none.
         seconds: the time of its steps.
         failure: the last line that a failed cell printed.
+        run: the name of the run in its folder.
     """
 
     cell: Cell
@@ -44,6 +49,7 @@ class Found:
     error: float = math.nan
     seconds: float = 0.0
     failure: str = ""
+    run: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -61,12 +67,14 @@ class Reader:
         out: the folder of the sweep.
         evaluate: the number of particles of the bound that ranks; None is the validation ELBO.
         recipe: the file that makes the VAE, if any.
+        trained: the names of runs that are known to be trained to their end.
     """
 
     tables: Tables
     out: Path
     evaluate: int | None = None
     recipe: Path | None = None
+    trained: set[str] = field(default_factory=set)
 
     @property
     def measure(self) -> str:
@@ -95,13 +103,15 @@ class Reader:
         epochs = run.metrics
         elbos = [_number(line.get("validation_elbo")) for line in epochs]
         seconds = sum(_number(line.get("seconds")) for line in epochs)
-        ended = _has_ended(folder, elbos, training)
+        named = run.config.get("run")
+        ended = named in self.trained or _has_ended(folder, elbos, training)
         value, error = math.nan, math.nan
-        if ended:
+        if ended and elbos:
             value = max(elbos) if training.patience else elbos[-1]
         if ended and self.evaluate:
             value, error = self._bound(run)
-        return Found(cell, True, ended, len(elbos), value, error, seconds)  # noqa: FBT003
+        state = Found(cell, exists=True, ended=ended, trained=len(elbos), run=named)
+        return replace(state, value=value, error=error, seconds=seconds)
 
     def failed(self, cell: Cell, failure: str) -> Found:
         """Return a cell that failed."""
@@ -123,9 +133,8 @@ class Reader:
         ours = {"prior", "likelihood", "guide", "net"} if self.recipe else set()
         for table in (recorded.keys() | wanted.keys()) - ours:
             one, other = (_plain(table, tables.get(table, {})) for tables in (recorded, wanted))
-            different = [
-                key for key in one.keys() | other.keys() if one.get(key) != other.get(key)
-            ]
+            keys = other.keys() if table in DERIVED else one.keys() | other.keys()
+            different = [key for key in keys if one.get(key) != other.get(key)]
             if different:
                 key = sorted(different)[0]
                 raise ValueError(
@@ -133,6 +142,15 @@ class Reader:
                     f"{one.get(key)!r} and not {other.get(key)!r}: choose another --out, or "
                     "remove the folder"
                 )
+
+
+def finished_runs(path: Path) -> set[str]:
+    """Return the names of the runs that a file of results calls finished."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return {line["run"] for line in lines if line["finished"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()  # What the folders show is known all the same.
 
 
 def write_results(path: Path, cells: Iterable[Found]) -> None:
@@ -150,16 +168,21 @@ def _line(found: Found) -> dict[str, Any]:
         "epochs": found.trained,
         **{key: value if math.isfinite(value) else None for key, value in numbers.items()},
         "failure": found.failure or None,
+        "run": found.run,
     }
 
 
 def _has_ended(folder: Path, elbos: list[float], training: Training) -> bool:
     """Tell whether a training is over: figures are drawn at its end.
 
-    Early stopping ends it when the best validation ELBO is `patience` epochs ago.
+    Early stopping ends it when the best validation ELBO is `patience` epochs ago. A training that
+    ended by its time does not show it here.
     """
     if not elbos or not (folder / "figures" / "history.png").exists():
         return False
+    steps = [step for step, _ in Checkpoints(folder).files()]
+    if steps and steps[-1] >= (training.max_steps or math.inf):
+        return True
     waited = len(elbos) - 1 - elbos.index(max(elbos))
     patient = training.patience is None or waited < training.patience
     return len(elbos) >= training.epochs or not patient

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import threading
@@ -30,7 +29,7 @@ class Children:
         with log.open("ab") as file:
             with self._lock:
                 if self.ended:
-                    return -signal.SIGINT
+                    return -signal.SIGTERM
                 # A session of its own: Ctrl-C reaches a child once, through `end`.
                 child = subprocess.Popen(
                     argv,
@@ -47,12 +46,12 @@ class Children:
         return code
 
     def end(self) -> None:
-        """Interrupt every child as Ctrl-C does; kill those that do not end. None starts anew."""
+        """Tell every child to end, and kill those that do not. None starts anew."""
         with self._lock:
             self.ended = True
             running = list(self._running)
         for child in running:
-            child.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+            child.terminate()
         for child in running:
             try:
                 child.wait(GRACE)

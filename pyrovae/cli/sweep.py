@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrovae.cli import sweep_table
-from pyrovae.cli.cells import Found, Reader, write_results
+from pyrovae.cli.cells import Found, Reader, finished_runs, write_results
 from pyrovae.cli.children import Children, terminated_as_interrupted
 from pyrovae.cli.complaints import INTERRUPTED, NOT_FINITE, complain
 from pyrovae.cli.grammar import Swept
@@ -27,6 +27,7 @@ from pyrovae.cli.sweep_table import Cell, Sweep
 from pyrovae.measure.rank import Ranking, rank
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
+from pyrovae.runs.checkpoints import Checkpoints
 
 __all__ = ["sweep"]
 
@@ -45,7 +46,8 @@ def sweep(file: Path, options: Swept) -> int:
         OSError: if a folder cannot be written.
     """
     tables, axes = sweep_table.read(file)
-    reader = Reader(tables, options.out, evaluate=options.evaluate, recipe=options.recipe)
+    trained = finished_runs(options.out / RESULTS)
+    reader = Reader(tables, options.out, options.evaluate, options.recipe, trained)
     if options.print:
         return _print(file, axes, options, reader)
     running = _Running(file, axes, options, reader)
@@ -74,11 +76,18 @@ def sweep(file: Path, options: Swept) -> int:
 
 
 def commands(file: Path, cell: Cell, options: Swept, *, again: bool) -> list[list[str]]:
-    """Return the command that trains a cell, and the one that evaluates it if asked."""
+    """Return the command that trains a cell, and the one that evaluates it if asked.
+
+    A cell that was broken off is resumed from its last checkpoint, or begun anew without one.
+    """
     folder = str(options.out / cell.name)
     recipe = ["--recipe", str(options.recipe)] if options.recipe else []
     train = ["train", str(file), *cell.words, *recipe, "--out", folder]
-    found = [[*train, "--overwrite"] if again else train]
+    if again and Checkpoints(Path(folder)).files():
+        train = ["train", "--resume", folder, *recipe]
+    elif again:
+        train = [*train, "--overwrite"]
+    found = [train]
     if options.evaluate:
         measured = ["--split", "validation", "--particles", str(options.evaluate)]
         found.append(["evaluate", folder, *measured, *recipe])
@@ -168,6 +177,7 @@ class _Running:
             code = self.children.run(argv, log, _environment(self.options.jobs))
             if code:
                 return self.reader.failed(cell, _last_line(log) or f"exit code {code}")
+            self.reader.trained.add(str(Run(self.options.out / cell.name).config.get("run")))
         found = self.reader.read(cell)
         if found.finished:
             return found

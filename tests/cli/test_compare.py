@@ -21,22 +21,21 @@ def complaint(capsys, *argv) -> str:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory) -> list[Path]:
-    """Return three runs of one data set, two of them evaluated alike but for the seed."""
+    """Return three runs of one data set, evaluated alike but for the seed."""
     root = tmp_path_factory.mktemp("several")
-    found = []
-    digits = pv.data.load("digits")
-    for seed in range(3):
-        with pv.seeded(seed):
-            vae = pv.mlp_vae(64, latents=2, hidden=8)
-        pv.fit(vae, digits.train, epochs=1, batch_size=400, callbacks=[])
-        found.append(root / f"run-{seed}")
-        data = {"name": "digits", "binarization": "dynamic", "shape": [1, 8, 8]}
-        pv.save(vae, found[-1], data=data)
-        assert main(["evaluate", str(found[-1]), *SHORT, "--seed", str(seed)]) == 0
+    found = [root / f"run-{seed}" for seed in range(3)]
+    data = {"name": "digits", "binarization": "dynamic", "shape": [1, 8, 8]}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("pyrovae.cli.measure.report_figures", lambda *_: {})
+        for seed, folder in enumerate(found):
+            with pv.seeded(seed):
+                pv.save(pv.mlp_vae(64, latents=2, hidden=8), folder, data=data)
+            assert main(["evaluate", str(folder), *SHORT, "--seed", str(seed)]) == 0
     return found
 
 
-def test_several_runs_are_ranked(three, tmp_path, capsys):
+def test_several_runs_are_ranked(three, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pyrovae.cli.measure.report_figures", lambda *_: {})
     out = tmp_path / "ranking.png"
     capsys.readouterr()
     assert main(["compare", *map(str, three), "--out", str(out)]) == 0
@@ -59,7 +58,8 @@ def test_runs_of_one_name_have_their_paths(three, tmp_path, capsys):
     assert str(tmp_path / three[0].name) in said
 
 
-def test_what_is_wrong_is_one_line(three, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(three, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pyrovae.cli.measure.report_figures", lambda *_: {})
     assert "twice" in complaint(capsys, "compare", *three, three[0])
     bare = [tmp_path / name for name in ("one", "two")]
     for folder in bare:

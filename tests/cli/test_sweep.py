@@ -21,6 +21,7 @@ from pyrovae.cli import experiment, main
 from pyrovae.cli.children import Children
 from pyrovae.cli.sweep import _environment
 from pyrovae.cli.sweep_table import Cell, Range, Sweep, read
+from pyrovae.plots.style import blank
 from pyrovae.runs import folder as folders
 
 BASE = """
@@ -58,7 +59,7 @@ def written(folder: Path, sweep: str, base: str = BASE) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Train cells in this process, without figures; return the commands that were run."""
+    """Train cells in this process, with blank figures; return the commands that were run."""
     return in_this_process(monkeypatch)
 
 
@@ -72,7 +73,9 @@ def in_this_process(monkeypatch) -> list:
                 return main(argv[3:])
 
     monkeypatch.setattr(Children, "run", run)
+    # Blank figures: drawing them takes most of the time.
     monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *_: {})
+    monkeypatch.setattr("pyrovae.cli.train.plots.history", lambda _: blank(1, 1))
     monkeypatch.setattr("pyrovae.cli.measure.report_figures", lambda *_: {})
     return commands
 
@@ -220,13 +223,23 @@ class TestGrid:
         own, cell = (pv.load(f).state_dict() for f in (tmp_path / "own", out / NAMES[3]))
         assert all(torch.equal(own[name], cell[name]) for name in own)
 
-    def test_a_cell_that_was_broken_off_is_trained_anew(self, out, trained):
+    @pytest.mark.parametrize("checkpoint", [True, False])
+    def test_a_cell_that_was_broken_off_is_resumed_or_trained_anew(self, out, trained, checkpoint):
+        wanted = results(out)[NAMES[1]]["value"]
         (out / NAMES[1] / "figures" / "history.png").unlink()
+        (out / "results.jsonl").unlink()
+        if not checkpoint:
+            shutil.rmtree(out / NAMES[1] / "checkpoints")
         file = out.parent / "experiment.toml"
         assert main(["sweep", str(file), "--out", str(out)]) == 0
         (words,) = trained
-        assert words[-3:] == ["--out", str(out / NAMES[1]), "--overwrite"]
+        folder = str(out / NAMES[1])
+        if checkpoint:
+            assert words == ["train", "--resume", folder]
+        else:
+            assert words[-3:] == ["--out", folder, "--overwrite"]
         assert results(out)[NAMES[1]]["finished"]
+        assert results(out)[NAMES[1]]["value"] == wanted
 
     def test_a_run_of_another_experiment_is_not_a_cell(self, out, capsys):
         file = written(out.parent, GRID, BASE.replace("epochs = 1", "epochs = 2"))
@@ -276,6 +289,16 @@ def test_early_stopping_ends_a_cell(tmp_path, trained):
     assert line["value"] == max(elbos)
 
 
+@pytest.mark.parametrize("limit", ["max_steps = 2", "max_time = 0.001"])
+def test_a_limit_ends_a_cell(limit, tmp_path, trained):
+    base = BASE.replace("epochs = 1", f"epochs = 50\n{limit}")
+    file = written(tmp_path, "[sweep]\nprior.latents = [2]", base)
+    for expected in (1, 0):
+        trained.clear()
+        assert main(["sweep", str(file), "--out", str(tmp_path / "out")]) == 0
+        assert len(trained) == expected
+
+
 def test_the_printed_commands_are_the_cells(tmp_path, trained, capsys):
     sweep = '[sweep]\nprior.latents = [2]\ntraining.kl_weight = ["linear:0:1:1", 0.5]'
     argv = ["sweep", str(written(tmp_path, sweep)), "--out", str(tmp_path / "out")]
@@ -312,7 +335,7 @@ class TestTrials:
         assert len(trained) == 2
         assert first.items() <= parts.items()
         for line in (*whole.values(), *parts.values()):
-            line.pop("seconds")
+            del line["seconds"], line["run"]
         assert parts == whole
 
     def test_results_of_another_sweep_are_refused(self, tmp_path, trained, capsys):
