@@ -64,7 +64,6 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         )
         vae = build.vae(tables, data)
         source = source.of(source.read_data())
-        tables = defaults.with_likelihood(tables, data)
         details: dict[str, Any] = {"demo": True, "data": source.record, "experiment": tables}
         checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
         history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
@@ -215,10 +214,10 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
             data = read
             vae = recipes.run(recipe, data.shape, seed=settings.seed)
         else:
-            tables = _with_likelihood(tables, read)
-            read = _leveled(read, tables)
+            chosen = _with_likelihood(tables, read)
+            read = _leveled(read, chosen)
             data = read if source.binarization is None else source.binarized(read)
-            vae = build.vae(tables, data, seed=settings.seed)
+            vae = build.vae(chosen, data, seed=settings.seed)
         if source.binarization is None:
             intensities = read.domain is constraints.unit_interval
             source = replace(source, binarization=binarization_for(vae) if intensities else "none")
