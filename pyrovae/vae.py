@@ -99,8 +99,10 @@ class VAE(nn.Module):
         Args:
             x: data [N, ...], or None to sample x from the prior predictive.
             *context: further arguments of the prior, the likelihood and the guide.
-            size: the size of the data set, if x is a subsample of it. The plate then scales each
-                log-probability by size / N. If x is None, the number of data to sample.
+            size: the size of the plate over data, which is the size of the whole data set; N by
+                default. If x is a subsample of that data set, the plate scales each
+                log-probability by size / N, as any plate of Pyro. If x is None, the plate has
+                nothing to subsample, so all `size` data are sampled.
 
         Returns:
             The return value of the likelihood: the observed or sampled x.

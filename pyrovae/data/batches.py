@@ -208,7 +208,7 @@ def _rows(data: Data, intake: Intake) -> tuple[bool, tuple[Rows, ...]]:
     values = data if isinstance(data, tuple) else (data,)
     x = values[0] if values else None
     dynamic = isinstance(x, Split) and x.dynamic
-    values = (x.x, *values[1:]) if isinstance(x, Split) else values
+    values = (x.x, *x.context, *values[1:]) if isinstance(x, Split) else values
     whole = isinstance(data, tuple) and not isinstance(x, tuple | list)
     if not whole and isinstance(x, Dataset):
         return False, ()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 __all__ = ["Shape", "fold", "rotated"]
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""The shape of a datum; that of an image is (channels, height, width)."""
 
 
 def fold(x: Tensor, shape: Shape | None) -> Tensor:

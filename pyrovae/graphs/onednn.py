@@ -6,7 +6,6 @@ but uses only for layers with constant weights. One measurement per process deci
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from pyrovae.randomness import generators_kept
 
-__all__ = ["ADVANTAGE", "is_faster", "route_products"]
+__all__ = ["ADVANTAGE", "choose", "is_faster", "measured", "route_products"]
 
 ADVANTAGE: Final = 1.3
 """The speed-up by oneDNN from which its products are used."""
@@ -58,9 +57,28 @@ def route_products(module: GraphModule) -> None:
     module.recompile()
 
 
-@functools.cache
+_decided: list[bool] = []
+"""The decision of this process, once it is made."""
+
+
 def is_faster() -> bool:
     """Tell whether oneDNN multiplies at least `ADVANTAGE` times as fast as torch here."""
+    if not _decided:
+        _decided.append(_measure())
+    return _decided[0]
+
+
+def measured() -> bool | None:
+    """Return the decision of this process; None before it is made."""
+    return _decided[0] if _decided else None
+
+
+def choose(faster: bool) -> None:  # noqa: FBT001
+    """Decide as another process did, whose graphs are to be computed again bit for bit."""
+    _decided[:] = [faster]
+
+
+def _measure() -> bool:
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, _OPERATION)):
         return False
     with generators_kept(), torch.no_grad():

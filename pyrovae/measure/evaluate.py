@@ -18,8 +18,9 @@ from torch import Tensor
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.measure import unused_latents as unused
-from pyrovae.measure.findings import Diagnostic, Finding, collect, concatenated
+from pyrovae.measure.findings import Diagnostic, Finding
 from pyrovae.measure.fingerprints import fingerprints
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
 from pyrovae.randomness import generators_kept, seeded
@@ -159,7 +160,8 @@ def _batches(data: Data, target: Target, particles: int, batch_size: int | None)
     size = batch_size or SMALLEST_BATCH
     batches = Batches(drawn_once(data), size, device=device, intake=intake)
     if batch_size is None and batches.rows:
-        return batches.in_order(_rows(batches.rows[0][:1], particles))
+        rows = Given(batches.rows[0][:1]).per_pass(particles)
+        return batches.in_order(max(SMALLEST_BATCH, rows))
     return batches
 
 
@@ -169,11 +171,6 @@ def _runner(compiled: bool | None, target: Target, batches: Batches, particles: 
         long = (batches.number or 0) * batches.batch_size * particles >= COMPILED_FROM
         compiled = long and safe_to_compile(target)
     return CompiledRun() if compiled else run
-
-
-def _rows(x: Tensor, particles: int) -> int:
-    """Return the number of data that a pass holds, at least `SMALLEST_BATCH`."""
-    return max(SMALLEST_BATCH, Given(x).per_pass(particles))
 
 
 def _point_masses(given: Given) -> tuple[str, ...]:
@@ -201,7 +198,7 @@ class _Measurement:
     def __init__(
         self, resolved: Resolved, ks: Sequence[int], particles: int, runner: Runner, *, keep: bool
     ) -> None:
-        self.kept: list[tuple[Any, ...]] = []
+        self.kept: list[Given] = []
         self.left_out: dict[str, str] = {}
         self.points: tuple[str, ...] = ()
         self.width = self.asked = 0
@@ -221,7 +218,7 @@ class _Measurement:
         found["cost_of_another"] = self._cost_of_another(given)
         self.width = batch[0][0].numel()
         if self._keep:
-            self.kept.append(batch)
+            self.kept.append(given)
         return found
 
     def _cost_of_another(self, given: Given) -> Tensor:
@@ -284,7 +281,7 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
 
 def _diagnose(
     target: Target,
-    batches: list[tuple[Any, ...]],
+    batches: list[Given],
     diagnostics: Sequence[Diagnostic],
     seed: int | None,
 ) -> tuple[dict[str, Finding], dict[str, str]]:
@@ -313,15 +310,12 @@ def _diagnose(
     return found, refused
 
 
-def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:
-    """Concatenate batches; take context without a row for each datum from the first batch."""
-
-    def per_datum(value: Any, batch: tuple[Any, ...]) -> bool:
-        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(batch[0])
-
+def _whole(batches: list[Given]) -> list[Any]:
+    """Concatenate batches; take the context that all data share from the first batch."""
+    own = (True, *batches[0].per_datum)
     return [
-        torch.cat(values) if all(map(per_datum, values, batches)) else values[0]
-        for values in zip(*batches, strict=True)
+        torch.cat(values) if per_datum else values[0]
+        for values, per_datum in zip(zip(*batches, strict=True), own, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from pyrovae.nets.autoregressive import PixelCNN
 from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.folded import Folded
 from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, unconstrained
-from pyrovae.nets.inputs import HideMissing, LogCounts
+from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
 
@@ -22,6 +22,7 @@ __all__ = [
     "SMALLEST_SCALE",
     "ConvDecoder",
     "ConvEncoder",
+    "EncodeColumns",
     "Folded",
     "GatedMLP",
     "HideMissing",

@@ -18,6 +18,7 @@ from pyrovae.plots.images import reconstructions, samples, traversals
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
 from pyrovae.plots.predictive_checks import predictive_checks
+from pyrovae.plots.ranking import ranking
 from pyrovae.plots.sandwich import sandwich
 from pyrovae.plots.style import CLASSES
 from pyrovae.plots.training import history
@@ -33,6 +34,7 @@ __all__ = [
     "latent_map",
     "novelty",
     "predictive_checks",
+    "ranking",
     "rate_distortion",
     "reconstructions",
     "samples",

@@ -78,17 +78,24 @@ def traversals(traversal: Traversal, shape: Shape | None = None) -> Figure:
 
 
 @torch.no_grad()
-def samples(vae: VAE, n: int, shape: Shape | None = None, *context: ContextValue) -> Figure:
-    """Plot the means of p(x | z) at n samples of the prior, z ~ p(z).
+def samples(
+    vae: VAE, n: int, shape: Shape | None = None, *context: ContextValue, means: bool = True
+) -> Figure:
+    """Plot the means of p(x | z) at n samples of the prior, z ~ p(z), or samples of x.
+
+    A mean shows what the latents say about x. A sample of x, as of `vae.sample`, has the noise of
+    p(x | z) too: that of binary pixels looks grainy.
 
     Args:
         vae: the VAE.
         n: the number of images.
         shape: as for `reconstructions`.
-        *context: passed to `vae.predictive`.
+        *context: passed to the prior and the likelihood.
+        means: whether to plot means, or samples of x.
 
     Raises:
-        ValueError: if n is below 1, the samples are not of this shape, or p(x | z) has no mean.
+        ValueError: if n is below 1, the samples are not of this shape, or p(x | z) has no mean
+            and `means` is true.
 
     Example:
         >>> import pyrovae as pv
@@ -99,5 +106,5 @@ def samples(vae: VAE, n: int, shape: Shape | None = None, *context: ContextValue
     if n < 1:
         raise ValueError(f"a figure of samples needs at least one; got n={n}")
     with evaluation_mode(vae):
-        means = fold(mean_of(vae.predictive(n, *context)), shape)
-    return mosaic(list(means.split(columns(n))), names=[])
+        x = mean_of(vae.predictive(n, *context)) if means else vae.sample(n, *context)
+    return mosaic(list(fold(x, shape).split(columns(n))), names=[])

@@ -66,9 +66,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} has format {met!r}, but pyrovae {pyrovae.__version__} reads format {FORMAT}: "
             "load it with the version that wrote it (see its 'versions')"
         )
-    parts = config.get("vae")
+    parts = config.get("vae", {})
     missing = {"prior", "likelihood", "guide"} - set(parts if isinstance(parts, dict) else {})
-    if missing:
+    if missing and parts is not None:
         raise ValueError(f"{path} is damaged: it records no {' and no '.join(sorted(missing))}")
     try:
         return schemas.config(config)

@@ -6,6 +6,7 @@
     evaluation.json      the report; evaluation.safetensors holds its values per datum. If an
                          evaluation is interrupted while a complete one exists, its report is
                          evaluation.partial.json
+    checkpoints/         states of the training (see `pyrovae.runs.checkpoints`)
     figures/*.png
 
 Each file is written under a temporary name and renamed. After a crash, an interrupt or a full
@@ -17,16 +18,18 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from pyrovae.data.datasets import Split
+from pyrovae.data.table import Table
 from pyrovae.files import (
     json_as_bytes,
     schemas,
@@ -37,10 +40,11 @@ from pyrovae.files import (
 from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.runs.record import FORMAT, provenance, read_config, rebuild
 from pyrovae.runs.sources import Source
-from pyrovae.runs.state import collected, restore
+from pyrovae.runs.state import collected, restore, tensors_of
+from pyrovae.types import ContextValue, Target
 from pyrovae.vae import VAE
 
-__all__ = ["EVALUATION", "NEVER_TRAINED", "Run", "load", "save"]
+__all__ = ["EVALUATION", "NEVER_TRAINED", "Run", "load", "load_parameters", "save"]
 
 NEVER_TRAINED: Final = (
     "No training is recorded in this run's folder: its parameters may be the initial ones."
@@ -126,6 +130,21 @@ class Run:
                 f"the run in {self.folder} has an invalid record of its data: {error}"
             ) from error
 
+    @property
+    def table(self) -> Table | None:
+        """The schema of the frame that the run was trained on; None if it was no frame.
+
+        Raises:
+            ValueError: if there is no run, or if its record of the table is damaged.
+        """
+        recorded = self.config.get("table")
+        if recorded is None and isinstance(self.source.reading.get("table"), dict):
+            recorded = self.source.reading["table"]
+        try:
+            return None if recorded is None else Table.from_record(recorded)
+        except ValueError as error:
+            raise ValueError(f"the run in {self.folder} cannot decode: {error}") from error
+
     def load_vae(self, **programs: Callable[..., Any]) -> VAE:
         """Rebuild the VAE, and check that no parameter is NaN.
 
@@ -193,8 +212,12 @@ class Run:
             ) from error
         probe.unlink()
 
-    def save(self, vae: VAE, **details: Any) -> dict[str, Any]:
-        """Write a new run: the VAE's tensors, its configuration and `details`.
+    def save(self, saved: Saved, **details: Any) -> dict[str, Any]:
+        """Write a new run: the tensors, the configuration and `details`.
+
+        Args:
+            saved: a VAE, or the tensors of a pair of programs by name.
+            **details: further entries of `config.json`.
 
         Returns:
             The configuration, which `save_epochs` takes.
@@ -204,14 +227,15 @@ class Run:
             OSError: if a file cannot be written.
         """
         named = {"run": secrets.token_hex(8)}
-        config = {"format": FORMAT, **named, **provenance(), "vae": vae.config, **details}
-        self.save_epochs(vae, config, ())
+        parts = saved.config if isinstance(saved, VAE) else None
+        config = {"format": FORMAT, **named, **provenance(), "vae": parts, **details}
+        self.save_epochs(saved, config, ())
         return config
 
     def save_epochs(
-        self, vae: VAE, config: dict[str, Any], epochs: Iterable[dict[str, Any]]
+        self, saved: Saved, config: dict[str, Any], epochs: Iterable[dict[str, Any]]
     ) -> None:
-        """Write the VAE's tensors, the configuration and one line of metrics per epoch.
+        """Write the tensors, the configuration and one line of metrics per epoch.
 
         Raises:
             ValueError: if a module has extra state that is not a tensor.
@@ -220,7 +244,9 @@ class Run:
         lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
         state = {"run": json.dumps({"config": config, "metrics": lines})}
         contents = {
-            self._model: tensors_as_bytes(collected(vae), state),
+            self._model: tensors_as_bytes(
+                collected(saved) if isinstance(saved, VAE) else saved, state
+            ),
             self.folder / "config.json": json_as_bytes(config),
         }
         metrics = self.folder / "metrics.jsonl"
@@ -248,6 +274,9 @@ class Run:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+Saved = VAE | Mapping[str, Tensor]
 
 
 def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
@@ -318,12 +347,55 @@ def load(
     """
     folder = Path(folder)
     config = Run(folder).config
+    if config["vae"] is None:
+        raise ValueError(
+            f"{folder} holds the parameters of a pair (model, guide), which cannot be rebuilt: "
+            "give the pair, pyrovae.load_parameters((model, guide), folder)"
+        )
     given = {"prior": prior, "likelihood": likelihood, "guide": guide}
     path = folder / "model.safetensors"
     size = path.stat().st_size if path.exists() else 0
     vae = VAE(**rebuild(folder, config["vae"], given, size))
     restore(vae, _read_tensors(path))
     return vae
+
+
+def load_parameters(target: Target, folder: str | Path, x: Tensor, *context: ContextValue) -> None:
+    """Load the parameters that `Checkpoint` wrote for a pair of programs.
+
+    Args:
+        target: the pair (model, guide), with the programs of the training.
+        folder: the folder of the `Checkpoint`.
+        x: a few data, on which the programs are run once, so that they make their parameters.
+        *context: their context.
+
+    Raises:
+        ValueError: if the folder holds no parameters, or those of other programs.
+
+    Example:
+        >>> import tempfile, torch, pyrovae as pv
+        >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.ones(20, 64)
+        >>> pair = vae.model, vae.guide
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = pv.fit(pair, x, epochs=1, callbacks=[pv.Checkpoint(folder)])
+        ...     pv.load_parameters(pair, folder, x)
+    """
+    saved = _read_tensors(Path(folder) / "model.safetensors")
+    present = tensors_of(target, x, *context)
+    if saved.keys() != present.keys():
+        names = sorted(saved.keys() ^ present.keys())
+        raise ValueError(
+            f"{folder} and the programs do not have the same parameters; the first that only one "
+            f"of them has is {names[0]!r}: give the programs of the training"
+        )
+    with torch.no_grad():
+        for name, tensor in present.items():
+            if tensor.shape != saved[name].shape:
+                raise ValueError(
+                    f"the saved {name!r} has shape {tuple(saved[name].shape)}; the programs' has "
+                    f"{tuple(tensor.shape)}: give programs of the sizes of the training"
+                )
+            tensor.copy_(saved[name])
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -10,18 +10,27 @@ The names are those of `state_dict()`, with prefixes for what `state_dict()` lea
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
-from pyrovae.randomness import Steps
+from pyrovae.randomness import Steps, seeded
+from pyrovae.types import Target
 from pyrovae.vae import VAE
-from pyrovae.weights.attributes import changed_attributes, modules_by_path
-from pyrovae.weights.target import device_of, keep_steps, steps_of
+from pyrovae.weights.attributes import assign_attributes, changed_attributes
+from pyrovae.weights.run import run
+from pyrovae.weights.target import (
+    buffers_kept,
+    buffers_of,
+    keep_steps,
+    programs,
+    steps_of,
+)
 
-__all__ = ["collected", "restore"]
+__all__ = ["collected", "restore", "tensors_of"]
 
 STORED: Final = "param store/"
 HELD: Final = "held/"
@@ -45,6 +54,16 @@ def collected(vae: VAE) -> dict[str, Tensor]:
     stored = {f"{STORED}{name}": value for name, value in vae.stored.values().items()}
     state = _distinct_state(vae) | stored | _held_buffers(vae) | _steps(vae)
     return state | {f"{ATTRIBUTE}{name}": value for name, value in changed_attributes(vae).items()}
+
+
+def tensors_of(target: Target, x: Tensor, *context: Any) -> dict[str, Tensor]:
+    """Return the unconstrained parameters that two programs announce on x, and their buffers."""
+    model, guide = programs(target)
+    with seeded(0), buffers_kept(target), poutine.trace(param_only=True) as capture:
+        run(model, guide, x, *context, particles=1)
+    nodes = capture.trace.nodes.items()
+    parameters = {name: site["value"].unconstrained() for name, site in nodes}
+    return parameters | buffers_of(target)
 
 
 def restore(vae: VAE, saved: dict[str, Tensor]) -> None:
@@ -126,13 +145,9 @@ def _held_buffers(vae: VAE) -> dict[str, Tensor]:
 
 def _restore_attributes(vae: VAE, saved: dict[str, Tensor]) -> None:
     """Assign the saved plain attributes to their modules, and remove them from `saved`."""
-    modules, device = modules_by_path(vae), device_of(vae)
-    for name in [name for name in saved if name.startswith(ATTRIBUTE)]:
-        path, _, attribute = name.removeprefix(ATTRIBUTE).rpartition(".")
-        if path in modules:
-            attributes, value = vars(modules[path]), saved.pop(name)
-            fresh = attributes.get(attribute)
-            attributes[attribute] = value.to(fresh.device if isinstance(fresh, Tensor) else device)
+    named = {n.removeprefix(ATTRIBUTE): t for n, t in saved.items() if n.startswith(ATTRIBUTE)}
+    for name in assign_attributes(vae, named):
+        del saved[f"{ATTRIBUTE}{name}"]
 
 
 def _declare_deferred(vae: VAE) -> None:

@@ -7,9 +7,11 @@ noise.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import pyro.optim
 from pyro import poutine
@@ -21,7 +23,10 @@ from pyrovae.data.datasets import drawn_once
 from pyrovae.objectives import Objective
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps, seeded
+from pyrovae.runs.checkpoints import Checkpoints
+from pyrovae.train.accumulation import is_scaled
 from pyrovae.train.callbacks import Callback, History, ProgressBar, Training
+from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store
 from pyrovae.train.failures import NonFiniteLoss
 from pyrovae.train.loop import Loop
@@ -59,6 +64,7 @@ def fit(
     step: Step | None = None,
     seed: int | Literal["next"] | None = "next",
     callbacks: Sequence[Callback] | None = None,
+    resume: str | Path | None = None,
 ) -> History:
     r"""Train a VAE, or any pair of Pyro programs, by stochastic variational inference.
 
@@ -76,13 +82,19 @@ def fit(
         validation: data of the same forms, for the ELBO at the end of each epoch. A dynamic split
             is binarized once, as by `evaluate`.
         epochs: the number of passes over the data.
-        batch_size: the number of data in a step; an iterable of batches has its own.
+        batch_size: the number of data in a batch; an iterable of batches has its own.
         step: the objective, KL weight, handlers and optimizer.
         seed: the seed of shuffling, binarization and noise; torch's generators are restored
             afterwards. The default is 0 for an untrained target and then follows from the last
             training, so that further training draws fresh noise. None draws from the present
             generators.
         callbacks: called during training, in this order; None is a `ProgressBar`.
+            `Checkpoint` comes after the others, whose states it writes.
+        resume: the folder of a `Checkpoint`, from whose latest state the training goes on, with
+            the same data, step and callbacks. It ends with the parameters of a training that was
+            never broken off, bit for bit on the same machine with the same number of threads.
+            The generators of torch, Python and NumPy continue from the state, and a checkpoint
+            that is damaged is passed over with a warning.
 
     Returns:
         The history, per datum and in nats. The target has the parameters of the last epoch, or of
@@ -91,7 +103,9 @@ def fit(
     Raises:
         NonFiniteLoss: if the loss is NaN or infinite, naming the step and the site. The parameters
             are restored to the end of the last good epoch.
-        ValueError: for data that the programs cannot take, and as `log_weights`.
+        ValueError: for data that the programs cannot take, and as `log_weights`; and for a
+            folder to resume from without a whole checkpoint, or with one of other programs, data
+            or callbacks.
 
     References:
         Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
@@ -109,6 +123,8 @@ def fit(
     if epochs < 1:
         raise ValueError(f"training takes at least one epoch; got epochs={epochs}")
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+    callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))
+    resumed = None if resume is None else _latest(Path(resume))
     steps = steps_of(target) if seed == "next" else Steps(seed)
     keep_steps(target, steps)  # before any step, as graphs guard the attributes of the target
     with seeded(steps.next_seed):
@@ -120,8 +136,13 @@ def fit(
         if step.compile is None:
             long = epochs * (batches.number or 0) >= COMPILED_FROM
             step = replace(step, compile=long and _is_safe_to_compile(target, step))
-        svi, weight, parameters = _prepare(target, shown, batches, step)
-        training = Training(target, parameters, epochs, batches.number, compiled=svi.compiled)
+        svi, weight, parameters, scaled = _prepare(target, shown, batches, step)
+        training = Training(
+            *(target, parameters, epochs, step.steps_in(batches.number)),
+            compiled=svi.compiled,
+            resumed="" if resume is None else str(resume),
+            optimizer=svi.optim,
+        )
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)
         loop = Loop(
@@ -131,9 +152,19 @@ def fit(
             monitor=shown,
             callbacks=callbacks,
             before=steps,
+            resumed=resumed,
+            scaled=scaled,
         )
         loop.run()
     return training.history
+
+
+def _latest(folder: Path) -> Any:
+    """Return the latest whole state in a folder, and warn of those that are damaged."""
+    state, remarks = Checkpoints(folder).newest()
+    for remark in remarks:
+        warnings.warn(f"{remark}: the training resumes from the one before", stacklevel=3)
+    return state
 
 
 def _is_safe_to_compile(target: Target, step: Step) -> bool:
@@ -143,8 +174,13 @@ def _is_safe_to_compile(target: Target, step: Step) -> bool:
 
 def _prepare(
     target: Target, shown: Monitor, batches: Batches, step: Step
-) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
-    """Check the data and the programs on a batch; return the SVI, KL weight and parameters."""
+) -> tuple[SVI, kl_weight, dict[str, Tensor], bool]:
+    """Check the data and the programs on a batch.
+
+    Returns:
+        The SVI, the KL weight, the parameters by name, and whether batches of one step have to be
+        averaged because the programs scale each to all data.
+    """
     model, guide = programs(target)
     with seeded(0), buffers_kept(target):
         if shown.validation is not None:
@@ -153,6 +189,7 @@ def _prepare(
         if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
         default = default_loss(model, guide, x, *context)
+        scaled = step.accumulate > 1 and is_scaled(model, guide, x, *context)
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
@@ -173,4 +210,4 @@ def _prepare(
         compile=bool(step.compile),
         clip_norm=step.clip_norm,
     )
-    return svi, weight, parameters
+    return svi, weight, parameters, scaled

@@ -1,11 +1,17 @@
-"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors."""
+"""Run the training loop: epochs of steps, callbacks, measurements, and what to do on errors.
+
+A training can begin in the middle of an epoch, where an earlier one was broken off (see
+`pyrovae.train.resume`).
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from pyro.optim.lr_scheduler import PyroLRScheduler
@@ -15,9 +21,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps
+from pyrovae.train.accumulation import averaged, grouped, rescale
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
+from pyrovae.train.optim import Optim
+from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state_of
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
@@ -26,7 +35,7 @@ from pyrovae.weights.target import check_data, keep_steps
 __all__ = ["Loop"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loop:
     """A training and everything it calls.
 
@@ -39,6 +48,10 @@ class Loop:
         monitor: measures at the end of each epoch.
         callbacks: in the order of their calls.
         before: the steps of the target before this training.
+        scaled: whether the programs scale the loss of a batch to all data.
+        resumed: the state of an earlier training, from which this one goes on.
+        so_far: the steps of the present epoch.
+        recordings: the steps at which graphs were recorded.
     """
 
     training: Training
@@ -49,21 +62,27 @@ class Loop:
     monitor: Monitor
     callbacks: Sequence[Callback]
     before: Steps
+    scaled: bool = False
+    resumed: Mapping[str, Any] | None = None
+    so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    recordings: Recordings = field(default_factory=Recordings)
 
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
         training = self.training
         training.forget_gradients()
+        training.state = functools.partial(state_of, self)
+        self.svi.norm.measured = any(each.needs_gradient_norm for each in self.callbacks)
+        self.svi.before_compiling = functools.partial(self._tell, "compiling")
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.callbacks:
                 callback.started(training)
-            for epoch in range(1, training.epochs + 1):
-                training.history.epochs.append(self._epoch(epoch))
-                if isinstance(self.svi.optim, PyroLRScheduler):
-                    _advance(self.svi.optim, training.history.epochs[-1])
-                for callback in self.callbacks:
-                    callback.finished_epoch(training)
+            if self.resumed is not None:
+                restore(self, self.resumed)
+                self._tell("resumed")
+            while len(training.history.epochs) < training.epochs:
+                self._epoch()
         except StopTraining as reason:
             training.history.ended = f"stopped early: {reason}"
         except KeyboardInterrupt:
@@ -83,49 +102,91 @@ class Loop:
         for callback in self.callbacks:
             callback.ended(self.training)
 
-    def _epoch(self, number: int) -> Epoch:
+    def _tell(self, event: str) -> None:
+        """Call a method of every callback, then raise the first request to stop."""
+        stop = None
+        for callback in self.callbacks:
+            try:
+                getattr(callback, event)(self.training)
+            except StopTraining as reason:
+                stop = stop or reason
+        if stop is not None:
+            raise stop
+
+    def _epoch(self) -> None:
         """Take the steps of an epoch and measure; restore the parameters if either is broken off.
 
         An interrupt may come in the middle of a step. The parameters are then those of the last
-        whole epoch, as in the history.
+        whole epoch, as in the history. A callback's request to stop comes between two steps: the
+        epoch ends there.
         """
-        training = self.training
+        training, stop = self.training, None
         good = training.snapshot()
         try:
-            loss, seconds = self._steps()
+            try:
+                self._steps()
+            except StopTraining as reason:
+                stop = reason
+                self._tell("paused")
+            loss = _mean_loss(training, self.so_far)
             broken = not_finite(training.parameters)
             if broken:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
+            self._tell("measuring")
             measured = self.monitor.measure(training.target)
         except BaseException:
             training.restore(good)
             raise
-        training.epoch = number
+        number, seconds = self.so_far.number, self.so_far.seconds
+        training.epoch, training.partial = number, stop is not None
         self._remember_steps()
-        return Epoch(number, loss, kl_weight=self.weight.beta, seconds=seconds, **measured)
+        weight = self.weight.beta
+        epoch = Epoch(number, loss, kl_weight=weight, seconds=seconds, **measured)
+        training.history.epochs.append(epoch)
+        if stop is None:
+            self.so_far = EpochSoFar(number + 1)
+            if isinstance(self.svi.optim, PyroLRScheduler):
+                _advance(self.svi.optim, epoch)
+        self._tell("finished_epoch")
+        if stop is not None:
+            raise stop
 
-    def _steps(self) -> tuple[float, float]:
-        """Take a step on each batch; return the mean loss per datum, and the seconds."""
-        training, svi, batches = self.training, self.svi, self.batches
-        compiling, started, count = svi.compile_seconds, time.perf_counter(), 0
-        losses: list[float | Tensor] = []
-        for number, batch in enumerate(batches):
-            if not batches.tensors:
-                check_data(training.target, *batch)
-            self._set_weight(number)
-            losses.append(_step(training, svi, batch))
-            count += len(batch[0])
+    def _steps(self) -> None:
+        """Take the steps that are left of the epoch."""
+        training, so_far, started = self.training, self.so_far, time.perf_counter()
+        self._tell("started_epoch")
+        for group in grouped(rest_of(self.batches, so_far), self.step.accumulate):
+            compiling = self.svi.compile_seconds
+            if not self.batches.tensors:
+                for batch in group:
+                    check_data(training.target, *batch)
+            self._set_weight(len(so_far.losses))
+            self._set_rate()
+            loss = _step(training, self.svi, group, scaled=self.scaled, note=self._note)
+            so_far.add(loss, [len(batch[0]) for batch in group])
             training.step += 1
-            if not isinstance(losses[-1], Tensor):
-                training.loss = losses[-1] / len(batch[0])
-            for callback in self.callbacks:
-                callback.stepped(training)
-        training.batches = batches.number
-        read = _read(training, losses)
-        training.loss = read[-1] / len(batch[0])
-        compiling = svi.compile_seconds - compiling
-        training.history.compile_seconds += compiling
-        return sum(read) / count, time.perf_counter() - started - compiling
+            training.norm = self.svi.norm.value
+            if not isinstance(loss, Tensor):
+                training.loss = loss / so_far.last
+            compiling, now = self.svi.compile_seconds - compiling, time.perf_counter()
+            training.history.compile_seconds += compiling
+            so_far.seconds += now - started - compiling
+            started = now
+            self._tell("stepped")
+        training.batches = self.step.steps_in(self.batches.number)
+
+    def _note(self, batch: Batch) -> None:
+        """Note the batch at which a graph was recorded, or the programs were observed for one."""
+        if self.svi.observed_steps > len(self.recordings.steps):
+            self.recordings.note(len(batch[0]), self.weight.beta)
+
+    def _set_rate(self) -> None:
+        """Set the learning rate of a step by the number of steps and the epochs so far."""
+        optim, epochs = self.svi.optim, self.training.history.epochs
+        if isinstance(optim, Optim):
+            if len(optim.bounds) != len(epochs):
+                optim.bounds = [_bound(epoch) for epoch in epochs]
+            optim.at(self.training.step)
 
     def _set_weight(self, number: int) -> None:
         """Set the KL weight of a batch, by its number in the epoch."""
@@ -139,6 +200,11 @@ class Loop:
         keep_steps(self.training.target, replace(self.before, taken=taken))
 
 
+def _bound(epoch: Epoch) -> float:
+    """Return the validation ELBO of an epoch if there is one, else minus the loss."""
+    return -epoch.loss if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
+
+
 def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
     """Advance a scheduler by an epoch; `ReduceLROnPlateau` gets the validation ELBO or the loss.
 
@@ -146,17 +212,47 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
     """
     for scheduler in optim.optim_objs.values():
         if isinstance(scheduler, ReduceLROnPlateau):
-            validated = not math.isnan(epoch.validation_elbo)
-            elbo = epoch.validation_elbo if validated else -epoch.loss
-            scheduler.step(elbo if scheduler.mode == "max" else -elbo)
+            scheduler.step(_bound(epoch) if scheduler.mode == "max" else -_bound(epoch))
         else:
             scheduler.step()
 
 
-def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
-    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
+def _step(
+    training: Training,
+    svi: SVI,
+    group: Sequence[Batch],
+    *,
+    scaled: bool,
+    note: Callable[[Batch], None],
+) -> float | Tensor:
+    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU.
+
+    `note` is called after each batch.
+    """
+    losses: list[float] = []
+    sizes = [len(batch[0]) for batch in group]
+    parameters: dict[Tensor, None] = {}
+    for number, batch in enumerate(group):
+        if scaled and number:
+            rescale(parameters, sizes[number - 1] / sizes[number])
+        taken = _gradients(training, svi, batch, launch=len(group) == 1)
+        note(batch)
+        if isinstance(taken, Tensor):
+            return taken
+        losses.append(taken[0])
+        parameters.update(dict.fromkeys(taken[1]))
+    if scaled:
+        rescale(parameters, sizes[-1] / sum(sizes))
+    svi.update(list(parameters))
+    return averaged(losses, sizes) if scaled else sum(losses)
+
+
+def _gradients(
+    training: Training, svi: SVI, batch: Batch, *, launch: bool
+) -> Tensor | tuple[float, list[Tensor]]:
+    """Return the loss and the parameters with gradients, or launch a whole step as one graph."""
     try:
-        launched = svi.launch(*batch)
+        launched = svi.launch(*batch) if launch else None
         if launched is not None:
             return launched
         loss, parameters = svi.gradients(*batch)
@@ -170,8 +266,14 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
     if not math.isfinite(loss):
         cause = locate(training, batch)
         raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
-    svi.update(parameters)
-    return float(loss)
+    return float(loss), parameters
+
+
+def _mean_loss(training: Training, so_far: EpochSoFar) -> float:
+    """Return the mean loss per datum of the epoch's steps."""
+    read = _read(training, so_far.losses)
+    training.loss = read[-1] / so_far.last
+    return sum(read) / so_far.count
 
 
 def _read(training: Training, losses: list[float | Tensor]) -> list[float]:

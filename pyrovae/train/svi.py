@@ -12,18 +12,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 import pyro
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.cuda import WARM_UP, CudaStep, gpu_in_use, on_gpu
+from pyrovae.graphs.quiet import depth_outside
 from pyrovae.graphs.signatures import (
     Arguments,
     NotRecordable,
@@ -38,7 +39,7 @@ from pyrovae.train.record_step import record_step
 from pyrovae.train.replay import cuda_step
 from pyrovae.train.slots import Place, Slot, place_of, slots_at
 from pyrovae.train.step_graphs import StepGraph
-from pyrovae.train.step_state import Gradients, StepState
+from pyrovae.train.step_state import GradientNorm, Gradients, StepState
 from pyrovae.types import Program
 
 __all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
@@ -58,7 +59,9 @@ class SVI(pyro.infer.SVI):
 
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
-    shapes are compiled. `compile_seconds` is the time that recording has taken so far.
+    shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
+    `observed_steps` the number of steps at which it was observed or recorded;
+    `before_compiling` is called before. `norm` keeps the norm of the last step's gradient.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -119,6 +122,9 @@ class SVI(pyro.infer.SVI):
         super().__init__(model, guide, pyro_optimizer(optim), loss, *pyros, **more)
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
+        self.observed_steps = 0
+        self.before_compiling: Callable[[], None] | None = None
+        self.norm = GradientNorm()
         self._said: set[str] = set()
         self._forget()
 
@@ -129,11 +135,12 @@ class SVI(pyro.infer.SVI):
             ValueError: as the programs and the objective do.
         """
         replayed = self.launch(*args, **kwargs)
-        if replayed is not None:
-            return replayed.item()
-        loss, parameters = self.gradients(*args, **kwargs)
-        self.update(parameters)
-        return loss
+        if replayed is None:
+            loss, parameters = self.gradients(*args, **kwargs)
+            self.update(parameters)
+        if isinstance(self.optim, OneOptimizer):
+            self.optim.count()
+        return loss if replayed is None else replayed.item()
 
     def launch(self, *args: Any, **kwargs: Any) -> Tensor | None:
         """Launch a step as one CUDA graph and return its loss, a tensor on the GPU.
@@ -167,10 +174,25 @@ class SVI(pyro.infer.SVI):
 
     def update(self, parameters: list[Tensor]) -> None:
         """Take the optimizer's step and set the gradients to zero: the second half of a step."""
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.norm.clip(parameters, self.clip_norm)
         self._optimizer()(parameters, self._names)
         self._gradients.zero(parameters)
+
+    def zero_gradients(self, parameters: list[Tensor]) -> None:
+        """Set the gradients to zero, without the optimizer's step."""
+        self._gradients.zero(parameters)
+
+    def set_optimizer_state(self, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
+        """Load the state of the optimizer's `get_state`, for parameters by name."""
+        self.optim.set_state(state)
+        known = {parameters[name]: name for name in state if name in parameters}
+        self._names.update(known)
+        self._optimizer().make(list(known), self._names)
+
+    @property
+    def graphs(self) -> list[StepGraph]:
+        """The recorded graphs, the latest first."""
+        return self._graphs
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the graphs: a copy records its own."""
@@ -210,7 +232,10 @@ class SVI(pyro.infer.SVI):
         if am_i_wrapped() or under_modes():
             return None
         if is_autocasting():
-            self._say("pyrovae.SVI runs steps under autocast uncompiled")
+            self._say(
+                "pyrovae.SVI runs steps under autocast uncompiled; those of "
+                'Step(precision="bf16") are compiled'
+            )
             return None
         try:
             arguments = Arguments((args, kwargs))
@@ -283,6 +308,7 @@ class SVI(pyro.infer.SVI):
             self._compare(last, step)
             self._observations.remove(last)
         self._observations.append(step)
+        self.observed_steps += 1
         self._without_graph += 1
         if step.changing >= RESTLESS:
             self._end(
@@ -312,6 +338,8 @@ class SVI(pyro.infer.SVI):
             return None
         last.reach = last.reach.renewed()
         slots = slots_at(self._varying, last.reach.holders)
+        if self.before_compiling is not None:
+            self.before_compiling()
         started = time.perf_counter()
         loss_and_grads = functools.partial(self.loss_and_grads, self.model, self.guide)
         try:
@@ -325,6 +353,7 @@ class SVI(pyro.infer.SVI):
         finally:
             self.compile_seconds += time.perf_counter() - started
         self._graphs.insert(0, graph)
+        self.observed_steps += 1
         self._without_graph = 0
         return graph
 
@@ -384,12 +413,4 @@ class SVI(pyro.infer.SVI):
     def _say(self, sentence: str) -> None:
         if sentence not in self._said:
             self._said.add(sentence)
-            warnings.warn(sentence, stacklevel=_depth_outside())
-
-
-def _depth_outside() -> int:
-    """Return the stack level of the first caller outside this module."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
-        frame, depth = frame.f_back, depth + 1
-    return depth
+            warnings.warn(sentence, stacklevel=depth_outside(__name__))

@@ -45,14 +45,22 @@ def test_products_stay_where_they_are(monkeypatch, dtype, faster):
         assert torch.equal(met, wanted)
 
 
-def test_the_choice_is_measured_once_and_leaves_the_generator_alone():
-    onednn.is_faster.cache_clear()
+def test_the_choice_is_measured_once_and_leaves_the_generator_alone(monkeypatch):
+    monkeypatch.setattr(onednn, "_decided", [])
+    assert onednn.measured() is None
     before = torch.random.get_rng_state()
-    assert onednn.is_faster() in (True, False)
-    assert onednn.is_faster.cache_info().misses == 1
-    onednn.is_faster()
-    assert onednn.is_faster.cache_info().hits == 1
+    chosen = onednn.is_faster()
     assert torch.equal(torch.random.get_rng_state(), before)
+    monkeypatch.setattr(onednn, "_measure", lambda: pytest.fail("measured again"))
+    assert onednn.is_faster() is onednn.measured() is chosen
+
+
+def test_the_choice_of_another_process_is_taken(monkeypatch):
+    monkeypatch.setattr(onednn, "_decided", [])
+    monkeypatch.setattr(onednn, "_measure", lambda: pytest.fail("measured"))
+    for chosen in (True, False):
+        onednn.choose(chosen)
+        assert onednn.is_faster() is chosen
 
 
 def awkward(bias, x, weight):

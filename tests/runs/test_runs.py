@@ -429,18 +429,6 @@ def test_checkpoints_hold_what_the_training_ends_with(tmp_path):
     assert pv.runs.Run(tmp_path).config["note"] == "a"
 
 
-def test_a_checkpoint_refuses_a_pair_of_programs(tmp_path):
-    vae = library_vae()
-    with pytest.raises(ValueError, match="Checkpoint writes a VAE"):
-        pv.fit(
-            (vae.model, vae.guide),
-            data_for(vae),
-            epochs=1,
-            callbacks=[pv.Checkpoint(tmp_path / "run")],
-        )
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_pair_of_programs_is_no_run(tmp_path):
     vae = library_vae()
     with pytest.raises(ValueError, match=r"a run holds a VAE.*got tuple: compose one"):

@@ -287,12 +287,6 @@ def module_level_likelihood(z, x=None):
     return observed(lambda z: z @ weight, z, x)
 
 
-def test_a_pair_of_programs_is_refused_with_what_saves_it(tmp_path):
-    vae = vae_with(by_param())
-    with pytest.raises(ValueError, match=r"a pair.*pv\.VAE.*get_param_store\(\)\.save"):
-        pv.fit((vae.model, vae.guide), data(), epochs=1, callbacks=[pv.Checkpoint(tmp_path)])
-
-
 def test_modules_are_found_behind_closures_globals_partials_and_methods():
     net = nn.Linear(1, 1)
 

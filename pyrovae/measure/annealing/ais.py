@@ -25,7 +25,7 @@ from torch import Tensor
 from pyrovae.measure.annealing.ais_finding import AISFinding
 from pyrovae.measure.annealing.hmc import StepSizes, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point, Start
-from pyrovae.measure.findings import collect
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.simulate import simulate
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.given import Given
@@ -178,9 +178,9 @@ class AIS:
 
             annealing = f"annealing over {self.temperatures:,} temperatures"
             found = collect(measured, batches, annealing)
-        return AISFinding(
-            settings=self, wanted=min(self.limit, len(x)), **_concatenated(found.pieces)
-        )
+        # The tensors have shape [..., N].
+        tensors = concatenated(found.pieces, dim=1)
+        return AISFinding(settings=self, wanted=min(self.limit, len(x)), **tensors)
 
     @torch.no_grad()
     def forward(self, path: LatentDensity, step_sizes: Sequence[StepSizes]) -> Tensor:
@@ -254,8 +254,3 @@ class AIS:
             "above": self.backward(simulated, step_sizes, simulated.unconstrained(trace)),
             "acceptance": acceptance,
         }
-
-
-def _concatenated(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate per-batch tensors [..., N] over data, by name."""
-    return {name: torch.cat([piece[name] for piece in pieces], dim=1) for name in pieces[0]}

@@ -21,6 +21,7 @@ from pyrovae.measure.latents.sites import (
 )
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
+from pyrovae.weights.families import known_mean
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import Resolved
@@ -123,11 +124,8 @@ class Means(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or msg["fn"].support.is_discrete:
             return
-        try:
-            mean = msg["fn"].mean
-        except NotImplementedError:
-            return
-        if mean.isfinite().all():
+        mean = known_mean(msg["fn"])
+        if mean is not None:
             msg["value"], msg["done"] = mean, True
 
 

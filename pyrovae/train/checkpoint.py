@@ -1,0 +1,111 @@
+"""Write a training to a folder as it goes on, so that a crash loses minutes and not days."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pyrovae.runs import Run
+from pyrovae.runs.checkpoints import Checkpoints
+from pyrovae.train.callbacks import Callback, Training
+from pyrovae.vae import VAE
+
+__all__ = ["Checkpoint"]
+
+NONE_YET: Final = (-math.inf, -1)
+"""The best validation ELBO and its step, before there is one."""
+
+
+class Checkpoint(Callback):
+    """Write the model, the history and the state of the training to a run's folder.
+
+    The model and the history are written after each epoch (see `pyrovae.load`), or the parameters
+    of a pair of programs (see `pyrovae.load_parameters`). The whole state is written after each
+    epoch and every few minutes, for `fit(..., resume=folder)`; the last two states are kept, and
+    that of the epoch with the best validation ELBO. Every file is written whole or not at all.
+
+    Args:
+        folder: the folder of the run (see `pyrovae.runs`). A run in it is overwritten, except if
+            the training resumes from it.
+        minutes: the time between two states within an epoch.
+        **details: further entries of its `config.json`.
+
+    Raises:
+        OSError: from `fit`, if a file cannot be written; the files before are left.
+        ValueError: if `minutes` is not above 0.
+
+    Example:
+        >>> import tempfile, torch, pyrovae as pv
+        >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.ones(20, 64)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     callbacks = [pv.Checkpoint(folder)]
+        ...     _ = pv.fit(vae, x, epochs=2, callbacks=callbacks)
+        ...     history = pv.fit(vae, x, epochs=5, callbacks=callbacks, resume=folder)
+        >>> [epoch.epoch for epoch in history.epochs]
+        [1, 2, 3, 4, 5]
+    """
+
+    def __init__(self, folder: str | Path, *, minutes: float = 10.0, **details: Any) -> None:
+        if not minutes > 0:
+            raise ValueError(f"a state is written every so many minutes, above 0; got {minutes}")
+        self.folder, self.minutes, self.details = Path(folder), minutes, details
+        self.best: tuple[float, int] = NONE_YET
+
+    def started(self, training: Training) -> None:
+        """Write the first files, so that errors of the folder are raised at once."""
+        run, self.best = Run(self.folder), NONE_YET
+        self.checkpoints, self.written = Checkpoints(self.folder), time.monotonic()
+        if training.resumed and self.folder.resolve() == Path(training.resumed).resolve():
+            self.config = run.config | self.details
+            run.check_writable()
+        else:
+            self.checkpoints.clear()
+            self.config = run.save(_saved(training), **self.details)
+            self._write_state(training)
+        self.run = run
+
+    def stepped(self, training: Training) -> None:
+        """Write the state, if the last one is too old."""
+        if time.monotonic() - self.written > 60 * self.minutes:
+            self._write_state(training)
+
+    def paused(self, training: Training) -> None:
+        """Write the state within an epoch."""
+        self._write_state(training)
+
+    def finished_epoch(self, training: Training) -> None:
+        """Write the model and the state after an epoch."""
+        if not training.partial:
+            elbo = training.history.epochs[-1].validation_elbo
+            if elbo > self.best[0]:
+                self.best = (elbo, training.step)
+            self._write_state(training)
+        self._write_model(training)
+
+    def ended(self, training: Training) -> None:
+        """Write the final parameters (the best, after early stopping)."""
+        if hasattr(self, "run"):
+            self._write_model(training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best validation ELBO and its step."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the state of an earlier training."""
+        self.best = state["best"]
+
+    def _write_state(self, training: Training) -> None:
+        self.checkpoints.write(training.step, training.state(), keep={self.best[1]})
+        self.written = time.monotonic()
+
+    def _write_model(self, training: Training) -> None:
+        self.run.save_epochs(_saved(training), self.config, training.history.lines())
+
+
+def _saved(training: Training) -> Any:
+    """Return what a run holds: the VAE, or the tensors of a pair of programs by name."""
+    return training.target if isinstance(training.target, VAE) else training.snapshot()
