@@ -38,8 +38,11 @@ class HasImages(Protocol):
         """Data [N, ...]."""
 
 
-Data: TypeAlias = Tensor | HasImages | tuple[Any, ...] | Dataset[Any] | Iterable[Any]
-"""A data set: x, a tuple (x, *context), a split, a torch `Dataset` or an iterable of batches."""
+Data: TypeAlias = (
+    Tensor | HasImages | tuple[Any, ...] | Dataset[Any] | Iterable[Any] | Callable[[], Any] | Any
+)
+"""A data set: an array x, a tuple (x, *context), a split, a torch `Dataset`, an iterable of
+batches or a function that returns one, and what wraps these (see `data.Batches`)."""
 
 ContextValue: TypeAlias = object
 """A further argument of the programs: a tensor with one row per datum, or a shared value."""

@@ -137,7 +137,7 @@ class VAE(nn.Module):
         """Return q(z | x) with batch shape [N].
 
         Args:
-            x: data [N, ...].
+            x: data [N, ...], a tensor or another array.
             *context: further arguments of the guide.
             site: the name of the latent site. Required if the guide has several. The
                 distribution of a site that depends on earlier sites is conditioned on one sample

@@ -277,15 +277,20 @@ def _measured_data(
 
 
 def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
-    """Return the recorded shape of an image, or that of a square image as large as a draw.
+    """Return the recorded shape of an image, or that of a draw.
+
+    A flat draw is taken for a square image.
 
     Raises:
-        ValueError: if none is recorded and the size of a draw is no square number.
+        ValueError: if none is recorded and the size of a flat draw is no square number.
     """
     if source.shape is not None:
         return source.shape
     if draw is not None:
-        size = draw()[0].numel()
+        drawn = draw()[0]
+        if drawn.ndim == 3:
+            return drawn.shape[0], drawn.shape[1], drawn.shape[2]
+        size = drawn.numel()
         side = math.isqrt(size)
         if side * side == size:
             return 1, side, side

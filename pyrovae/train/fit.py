@@ -73,8 +73,12 @@ def fit(
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
-        data: a tensor [N, ...], a tuple (x, *context), a `data.Split`, a torch `Dataset` or an
-            iterable of batches. A dynamic split is binarized anew in each batch.
+        data: an array [N, ...] (of torch, NumPy, SciPy's sparse matrices, AnnData, or a frame of
+            pandas, polars or Arrow), a tuple (x, *context), a `data.Split`, the path of an .npy
+            or .parquet file, a torch `Dataset` (of pairs with labels, in `data.Labeled`), an
+            iterable of batches such as a `DataLoader`, or a function that returns an iterator of
+            batches. A dynamic split is binarized anew in each batch. `data.Streamed` keeps data
+            where they are; `data.Transformed` transforms each batch.
         validation: data of the same forms, for the ELBO at the end of each epoch. A dynamic split
             is binarized once, as by `evaluate`.
         epochs: the number of passes over the data.

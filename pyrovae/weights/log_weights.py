@@ -41,7 +41,7 @@ def log_weights(
             observes x in a plate over data at dim -1. The guide samples every latent of the
             model. Both
             may also stand one after the other, `log_weights(model, guide, x, ...)`.
-        x: data [N, ...].
+        x: data [N, ...], a tensor or any array that `fit` takes; a sparse matrix becomes dense.
         *context: further arguments. A tensor with N rows is cut along with x, unless test runs
             of the programs show that all data share it.
         particles: K.

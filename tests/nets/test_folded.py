@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import pyrovae as pv
+from pyrovae.cli import main
 from pyrovae.measure.novelty import surprise
 from pyrovae.nets import Folded
 
@@ -266,3 +267,34 @@ def test_images_for_flat_networks_are_told_how_to_be_flat():
     )
     with pytest.raises(ValueError, match=r"event shape \(64,\); .*pass x\.flatten\(1\)"):
         pv.fit(target, IMAGES, epochs=1, callbacks=[])
+
+
+RECIPE = """
+from torch import nn
+import pyrovae as pv
+
+def vae(shape):
+    decoder = nn.Sequential(
+        nn.Linear(2, 64), nn.Unflatten(1, (4, 4, 4)), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.ConvTranspose2d(4, 1, 4, stride=2, padding=1), nn.Flatten(),
+    )
+    encoder = nn.Sequential(
+        nn.Unflatten(1, shape), nn.Conv2d(1, 4, 4, 2, 1), nn.Flatten(), nn.Linear(64, 4)
+    )
+    return pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.nets.Folded(decoder)),
+        pv.guides.MeanFieldNormal(pv.nets.Folded(encoder)),
+    )
+"""
+
+
+def test_a_recipe_with_own_convolutions_runs_on_the_command_line(tmp_path, capsys):
+    recipe, run = tmp_path / "own.py", str(tmp_path / "run")
+    recipe.write_text(RECIPE)
+    own = ["--recipe", str(recipe)]
+    assert main(["train", *own, "--epochs", "1", "--out", run]) == 0
+    assert main(["evaluate", run, *own, "--particles", "5", "--limit", "50"]) == 0
+    assert "ELBO" in capsys.readouterr().out
+    assert main(["reconstruct", run, *own]) == 0
+    assert list((tmp_path / "run").rglob("reconstruct*.png"))
