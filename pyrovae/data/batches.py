@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyrovae.data.datasets import DataSet, Split, drawn_once
 from pyrovae.data.domains import named
+from pyrovae.data.ranks import Ranks
 from pyrovae.types import Data
 
 __all__ = ["Batch", "Batches"]
@@ -37,6 +38,8 @@ class Batches:
         shuffle: whether to permute the data in each iteration.
         device: the device to move batches to; None leaves them where they are. For a GPU, tensors
             are moved once as a whole if they fit in half of its free memory.
+        ranks: this process, if several share the data: then each takes its part of every joint
+            batch, and an epoch has as many batches as that of rank 0.
 
     Raises:
         ValueError: if there are no data, tensors differ in length, or `data` is an iterator or of
@@ -54,10 +57,12 @@ class Batches:
         *,
         shuffle: bool = False,
         device: torch.device | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"a batch needs at least one datum; got batch_size={batch_size}")
         self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, device
+        self.ranks = ranks or Ranks()
         self.dynamic, tensors = _tensors(data)
         self.tensors = _resident(tensors, device)
         self.source: Iterable[Any] = () if self.tensors else _source(data, batch_size, shuffle)
@@ -68,6 +73,21 @@ class Batches:
         if self.number is None:
             raise TypeError("a stream has no length until it has been iterated over once")
         return self.number
+
+    @property
+    def fewest(self) -> int | None:
+        """The number of data in the smallest batch; None if it is not known."""
+        if not self.tensors:
+            return None
+        left = len(self.tensors[0]) % (self.batch_size * self.ranks.world)
+        return max(1, left // self.ranks.world) if left else self.batch_size
+
+    def rows_beside(self, rows: int) -> int:
+        """Return the number of data in this process's batch where that of rank 0 has `rows`."""
+        if not self.tensors or rows == self.batch_size:
+            return rows
+        left = len(self.tensors[0]) % (self.batch_size * self.ranks.world)
+        return len(range(self.ranks.rank, left, self.ranks.world))
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the data once."""
@@ -93,13 +113,24 @@ class Batches:
         if self.tensors:
             x = self.tensors[0]
             order = torch.randperm(len(x), device=x.device) if self.shuffle else None
+            if self.ranks.several:
+                order = self._shared(order)
             remaining, passed = self._cut(order, skip * self.batch_size), min(skip, len(self))
         else:
             remaining = _batches(self.source)
+            if self.ranks.several:
+                remaining = self.ranks.turns(remaining, self.source)
             passed = sum(1 for _ in itertools.islice(remaining, skip))
-        if passed < skip:
+        if passed < skip - self.ranks.several:  # rank 0 may have a batch more
             raise ValueError(f"the data have {passed} batches; got skip={skip}")
         return self._counted(remaining, skip)
+
+    def _shared(self, order: Tensor | None) -> Tensor:
+        """Return the rows of this process, in the order of rank 0."""
+        x = self.tensors[0]
+        order = torch.arange(len(x), device=x.device) if order is None else order
+        self.ranks.overwrite([order])
+        return self.ranks.rows(order, self.batch_size)
 
     def _counted(self, remaining: Iterator[Batch], number: int) -> Iterator[Batch]:
         for batch in remaining:
@@ -119,7 +150,7 @@ class Batches:
         use the same pixels as `evaluate`. `first` limits it to its first rows.
         """
         again = copy.copy(self)
-        again.batch_size, again.shuffle = batch_size, False
+        again.batch_size, again.shuffle, again.ranks = batch_size, False, Ranks()
         if self.dynamic:
             _, tensors = _tensors(drawn_once(self.data))
             again.dynamic = False
@@ -131,7 +162,7 @@ class Batches:
 
     def _cut(self, order: Tensor | None, first: int) -> Iterator[Batch]:
         x, *context = self.tensors
-        for start in range(first, len(x), self.batch_size):
+        for start in range(first, len(x if order is None else order), self.batch_size):
             rows: Any = slice(start, start + self.batch_size)
             rows = rows if order is None else order[rows]
             drawn = torch.bernoulli(x[rows]) if self.dynamic else x[rows]
@@ -139,14 +170,14 @@ class Batches:
 
     def _count(self) -> int | None:
         if self.tensors:
-            return math.ceil(len(self.tensors[0]) / self.batch_size)
+            return math.ceil(len(self.tensors[0]) / (self.batch_size * self.ranks.world))
         try:
             number = len(cast(Sized, self.source))
         except TypeError:
             return None
         if number == 0:
             raise ValueError("the data are empty: there is no batch")
-        return number
+        return math.ceil(number / self.ranks.world)
 
 
 def _tensors(data: Data) -> tuple[bool, tuple[Tensor, ...]]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -175,7 +175,13 @@ class Callback:
         ...         if training.history.epochs[-1].loss < 50:
         ...             raise StopTraining("the loss is below 50 nats")
         >>> callbacks = [ProgressBar(), StopAtLoss()]
+
+    Attributes:
+        writes: whether it writes to files or the screen, and does nothing else to the training.
+            Of several processes, that of rank 0 alone calls such a callback.
     """
+
+    writes: ClassVar[bool] = False
 
     def started(self, training: Training) -> None:
         """Before the first step."""
@@ -218,6 +224,8 @@ class ProgressBar(Callback):
     Raises:
         ValueError: if `every` is less than 1.
     """
+
+    writes = True
 
     def __init__(self, *, every: int = 1) -> None:
         if every < 1:

@@ -20,16 +20,20 @@ from torch import Tensor
 
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
+from pyrovae.data.ranks import Ranks
 from pyrovae.objectives import Objective
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps, seeded
 from pyrovae.runs.checkpoints import Checkpoints
+from pyrovae.train.accumulation import is_scaled
 from pyrovae.train.callbacks import Callback, History, ProgressBar, Training
 from pyrovae.train.checkpoint import Checkpoint
+from pyrovae.train.distributed import together
 from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store
 from pyrovae.train.failures import NonFiniteLoss
 from pyrovae.train.loop import Loop
 from pyrovae.train.monitor import BATCH, DATA, Monitor
+from pyrovae.train.resume import first_rows
 from pyrovae.train.step import Step, default_loss
 from pyrovae.train.svi import SVI
 from pyrovae.types import Data, Target
@@ -121,16 +125,18 @@ def fit(
     resumed = None if resume is None else _latest(Path(resume))
     steps = steps_of(target) if seed == "next" else Steps(seed)
     keep_steps(target, steps)  # before any step, as graphs guard the attributes of the target
+    ranks = Ranks.present()
+    callbacks = [callback for callback in callbacks if not (ranks.rank and callback.writes)]
     with seeded(steps.next_seed):
         device = device_of(target)
-        batches = Batches(data, batch_size, shuffle=True, device=device)
+        batches = Batches(data, batch_size, shuffle=True, device=device, ranks=ranks)
         if validation is not None:
             validation = Batches(drawn_once(validation), BATCH, device=device)
         shown = Monitor(batches.in_order(BATCH, first=DATA), validation, steps.seed)
         if step.compile is None:
             long = epochs * (batches.number or 0) >= COMPILED_FROM
             step = replace(step, compile=long and _is_safe_to_compile(target, step))
-        svi, weight, parameters = _prepare(target, shown, batches, step)
+        svi, weight, parameters, scaled = _prepare(target, shown, batches, step)
         training = Training(
             *(target, parameters, epochs, batches.number),
             compiled=svi.compiled,
@@ -146,6 +152,7 @@ def fit(
             callbacks=callbacks,
             before=steps,
             resumed=resumed,
+            together=together(training, batches, steps, scaled=scaled) if ranks.several else None,
         )
         loop.run()
     return training.history
@@ -166,15 +173,22 @@ def _is_safe_to_compile(target: Target, step: Step) -> bool:
 
 def _prepare(
     target: Target, shown: Monitor, batches: Batches, step: Step
-) -> tuple[SVI, kl_weight, dict[str, Tensor]]:
-    """Check the data and the programs on a batch; return the SVI, KL weight and parameters."""
+) -> tuple[SVI, kl_weight, dict[str, Tensor], bool]:
+    """Check the data and the programs on a batch.
+
+    Returns:
+        The SVI, the KL weight, the parameters by name, and whether the parts of a joint batch have
+        to be averaged because the programs scale each to all data.
+    """
     model, guide = programs(target)
     with seeded(0), buffers_kept(target):
         if shown.validation is not None:
             check(target, shown.validation)
         x, *context = check(target, shown.train)
-        if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
+        if batches.fewest == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
+        several = batches.ranks.several
+        scaled = several and is_scaled(model, guide, *first_rows((x, *context), len(x) // 2 or 1))
         default = default_loss(model, guide, x, *context)
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
@@ -196,4 +210,4 @@ def _prepare(
         compile=bool(step.compile),
         clip_norm=step.clip_norm,
     )
-    return svi, weight, parameters
+    return svi, weight, parameters, scaled

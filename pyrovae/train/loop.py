@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,13 +22,14 @@ from pyrovae.data.batches import Batch, Batches
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
+from pyrovae.train.distributed import EpochEnded, Together
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
 from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state_of
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
-from pyrovae.weights.target import check_data, keep_steps
+from pyrovae.weights.target import buffers_of, check_data, keep_steps
 
 __all__ = ["Loop"]
 
@@ -49,6 +50,7 @@ class Loop:
         resumed: the state of an earlier training, from which this one goes on.
         so_far: the steps of the present epoch.
         recordings: the steps at which graphs were recorded.
+        together: the processes that train together; None if this is the only one.
     """
 
     training: Training
@@ -62,6 +64,7 @@ class Loop:
     resumed: Mapping[str, Any] | None = None
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     recordings: Recordings = field(default_factory=Recordings)
+    together: Together | None = None
 
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
@@ -104,6 +107,8 @@ class Loop:
                 getattr(callback, event)(self.training)
             except StopTraining as reason:
                 stop = stop or reason
+        if self.together is not None:
+            stop = self.together.decide(event, stop)
         if stop is not None:
             raise stop
 
@@ -126,6 +131,8 @@ class Loop:
             broken = not_finite(training.parameters)
             if broken:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
+            if self.together is not None:
+                self.together.ranks.overwrite(buffers_of(training.target).values())
             measured = self.monitor.measure(training.target)
         except BaseException:
             training.restore(good)
@@ -148,16 +155,20 @@ class Loop:
         """Take a step on each batch of the epoch that is left."""
         training, so_far, batches = self.training, self.so_far, self.batches
         started = time.perf_counter()
-        for batch in rest_of(batches, so_far):
+        for batch in self._left():
             compiling = self.svi.compile_seconds
-            if not batches.tensors:
+            if batch is not None and not batches.tensors:
                 check_data(training.target, *batch)
             self._set_weight(so_far.batches)
             observed = self.svi.observed_steps
-            so_far.losses.append(_step(training, self.svi, batch))
-            if self.svi.observed_steps > observed:
+            try:
+                loss, rows = _step(training, self.svi, batch, self.together)
+            except EpochEnded:
+                break
+            if batch is not None and self.svi.observed_steps > observed:
                 self.recordings.note(len(batch[0]), self.weight.beta)
-            so_far.last = len(batch[0])
+            so_far.losses.append(loss)
+            so_far.last = rows
             so_far.count += so_far.last
             so_far.batches += 1
             training.step += 1
@@ -168,7 +179,12 @@ class Loop:
             so_far.seconds += now - started - compiling
             started = now
             self._tell("stepped")
-        training.batches = batches.number
+        training.batches = batches.number if self.together is None else so_far.batches
+
+    def _left(self) -> Iterator[Batch | None]:
+        """Return the batches of the epoch that are left; None for a process without one."""
+        left = rest_of(self.batches, self.so_far)
+        return left if self.together is None else self.together.batches(left, self.training)
 
     def _set_weight(self, number: int) -> None:
         """Set the KL weight of a batch, by its number in the epoch."""
@@ -196,13 +212,36 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
             scheduler.step()
 
 
-def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
-    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU."""
+def _step(
+    training: Training, svi: SVI, batch: Batch | None, together: Together | None
+) -> tuple[float | Tensor, int]:
+    """Take a step; return its loss and its data. After a CUDA graph, the loss is on the GPU."""
+    if together is not None:
+        loss = together.joint(batch, functools.partial(_gradients, training, svi))
+        svi.update(together.trained)
+        return loss, together.rows
+    assert batch is not None
+    launched = _explained(training, batch, svi.launch)
+    if launched is not None:
+        return launched, len(batch[0])
+    loss, parameters = _gradients(training, svi, batch)
+    svi.update(parameters)
+    return loss, len(batch[0])
+
+
+def _gradients(training: Training, svi: SVI, batch: Batch) -> tuple[float, list[Tensor]]:
+    """Return the loss, and the parameters with their gradients."""
+    loss, parameters = _explained(training, batch, svi.gradients)
+    if not math.isfinite(loss):
+        cause = locate(training, batch)
+        raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
+    return float(loss), parameters
+
+
+def _explained(training: Training, batch: Batch, work: Callable[..., Any]) -> Any:
+    """Call a part of a step, and say in one sentence where it failed."""
     try:
-        launched = svi.launch(*batch)
-        if launched is not None:
-            return launched
-        loss, parameters = svi.gradients(*batch)
+        return work(*batch)
     except (ValueError, RuntimeError, IndexError) as error:
         cause = not_finite(training.parameters) if isinstance(error, ValueError) else ""
         if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):
@@ -210,11 +249,6 @@ def _step(training: Training, svi: SVI, batch: Batch) -> float | Tensor:
         if not cause:
             raise failed(training, batch, error) from error
         raise NonFiniteLoss(describe(training, "the loss is not defined", cause)) from error
-    if not math.isfinite(loss):
-        cause = locate(training, batch)
-        raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
-    svi.update(parameters)
-    return float(loss)
 
 
 def _mean_loss(training: Training, so_far: EpochSoFar) -> float:
