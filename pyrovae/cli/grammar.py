@@ -134,6 +134,14 @@ class Trained(Common):
     ] = None
     seed: Annotated[Int | None, _in(TRAINING, "The random seed (0).")] = None
     no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
+    devices: Annotated[
+        Count,
+        _in(
+            TRAINING,
+            "Train in so many processes, each on its own GPU, or on the CPU if there is none. "
+            "Each takes --batch-size data per step.",
+        ),
+    ] = 1
 
 
 ALIASES: Final = {

@@ -12,13 +12,14 @@ from typing import Any, Final
 import pyro.optim
 
 from pyrovae import plots
-from pyrovae.cli import build, experiment, recipes
+from pyrovae.cli import build, devices, experiment, recipes
 from pyrovae.cli.complaints import INTERRUPTED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
 from pyrovae.cli.figures import report_figures, save_figures, vae_figures
 from pyrovae.cli.grammar import ALIASES, Trained
 from pyrovae.data import DataSet
+from pyrovae.data.ranks import Ranks, alone
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.objectives.handlers import free_bits
 from pyrovae.parts import is_known
@@ -101,7 +102,19 @@ def train(
         ValueError: if the experiment or the folder is invalid.
     """
     tables = asked(file, options, entries)
+    if devices.is_started():
+        with devices.joined():
+            return _train_into_folder(tables, options, command)
     folders.refuse(options.out, overwrite=options.overwrite)
+    if options.devices > 1:
+        return devices.launch(options.devices, command)
+    return _train_into_folder(tables, options, command)
+
+
+def _train_into_folder(tables: Tables, options: Trained, command: Sequence[str]) -> int:
+    """Train in a folder that no other training writes to."""
+    if Ranks.present().rank:
+        return _train(tables, options, list(command))
     with folders.held(options.out):
         # Check again under the lock: another process may have finished a run in the meantime.
         folders.refuse(options.out, overwrite=options.overwrite)
@@ -171,11 +184,13 @@ def _train(tables: Tables, options: Trained, command: list[str]) -> int:
             source = replace(source, binarization=binarization_for(vae))
             data = source.load(download=download)
         source = replace(source, shape=data.shape)
+        devices.place(vae)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(options.out, seed=settings.seed, command=command, **details)
         history = _fit(vae, data, tables, checkpoint)
-        if history.epochs:
-            figures = vae_figures(vae, data.test, data.shape)
+        if history.epochs and not Ranks.present().rank:
+            with alone():
+                figures = vae_figures(vae, data.test, data.shape)
             save_figures({"history": plots.history(history)} | figures, Run(options.out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     _print_summary(options.out, history, again)
@@ -252,6 +267,8 @@ def _forget_earlier_results(folder: Path) -> Callback:
     """Return a callback that removes the results of the run that is overwritten."""
 
     class Forget(Callback):
+        writes = True
+
         def started(self, training: Any) -> None:
             for pattern in ("evaluation.*", "figures/*.png", "report.html"):
                 for path in folder.glob(pattern):

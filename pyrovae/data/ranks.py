@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -21,7 +21,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from pyrovae.randomness import Streams, seeded
 
-__all__ = ["ProcessLost", "Ranks", "alone", "in_turns"]
+__all__ = ["InTurns", "ProcessLost", "Ranks", "alone", "lost_explained"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -128,40 +128,40 @@ class Ranks:
         return values
 
 
-def in_turns(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result | None]:
-    """Apply a function to items in turns; yield None for the items of other processes.
+class InTurns(Generic[Item, Result]):
+    """Apply a function to successive items, of which each process takes every W-th.
 
     Each item has its own stream of random numbers: the first goes on from torch's generator, and
     the others are seeded by it and their number. So the results do not depend on the number of
     processes.
 
-    Example:
-        >>> list(in_turns(lambda n: n * n, [1, 2, 3]))
-        [1, 4, 9]
-    """
-    ranks, streams = Ranks.present(), Streams()
-    for number, item in enumerate(items):
-        if number % ranks.world == ranks.rank:
-            with streams.of(number):
-                yield work(item)
-        else:
-            yield None
-
-
-def joined(results: Sequence[Result | None]) -> list[Result]:
-    """Return the results of all processes in the order of their items.
+    Args:
+        work: the function. It returns no None.
 
     Example:
-        >>> joined(list(in_turns(lambda n: n * n, [1, 2, 3])))
+        >>> squared = InTurns(lambda n: n * n)
+        >>> squared.joined([squared(n) for n in (1, 2, 3)])
         [1, 4, 9]
     """
-    several = Ranks.present().gathered(results)
-    length = max(map(len, several))
-    whole = (
-        next((part[i] for part in several if i < len(part) and part[i] is not None), None)
-        for i in range(length)
-    )
-    return [result for result in whole if result is not None]
+
+    def __init__(self, work: Callable[[Item], Result]) -> None:
+        self._work, self._number = work, 0
+        self._ranks, self._streams = Ranks.present(), Streams()
+
+    def __call__(self, item: Item) -> Result | None:
+        """Return the result of an item; None if it is another process's turn."""
+        number, self._number = self._number, self._number + 1
+        if number % self._ranks.world != self._ranks.rank:
+            return None
+        with self._streams.of(number):
+            return self._work(item)
+
+    def joined(self, results: Sequence[Result | None]) -> list[Result]:
+        """Return the results of all processes, in the order of their items."""
+        several = self._ranks.gathered(results)
+        rows = itertools.zip_longest(*several)
+        found = (next((value for value in row if value is not None), None) for row in rows)
+        return [value for value in found if value is not None]
 
 
 @contextlib.contextmanager

@@ -188,13 +188,11 @@ class Together:
 
     def _fill(self, rows: int) -> None:
         """Write the gradients into the flat tensors."""
-        grads = [parameter.grad for parameter in self.trained]
-        dense = [g for g in grads if g is not None and g.layout == torch.strided]
-        if len(dense) == len(grads):
-            torch._foreach_copy_(self._views, dense)
-        else:
-            for view, grad in zip(self._views, grads, strict=True):
-                view.zero_() if grad is None else view.copy_(grad.to_dense())
+        for parameter, view in zip(self.trained, self._views, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+            else:
+                view.copy_(parameter.grad.to_dense())
         if self.scaled:
             for flat in self._flat:
                 flat.mul_(rows)

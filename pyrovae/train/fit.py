@@ -126,7 +126,6 @@ def fit(
     steps = steps_of(target) if seed == "next" else Steps(seed)
     keep_steps(target, steps)  # before any step, as graphs guard the attributes of the target
     ranks = Ranks.present()
-    callbacks = [callback for callback in callbacks if not (ranks.rank and callback.writes)]
     with seeded(steps.next_seed):
         device = device_of(target)
         batches = Batches(data, batch_size, shuffle=True, device=device, ranks=ranks)

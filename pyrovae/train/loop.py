@@ -66,6 +66,11 @@ class Loop:
     recordings: Recordings = field(default_factory=Recordings)
     together: Together | None = None
 
+    @functools.cached_property
+    def called(self) -> list[Callback]:
+        """The callbacks that this process calls: one that writes is called by rank 0 alone."""
+        return [c for c in self.callbacks if not (c.writes and self.batches.ranks.rank)]
+
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
         training = self.training
@@ -73,7 +78,7 @@ class Loop:
         training.state = functools.partial(state_of, self)
         broken: NonFiniteLoss | None = None
         try:
-            for callback in self.callbacks:
+            for callback in self.called:
                 callback.started(training)
             if self.resumed is not None:
                 restore(self, self.resumed)
@@ -93,16 +98,16 @@ class Loop:
 
     def _end(self) -> None:
         self._remember_steps()
-        for callback in self.callbacks:
+        for callback in self.called:
             callback.finished(self.training)
         self.training.history.kept = self.training.epoch
-        for callback in self.callbacks:
+        for callback in self.called:
             callback.ended(self.training)
 
     def _tell(self, event: str) -> None:
         """Call a method of every callback, then raise the first request to stop."""
         stop = None
-        for callback in self.callbacks:
+        for callback in self.called:
             try:
                 getattr(callback, event)(self.training)
             except StopTraining as reason:
