@@ -43,7 +43,9 @@ def launch(number: int, command: Sequence[str]) -> int:
     """
     gpus = torch.cuda.device_count()
     if 0 < gpus < number:
-        raise ValueError(f"--devices {number}, and there are {gpus} GPUs: give as many or fewer")
+        raise ValueError(
+            f"--devices {number}, and the number of GPUs is {gpus}: give as many or fewer"
+        )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     settings = LaunchConfig(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -170,9 +171,15 @@ def lost_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else "no reason is given"
         ranks = Ranks.present()
         raise ProcessLost(
             f"process {ranks.rank} of {ranks.world} lost another one, which has ended, failed or "
-            f"does not answer ({said}): start them again and resume from the last checkpoint"
+            f"does not answer ({_reason(error)}): start them again, and resume from the last "
+            "checkpoint"
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the first sentence of an error, without the place in the code of the library."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[\S+:\d+\] ", "", lines[0]).split(". ")[0].rstrip(".")

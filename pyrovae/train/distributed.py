@@ -28,7 +28,7 @@ from pyrovae.data.ranks import ProcessLost, Ranks, lost_explained
 from pyrovae.randomness import Steps, derived
 from pyrovae.train.callbacks import StopTraining, Training
 from pyrovae.train.resume import fingerprint
-from pyrovae.weights.target import buffers_of
+from pyrovae.weights.target import buffers_of, modules_of
 
 __all__ = ["EpochEnded", "Together", "together"]
 
@@ -40,6 +40,12 @@ TAIL: Final = 4
 
 DECIDED: Final = ("resumed", "finished_epoch")
 """The calls of callbacks, beside those after a step, at which all processes wait for rank 0."""
+
+
+WRAPPED: Final = frozenset(
+    {"DTensor", "DistributedDataParallel", "FSDPModule", "FullyShardedDataParallel"}
+)
+"""The classes of modules and parameters that torch trains in parallel by its own hooks."""
 
 
 class EpochEnded(Exception):  # noqa: N818  (not an error)
@@ -215,9 +221,11 @@ def together(training: Training, batches: Batches, steps: Steps, *, scaled: bool
     The parameters and buffers are those of rank 0. `steps` and `scaled` are as in `fit`.
 
     Raises:
-        ValueError: if the processes differ, or have less than a datum each.
+        ValueError: if the processes differ, or have less than a datum each, or if a module is
+            wrapped to be trained in parallel by itself.
     """
     ranks, parameters = batches.ranks, training.parameters
+    _refuse_wrapped(training)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     several = ranks.gathered((shapes, fingerprint(batches)))
     for rank, (names, data) in enumerate(several):
@@ -236,3 +244,15 @@ def together(training: Training, batches: Batches, steps: Steps, *, scaled: bool
     seed = steps.next_seed
     seed = ranks.agreed(int(torch.randint(2**63 - 1, ())) if seed is None else seed)
     return Together(ranks, trained, scaled, seed)
+
+
+def _refuse_wrapped(training: Training) -> None:
+    """Check that each process has all parameters, and that `fit` alone sums their gradients."""
+    kinds = {type(module).__name__ for module in modules_of(training.target)}
+    kinds |= {type(parameter).__name__ for parameter in training.parameters.values()}
+    for kind in sorted(kinds & WRAPPED):
+        raise ValueError(
+            f"the programs have a module or parameter of {kind}, and fit sums the gradients of "
+            "whole parameters itself: give the plain module, which has to fit on each device "
+            "(sharded parameters, FSDP, are not supported)"
+        )

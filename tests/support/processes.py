@@ -146,14 +146,15 @@ def measured():
     return {"tensors": tensors, "elbo": monitored.column("validation_elbo"), "said": str(report)}
 
 
-def noisy(folder, *, stop=None, resume=None, batch_size=5, callbacks=()):
+def noisy(folder, *, stop=None, resume=None, callbacks=(), **settings):
     """Train a VAE with noise; return its parameters."""
     trained = vae()
     history = pv.fit(
         trained,
         pv.data.Split(torch.full((43, 16), 0.3), torch.zeros(43), dynamic=True),
         epochs=3,
-        batch_size=batch_size,
+        batch_size=settings.get("batch_size", 5),
+        step=pv.Step(compile=settings.get("compile", False)),
         callbacks=[
             pv.Checkpoint(folder, minutes=1e-9),
             *callbacks,
@@ -200,11 +201,12 @@ def everything(folder):
     found = {name: points(**settings) for name, settings in CASES.items()}
     found["sent"] = sent.copy()
     found["measured"] = measured()
-    whole, part = folder / "whole", folder / "part"
-    found["whole"] = noisy(whole)
-    found["part"] = noisy(part, stop=7)
-    distributed.barrier()  # rank 0 has written
-    found["resumed"] = noisy(part, resume=part)
+    for kind, compile in (("eager", False), ("compiled", True)):
+        whole, part = folder / f"whole {kind}", folder / f"part {kind}"
+        found[f"whole, {kind}"] = noisy(whole, compile=compile)
+        found[f"part, {kind}"] = noisy(part, stop=7, compile=compile)
+        distributed.barrier()  # rank 0 has written
+        found[f"resumed, {kind}"] = noisy(part, resume=part, compile=compile)
     found["failing"] = failing()
     return found
 

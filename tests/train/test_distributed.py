@@ -52,14 +52,15 @@ def test_measurements_are_those_of_one_process(two, monkeypatch):
 
 
 def test_a_callback_ends_the_training_in_both_processes(two):
-    assert [found["part"]["ended"] for found in two] == ["stopped early: after step 7"] * 2
-    assert torch.equal(two[0]["part"]["flat"], two[1]["part"]["flat"])
+    assert [f["part, eager"]["ended"] for f in two] == ["stopped early: after step 7"] * 2
+    assert torch.equal(two[0]["part, eager"]["flat"], two[1]["part, eager"]["flat"])
 
 
-def test_both_resume_bit_for_bit(two):
+@pytest.mark.parametrize("kind", ["eager", "compiled"])
+def test_both_resume_bit_for_bit(two, kind):
     for found in two:
-        assert torch.equal(found["resumed"]["flat"], found["whole"]["flat"])
-        assert not torch.equal(found["resumed"]["flat"], found["part"]["flat"])
+        assert torch.equal(found[f"resumed, {kind}"]["flat"], found[f"whole, {kind}"]["flat"])
+        assert not torch.equal(found[f"resumed, {kind}"]["flat"], found[f"part, {kind}"]["flat"])
 
 
 def test_a_failure_in_one_process_ends_the_other(two):
