@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,17 @@ from typing import Final
 
 import torch
 from torch import distributed
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pyrovae.cli.complaints import INTERRUPTED, complain
+from pyrovae.cli.complaints import complain
 from pyrovae.data.ranks import Ranks
 from pyrovae.vae import VAE
 
 __all__ = ["is_started", "joined", "launch", "place"]
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 TIMEOUT: Final = timedelta(minutes=5)
 """The longest wait for a process that lives and does not answer. An end is seen at once."""
@@ -58,6 +62,7 @@ def launch(number: int, command: Sequence[str]) -> int:
         max_restarts=0,
     )
     _, *arguments = command
+    before = {each: signal.getsignal(each) for each in SIGNALS}  # torchrun sets its own
     try:
         elastic_launch(settings, sys.executable)("-m", "pyrovae", *arguments)
     except ChildFailedError as error:
@@ -66,8 +71,11 @@ def launch(number: int, command: Sequence[str]) -> int:
             return failure.exitcode
         ended = f"process {rank} of {number} was ended by signal {-failure.exitcode}"
         return complain(f"{ended}, and the others with it: resume from the last checkpoint", 1)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except SignalException as error:
+        return 128 + error.sigval  # 130 after Ctrl-C, as without --devices
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return 0
 
 

@@ -43,6 +43,7 @@ def alone() -> Iterator[None]:
 
     Example:
         >>> import torch, pyrovae as pv
+        >>> from pyrovae.data.ranks import alone
         >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
         >>> with alone():
         ...     report = pv.evaluate(vae, torch.zeros(5, 64), particles=10)

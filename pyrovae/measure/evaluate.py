@@ -89,6 +89,10 @@ def evaluate(
     sentence in the verdict. An interrupt (Ctrl-C) keeps the batches and the diagnostics that have
     finished; the report is then marked as partial.
 
+    The processes of a group of `torch.distributed` share the batches, and those of AIS. Each has
+    to call this, and gets the whole report, which does not depend on their number (see
+    `pyrovae.data.ranks.alone` to evaluate in one of them).
+
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
         data: any data that `fit` takes. A dynamic split is binarized once, independently of the

@@ -73,6 +73,16 @@ def fit(
     By default the ELBO $E_q[\log p(x, z) - \log q(z | x)]$ is maximized by Adam; `Step` sets
     another objective or optimizer.
 
+    After `torch.distributed.init_process_group()`, as under torchrun, all processes of the group
+    train together, each on its own device; all of them have to call `fit` with the same data.
+    Each takes `batch_size` data of a joint batch, and steps are those of one process with the
+    joint batch: the gradients are summed by one all-reduce (see `pyrovae.train.distributed`).
+    Every batch of an iterable goes to one process; a `DataLoader` with a `DistributedSampler`
+    keeps its own. The measurements of an epoch are of all data. Statistics of batch normalization
+    are those of rank 0, and an objective that is no sum over data, such as one of the aggregate
+    posterior, is estimated on each part. Rank 0 alone writes and decides on the end. If a process
+    dies, the others raise `pyrovae.data.ranks.ProcessLost`.
+
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
         data: a tensor [N, ...], a tuple (x, *context), a `data.Split`, a torch `Dataset` or an
@@ -92,7 +102,8 @@ def fit(
             the same data, step and callbacks. It ends with the parameters of a training that was
             never broken off, bit for bit on the same machine with the same number of threads.
             The generators of torch, Python and NumPy continue from the state, and a checkpoint
-            that is damaged is passed over with a warning.
+            that is damaged is passed over with a warning. On another number of processes, with
+            the same joint batch, it is equal to that training in distribution, with a warning.
 
     Returns:
         The history, per datum and in nats. The target has the parameters of the last epoch, or of

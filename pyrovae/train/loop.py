@@ -6,6 +6,7 @@ A training can begin in the middle of an epoch, where an earlier one was broken 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.data.batches import Batch, Batches
+from pyrovae.data.ranks import alone
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
@@ -79,7 +81,7 @@ class Loop:
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.called:
-                callback.started(training)
+                self._call(callback, "started")
             if self.resumed is not None:
                 restore(self, self.resumed)
                 self._tell("resumed")
@@ -99,17 +101,23 @@ class Loop:
     def _end(self) -> None:
         self._remember_steps()
         for callback in self.called:
-            callback.finished(self.training)
+            self._call(callback, "finished")
         self.training.history.kept = self.training.epoch
         for callback in self.called:
-            callback.ended(self.training)
+            self._call(callback, "ended")
+
+    def _call(self, callback: Callback, event: str) -> None:
+        """Call a method of a callback; one that writes may measure in its process alone."""
+        by_itself = self.together is not None and callback.writes
+        with alone() if by_itself else contextlib.nullcontext():
+            getattr(callback, event)(self.training)
 
     def _tell(self, event: str) -> None:
         """Call a method of every callback, then raise the first request to stop."""
         stop = None
         for callback in self.called:
             try:
-                getattr(callback, event)(self.training)
+                self._call(callback, event)
             except StopTraining as reason:
                 stop = stop or reason
         if self.together is not None:

@@ -59,7 +59,9 @@ class SVI(pyro.infer.SVI):
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
     shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
-    `observed_steps` the number of steps at which it was observed or recorded.
+    `observed_steps` the number of steps at which it was observed or recorded. `gradients` and
+    `update` are the halves of a step: to train in several processes by hand, sum the gradients
+    over these in between.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs

@@ -135,15 +135,33 @@ def vae():
     return pv.mlp_vae(16, latents=2, hidden=8)
 
 
+class Reporting(pv.Callback):
+    """Evaluate after each epoch, in the process that writes."""
+
+    writes = True
+
+    def __init__(self):
+        self.reported = []
+
+    def finished_epoch(self, training):
+        report = pv.evaluate(
+            training.target, bits(250, width=16, dtype=torch.float32), particles=5
+        )
+        self.reported.append(report.elbo.mean)
+
+
 def measured():
     """Measure a VAE in several batches."""
+    reporting = Reporting()
     x = bits(250, width=16, dtype=torch.float32)
     report = pv.evaluate(vae(), x, particles=5, batch_size=100, diagnostics=[pv.AIS(3, limit=5)])
     still = pv.Step(optim=pyro.optim.Adam({"lr": 0.0}))
     more = bits(1100, width=16, dtype=torch.float32)
-    monitored = pv.fit(vae(), x[:20], validation=more, epochs=1, step=still, callbacks=[])
+    monitored = pv.fit(vae(), x[:20], validation=more, epochs=1, step=still, callbacks=[reporting])
     tensors = report.tensors()
-    return {"tensors": tensors, "elbo": monitored.column("validation_elbo"), "said": str(report)}
+    elbo = monitored.column("validation_elbo")
+    reported = reporting.reported
+    return {"tensors": tensors, "elbo": elbo, "said": str(report), "reported": reported}
 
 
 def noisy(folder, *, stop=None, resume=None, callbacks=(), **settings):
@@ -177,6 +195,24 @@ class Broken(pv.Callback):
             self.pair.decoder = None
 
 
+class DistributedDataParallel(torch.nn.Module):
+    """Stands for torch's, by its name."""
+
+
+def refused():
+    """Train on other data in each process, fewer data than processes, and a wrapped module."""
+    rank, wrapped = Ranks.present().rank, Points()
+    wrapped.inner = DistributedDataParallel()
+    found = []
+    for pair, rows in ((Points(), 50 + rank), (Points(), 1), (wrapped, 50)):
+        try:
+            pv.fit((pair.model, pair.guide), bits(rows), callbacks=[])
+        except ValueError as error:
+            found.append(str(error))
+        pyro.clear_param_store()
+    return found
+
+
 def failing():
     """Train while one process fails; return what is raised."""
     pair = Points()
@@ -207,6 +243,7 @@ def everything(folder):
         found[f"part, {kind}"] = noisy(part, stop=7, compile=compile)
         distributed.barrier()  # rank 0 has written
         found[f"resumed, {kind}"] = noisy(part, resume=part, compile=compile)
+    found["refused"] = refused()
     found["failing"] = failing()
     return found
 

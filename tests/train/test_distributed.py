@@ -51,6 +51,10 @@ def test_measurements_are_those_of_one_process(two, monkeypatch):
             )
 
 
+def test_a_callback_that_writes_is_called_by_one_process_and_measures_alone(two):
+    assert [f["measured"]["reported"] for f in two] == [processes.measured()["reported"], []]
+
+
 def test_a_callback_ends_the_training_in_both_processes(two):
     assert [f["part, eager"]["ended"] for f in two] == ["stopped early: after step 7"] * 2
     assert torch.equal(two[0]["part, eager"]["flat"], two[1]["part, eager"]["flat"])
@@ -61,6 +65,15 @@ def test_both_resume_bit_for_bit(two, kind):
     for found in two:
         assert torch.equal(found[f"resumed, {kind}"]["flat"], found[f"whole, {kind}"]["flat"])
         assert not torch.equal(found[f"resumed, {kind}"]["flat"], found[f"part, {kind}"]["flat"])
+
+
+def test_processes_that_cannot_train_together_are_refused(two):
+    assert two[0]["refused"] == two[1]["refused"]
+    other, few, wrapped = two[0]["refused"]
+    assert other.startswith("process 1 has other data than process 0: give all processes the same")
+    assert few == "1 data are fewer than 2 processes: start fewer"
+    assert "a module or parameter of DistributedDataParallel" in wrapped
+    assert "give the plain module" in wrapped
 
 
 def test_a_failure_in_one_process_ends_the_other(two):
