@@ -29,7 +29,7 @@ from pyrovae.types import ContextValue, Program
 from pyrovae.weights.attributes import versions_of
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
-from pyrovae.weights.target import modules_of
+from pyrovae.weights.target import as_tensors, modules_of
 
 __all__ = ["VAE", "announce"]
 
@@ -99,8 +99,10 @@ class VAE(nn.Module):
         Args:
             x: data [N, ...], or None to sample x from the prior predictive.
             *context: further arguments of the prior, the likelihood and the guide.
-            size: the size of the data set, if x is a subsample of it. The plate then scales each
-                log-probability by size / N. If x is None, the number of data to sample.
+            size: the size of the plate over data, which is the size of the whole data set; N by
+                default. If x is a subsample of that data set, the plate scales each
+                log-probability by size / N, as any plate of Pyro. If x is None, the plate has
+                nothing to subsample, so all `size` data are sampled.
 
         Returns:
             The return value of the likelihood: the observed or sampled x.
@@ -145,7 +147,7 @@ class VAE(nn.Module):
             ValueError: if the guide has several latent sites and none is named, or if it has no
                 site of that name.
         """
-        trace = poutine.trace(self.guide).get_trace(x, *context)
+        trace = poutine.trace(self.guide).get_trace(*as_tensors(self, x, *context))
         sites = _latent_sites(trace)
         if site is None and len(sites) == 1:
             site = sites[0]
@@ -175,6 +177,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: if p(x | z) has no mean, such as a categorical distribution.
         """
+        x, *context = as_tensors(self, x, *context)  # type: ignore[assignment]
         drawn = poutine.trace(self.guide).get_trace(x, *context)
         generate = poutine.trace(poutine.replay(self.model, trace=drawn))
         return mean_of(_observation(generate.get_trace(None, *context, size=len(x))))

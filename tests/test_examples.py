@@ -23,7 +23,7 @@ def test_there_are_examples():
     assert {"vae_mnist", "custom_prior", "custom_likelihood", "plain_pyro"} <= names
     assert {"vampprior", "flow_prior", "flow_guide", "hierarchical", "mixture_latents"} <= names
     assert {"conditional", "missing_data", "counts", "faces", "linear_vae"} <= names
-    assert {"denoising", "information_bottleneck"} <= names
+    assert {"denoising", "information_bottleneck", "mixed_table"} <= names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -7,6 +7,7 @@ exit codes are:
     2      the input is invalid
     130    interrupted by Ctrl-C
     141    the reader of the output has closed the pipe, such as `| head`
+    143    terminated by SIGTERM; the state of the training is written
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
-from pyrovae.cli import names
+from pyrovae.cli import defaults, names
 from pyrovae.cli.arguments import (
     activation,
     arguments,
@@ -41,21 +41,6 @@ DISCRIMINATOR: Final = (100, 100)
 """The widths of the hidden layers of the discriminator of `FactorVAE`."""
 
 Table = Mapping[str, Any]
-
-GUIDES: Final = {
-    "UniformSphere": "PowerSpherical",
-    **{name: name for name in ("Bernoulli", "Categorical", "OneHot", "RelaxedOneHot")},
-    **{name: name for name in ("Joint", "Hierarchical")},
-}
-"""The default guide of each prior whose default is not `MeanFieldNormal`."""
-
-PRIORS: Final = {
-    "Joint": ("Joint",),
-    "Hierarchical": ("Hierarchical",),
-    "Ladder": ("Hierarchical",),
-    "PowerSpherical": ("UniformSphere", "VampPrior"),
-}
-"""The priors that a guide supports, if it does not support all."""
 
 PIXELS: Final = "likelihood.pixels"
 WIDTHS: Final = list[typing.Annotated[int, msgspec.Meta(ge=1)]]
@@ -84,15 +69,20 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
         >>> build.vae(tables, pv.data.load("digits")).prior.pseudo_inputs.shape
         torch.Size([9, 64])
     """
-    builder = Builder(tables, data.train.x, data.shape)
+    tables = defaults.with_likelihood(tables, data)
+    context = data.train.context if data.table is None else data.train.context[:-1]
+    covariates = tuple(value.shape[-1] for value in context)
+    builder = Builder(tables, data.train.x, data.shape, covariates, data.table)
     prior = named(tables["prior"])
     with seeded(seed):
         likelihood = builder.likelihood(tables["likelihood"], width(prior), _scored(tables, data))
         given = named(tables.get("guide"))
         needs_prior = given.get("name") == "Ladder"
-        built = builder.prior(prior, 0) if needs_prior else None
+        built = builder.prior(prior, sum(covariates)) if needs_prior else None
         guide = builder.guide(given, prior, built)
-        return VAE(builder.prior(prior, 0, guide) if built is None else built, likelihood, guide)
+        if built is None:
+            built = builder.prior(prior, sum(covariates), guide)
+        return VAE(built, likelihood, guide)
 
 
 def _scored(tables: Table, data: DataSet) -> Tensor:
@@ -175,12 +165,16 @@ class Builder:
     Attributes:
         tables: the tables of the experiment.
         x: the training data [N, D].
-        shape: (channels, height, width) of an image, which is flattened to a row of x.
+        shape: (channels, height, width) of an image, which is flattened to a row of x, or (D,).
+        covariates: the widths of the context, without the mask of a table.
+        schema: the schema of a table of mixed columns.
     """
 
     tables: Table
     x: Tensor
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    covariates: tuple[int, ...] = ()
+    schema: pv.data.Table | None = None
 
     @property
     def hidden(self) -> list[int]:
@@ -213,10 +207,12 @@ class Builder:
         if "net" in parameters(kind):  # It wraps another network.
             if table is self.tables["net"] or name == self.tables["net"].get("name"):
                 raise ValueError(f"net {name} wraps one network: give it as --guide.net {name}")
-            more = inputs * (table.get("append_mask") is True) + (table.get("library") is True)
-            inner = self.net(
-                table.get("net"), inputs + more, outputs, decoder=decoder, where=where
-            )
+            library = table.get("library") is True and not self.covariates
+            taken = inputs + inputs * (table.get("append_mask") is True) + library
+            if name == "EncodeColumns":
+                classes = convert(required(table, "classes", where), list[int], f"{where}.classes")
+                taken = kind.width(classes) + inputs
+            inner = self.net(table.get("net"), taken, outputs, decoder=decoder, where=where)
             return kind(inner, **arguments(kind, given, where))
         if "sizes" in parameters(kind):
             hidden = convert(table.get("hidden", self.hidden), WIDTHS, f"{where}.hidden")
@@ -224,6 +220,8 @@ class Builder:
             return kind(*sizes, **keywords(kind, given))
         if name == "PixelCNN":
             raise ValueError("net PixelCNN is used in a likelihood AutoregressiveBernoulli only")
+        if len(self.shape) != 3:
+            raise ValueError(f"net {name} is of images; the data are rows of {self.shape[0]}")
         derived = {"latents": inputs, "features": outputs, "shape": self.shape}
         if decoder:
             derived["shape"] = self._maps(outputs)
@@ -244,6 +242,7 @@ class Builder:
             return kind(self.likelihood(inner, inputs, x))
         if name == "Columns":
             return self._columns(table, inputs, x)
+        inputs += sum(self.covariates)
         if name == "AutoregressiveBernoulli":
             given = {"shape": self.shape}
             pixels = arguments(pv.nets.PixelCNN, named(table.get("pixels")), PIXELS, given)
@@ -251,12 +250,22 @@ class Builder:
             features = self.net(table.get("features"), inputs, outputs, decoder=True)
             return kind(features, pv.nets.PixelCNN(**pixels)).start_at_mean(x)
         given = arguments(kind, table, "likelihood", {"width": x.shape[-1]})
+        if given.get("library"):
+            if not self.covariates:
+                raise ValueError(
+                    f"likelihood {name} with library needs the library size as the last "
+                    "covariate: --data.covariates"
+                )
+            inputs -= self.covariates[-1]
         outputs = kind(nn.Identity(), **given).parameters_at(torch.zeros_like(x[:2])).shape[-1]
         net = self.net(table.get("net"), inputs, outputs, decoder=True)
         return kind(net, **given).start_at_mean(x)
 
     def _columns(self, table: Table, inputs: int, x: Tensor) -> Any:
         trunk = None
+        if self.schema is not None and not table.get("groups"):
+            latents = inputs + sum(self.covariates)
+            return pv.likelihoods.Columns.of(self.schema, latents, hidden=self.hidden[::-1])
         if "trunk" in table:
             inputs, before = self.hidden[0], inputs
             trunk = self.net(table["trunk"], before, inputs)
@@ -313,11 +322,10 @@ class Builder:
             built: the prior itself, which a Ladder shares.
             inputs: the number of inputs of the guide; None for that of x.
         """
-        inputs = self.x.shape[-1] if inputs is None else inputs
+        inputs = self.x.shape[-1] + sum(self.covariates) if inputs is None else inputs
         table, prior = named(table), named(prior)
-        name = table.get("name") or GUIDES.get(str(prior.get("name")), "MeanFieldNormal")
+        name = defaults.guide_of(table, prior)
         kind = names.part("guide", name)
-        _check_pair(prior.get("name"), name)
         if name == "Joint":
             return kind(**self._joint(named(table.get("parts")), prior, inputs))
         if name == "Hierarchical":
@@ -354,6 +362,8 @@ class Builder:
     def _ladder(self, prior: Table, built: Any) -> Any:
         widths = [width(level) for level in listed(prior, "levels", "prior Hierarchical")][::-1]
         features = (self.hidden or [self.x.shape[-1]])[-1]
+        if self.covariates:
+            raise ValueError("guide Ladder takes no covariates: choose another guide")
         sizes = [self.x.shape[-1], *[features] * len(widths)]
         return pv.guides.Ladder(
             built,
@@ -375,14 +385,3 @@ def _outputs(guide: Any, latents: int, given: Table) -> int:
         "Flow": given.get("features", 0),
     }
     return own.get(guide.__name__, latents)
-
-
-def _check_pair(prior: Any, guide: str) -> None:
-    """Check that a guide has the same sites and supports as the prior."""
-    wanted = PRIORS.get(guide, (prior,))
-    if prior not in wanted:
-        raise ValueError(
-            f"guide {guide} goes with the prior {wanted[0]}; got {prior}: change one of them"
-        )
-    if prior == "UniformSphere" and guide != "PowerSpherical":
-        raise ValueError(f"prior UniformSphere goes with the guide PowerSpherical; got {guide}")

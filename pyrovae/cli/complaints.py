@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_FINITE", "READER_GONE", "complain"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_FINITE", "READER_GONE", "SIGTERMED", "complain"]
 
 NOT_FINITE: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
+SIGTERMED: Final = 143
 READER_GONE: Final = 141
 """The exit code of a command that wrote to a closed pipe: 128 + SIGPIPE."""
 

@@ -41,13 +41,14 @@ def save_report(
     made = {**provenance(), "command": command, "run": run.config.get("run")}
     recorded = source.record
     recorded["data_set"] = recorded.pop("name")
+    recorded.pop("content")
     report.save(path, **made, **recorded, split=split, limit=limit)
     if not report.partial:
         partial = run.folder / PARTIAL
         _remove(partial, "an earlier one, which was interrupted")
         partial.with_suffix(".safetensors").unlink(missing_ok=True)
     if path.name == EVALUATION:
-        figures = run.folder.glob("figures/comparison-with-*.png")
+        figures = run.folder.glob("figures/comparison-*.png")
         for old in (run.folder / "report.html", *figures):
             _remove(old, "of the evaluation before")
     return path
@@ -58,7 +59,7 @@ def measured_source(saved: SavedFinding, config: Mapping[str, Any]) -> tuple[Sou
     said = saved.said
     if "data_set" not in said:
         return Source.read(config.get("data")), "test"
-    recorded = {key: said.get(key) for key in ("root", "binarization", "shape")}
+    recorded = {key: said.get(key) for key in ("root", "binarization", "shape", "reading")}
     return Source.read({"name": said["data_set"], **recorded}), str(said.get("split"))
 
 

@@ -7,18 +7,32 @@ Values are numbers, strings, lists and tables. Names of parts are looked up when
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from pyrovae.cli.names import MODULES, unknown
-from pyrovae.train import schedules
+from pyrovae.train import learning_rates, schedules
 
-__all__ = ["TABLES", "Data", "Training", "layered", "read", "set_option", "settings", "split"]
+__all__ = [
+    "SWEEP",
+    "TABLES",
+    "Data",
+    "Training",
+    "layered",
+    "read",
+    "seconds",
+    "read_value",
+    "set_option",
+    "settings",
+    "split",
+]
 
 Tables = dict[str, Any]
 
@@ -27,11 +41,29 @@ _Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table [data]."""
+    """The table [data]: a name or path, and the options of `data.load`."""
 
     name: str = "digits"
     root: str | None = None
     binarization: Literal["dynamic", "static", "none"] | None = None
+    key: str | list[str] | None = None
+    labels: str | None = None
+    covariates: str | list[str] | dict[str, Any] | None = None
+    split: str | None = None
+    fractions: tuple[float, float, float] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    shape: tuple[int, int, int] | None = None
+    channels: Literal["first", "last"] | None = None
+    size: int | tuple[int, int] | None = None
+    levels: int | None = None
+    table: bool | None = None
+    columns: dict[str, Any] | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `data.load` that are given."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__[3:]}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,32 +71,45 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     epochs: _Count = 20
     batch_size: _Count = 100
-    lr: _Positive = 1e-3
+    lr: str | _Positive = 1e-3
+    lr_per: Literal["step", "epoch"] = "step"
+    clip_norm: _Positive | None = None
+    accumulate: _Count = 1
+    ema: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
+    max_steps: _Count | None = None
+    max_time: str | _Positive | None = None
+    log: list[Literal["csv", "tensorboard", "figure"]] = []
+    log_every: _Count = 50
+    log_pictures: _Count | None = None
     patience: _Count | None = None
     kl_weight: str | float = "1"
     free_bits: _Positive | None = None
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     compile: bool | None = None
+    precision: Literal["bf16"] | None = None
 
 
 SETTINGS: Final[Mapping[str, Any]] = {"data": Data, "training": Training}
-TABLES: Final = (*MODULES, *SETTINGS)
+TABLES: Final = (*MODULES, "optimizer", *SETTINGS)
+
+SWEEP: Final = "sweep"
+"""The table of a file that `pyrovae sweep` reads (see `sweep_table`)."""
 
 DEFAULTS: Final[Tables] = {
     "prior": {"name": "StandardNormal", "latents": 50},
-    "likelihood": {"name": "Bernoulli"},
+    "likelihood": {},
     "guide": {},
     "net": {"name": "MLP", "hidden": [200, 200], "activation": "Tanh"},
     "objective": {"name": "ELBO"},
 }
-"""The default tables. The default guide depends on the prior."""
+"""The default tables. The default guide depends on the prior, the likelihood on the data."""
 
 KEPT: Final = {"prior": "latents", "net": "hidden"}
 """The entry of a table that is kept if a later layer names another part."""
 
 
 def read(path: Path) -> Tables:
-    """Read the tables of a TOML file.
+    """Read the tables of a TOML file; [sweep] is returned as it is.
 
     Raises:
         ValueError: if the file is missing or not TOML, or has an unknown table.
@@ -78,8 +123,9 @@ def read(path: Path) -> Tables:
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+    sweep = {SWEEP: tables.pop(SWEEP)} if SWEEP in tables else {}
     try:
-        return checked(tables)
+        return checked(tables) | sweep
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -143,7 +189,7 @@ def split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         table = name.partition(".")[0]
         if table not in TABLES:
             raise ValueError(f"{option}: {unknown('table', table, TABLES)}")
-        options.append((name, _read_value(value)))
+        options.append((name, read_value(value)))
     return rest, options
 
 
@@ -168,7 +214,8 @@ def set_option(tables: Tables, option: str, value: Any) -> None:
         inner[last] = value
 
 
-def _read_value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """Read the value of an option: TOML if it is, else a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -231,6 +278,41 @@ def settings(tables: Mapping[str, Any], table: str) -> Any:
             raise ValueError(
                 f"--{table}.{key}: {what[0].lower()}{what[1:]}; got {value!r}"
             ) from None
-    if "kl_weight" in entries:
-        schedules.parse(str(entries["kl_weight"]))
+    for key, read in READ.items() if kind is Training else ():
+        if entries.get(key) is not None:
+            read(str(entries[key]))
     return msgspec.convert(entries, kind)
+
+
+def seconds(time: str | float) -> float:
+    """Return the seconds of a time, such as 90, "90", "30m" or "1d 2h 30m".
+
+    Raises:
+        ValueError: for any other text, or no time at all.
+
+    Example:
+        >>> seconds("1h30m")
+        5400.0
+    """
+    text = str(time)
+    try:
+        found = float(text)
+    except ValueError:
+        parts = re.fullmatch(r"(?:(\d+)d)? ?(?:(\d+)h)? ?(?:(\d+)m)? ?(?:(\d+)s)?", text)
+        numbers = [int(part or 0) for part in parts.groups()] if parts else [0]
+        found = sum(
+            number * size for number, size in zip(numbers, (86400, 3600, 60, 1), strict=False)
+        )
+    if not 0 < found < math.inf:
+        raise ValueError(
+            f'a time is a number of seconds, or such as "2h" or "1h30m"; got {text!r}'
+        )
+    return float(found)
+
+
+READ: Final[Mapping[str, Callable[[str], Any]]] = {
+    "kl_weight": schedules.parse,
+    "lr": lambda text: learning_rates.parse(text, steps=10**9),
+    "max_time": seconds,
+}
+"""The functions that read, and so check, the text of entries of [training]."""

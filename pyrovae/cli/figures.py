@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeGuard
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,6 +27,7 @@ __all__ = [
     "MEASURED",
     "Figures",
     "history_figure",
+    "is_image",
     "report_figures",
     "save_figures",
     "vae_figures",
@@ -61,24 +62,43 @@ def history_figure(run: Run) -> Figures:
     return {"history": plots.history(History(epochs, objective=objective))}
 
 
-def vae_figures(vae: VAE, split: Split | None, shape: Shape) -> Figures:
+def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
     """Draw samples and, given data, reconstructions and the map of the latents.
 
-    Samples and reconstructions are left out if p(x | z) has no mean.
+    Samples and reconstructions are left out if p(x | z) has no mean, or the data are no images.
     """
     found = {}
-    with seeded(0), contextlib.suppress(UndefinedMean):
-        found["samples"] = plots.samples(vae, SAMPLES, shape)
+    number, beside = SAMPLES, split.context if split else ()
+    if split and beside:
+        number = min(SAMPLES, len(split))
+    if is_image(shape):
+        with seeded(0), contextlib.suppress(UndefinedMean):
+            given = (value[:number] for value in beside)
+            found["samples"] = plots.samples(vae, number, shape, *given)
     if split is None:
         return found
-    x, labels = split.draw(), split.labels[:MAPPED]
-    with seeded(0), contextlib.suppress(UndefinedMean):
-        found["reconstructions"] = plots.reconstructions(vae, x[:SHOWN], shape)
-    return found | _possible({"latents": lambda: plots.latent_map(vae, x[:MAPPED], labels)})
+    x = split.draw()
+    if is_image(shape):
+        with seeded(0), contextlib.suppress(UndefinedMean):
+            given = (value[:SHOWN] for value in beside)
+            found["reconstructions"] = plots.reconstructions(vae, x[:SHOWN], shape, *given)
+    mapped = split.take(slice(MAPPED))
+    return found | _possible(
+        {"latents": lambda: plots.latent_map(vae, x[:MAPPED], mapped.labels, *mapped.context)}
+    )
+
+
+def is_image(shape: Shape | None) -> TypeGuard[Shape]:
+    """Return whether a shape is that of an image that figures can show."""
+    return shape is not None and len(shape) == 3 and shape[0] in (1, 3)
 
 
 def report_figures(
-    report: Report | SavedFinding, vae: VAE, x: Tensor | None, shape: Shape | None
+    report: Report | SavedFinding,
+    vae: VAE,
+    x: Tensor | None,
+    shape: Shape | None,
+    context: Sequence[Tensor] = (),
 ) -> Figures:
     """Draw the figures of a report and of its diagnostics.
 
@@ -86,7 +106,8 @@ def report_figures(
         report: a report of `evaluate`, or one that was read from a file.
         vae: the VAE that was evaluated.
         x: the data that it was evaluated on; None leaves out the figures of the latents.
-        shape: (channels, height, width) of an image; None leaves out traversals.
+        shape: (channels, height, width) of an image; others leave out traversals.
+        context: the context of the data.
     """
     found = report.findings
     wanted: dict[str, Callable[[], Figure]] = {
@@ -98,9 +119,9 @@ def report_figures(
     if "gaps" in found:
         wanted["gaps"] = lambda: plots.gaps(found["gaps"])
     if "latents" in found and x is not None:
-        wanted["holes"] = lambda: plots.holes(latent_plane(vae, x))
-        if shape is not None:
-            wanted["traversals"] = lambda: plots.traversals(traverse(vae, x), shape)
+        wanted["holes"] = lambda: plots.holes(latent_plane(vae, x, *context))
+        if is_image(shape):
+            wanted["traversals"] = lambda: plots.traversals(traverse(vae, x, *context), shape)
     return _possible(wanted)
 
 

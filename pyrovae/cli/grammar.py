@@ -17,9 +17,20 @@ from rich.console import Console
 
 import pyrovae
 from pyrovae.cli import names
-from pyrovae.cli.examples import EPILOGUES, RECIPE
+from pyrovae.cli.examples import EPILOGUES, RECIPE, ROOT, TABLE, WHAT
 
-__all__ = ["ALIASES", "APP", "Drawn", "Evaluation", "Opened", "Reconstructed", "Trained"]
+__all__ = [
+    "ALIASES",
+    "APP",
+    "Drawn",
+    "Evaluation",
+    "Imputed",
+    "Opened",
+    "Reconstructed",
+    "Sampled",
+    "Swept",
+    "Trained",
+]
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -54,7 +65,9 @@ def _in(group: Group, help: str) -> Parameter:
 
 
 def _named(role: str, what: str) -> Parameter:
-    return _in(MODEL, f"{what}: {', '.join(names.parts(role))}.")
+    known = f"{what}: {', '.join(names.parts(role))}."
+    by_data = " The default follows from the values of the data." if role == "likelihood" else ""
+    return _in(MODEL, known + by_data)
 
 
 @Parameter(name="*")
@@ -74,17 +87,23 @@ class Trained(Common):
     like: Annotated[
         Path | None, _in(RUN, "A run whose experiment is the default; it is not trained further.")
     ] = None
-    out: Annotated[Path, _in(RUN, "The folder to write the run to.")]
+    resume: Annotated[
+        Path | None,
+        _in(RUN, "A run that was broken off: train it on, as if it had never stopped."),
+    ] = None
+    out: Annotated[Path | None, _in(RUN, "The folder to write the run to.")] = None
     overwrite: Annotated[Flag, _in(RUN, "Overwrite an existing run.")] = False
 
-    data: Annotated[str | None, _in(DATA, "digits (the default) or mnist.")] = None
-    root: Annotated[Path | None, _in(DATA, "The folder of MNIST/raw, for mnist.")] = None
+    data: Annotated[str | None, _in(DATA, f"{WHAT} (digits).")] = None
+    table: Annotated[bool | None, _in(DATA, TABLE)] = None
+    root: Annotated[Path | None, _in(DATA, ROOT)] = None
     binarization: Annotated[
         Literal["dynamic", "static", "none"] | None,
         _in(
             DATA,
             "Binarize gray pixels at each use (dynamic), once (static) or not (none). The default "
-            "is dynamic for a binary likelihood or one without a domain, else none.",
+            "is dynamic for intensities and a binary likelihood or one without a domain, else "
+            "none.",
         ),
     ] = None
 
@@ -127,12 +146,48 @@ class Trained(Common):
 
     epochs: Annotated[Int | None, _in(TRAINING, "Passes over the data (20).")] = None
     batch_size: Annotated[Int | None, _in(TRAINING, "Data per step (100).")] = None
-    lr: Annotated[float | None, _in(TRAINING, "The learning rate of Adam (0.001).")] = None
+    optimizer: Annotated[
+        str | None,
+        _in(
+            TRAINING,
+            "A class of torch.optim, such as AdamW; --optimizer.weight_decay 0.01 (Adam).",
+        ),
+    ] = None
+    lr: Annotated[
+        float | str | None,
+        _in(
+            TRAINING,
+            "The learning rate: a number, or a schedule of steps over the whole training: "
+            "cosine:0.001:500, with 500 steps of warm-up; one-cycle:0.01; "
+            "exponential:0.001:0.999; constant:0.001:500; plateau:0.001:0.5:5 (0.001).",
+        ),
+    ] = None
+    clip_norm: Annotated[float | None, _in(TRAINING, "Clip the gradient to this norm.")] = None
+    accumulate: Annotated[Int | None, _in(TRAINING, "Batches per step (1).")] = None
+    ema: Annotated[
+        float | None, _in(TRAINING, "Measure and save an average of the weights, with this decay.")
+    ] = None
+    max_steps: Annotated[Int | None, _in(TRAINING, "Stop after this many steps.")] = None
+    max_time: Annotated[
+        str | None, _in(TRAINING, "Stop after this time: seconds, or such as 2h or 1h30m.")
+    ] = None
+    log: Annotated[
+        list[Literal["csv", "tensorboard", "figure"]] | None,
+        Parameter(
+            group=TRAINING,
+            consume_multiple=True,
+            help="Log the training to RUN/log.csv, RUN/tensorboard or RUN/figures/history.png.",
+        ),
+    ] = None
     patience: Annotated[
         Int | None,
         _in(TRAINING, "Stop when the validation ELBO has not increased for this many epochs."),
     ] = None
     seed: Annotated[Int | None, _in(TRAINING, "The random seed (0).")] = None
+    precision: Annotated[
+        Literal["bf16"] | None,
+        _in(TRAINING, "Compute the layers of networks in bfloat16, and all else in float32."),
+    ] = None
     no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
     devices: Annotated[
         Count,
@@ -145,17 +200,34 @@ class Trained(Common):
 
 
 ALIASES: Final = {
-    **{table: table for table in ("data", *names.MODULES)},
-    **{key: f"data.{key}" for key in ("root", "binarization")},
+    **{table: table for table in ("data", "optimizer", *names.MODULES)},
+    **{key: f"data.{key}" for key in ("root", "binarization", "table")},
     "latents": "prior.latents",
     "hidden": "net.hidden",
     **{key: f"objective.{key}" for key in ("particles", "gradient")},
     **{
         key: f"training.{key}"
-        for key in "epochs batch_size lr patience seed kl_weight free_bits".split()
+        for key in (
+            "epochs batch_size lr clip_norm accumulate ema max_steps max_time log patience seed "
+            "kl_weight free_bits precision"
+        ).split()
     },
 }
 """The entry of an experiment that each option of `pyrovae train` sets."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Swept(Common):
+    """The options of `pyrovae sweep`."""
+
+    out: Annotated[Path, Parameter(help="The folder of the cells, each of them a run.")]
+    jobs: Annotated[Count, Parameter(help="Train N cells at once; above 1, on a thread each.")] = 1
+    evaluate: Annotated[
+        Count | None, Parameter(help="Rank by IWAE-K of the validation data, with K samples.")
+    ] = None
+    print: Annotated[Flag, Parameter(help="Print a command line for each cell left.")] = False
+    recipe: Annotated[Path | None, Parameter(help=RECIPE)] = None
 
 
 @Parameter(name="*")
@@ -172,9 +244,13 @@ class Opened(WithRecipe):
     """The options of commands that load a run and its data."""
 
     data: Annotated[
-        str | None, Parameter(help="A data set other than that of the run: digits or mnist.")
+        str | None,
+        Parameter(
+            help="A name or path of data other than those of the run. A file that does not give "
+            "its splits is evaluated as a whole."
+        ),
     ] = None
-    root: Annotated[Path | None, Parameter(help="The folder of MNIST/raw, for mnist.")] = None
+    root: Annotated[Path | None, Parameter(help=ROOT)] = None
 
 
 @Parameter(name="*")
@@ -217,7 +293,7 @@ class Evaluation(Opened):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Drawn(WithRecipe):
-    """The options of `pyrovae sample`."""
+    """The options of commands that draw images."""
 
     number: Annotated[
         Count | None, Parameter(name="-n", help="The number of images (64, or 8 reconstructions).")
@@ -230,10 +306,31 @@ class Drawn(WithRecipe):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class Sampled(Drawn):
+    """The options of `pyrovae sample`."""
+
+    means: Annotated[
+        Flag, Parameter(help="Show the mean of p(x | z) at each z, without the noise of x.")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class Reconstructed(Opened, Drawn):
     """The options of `pyrovae reconstruct`."""
 
     split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Imputed(WithRecipe):
+    """The options of `pyrovae impute`."""
+
+    data: Annotated[Path, Parameter(help="The table: .csv, .parquet or .feather.")]
+    out: Annotated[Path, Parameter(help="The file to write, of one of these kinds.")]
+    particles: Annotated[Count, Parameter(help="Samples per row.")] = 1000
+    seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
 
 
 APP: Final = App(
@@ -279,7 +376,7 @@ def train(
     experiment: Annotated[Path | None, Parameter(help="A TOML file of an experiment.")] = None,
     /,
     *,
-    options: Trained,
+    options: Trained = Trained(),
     entries: Annotated[tuple[tuple[str, Any], ...], Parameter(parse=False)] = (),
     command: Command = (),
 ) -> int:
@@ -288,12 +385,30 @@ def train(
     A part is given by its class and the arguments of its constructor: --prior VampPrior
     --prior.components 100. Widths of networks and the number of latents are derived. The same
     tables can be given in a TOML file: [prior], [likelihood], [guide], [net], [objective],
-    [data], [training]. Options override the file, and the file overrides the run of --like. The
-    run is saved after each epoch, and kept at Ctrl-C.
+    [optimizer], [data], [training]. Options override the file, and the file overrides the run of
+    --like. The run is saved after each epoch, and kept at Ctrl-C; --resume RUN trains it on.
     """
     from pyrovae.cli import train
 
     return train.train(experiment, options, entries, command=command)
+
+
+@APP.command(help_epilogue=EPILOGUES["sweep"])
+def sweep(
+    experiment: Annotated[Path, Parameter(help="A TOML file with a table [sweep].")],
+    /,
+    *,
+    options: Swept,
+) -> int:
+    """Train an experiment at each point of a grid, or at those that Optuna proposes.
+
+    The file's table [sweep] lists values of entries; each combination is a cell, a run of `pyrovae
+    train` in OUT. With trials = N, Optuna proposes N cells. Cells are ranked by the validation
+    ELBO, also in OUT/results.jsonl. The same command again trains the cells that are left.
+    """
+    from pyrovae.cli import sweep
+
+    return sweep.sweep(experiment, options)
 
 
 @APP.command(help_epilogue=EPILOGUES["evaluate"])
@@ -314,19 +429,20 @@ def compare(
     run: Folder,
     other: Annotated[Path, Parameter(name="OTHER", help="The folder of another run.")],
     /,
-    *,
+    *more: Annotated[Path, Parameter(name="MORE", help="The folders of further runs.")],
     out: Annotated[
         Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
     ] = None,
     common: Common = Common(),
 ) -> int:
-    """Compare two runs by paired differences over their data.
+    """Compare two runs, or rank several, by paired differences over their data.
 
-    Evaluate both on the same data first.
+    Evaluate all on the same data first. Several runs are ranked by the tightest bound that all
+    evaluations have.
     """
     from pyrovae.cli import measure
 
-    return measure.compare(run, other, out=out)
+    return measure.compare([run, other, *more], out=out)
 
 
 @APP.command(help_epilogue=EPILOGUES["report"])
@@ -348,10 +464,12 @@ def report(
 
 
 @APP.command(help_epilogue=EPILOGUES["sample"])
-def sample(run: Folder, /, *, options: Drawn = Drawn()) -> int:
+def sample(run: Folder, /, *, options: Sampled = Sampled()) -> int:
     """Draw samples of a run's model.
 
-    Shows the mean of p(x | z) at draws z from the prior.
+    Shows samples of x, as vae.sample: z from the prior, then x from p(x | z). Binary pixels look
+    grainy; --means shows the mean of p(x | z) at each z instead. Of mixed columns, writes rows of
+    a table.
     """
     from pyrovae.cli import measure
 
@@ -367,3 +485,11 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
     from pyrovae.cli import measure
 
     return measure.reconstruct(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["impute"])
+def impute(run: Folder, /, *, options: Imputed) -> int:
+    """Impute a table's missing values: a number by its mean, a class by the most probable."""
+    from pyrovae.cli import tables
+
+    return tables.impute(run, options)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import page, recipes
+from pyrovae.cli import page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
     history_figure,
+    is_image,
     report_figures,
     save_figures,
     vae_figures,
 )
-from pyrovae.cli.grammar import Drawn, Evaluation, Opened, Reconstructed
-from pyrovae.data import Split
+from pyrovae.cli.grammar import Evaluation, Opened, Reconstructed, Sampled
+from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
 from pyrovae.measure.annealing.ais import AIS
@@ -32,6 +37,7 @@ from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.measure.findings import Diagnostic
 from pyrovae.measure.fingerprints import fingerprints
 from pyrovae.measure.latents.latents import Latents
+from pyrovae.measure.rank import rank
 from pyrovae.measure.refinement.gaps import Gaps
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.randomness import seeded
@@ -47,7 +53,11 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
     """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
-    vae, source, data = _opened(run, options, split=options.split, limit=options.limit)
+    vae, source, read = _opened(run, options, split=options.split)
+    said = run.source.met_again(read, options.split)
+    if said is not None:
+        print(f"pyrovae: warning: {said}", file=sys.stderr)
+    data = first(getattr(source.binarized(read), options.split), options.limit)
     run.check_writable()
     with recipes.running(options.recipe):
         report = measure(
@@ -59,16 +69,20 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             compile=False if options.no_compile else None,
             diagnostics=diagnostics,
         )
-        if not run.metrics:
-            report = replace(report, notes=(NEVER_TRAINED,))
+        notes = [NEVER_TRAINED] if not run.metrics else []
+        report = replace(report, notes=(*notes, *([said] if said else [])))
         path = save_report(
             report, run, source, split=options.split, limit=options.limit, command=list(command)
         )
         print(report)
+        if run.table is not None:
+            print(tables.in_own_units(run.table, data, report))
         print(f"written: {path}")
         if path.name == EVALUATION:
-            x = data.draw()[: len(report.elbo.value)]
-            figures = report_figures(report, vae, x, image_shape(source, None))
+            done = len(report.elbo.value)
+            beside = [value[:done] for value in data.context]
+            shape = image_shape(source, None)
+            figures = report_figures(report, vae, data.draw()[:done], shape, beside)
             save_figures(figures, run, in_place_of=MEASURED)
             print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
         else:
@@ -81,18 +95,55 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
     return INTERRUPTED if report.partial else 0
 
 
-def compare(first: Path, second: Path, *, out: Path | None) -> int:
-    """Print and draw the comparison of two evaluated runs."""
-    folders = [first.resolve(), second.resolve()]
-    a, b = (folder.name for folder in folders)
-    names = (a, b) if a != b else (str(folders[0]), str(folders[1]))
-    reports = [Run(folder).evaluation() for folder in (first, second)]
-    found = compare_reports(*reports, names=names)
-    print(found)
-    for name, saved in zip(names, reports, strict=True):
+def compare(folders: Sequence[Path], *, out: Path | None) -> int:
+    """Print and draw the comparison of two evaluated runs, or the ranking of several.
+
+    Raises:
+        ValueError: for the same run twice, a run without an evaluation, or evaluations of
+            different data.
+    """
+    names = _names(folders)
+    reports = dict(zip(names, _evaluations(folders), strict=True))
+    if len(folders) == 2:
+        a, b = names
+        pair = compare_reports(reports[a], reports[b], names=(a, b))
+        print(pair)
+        figure, name = plots.comparison(pair), f"comparison-with-{folders[1].resolve().name}"
+    else:
+        ranking = rank(reports)
+        print(ranking)
+        figure, name = plots.ranking(ranking), f"comparison-of-{len(folders)}"
+    for model, saved in reports.items():
         if saved.partial:
-            print(f"The evaluation of {name} is partial: it was interrupted.")
-    return _write_figure(plots.comparison(found), out, Run(first), f"comparison-with-{b}")
+            print(f"The evaluation of {model} is partial: it was interrupted.")
+    return _write_figure(figure, out, Run(folders[0]), name)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders, or their whole paths if two have one name.
+
+    Raises:
+        ValueError: if a folder is given twice.
+    """
+    whole = [folder.resolve() for folder in folders]
+    twice = next((folder for folder in whole if whole.count(folder) > 1), None)
+    if twice is not None:
+        raise ValueError(f"names must differ; got {str(twice)!r} twice: name each run once")
+    names = [folder.name for folder in whole]
+    return names if len({*names}) == len(names) else [str(folder) for folder in whole]
+
+
+def _evaluations(folders: Sequence[Path]) -> list[SavedFinding]:
+    """Read the evaluations of runs.
+
+    Raises:
+        ValueError: if one has none, or naming the commands if several have none.
+    """
+    lacking = [folder for folder in folders if not (folder / EVALUATION).exists()]
+    if len(lacking) > 1 and all(Run(folder).config for folder in lacking):
+        commands = " && ".join(f"pyrovae evaluate {folder}" for folder in lacking)
+        raise ValueError(f"{len(lacking)} of the runs have no evaluation: run `{commands}`")
+    return [Run(folder).evaluation() for folder in folders]
 
 
 def report(folder: Path, options: Opened, *, out: Path | None) -> int:
@@ -108,41 +159,82 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
         with contextlib.suppress(ValueError), seeded(0):
             shape = image_shape(source, lambda: vae.sample(1))
             figures |= vae_figures(vae, data, shape)
-        figures |= report_figures(saved, vae, x, shape)
+        figures |= report_figures(saved, vae, x, shape, data.context if data else ())
     path = out or run.folder / "report.html"
     write_atomically(path, page.page(run, saved, figures, left_out=left_out).encode())
     print(f"written: {path}")
     return 0
 
 
-def sample(folder: Path, options: Drawn) -> int:
-    """Draw samples of a run's model."""
+def sample(folder: Path, options: Sampled) -> int:
+    """Draw samples of a run's model: a figure of images, or a table of other data."""
     run = Run(folder)
-    vae = recipes.load_vae(run, options.recipe, run.source.shape)
+    if run.table is not None:
+        return tables.sample(run, run.table, options)
+    source = run.source
+    vae = recipes.load_vae(run, options.recipe, source.shape)
+    number = options.number or 64
+    beside, columns = _given_to_samples(source, number)
     with recipes.running(options.recipe), seeded(options.seed):
-        shape = image_shape(run.source, lambda: vae.sample(1))
-        figure = plots.samples(vae, options.number or 64, shape)
-    return _write_figure(figure, options.out, run, "samples")
+        shape = image_shape(source, lambda: vae.sample(1, *beside))
+        if is_image(shape):
+            figure = plots.samples(vae, number, shape, *beside, means=options.means)
+            return _write_figure(figure, options.out, run, "samples")
+        rows = vae.sample(number, *beside)
+    path = options.out or run.folder / "samples.csv"
+    write_atomically(path, _table(rows, columns).encode())
+    print(f"written: {path}")
+    return 0
+
+
+def _given_to_samples(source: Source, number: int) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Return the context of samples, that of the first test data, and the names of columns.
+
+    Raises:
+        ValueError: if there are fewer test data than samples that need a context.
+    """
+    if source.name is None or is_image(source.shape) and "covariates" not in source.reading:
+        return [], ()
+    data = source.read_data()
+    if data.test.context and number > len(data.test):
+        raise ValueError(
+            f"samples take the covariates of the first test data, of which there are "
+            f"{len(data.test)}; got {number}: give a smaller -n"
+        )
+    return [value[:number] for value in data.test.context], data.columns
+
+
+def _table(rows: Tensor, columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns or [f"x{i}" for i in range(rows.shape[1])])
+    writer.writerows([[f"{value:g}" for value in row] for row in rows.tolist()])
+    return text.getvalue()
 
 
 def reconstruct(folder: Path, options: Reconstructed) -> int:
     """Draw data beside their reconstructions."""
     run = Run(folder)
-    vae, source, data = _opened(run, options, split=options.split, limit=options.number or 8)
+    vae, source, read = _opened(run, options, split=options.split)
+    shape = image_shape(source, None)
+    if not is_image(shape):
+        raise ValueError(
+            f"the data are rows of {shape[0]} numbers, not images: reconstruct them from Python, "
+            f"pyrovae.load({str(folder)!r}).reconstruct(x)"
+        )
+    data = first(getattr(source.binarized(read), options.split), options.number or 8)
     with recipes.running(options.recipe), seeded(options.seed):
         x = data.draw(seed=options.seed)
-        figure = plots.reconstructions(vae, x, image_shape(source, None))
+        figure = plots.reconstructions(vae, x, shape, *data.context)
     return _write_figure(figure, options.out, run, "reconstructions")
 
 
-def _opened(
-    run: Run, options: Opened, *, split: str, limit: int | None
-) -> tuple[VAE, Source, Split]:
-    """Return a run's VAE, and its data set or the one that is given."""
+def _opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
+    """Return a run's VAE, and its data set or the one that is given, before it is binarized."""
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
-    source = run.source.given(options.data, options.root, vae=vae)
-    data = source.load(download=options.root is not None)
-    return vae, replace(source, shape=data.shape), first(getattr(data, split), limit)
+    source = run.source.given(options.data, options.root, vae=vae, split=split)
+    read = source.read_data(download=options.root is not None)
+    return vae, replace(source, shape=read.shape), read
 
 
 def _diagnostics(options: Evaluation) -> list[Diagnostic]:
@@ -174,7 +266,7 @@ def _measured_data(
     if options.data is None and recorded.name is None:
         why = "The files record no data set, so no data are shown: name it with --data."
         return recorded, None, [why]
-    source = recorded.given(options.data, options.root, vae=vae)
+    source = recorded.given(options.data, options.root, vae=vae, split=split)
     loaded = source.load(download=options.root is not None)
     data = first(getattr(loaded, split), saved.said["data"])
     met = saved.fingerprint

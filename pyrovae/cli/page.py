@@ -50,7 +50,7 @@ CAPTIONS: Final = {
     "bounds": "The importance-weighted bounds against the number of particles k; the bound at "
     "k = 1 is the ELBO.",
     "kl_per_dimension": "The KL of each latent dimension, greatest first, with one standard error "
-    "over data. Gray: 0.01 nats or less.",
+    "over data. Gray: 0.01 nats or less, a threshold of ours.",
     "sandwich": "Lower and upper bounds of annealed importance sampling on data drawn from the "
     "model, and their difference.",
     "gaps": "The gaps between the ELBO and log p(x).",

@@ -32,13 +32,13 @@ def record(path: Path) -> dict[str, str]:
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, int, int] | None) -> VAE:
+def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, ...] | None) -> VAE:
     """Rebuild a run's VAE, with the user's own programs from a recipe.
 
     Args:
         run_: the run.
         recipe: the file, if one was given.
-        shape: (channels, height, width) of an image, the argument of the recipe.
+        shape: (channels, height, width) of an image, or (D,), the argument of the recipe.
 
     Raises:
         ValueError: if there is no run, if it has programs of the user and no recipe is given, or
@@ -85,7 +85,7 @@ def described(recorded: dict[str, str]) -> str:
     return f"{Path(recorded['path']).name} (sha256 {recorded['sha256'][:12]})"
 
 
-def run(path: Path, shape: tuple[int, int, int], *, seed: int) -> VAE:
+def run(path: Path, shape: tuple[int, ...], *, seed: int) -> VAE:
     """Run a recipe at a seed, and return the result of its function `vae(shape)`.
 
     Raises:

@@ -1,10 +1,13 @@
 """Data sets, batches on the device of the parameters, and checks of a likelihood's domain.
 
-Data are flat float vectors [N, D]. Grayscale images are intensities in [0, 1]. For a Bernoulli
+`load` takes the name of a data set or the path of a file; `readers.py` has the table of both. Data
+are flat float vectors [N, D]. Grayscale images are intensities in [0, 1]. For a Bernoulli
 likelihood they are binarized: each pixel is 1 with its intensity as probability, sampled once
 (static) or anew at each use (dynamic; Salakhutdinov and Murray, 2008).
 """
 
+from pyrovae.data import frames
+from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.datasets import HELD_OUT, PIXELS, Binarization, DataSet, Split, drawn_once, load
 from pyrovae.data.domains import (
@@ -16,7 +19,13 @@ from pyrovae.data.domains import (
     open_unit_interval,
     value_in,
 )
+from pyrovae.data.frame_files import write_frame
 from pyrovae.data.images import Shape, fold, rotated
+from pyrovae.data.labeled import Labeled
+from pyrovae.data.reading import Reading
+from pyrovae.data.streams import Streamed
+from pyrovae.data.table import Table
+from pyrovae.data.transformed import Transformed
 
 __all__ = [
     "Batch",
@@ -24,18 +33,27 @@ __all__ = [
     "Binarization",
     "DataSet",
     "HELD_OUT",
+    "Intake",
+    "Labeled",
     "PIXELS",
+    "Reading",
     "Shape",
     "Split",
+    "Streamed",
+    "Table",
+    "Transformed",
     "check_context",
     "check_domain",
     "check_finite",
     "drawn_once",
     "flat_line",
     "fold",
+    "frames",
     "load",
     "named",
     "open_unit_interval",
     "rotated",
+    "tensors",
     "value_in",
+    "write_frame",
 ]

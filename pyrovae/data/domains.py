@@ -14,6 +14,7 @@ __all__ = [
     "check_domain",
     "check_finite",
     "flat_line",
+    "in_words",
     "named",
     "open_unit_interval",
     "value_in",
@@ -181,6 +182,16 @@ class _OpenUnitInterval(constraints.Constraint):
 
 
 open_unit_interval: Final = _OpenUnitInterval()
+
+
+def in_words(domain: constraints.Constraint) -> str:
+    """Return a description of a domain's values.
+
+    Example:
+        >>> in_words(constraints.nonnegative_integer)
+        'counts 0, 1, 2, ...'
+    """
+    return _in_words(domain)[0]
 
 
 def _in_words(domain: constraints.Constraint) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -18,13 +18,24 @@ LARGEST: Final = 10_000
 """The largest size that a part may always have, even if the model's file is smaller."""
 
 _Number = float | None
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Content(msgspec.Struct):
+    splits: dict[str, str] = {}
+    sketch: str = ""
+    rows: _Size = 0
+    held_out: _Size = 0
+    repeated: _Size = 0
 
 
 class _Data(msgspec.Struct):
     name: str | None = None
     root: str | None = None
     binarization: str | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[_Size, ...] | None = None
+    reading: dict[str, Any] | None = None
+    content: _Content | None = None
 
 
 class _Recipe(msgspec.Struct):
@@ -60,6 +71,7 @@ class _Finding(msgspec.Struct):
     verdict: list[str]
     partial: bool
     quantities: dict[str, _Quantity]
+    subject: str | None = None
     remarks: list[str] = []
     findings: dict[str, _Finding] = {}
 
@@ -72,14 +84,18 @@ class _Report(_Finding, kw_only=True):
     data_set: str | None = None
     root: str | None = None
     binarization: str | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[_Size, ...] | None = None
+    reading: dict[str, Any] | None = None
     split: str | None = None
     limit: int | None = None
     command: list[str] | None = None
     created: datetime.datetime | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     point_masses: list[str] = []
+    bounds: dict[str, int]
+    kl_per_dimension: dict[str, list[_Number]] = {}
     tensors: str | None = None
+    of_whole_numbers: bool | None = None
     untrusted: int | None = None
     largest_pareto_k: _Number = None
 

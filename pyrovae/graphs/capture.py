@@ -27,6 +27,7 @@ from pyrovae.graphs.passes import (
     check_written,
     constants_of,
     cpu_work_of,
+    epsilon_of,
     gpu_among,
     lift_constants,
     same_constants,
@@ -57,6 +58,7 @@ class Recorded:
         written: the indices of the tensors of `closed_over` that the graph changes in place.
         read: the tensors of one number that Python read, with the numbers the graph holds for.
         changed: the indices of the inputs that the graph changes in place.
+        epsilon: the machine epsilon of the coarsest floating dtype of the graph.
     """
 
     compiled: Callable[..., Any]
@@ -66,6 +68,7 @@ class Recorded:
     written: tuple[int, ...] = ()
     read: tuple[tuple[Tensor, Any], ...] = ()
     changed: tuple[int, ...] = ()
+    epsilon: float = 0.0
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph, without recording gradients."""
@@ -120,7 +123,8 @@ def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> 
     changes, n = written_by(graph), len(inputs)
     written = tuple(i - n for i in changes if i >= n)
     changed = tuple(i for i in changes if i < n)
-    return Recorded(compiled, closed_over, gpu, cpu_work, written, read, changed)
+    own = (written, read, changed, epsilon_of(graph))
+    return Recorded(compiled, closed_over, gpu, cpu_work, *own)
 
 
 def _trace_twice(

@@ -17,6 +17,7 @@ __all__ = [
     "check_written",
     "constants_of",
     "cpu_work_of",
+    "epsilon_of",
     "gpu_among",
     "lift_constants",
     "same_constants",
@@ -30,6 +31,13 @@ def gpu_among(tensors: Sequence[Any]) -> torch.device | None:
     if len(devices) > 1:
         raise NotRecordable(f"it runs on several GPUs: {sorted(map(str, devices))}")
     return next(iter(devices), None)
+
+
+def epsilon_of(module: GraphModule) -> float:
+    """Return the machine epsilon of the coarsest floating dtype that a graph computes in."""
+    found = [node.meta.get("val") for node in module.graph.nodes]
+    dtypes = {value.dtype for value in found if isinstance(value, Tensor)}
+    return max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
 
 
 def check_written(module: GraphModule, tensors: Sequence[Tensor]) -> None:

@@ -7,9 +7,11 @@ from typing import Self, final
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.domains import check_domain, check_finite
 from pyrovae.nets import set_last_bias
 from pyrovae.parts import Part
@@ -64,7 +66,8 @@ class NetworkLikelihood(Likelihood):
         same training is about two nats higher.
 
         Args:
-            x: data [N, D] in the likelihood's domain; for a Bernoulli, intensities are allowed.
+            x: data [N, ...] in the likelihood's domain; for a Bernoulli, intensities are
+                allowed.
 
         Returns:
             The likelihood itself.
@@ -85,18 +88,64 @@ class NetworkLikelihood(Likelihood):
             >>> Bernoulli(MLP(3, 4, 2)).start_at_mean(x).net.layers[-1].bias.data
             tensor([-1.6094,  1.6094])
         """
-        check_finite(x)
         binary = self.domain is constraints.boolean
-        check_domain(x, constraints.unit_interval if binary else self.domain, type(self).__name__)
-        set_last_bias(self.net, self.parameters_at(x))
+        domain = constraints.unit_interval if binary else self.domain
+        dtype = next((p.dtype for p in self.net.parameters()), None)
+        (x,) = tensors(Intake(dtype, domain), x)
+        check_finite(x)
+        check_domain(x, domain, type(self).__name__)
+        set_last_bias(self.net, self.parameters_at(x.flatten(1)))
         return self
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of the network for each entry of x."""
+        return 1
 
     @final
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
-        """Return p(x | z); all axes beyond the leading axes of z are event axes."""
-        noise = self.noise(self.net(z, *context))
+        """Return p(x | z); all axes beyond the leading axes of z are event axes.
+
+        The output of the network is [..., outputs * D], or images [..., outputs * C, H, W].
+        """
+        output = self._output(z, *context)
+        if output.ndim - (z.ndim - 1) == 3:
+            output = _channels_in_rows(output, self.outputs, self)
+        noise = self.noise(output)
         declared: dist.Distribution = noise.to_event(len(noise.batch_shape) - (z.ndim - 1))
         return declared
+
+    def _output(self, z: Tensor, *context: Tensor) -> Tensor:
+        try:
+            output: Tensor = self.net(z, *context)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            if z.ndim < 3 or isinstance(self.net, Part):
+                raise
+            name = type(self.net).__name__
+            raise ValueError(
+                f"the network {name} cannot take latents of shape {tuple(z.shape)}, [K, N, ...] "
+                f"for K particles ({str(error).strip().partition(chr(10))[0]}): fold their "
+                f"leading axes, pyrovae.nets.Folded({name}(...))"
+            ) from error
+        return output
+
+
+def _channels_in_rows(output: Tensor, number: int, owner: nn.Module) -> Tensor:
+    """Return images [..., number * C, H, W] as [..., C, H, number * W], blocks in the last axis.
+
+    Raises:
+        ValueError: if the number of channels is not a multiple of `number`.
+    """
+    if number == 1:
+        return output
+    if output.shape[-3] % number:
+        raise ValueError(
+            f"{type(owner).__name__} expected images with a multiple of {number} channels, "
+            f"{number} for each channel of x; got {output.shape[-3]}"
+        )
+    return output.unflatten(-3, (number, -1)).movedim(-4, -2).flatten(-2)
 
 
 def blocks(parameters: Tensor, number: int, owner: nn.Module) -> Tensor:

@@ -38,6 +38,11 @@ class _LocationScale(NetworkLikelihood):
         elif not isinstance(scale, str):
             self.register_buffer("fixed_scale", torch.tensor(float(scale)))
 
+    @property
+    def outputs(self) -> int:
+        """2 with scales from the network, else 1."""
+        return 2 if self.scale == "network" else 1
+
     def parameters_at(self, x: Tensor) -> Tensor:
         """Return the mean, followed by zeros for the scales if the network outputs them."""
         mean = x.mean(0)

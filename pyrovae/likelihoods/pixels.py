@@ -60,6 +60,11 @@ class Categorical(NetworkLikelihood):
         super().__init__(net)
         self.domain, self.classes = _levels(classes, self), classes
 
+    @property
+    def outputs(self) -> int:
+        """The number of classes."""
+        return self.classes
+
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the distribution over levels with the given logits."""
         logits = blocks(parameters, self.classes, self)
@@ -113,6 +118,11 @@ class DiscretizedLogisticMixture(NetworkLikelihood):
         super().__init__(net)
         check_components(self, components)
         self.domain, self.components, self.levels = _levels(levels, self), components, levels
+
+    @property
+    def outputs(self) -> int:
+        """3 for each component."""
+        return 3 * self.components
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the mixture of discretized logistic distributions."""

@@ -6,15 +6,22 @@ columns, so that `decode`, `reconstruct`, log-weights and masks work as for any 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast, final
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Self, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.data.table import Table
 from pyrovae.distributions.columns import JointColumns
-from pyrovae.likelihoods.base import Likelihood
+from pyrovae.likelihoods.base import Likelihood, NetworkLikelihood
+from pyrovae.likelihoods.binary import Bernoulli
+from pyrovae.likelihoods.counts import NegativeBinomial
+from pyrovae.likelihoods.location_scale import Normal
+from pyrovae.likelihoods.pixels import Categorical, DiscretizedLogisticMixture
+from pyrovae.nets import MLP
 
 __all__ = ["Columns"]
 
@@ -68,6 +75,48 @@ class Columns(Likelihood):
         domains = [like.domain for like, columns in groups for _ in columns]
         self.domain = constraints.stack([domains[i] for i in everywhere.argsort()], dim=-1)
 
+    @classmethod
+    def of(cls, table: Table, latents: int, *, hidden: Sequence[int] = (200,)) -> Self:
+        """Return the likelihood of a table's columns, which starts at their own distributions.
+
+        Numeric columns are `Normal` with a scale for each value from the network, counts
+        `NegativeBinomial`, binaries `Bernoulli` and categories `Categorical`. An ordinal column is
+        a logistic variable rounded to its levels (`DiscretizedLogisticMixture`): a cumulative
+        logit with equal steps, whose scale depends on z.
+
+        Args:
+            table: the schema of the columns.
+            latents: the number of latent dimensions.
+            hidden: the widths of the hidden layers, from z to x. All groups share all but the
+                last.
+
+        Raises:
+            ValueError: if there is no hidden width.
+
+        References:
+            McCullagh, 1980. Regression Models for Ordinal Data.
+
+        Example:
+            >>> import pandas, torch, pyrovae as pv
+            >>> frame = pandas.DataFrame({"height": [1.6, 1.85, 1.7], "sex": ["f", "m", "f"]})
+            >>> table = pv.data.Table.of(frame)
+            >>> columns = pv.likelihoods.Columns.of(table, 2, hidden=[8])
+            >>> columns.observation(torch.zeros(1, 2)).mean.shape
+            torch.Size([1, 2])
+        """
+        if not hidden:
+            raise ValueError("the likelihood of a table needs at least one hidden width; got none")
+        members: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+        for index, column in enumerate(table.columns):
+            members[column.kind, column.classes].append(index)
+        x, width = table.typical(), hidden[-1]
+        groups = []
+        for (kind, classes), columns in members.items():
+            family, outputs = _family(kind, classes, len(columns))
+            likelihood = family(MLP(width, width, outputs * len(columns)))
+            groups.append((likelihood.start_at_mean(x[:, columns]), columns))
+        return cls(groups, trunk=MLP(latents, *hidden))
+
     def observation(self, z: Tensor, *context: Tensor) -> JointColumns:
         """Return p(x | z) with the leading axes of z as batch shape and event shape [D]."""
         inputs = (z, *context) if self.trunk is None else (self.trunk(z, *context),)
@@ -82,6 +131,21 @@ class Columns(Likelihood):
                 )
         groups = [self.get_buffer(f"group_{number}") for number in range(len(parts))]
         return JointColumns(parts, groups, self.get_buffer("place"))
+
+
+def _family(
+    kind: str, classes: int, width: int
+) -> tuple[Callable[[nn.Module], NetworkLikelihood], int]:
+    """Return the likelihood of a kind of columns, and its number of outputs for each."""
+    if kind == "numeric":
+        return lambda net: Normal(net, scale="network"), 2
+    if kind == "count":
+        return lambda net: NegativeBinomial(net, width), 1
+    if kind == "binary":
+        return Bernoulli, 1
+    if kind == "ordinal":
+        return lambda net: DiscretizedLogisticMixture(net, components=1, levels=classes), 3
+    return lambda net: Categorical(net, classes=classes), classes
 
 
 def _check_groups(groups: Sequence[tuple[Likelihood, list[int]]]) -> None:

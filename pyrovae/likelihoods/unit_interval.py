@@ -86,6 +86,11 @@ class Beta(NetworkLikelihood):
 
     domain = open_unit_interval
 
+    @property
+    def outputs(self) -> int:
+        """2, a mean and a concentration."""
+        return 2
+
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the beta distribution with the given mean logits and concentrations."""
         logits, raw = blocks(parameters, 2, self).unbind(-2)

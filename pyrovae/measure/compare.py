@@ -10,19 +10,19 @@ of either mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Number, Quantity
+from pyrovae.measure.findings import Finding, Number, Quantity, error_of_share, estimates_of
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import SavedFinding, estimates_of
+from pyrovae.measure.saved_findings import PARETO, SavedFinding
 from pyrovae.weights.bounds import Z95, Estimate, difference
 from pyrovae.weights.psis import beyond
 
-__all__ = ["APART", "FEW", "Comparison", "compare"]
+__all__ = ["APART", "FEW", "Comparison", "compare", "reservations"]
 
 APART: Final = Z95
 """The number of standard errors that counts as a difference: a two-sided test at level 5%."""
@@ -49,6 +49,7 @@ class Comparison(Finding):
         same_context: whether the context is the same; None if a report has no fingerprint.
         untrusted: the number of data of each report whose Pareto k-hat is above its limit.
         point_masses: the names of the models whose guide has no density, and so no bounds.
+        bounds: the number of particles k of each bound among the differences, by name.
     """
 
     names: tuple[str, str]
@@ -58,11 +59,12 @@ class Comparison(Finding):
     same_context: bool | None
     untrusted: tuple[int, int] = (0, 0)
     point_masses: tuple[str, ...] = ()
+    bounds: Mapping[str, int] = field(default_factory=lambda: {"ELBO": 1})
 
     @property
     def bound(self) -> str:
         """The bound that the verdict uses: the tightest that both reports have."""
-        return max(filter(_is_bound, self.differences), key=_particles)
+        return max(self.bounds, key=lambda name: self.bounds[name])
 
     @property
     def title(self) -> str:
@@ -79,22 +81,15 @@ class Comparison(Finding):
     def quantities(self) -> dict[str, Quantity]:
         """The differences, and the share of data on which the bound of a is higher."""
         shares = {
-            f"{name}, share of data": _share(estimate.value)
-            for name, estimate in self.differences.items()
-            if _is_bound(name)
+            f"{name}, share of data": _share(self.differences[name].value) for name in self.bounds
         }
         return {**self.differences, **shares}
 
     @property
     def verdict(self) -> Sequence[str]:
         """Which model is better and by how much, and reservations about the result."""
-        sentences = [self._ahead(), self._otherwise_by_the_elbo(), *self._reservations()]
+        sentences = [self._ahead(), self._otherwise_by_the_elbo(), *reservations([self])]
         return [sentence for sentence in sentences if sentence]
-
-    @property
-    def per_datum(self) -> dict[str, Tensor]:
-        """Empty: the per-datum values are those of the differences."""
-        return {}
 
     def _ahead(self) -> str:
         a, b = self.names
@@ -144,33 +139,39 @@ class Comparison(Finding):
             f"because its guide is closer to its posterior; by {self.bound} its model is worse."
         )
 
-    def _reservations(self) -> list[str]:
-        sentences = []
-        if any(self.untrusted):
-            counts = zip(self.names, self.untrusted, strict=True)
-            sentences.append(
-                "Pareto k-hat is above its limit at "
-                + " and ".join(f"{count:,} data of {name}" for name, count in counts)
-                + ". There the bounds may be far below log p(x), so the order of the models may "
-                "be wrong. Compare them by annealed importance sampling (pyrovae.AIS)."
-            )
-        if self.one_seed:
-            sentences.append(
-                "Both reports used the same seed, so their errors over particles may be "
-                "correlated: the error given is their sum, an upper bound. Use different seeds "
-                "for a smaller one."
-            )
-        if self.same_data is None:
-            sentences.append(
-                "A report has no fingerprint of its data, so it was not checked that both are "
-                "of the same data in the same order."
-            )
-        if self.same_context is False:
-            sentences.append(
-                "The context differs between the reports, such as labels or masks: check that "
-                "this is intended."
-            )
-        return sentences
+
+def reservations(pairs: Sequence[Comparison]) -> list[str]:
+    """Return sentences on what limits the comparison of two models, or of several in pairs."""
+    sentences = []
+    untrusted = {
+        name: count
+        for pair in pairs
+        for name, count in zip(pair.names, pair.untrusted, strict=True)
+    }
+    if any(untrusted.values()):
+        sentences.append(
+            "Pareto k-hat is above its limit at "
+            + " and ".join(f"{count:,} data of {name}" for name, count in untrusted.items())
+            + ". There the bounds may be far below log p(x), so the order of the models may "
+            "be wrong. Compare them by annealed importance sampling (pyrovae.AIS)."
+        )
+    if any(pair.one_seed for pair in pairs):
+        sentences.append(
+            "Both reports used the same seed, so their errors over particles may be "
+            "correlated: the error given is their sum, an upper bound. Use different seeds "
+            "for a smaller one."
+        )
+    if any(pair.same_data is None for pair in pairs):
+        sentences.append(
+            "A report has no fingerprint of its data, so it was not checked that both are "
+            "of the same data in the same order."
+        )
+    if any(pair.same_context is False for pair in pairs):
+        sentences.append(
+            "The context differs between the reports, such as labels or masks: check that "
+            "this is intended."
+        )
+    return sentences
 
 
 def compare(
@@ -222,13 +223,15 @@ def compare(
         )
     same_data, same_context = _same(a.fingerprint, b.fingerprint, names)
     one_seed = a.seed is not None and a.seed == b.seed
+    differences = {
+        name: difference(estimate, estimates[1][name], independent=not one_seed)
+        for name, estimate in estimates[0].items()
+        if name in estimates[1]
+    }
     return Comparison(
         names=names,
-        differences={
-            name: difference(estimate, estimates[1][name], independent=not one_seed)
-            for name, estimate in estimates[0].items()
-            if name in estimates[1]
-        },
+        differences=differences,
+        bounds={name: k for name, k in a.bounds.items() if name in differences},
         one_seed=one_seed,
         same_data=same_data,
         same_context=same_context,
@@ -247,7 +250,7 @@ def _of_probabilities(report: Report | SavedFinding) -> bool | None:
 
 
 def _untrusted(report: Report | SavedFinding) -> int:
-    shapes = report.per_datum.get("Pareto k-hat")
+    shapes = report.per_datum.get(PARETO)
     return 0 if shapes is None else int(beyond(shapes, report.particles).sum())
 
 
@@ -269,23 +272,9 @@ def _same(
 
 
 def _share(difference: Tensor) -> Number:
-    r"""Return the share of data above zero, counting ties as one half.
-
-    Its error is Agresti and Coull's, $\sqrt{\tilde p (1 - \tilde p) / (N + 4)}$, with two data
-    added on either side. It is positive for any share, also for 0 and 1.
-    """
+    """Return the share of data above zero with its error, counting ties as one half."""
     above = ((difference > 0).double() + 0.5 * (difference == 0).double()).sum().item()
-    count = len(difference)
-    middle = (above + 2) / (count + 4)
-    return Number(above / count, math.sqrt(middle * (1 - middle) / (count + 4)))
-
-
-def _is_bound(name: str) -> bool:
-    return name == "ELBO" or name.startswith("IWAE-")
-
-
-def _particles(bound: str) -> int:
-    return 1 if bound == "ELBO" else int(bound.removeprefix("IWAE-"))
+    return Number(above / len(difference), error_of_share(above, len(difference)))
 
 
 def _error(estimate: Estimate) -> float:

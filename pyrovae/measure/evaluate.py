@@ -19,8 +19,9 @@ from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.data.ranks import Ranks
 from pyrovae.measure import unused_latents as unused
-from pyrovae.measure.findings import Diagnostic, Finding, concatenated
+from pyrovae.measure.findings import Diagnostic, Finding
 from pyrovae.measure.fingerprints import fingerprints
+from pyrovae.measure.progress import concatenated
 from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
 from pyrovae.measure.turns import Met, collect_in_turns
@@ -44,6 +45,7 @@ from pyrovae.weights.target import (
     Resolved,
     device_of,
     evaluation_mode,
+    intake_of,
     safe_to_compile,
 )
 from pyrovae.weights.traces import trace_guide
@@ -162,9 +164,12 @@ def evaluate(
 
 def _batches(data: Data, target: Target, particles: int, batch_size: int | None) -> Batches:
     """Return the data in batches, on the device of the target's parameters."""
-    batches = Batches(drawn_once(data), batch_size or SMALLEST_BATCH, device=device_of(target))
-    if batch_size is None and batches.tensors:
-        return batches.in_order(_rows(batches.tensors[0], particles))
+    device, intake = device_of(target), intake_of(target)
+    size = batch_size or SMALLEST_BATCH
+    batches = Batches(drawn_once(data), size, device=device, intake=intake)
+    if batch_size is None and batches.rows:
+        rows = Given(batches.rows[0][:1]).per_pass(particles)
+        return batches.in_order(max(SMALLEST_BATCH, rows))
     return batches
 
 
@@ -174,11 +179,6 @@ def _runner(compiled: bool | None, target: Target, batches: Batches, particles: 
         long = (batches.number or 0) * batches.batch_size * particles >= COMPILED_FROM
         compiled = long and safe_to_compile(target)
     return CompiledRun() if compiled else run
-
-
-def _rows(x: Tensor, particles: int) -> int:
-    """Return the number of data that a pass holds, at least `SMALLEST_BATCH`."""
-    return max(SMALLEST_BATCH, Given(x).per_pass(particles))
 
 
 def _point_masses(given: Given) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ class _Measurement:
     def __init__(
         self, resolved: Resolved, ks: Sequence[int], particles: int, runner: Runner, *, keep: bool
     ) -> None:
-        self.kept: list[tuple[Any, ...]] = []
+        self.kept: list[Given] = []
         self.left_out: dict[str, str] = {}
         self.points: tuple[str, ...] = ()
         self.width = 0
@@ -216,24 +216,23 @@ class _Measurement:
             given, ks, particles=particles, runner=runner, read=read
         )
 
-    def __call__(self, numbered: tuple[int, tuple[Any, ...]]) -> dict[str, Any]:
+    def __call__(self, met: tuple[int, Given]) -> dict[str, Any]:
         """Return the estimates and per-datum tensors of a batch, by name.
 
         The batch comes with the number of data before it.
         """
-        before, batch = numbered
-        given = self._resolved.given(*batch)
+        before, given = met
         # Copied after the large tensors are freed, so that the results do not fragment the heap.
         found = copy.deepcopy(self._measure(given))
         if not self.width:
             self.points = _point_masses(given)
         found["cost_of_another"] = self._cost_of_another(given, before)
-        self.width = batch[0][0].numel()
+        self.width = given.x[0].numel()
         return found
 
     def meet(self, batches: Batches) -> Met:
         """Return the batches with the number of data before each, and keep them if asked to."""
-        return Met(batches, self.kept if self._keep else None)
+        return Met(batches, self._resolved, self.kept if self._keep else None)
 
     def share(self) -> None:
         """Take what rank 0 found of the whole, and why any process left out a quantity."""
@@ -301,7 +300,7 @@ def _site_rates(terms: Terms) -> dict[str, Estimate]:
 
 def _diagnose(
     target: Target,
-    batches: list[tuple[Any, ...]],
+    batches: list[Given],
     diagnostics: Sequence[Diagnostic],
     seed: int | None,
 ) -> tuple[dict[str, Finding], dict[str, str]]:
@@ -330,15 +329,12 @@ def _diagnose(
     return found, refused
 
 
-def _whole(batches: list[tuple[Any, ...]]) -> list[Any]:
-    """Concatenate batches; take context without a row for each datum from the first batch."""
-
-    def per_datum(value: Any, batch: tuple[Any, ...]) -> bool:
-        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(batch[0])
-
+def _whole(batches: list[Given]) -> list[Any]:
+    """Concatenate batches; take the context that all data share from the first batch."""
+    own = (True, *batches[0].per_datum)
     return [
-        torch.cat(values) if all(map(per_datum, values, batches)) else values[0]
-        for values in zip(*batches, strict=True)
+        torch.cat(values) if per_datum else values[0]
+        for values, per_datum in zip(zip(*batches, strict=True), own, strict=True)
     ]
 
 
@@ -368,7 +364,7 @@ def _is_diagnostic(value: Any) -> bool:
 
 
 def _size(batches: Batches) -> int | None:
-    return len(batches.tensors[0]) if batches.tensors else None
+    return len(batches.rows[0]) if batches.rows else None
 
 
 def _levels(particles: int) -> list[int]:

@@ -1,8 +1,7 @@
 """The result of a measurement: a table of numbers with their errors, and a verdict.
 
 A `Finding` prints as text, and converts to JSON (means and errors) and to tensors (per-datum
-values). `collect` processes batches with a progress bar, and keeps the finished batches if it is
-interrupted.
+values).
 """
 
 from __future__ import annotations
@@ -10,18 +9,13 @@ from __future__ import annotations
 import abc
 import io
 import math
-import operator
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import rich.box
-import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -29,25 +23,21 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate
 
 __all__ = [
-    "Collected",
     "Diagnostic",
     "Finding",
     "NotMeasurable",
     "Number",
     "Quantity",
     "WIDTH",
-    "collect",
-    "concatenated",
     "counted",
+    "error_of_share",
     "estimate_of",
-    "join",
+    "estimates_of",
     "known",
+    "or_zero",
     "printed",
     "without_error_over_data",
 ]
-
-Batch = TypeVar("Batch")
-Piece = TypeVar("Piece")
 
 WIDTH = 72
 """The columns of a printed finding."""
@@ -90,6 +80,11 @@ class Finding(abc.ABC):
         """The number of data (as by `counted`), the settings, and the unit."""
 
     @property
+    def subject(self) -> str:
+        """The title without the unit, for figures whose axes have it."""
+        return self.title
+
+    @property
     @abc.abstractmethod
     def quantities(self) -> dict[str, Quantity]:
         """The lines of the table, by name."""
@@ -115,9 +110,9 @@ class Finding(abc.ABC):
         return ()
 
     @property
-    @abc.abstractmethod
     def per_datum(self) -> dict[str, Tensor]:
         """The per-datum tensors, without those of the estimates, by name."""
+        return {}
 
     @property
     @abc.abstractmethod
@@ -155,6 +150,7 @@ class Finding(abc.ABC):
         }
         found = {
             "title": self.title,
+            "subject": self.subject,
             "partial": self.partial,
             "quantities": quantities,
             "verdict": list(self.verdict),
@@ -198,58 +194,6 @@ class Diagnostic(Protocol):
         """Measure a VAE, or a pair (model, guide), on data [N, ...]."""
 
 
-@dataclass(frozen=True)
-class Collected(Generic[Piece]):
-    """The results of `collect`.
-
-    Attributes:
-        pieces: the result of each finished batch.
-        partial: whether an interrupt came before the last batch finished.
-        seconds: the elapsed time.
-    """
-
-    pieces: list[Piece]
-    partial: bool
-    seconds: float
-
-
-def collect(work: Callable[[Batch], Piece], batches: Any, description: str) -> Collected[Piece]:
-    """Apply a function to each batch, and keep the finished batches if interrupted.
-
-    A progress bar is shown if the standard error is a terminal.
-
-    Args:
-        work: the function.
-        batches: an iterable of batches.
-        description: the text of the progress bar.
-
-    Raises:
-        KeyboardInterrupt: if the interrupt comes before the first batch finishes.
-
-    Example:
-        >>> collect(lambda n: n * n, [1, 2, 3], "squaring").pieces
-        [1, 4, 9]
-    """
-    pieces: list[Piece] = []
-    started, partial = time.perf_counter(), False
-    total = operator.length_hint(batches, -1)  # a stream may not know its length
-    try:
-        for batch in track(
-            batches,
-            description,
-            total=None if total < 0 else total,
-            console=Console(stderr=True, force_jupyter=False),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        ):
-            pieces.append(work(batch))
-    except KeyboardInterrupt:
-        if not pieces:
-            raise
-        partial = len(pieces) != total
-    return Collected(pieces, partial, time.perf_counter() - started)
-
-
 def counted(done: int, wanted: int | None, things: str = "data") -> str:
     """Return the number of things measured as text, marked as partial if fewer than wanted.
 
@@ -278,21 +222,37 @@ def estimate_of(finding: Finding, name: str) -> Estimate:
     Raises:
         NotMeasurable: if the finding has no mean over data of this name.
     """
-    quantity = finding.quantities.get(name)
-    if isinstance(quantity, Estimate):
-        return quantity
-    names = [key for key, value in finding.quantities.items() if isinstance(value, Estimate)]
-    raise NotMeasurable(
-        f"'{finding.title}' has no mean over data named '{name}': choose one of {names}"
-    )
+    found = estimates_of(finding)
+    if name not in found:
+        raise NotMeasurable(
+            f"'{finding.title}' has no mean over data named '{name}': choose one of {list(found)}"
+        )
+    return found[name]
 
 
-def join(estimates: Sequence[Estimate]) -> Estimate:
-    """Concatenate the estimates of successive batches."""
-    return Estimate(
-        torch.cat([estimate.value for estimate in estimates]),
-        torch.cat([estimate.standard_error for estimate in estimates]),
-    )
+def estimates_of(finding: Finding) -> dict[str, Estimate]:
+    """Return the quantities that are means over data, by name."""
+    found = finding.quantities.items()
+    return {name: quantity for name, quantity in found if isinstance(quantity, Estimate)}
+
+
+def error_of_share(hits: float, count: int) -> float:
+    r"""Return Agresti and Coull's standard error of a share of independent cases.
+
+    $$ \sqrt{\tilde p (1 - \tilde p) / (n + 4)},\qquad \tilde p = (h + 2) / (n + 4) $$
+
+    Two cases are added on either side, so the error is positive for any share, also for 0 and 1.
+
+    References:
+        Agresti, Coull, 1998. Approximate Is Better than "Exact" for Interval Estimation of
+            Binomial Proportions.
+
+    Example:
+        >>> round(error_of_share(0, 100), 3)
+        0.013
+    """
+    middle = (hits + 2) / (count + 4)
+    return math.sqrt(middle * (1 - middle) / (count + 4))
 
 
 def printed(*parts: Any) -> str:
@@ -311,16 +271,10 @@ def known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def or_zero(error: float) -> float:
+    """Return an error, or 0 if it is NaN because it is not known."""
+    return 0.0 if math.isnan(error) else error
+
+
 def _shown(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def concatenated(values: list[Any]) -> Any:
-    """Concatenate per-batch results; None if any batch has none."""
-    first = values[0]
-    if isinstance(first, dict):
-        common = [key for key in first if all(key in value for value in values)]
-        return {key: concatenated([value[key] for value in values]) for key in common}
-    if any(value is None for value in values):
-        return None
-    return torch.cat(values) if isinstance(first, Tensor) else join(values)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from pyrovae.measure.most_probable import most_probable
 from pyrovae.nets.inputs import check_mask
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import effective_sample_size
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
-from pyrovae.weights.target import Resolved
+from pyrovae.weights.target import Resolved, as_tensors
 
 __all__ = ["Imputation", "impute"]
 
@@ -39,16 +40,25 @@ class Imputation:
             particle dominates.
         draws: [M, N, D], draws of all missing entries jointly from p(x_mis | x_obs); observed
             entries are unchanged.
+        modes: [N, D], the most probable value of each missing entry that has finitely many (a
+            class, a level, 0 or 1), the mean of any other; observed entries are unchanged. None
+            unless asked for.
     """
 
     x: Tensor
     standard_error: Tensor
     effective_sample_size: Tensor
     draws: Tensor
+    modes: Tensor | None = None
 
 
 def impute(
-    target: Target, x: Tensor, *context: ContextValue, particles: int, draws: int = 0
+    target: Target,
+    x: Tensor,
+    *context: ContextValue,
+    particles: int,
+    draws: int = 0,
+    modes: bool = False,
 ) -> Imputation:
     r"""Impute the missing entries of x by self-normalized importance sampling.
 
@@ -57,8 +67,8 @@ def impute(
 
     The mean minimizes the squared error but understates the variance. For a later analysis of the
     data, use several `draws` (multiple imputation). For columns of classes, whose mean is not
-    meaningful, `draws.mode(0).values` is the most frequent class. The draws are exact as K grows;
-    choose K well above M, so that few particles are used twice.
+    meaningful, ask for `modes`: the c with the largest $\sum_k \bar w_k p(x_i = c | z_k)$. The
+    draws are exact as K grows; choose K well above M, so that few particles are used twice.
 
     Args:
         target: a VAE, or a pair (model, guide), that takes the mask as its last context (see
@@ -69,6 +79,8 @@ def impute(
         particles: K, the number of particles. The means at all K particles of a datum are in
             memory at once.
         draws: M, the number of draws.
+        modes: whether to find the most probable values, at the cost of one pass over the
+            particles for each value that an entry can have.
 
     Raises:
         ValueError: if the mask is not boolean or does not have the shape of x, if observed entries
@@ -93,17 +105,20 @@ def impute(
         >>> filled.x[0, [0, 2]], filled.draws.shape
         (tensor([1.0000, 0.5000]), torch.Size([5, 1, 3]))
     """
+    x, *context = as_tensors(target, x, *context)  # type: ignore[assignment]
     mask: Any = context[-1] if context else None
     _check_request(x, mask, particles, draws)
     resolved = Resolved.of(target)
     given = resolved.given(torch.where(mask, x, 0.0), *context)
     with torch.no_grad(), resolved.evaluating():
-        pieces = [_impute(part, particles, draws) for part in given.passes(particles)]
+        parts = given.passes(particles)
+        pieces = [_impute(part, particles, draws, modes=modes) for part in parts]
     return Imputation(
         x=torch.cat([piece.x for piece in pieces]),
         standard_error=torch.cat([piece.standard_error for piece in pieces]),
         effective_sample_size=torch.cat([piece.effective_sample_size for piece in pieces]),
         draws=torch.cat([piece.draws for piece in pieces], dim=1),
+        modes=torch.cat([cast(Tensor, piece.modes) for piece in pieces]) if modes else None,
     )
 
 
@@ -116,7 +131,7 @@ def _check_request(x: Tensor, mask: Any, particles: int, draws: int) -> None:
         )
 
 
-def _impute(given: Given, particles: int, draws: int) -> Imputation:
+def _impute(given: Given, particles: int, draws: int, *, modes: bool) -> Imputation:
     x, mask = given.x, given.context[-1]
     pair = given.trace(particles)
     # [C, K, N]: the C values of the enumerated classes have an axis of their own.
@@ -130,6 +145,7 @@ def _impute(given: Given, particles: int, draws: int) -> Imputation:
         standard_error=torch.where(mask, 0.0, error),
         effective_sample_size=effective_sample_size(log_w.logsumexp(0)),
         draws=torch.where(mask, x, _draws(fn, weights.flatten(0, 1), (draws, *x.shape))),
+        modes=torch.where(mask, x, most_probable(fn, weights, mean)) if modes else None,
     )
 
 

@@ -19,14 +19,15 @@ from typing import Any, ClassVar, Final, final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Quantity, collect, counted
+from pyrovae.measure.findings import Finding, Quantity, counted, or_zero
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.refinement.refine import refine
 from pyrovae.measure.roc import auroc
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import elbo, iwae
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
-from pyrovae.weights.target import Resolved, evaluation_mode, programs
+from pyrovae.weights.target import Resolved
 
 __all__ = [
     "Novelty",
@@ -59,7 +60,7 @@ def surprise(target: Target, x: Tensor, *context: ContextValue, particles: int =
         particles: K, the number of particles.
 
     Raises:
-        ValueError: as `log_weights`.
+        ValueError: as `log_weights`, and for data outside the likelihood's domain.
 
     References:
         Bishop, 1994. Novelty Detection and Neural Network Validation.
@@ -70,8 +71,10 @@ def surprise(target: Target, x: Tensor, *context: ContextValue, particles: int =
         >>> pv.measure.novelty.surprise(vae, torch.zeros(5, 64)).shape
         torch.Size([5])
     """
-    with evaluation_mode(target):
-        return -iwae(log_weights(target, x, *context, particles=particles))
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    with resolved.evaluating():
+        return -iwae(log_weights(resolved.pair, *given, particles=particles))
 
 
 @torch.no_grad()
@@ -112,12 +115,13 @@ def likelihood_regret(
         >>> pv.measure.novelty.likelihood_regret(vae, torch.zeros(5, 64), steps=10).shape
         torch.Size([5])
     """
-    model, guide = programs(target)
-    refined = refine(target, x, *context, steps=steps, lr=lr)
-    with evaluation_mode(target):
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    refined = refine(target, *given, steps=steps, lr=lr)
+    with resolved.evaluating():
         after, before = (
-            elbo(log_weights((model, program), x, *context, particles=particles))
-            for program in (refined, guide)
+            elbo(log_weights((resolved.model, guide), *given, particles=particles))
+            for guide in (refined, resolved.guide)
         )
     return after - before
 
@@ -139,7 +143,7 @@ def waic(
         particles: K, the number of particles of the bound IWAE-K that estimates log p(x).
 
     Raises:
-        ValueError: for fewer than two targets, and as `log_weights`.
+        ValueError: for fewer than two targets, and as `surprise`.
 
     References:
         Choi, Jang, Alemi, 2018. WAIC, but Why? Generative Ensembles for Robust Anomaly Detection.
@@ -174,7 +178,7 @@ def typicality(
         particles: K, the number of particles of the bound IWAE-K that estimates log p(x).
 
     Raises:
-        ValueError: as `log_weights`.
+        ValueError: as `surprise`.
 
     References:
         Nalisnick, Matsukawa, Teh, Lakshminarayanan, 2019. Detecting Out-of-Distribution Inputs to
@@ -240,7 +244,7 @@ class NoveltyFinding(Finding):
                 *said,
                 "One datum of a kind has no error over data. Score several.",
             ]
-        low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * _or_zero(a.error_over_data)]
+        low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * or_zero(a.error_over_data)]
         if low:
             said.append(
                 f"By {', '.join(low)}, the novel data rate as more familiar than the model's own, "
@@ -325,17 +329,17 @@ class Novelty:
         novel = self.novel if isinstance(self.novel, tuple) else (self.novel,)
         resolved = Resolved.of(target)
         kinds = [resolved.given(*data).first(self.limit) for data in ((x, *context), novel)]
-        pieces = math.ceil(max(map(len, kinds)) / BATCH)
-        batches = list(zip(*(_pieces(given, pieces) for given in kinds), strict=True))
+        # Equally many pieces of both kinds, some of which may be empty.
+        number = math.ceil(max(map(len, kinds)) / BATCH)
+        rows = (torch.arange(len(given)).tensor_split(number) for given in kinds)
+        pieces = (map(given.rows, split) for given, split in zip(kinds, rows, strict=True))
+        batches = list(zip(*pieces, strict=True))
 
         def score(pair: tuple[Given, Given]) -> list[Scored]:
             return [self._score(target, *given) for given in pair]
 
         done = collect(score, batches, "scoring novelty")
-        inside, outside = (
-            {name: torch.cat([piece[kind][name] for piece in done.pieces]) for name in self.scores}
-            for kind in (0, 1)
-        )
+        inside, outside = map(concatenated, zip(*done.pieces, strict=True))
         return NoveltyFinding(inside, outside, wanted=sum(map(len, kinds)))
 
     def _score(self, target: Target, x: Tensor, *context: ContextValue) -> Scored:
@@ -348,12 +352,3 @@ class Novelty:
                     f"return one number for each datum, shape ({len(x)},)"
                 )
         return found
-
-
-def _pieces(given: Given, number: int) -> list[Given]:
-    """Split data into the given number of pieces, some of which may be empty."""
-    return [given.rows(rows) for rows in torch.arange(len(given)).tensor_split(number)]
-
-
-def _or_zero(error: float) -> float:
-    return 0.0 if math.isnan(error) else error

@@ -24,7 +24,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.measure.discrepancies import DISCREPANCIES, Discrepancy
-from pyrovae.measure.findings import Finding, Number, Quantity, collect, counted
+from pyrovae.measure.findings import Finding, Number, Quantity, counted, error_of_share
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.replicas import Drawn, Latents, draw, resample
 from pyrovae.measure.simulate import simulate
 from pyrovae.randomness import generators_kept
@@ -79,13 +80,13 @@ class PredictiveCheckFinding(Finding):
     @property
     def title(self) -> str:
         """The number of draws, the size of each data set, and the kind of replication."""
-        draws = counted(len(next(iter(self.real.values()))), self.wanted, "draws")
+        draws = counted(self._draws, self.wanted, "draws")
         return f"{draws} of {self.data:,} data, {self.replication} predictive"
 
     @property
     def partial(self) -> bool:
         """Whether an interrupt left the measurement incomplete."""
-        return len(next(iter(self.real.values()))) < self.wanted
+        return self._draws < self.wanted
 
     @property
     def quantities(self) -> dict[str, Quantity]:
@@ -143,9 +144,7 @@ class PredictiveCheckFinding(Finding):
             name: the name of the discrepancy.
         """
         above, draws = int((self.replicated[name] >= self.real[name]).sum()), self._draws
-        middle = (above + 2) / (draws + 4)
-        error = math.sqrt(middle * (1 - middle) / (draws + 4))
-        return Number((1 + above) / (1 + draws), error_over_particles=error)
+        return Number((1 + above) / (1 + draws), math.nan, error_of_share(above, draws))
 
     @property
     def _draws(self) -> int:
@@ -355,13 +354,11 @@ class PredictiveCheck:
         """
         if self.replication == "prior":
             return {}, None
-        pieces = [
-            resample(part, self.particles, self.draws) for part in given.passes(self.particles)
-        ]
-        latents = {
-            name: torch.cat([found[name] for found, _ in pieces], 1) for name in pieces[0][0]
-        }
-        return latents, torch.cat([sizes for _, sizes in pieces])
+        parts = given.passes(self.particles)
+        latents, sizes = zip(
+            *(resample(part, self.particles, self.draws) for part in parts), strict=True
+        )
+        return concatenated(latents, 1), torch.cat(sizes)
 
 
 Compared = tuple[dict[str, float], dict[str, float]]

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
-from torch import Tensor
-
 from pyrovae.measure.evaluate import evaluate
 from pyrovae.measure.findings import Finding, Quantity, counted
 from pyrovae.measure.report import Report
@@ -104,11 +102,6 @@ class RateDistortion(Finding):
                 "decreases. Train longer, or from several seeds."
             )
         return said
-
-    @property
-    def per_datum(self) -> dict[str, Tensor]:
-        """Empty: the per-datum values are those of the estimates."""
-        return {}
 
 
 def rate_distortion(

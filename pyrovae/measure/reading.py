@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import concatenated
+from pyrovae.measure.progress import concatenated
 from pyrovae.randomness import random_state, restore_random_state
 from pyrovae.weights.bounds import Estimate, mean_estimate
 from pyrovae.weights.given import Given
@@ -34,6 +34,7 @@ __all__ = ["ReadAll", "Reading", "by_dimension", "closed_form", "read_passes", "
 
 CLOSED_FORM: Final = "KL, closed form"
 BY_DIMENSION: Final = "KL per dimension"
+CLOSED: Final = frozenset({CLOSED_FORM, BY_DIMENSION})
 
 KL_PARTICLES: Final = 10
 """The number of particles for closed-form KLs of programs that run on K N rows.
@@ -69,21 +70,18 @@ class ReadAll:
 
     def __init__(self, left_out: dict[str, str]) -> None:
         self.left_out, self.on_rows = left_out, False
-        self._skipped: set[str] = set()
         self._reads: dict[frozenset[str], Read] = {}
 
     @property
     def read(self) -> Read:
         """The function that reads a pass. It is the same object until another quantity fails."""
-        skipped = frozenset(self._skipped)
+        skipped = frozenset(CLOSED & self.left_out.keys())
         return self._reads.setdefault(skipped, functools.partial(self._read, skipped=skipped))
 
     def skip(self, error: Exception) -> bool:
-        """Leave out the quantities that may have failed; return False if none are left to skip."""
-        rest = {CLOSED_FORM, BY_DIMENSION} - self._skipped
-        for name in rest if not rest & self.left_out.keys() else rest & self.left_out.keys():
-            self._skipped.add(name)
-            self.left_out.setdefault(name, reason(error))
+        """Leave out all closed forms, as any may have failed; return False if none is left."""
+        rest = CLOSED - self.left_out.keys()
+        self.left_out |= dict.fromkeys(rest, reason(error))
         return bool(rest)
 
     def beside(self, name: str, make: Callable[[], Any]) -> Any:
@@ -127,10 +125,12 @@ def read_passes(given: Given, particles: int, runner: Runner, reads: ReadAll) ->
     """
     before = random_state()
     while True:
+        read = reads.read
         try:
-            found: Reading = over_passes(given, particles, runner=runner, read=reads.read)
+            found: Reading = over_passes(given, particles, runner=runner, read=read)
         except Exception as error:
-            if not reads.skip(error):
+            # If the closed form that failed is known, it is left out already.
+            if reads.read is read and not reads.skip(error):
                 raise
             restore_random_state(before)
         else:
@@ -150,13 +150,12 @@ def by_dimension(given: Given, reading: Reading, read: ReadAll) -> dict[str, Ten
     if reading.by_dimension:
         return reading.by_dimension
     rates = read.beside(BY_DIMENSION, lambda: _apart(given, read, dimension_rates))
-    found: dict[str, Tensor] = concatenated(rates) if rates else {}
-    return found
+    return concatenated(rates) if rates else {}
 
 
 def _apart(given: Given, read: ReadAll, rates: Callable[..., Any]) -> list[Any] | None:
     """Compute closed-form KLs from separate particles, for programs that ran on K N rows."""
-    if not read.on_rows or read.left_out.keys() & {CLOSED_FORM, BY_DIMENSION}:
+    if not read.on_rows or read.left_out.keys() & CLOSED:
         return None
     with contextlib.suppress(ValueError):
         return [

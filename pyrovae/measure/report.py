@@ -22,7 +22,7 @@ from pyrovae.measure.findings import (
     known,
     without_error_over_data,
 )
-from pyrovae.measure.saved_findings import SavedFinding, read_report
+from pyrovae.measure.saved_findings import PARETO, SavedFinding, of_dimensions, read_report
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
@@ -103,8 +103,12 @@ class Report(Finding):
     @property
     def title(self) -> str:
         """The number of data, the number of particles, and the unit."""
-        data = counted(len(self.elbo.value), self.wanted)
-        return f"{data}, {self.particles:,} particles, nats per datum"
+        return f"{self.subject}, nats per datum"
+
+    @property
+    def subject(self) -> str:
+        """The number of data and the number of particles."""
+        return f"{counted(len(self.elbo.value), self.wanted)}, {self.particles:,} particles"
 
     @property
     def remarks(self) -> Sequence[str]:
@@ -121,10 +125,14 @@ class Report(Finding):
         return {**self.estimates, **bits}
 
     @property
+    def bounds(self) -> dict[str, int]:
+        """The number of particles k in each bound, by its name in the table."""
+        return {"ELBO": 1, **{f"IWAE-{k}": k for k in self.iwae}}
+
+    @property
     def estimates(self) -> dict[str, Estimate]:
         """The bounds, the estimates of log p(x), the reconstruction and the rates, by name."""
-        named = {"ELBO": self.elbo}
-        named |= {f"IWAE-{k}": estimate for k, estimate in self.iwae.items()}
+        named = dict(zip(self.bounds, [self.elbo, *self.iwae.values()], strict=True))
         if self.psis is not None:
             named[f"PSIS-{self.particles}"] = self.psis
         if self.extrapolated is not None:
@@ -142,11 +150,10 @@ class Report(Finding):
         """Effective sample size, Pareto k-hat, fingerprint [N, 2], KL per dimension [N, D]."""
         found = {
             "effective sample size": self.effective_sample_size,
-            "Pareto k-hat": self.pareto_k,
+            PARETO: self.pareto_k,
             "fingerprint": self.fingerprint,
         }
-        each = self.kl_per_dimension.items()
-        return found | {f"KL per dimension, {site}": divergence for site, divergence in each}
+        return found | {of_dimensions(site): kl for site, kl in self.kl_per_dimension.items()}
 
     @property
     def verdict(self) -> list[str]:
@@ -268,7 +275,6 @@ class Report(Finding):
         return read_report(path / "evaluation.json" if path.is_dir() else path)
 
     def _settings(self) -> dict[str, Any]:
-        divergences = self.kl_per_dimension.items()
         return {
             "data": len(self.elbo.value),
             "particles": self.particles,
@@ -281,9 +287,10 @@ class Report(Finding):
             "largest_pareto_k": known(self.pareto_k.max().item()),
             "untrusted": len(self.untrusted),
             "point_masses": list(self.point_masses),
+            "bounds": self.bounds,
             "kl_per_dimension": {
                 site: [known(value) for value in divergence.cpu().double().mean(0).tolist()]
-                for site, divergence in divergences
+                for site, divergence in self.kl_per_dimension.items()
             },
         }
 

@@ -12,17 +12,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from pyrovae.files import schemas
-from pyrovae.measure.findings import Finding, Number, Quantity
+from pyrovae.measure.findings import Finding, Number, Quantity, estimates_of
 from pyrovae.weights.bounds import Estimate
 
-__all__ = ["SavedFinding", "estimates_of", "read_report"]
+__all__ = ["PARETO", "SavedFinding", "of_dimensions", "read_report"]
+
+PARETO: Final = "Pareto k-hat"
+"""The name of the Pareto shapes among the per-datum tensors."""
+
+
+def of_dimensions(site: str) -> str:
+    """Return the name of a site's KL per dimension among the per-datum tensors."""
+    return f"KL per dimension, {site}"
 
 
 @final
@@ -44,6 +52,11 @@ class SavedFinding(Finding):
     def title(self) -> str:
         """The title of the saved finding."""
         return str(self.said["title"])
+
+    @property
+    def subject(self) -> str:
+        """The title without the unit."""
+        return str(self.said.get("subject") or self.title)
 
     @property
     def partial(self) -> bool:
@@ -90,6 +103,17 @@ class SavedFinding(Finding):
     def point_masses(self) -> tuple[str, ...]:
         """The sites at which the guide is a Delta, so that the log-weights give no bounds."""
         return tuple(self.said.get("point_masses", ()))
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """The number of particles k in each bound, by its name in the table."""
+        return dict(self.said.get("bounds", {}))
+
+    @property
+    def kl_per_dimension(self) -> dict[str, Tensor]:
+        """The closed-form KL of each dimension, [N, D], by site."""
+        sites = self.said.get("kl_per_dimension", {})
+        return {site: self.saved[of_dimensions(site)] for site in sites}
 
     @property
     def fingerprint(self) -> Tensor | None:
@@ -155,14 +179,7 @@ def _saved(said: dict[str, Any], tensors: dict[str, Tensor]) -> SavedFinding:
     within = {}
     for name, inner in said.get("findings", {}).items():
         start = f"{name}/"
-        theirs = {key: tensors[key] for key in tensors if key.startswith(start)}
+        theirs = {key for key in tensors if key.startswith(start)}
+        within[name] = _saved(inner, {key.removeprefix(start): tensors[key] for key in theirs})
         tensors = {key: tensor for key, tensor in tensors.items() if key not in theirs}
-        theirs = {key.removeprefix(start): tensor for key, tensor in theirs.items()}
-        within[name] = _saved(inner, theirs)
     return SavedFinding(said, tensors, within)
-
-
-def estimates_of(report: Finding) -> dict[str, Estimate]:
-    """Return the quantities that are means over data, by name."""
-    found = report.quantities.items()
-    return {name: quantity for name, quantity in found if isinstance(quantity, Estimate)}

@@ -18,7 +18,7 @@ from pyrovae.vae import VAE
 from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import sample_sites
-from pyrovae.weights.target import programs
+from pyrovae.weights.target import Resolved
 
 __all__ = ["simulate"]
 
@@ -50,7 +50,7 @@ def simulate(target: Target, x: Tensor, *context: ContextValue) -> tuple[Any, Te
         >>> trace.nodes["z"]["value"].shape, x.shape
         (torch.Size([1, 5, 2]), torch.Size([5, 64]))
     """
-    model, _ = programs(target)
+    model = Resolved.of(target).model
     own = isinstance(target, VAE)
     drawing = functools.partial(model, size=len(x)) if own else poutine.uncondition(model)
     arguments = (None if own else x, *context)

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from pyrovae.data.batches import Batches
 from pyrovae.data.ranks import InTurns, Ranks
-from pyrovae.measure.findings import Collected, collect
+from pyrovae.measure.progress import Collected, collect
+from pyrovae.weights.given import Given
+from pyrovae.weights.target import Resolved
 
 __all__ = ["Met", "collect_in_turns"]
 
@@ -36,24 +38,27 @@ def collect_in_turns(
 
 @dataclass(frozen=True)
 class Met:
-    """Batches with the number of data before each.
+    """The data of batches, with the number of data before each.
 
     Attributes:
         batches: the batches.
+        resolved: the target.
         kept: the list that they are added to; None to forget them.
     """
 
     batches: Batches
-    kept: list[tuple[Any, ...]] | None
+    resolved: Resolved
+    kept: list[Given] | None
 
-    def __iter__(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    def __iter__(self) -> Iterator[tuple[int, Given]]:
         """Iterate over the data once."""
         before = 0
         for batch in self.batches:
+            given = self.resolved.given(*batch)
             if self.kept is not None:
-                self.kept.append(batch)
-            yield before, batch
-            before += len(batch[0])
+                self.kept.append(given)
+            yield before, given
+            before += len(given)
 
     def __length_hint__(self) -> int:
         """Return the number of batches; -1 if it is not known."""

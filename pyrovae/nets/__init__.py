@@ -2,16 +2,18 @@
 
 A likelihood gets latents of shape [N, D] in training and [K, N, D] in evaluation, so every
 network maps [..., in] to [..., out]. Data are flat vectors: the convolutional networks reshape
-the last axis to an image and back, so that they can replace an `MLP`. Given several inputs,
-`net(z, *context)`, perceptrons and image decoders concatenate them along the last axis; image
-encoders take the image alone. No network uses batch normalization, under which data would depend
-on each other.
+the last axis to an image and back, so that they can replace an `MLP`. `Folded` makes a network
+that broadcasts of any module of torch, also of one for images [..., C, H, W]. Given several
+inputs, `net(z, *context)`, perceptrons and image decoders concatenate them along the last axis;
+image encoders take the image alone. No network of the library uses batch normalization, under
+which data would depend on each other.
 """
 
 from pyrovae.nets.autoregressive import PixelCNN
 from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
+from pyrovae.nets.folded import Folded
 from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, unconstrained
-from pyrovae.nets.inputs import HideMissing, LogCounts
+from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
 
@@ -20,6 +22,8 @@ __all__ = [
     "SMALLEST_SCALE",
     "ConvDecoder",
     "ConvEncoder",
+    "EncodeColumns",
+    "Folded",
     "GatedMLP",
     "HideMissing",
     "LogCounts",

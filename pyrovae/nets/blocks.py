@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from pyrovae.data.images import Shape
+
 __all__ = ["Offset", "Residual", "group_norm", "on_images"]
 
 CHANNELS_PER_GROUP: Final = 16
@@ -59,7 +61,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, max(1, channels // CHANNELS_PER_GROUP)), channels)
 
 
-def on_images(layers: nn.Module, flat: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def on_images(layers: nn.Module, flat: Tensor, shape: Shape) -> Tensor:
     """Apply convolutions to flat images [..., C * H * W]; return maps [..., C', H', W']."""
     maps: Tensor = layers(flat.reshape(-1, *shape))
     return maps.reshape(*flat.shape[:-1], *maps.shape[1:])

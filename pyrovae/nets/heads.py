@@ -73,7 +73,8 @@ def join(inputs: tuple[Tensor, ...], size: int, owner: nn.Module) -> Tensor:
         if any(x.ndim == 1 for x in inputs[1:]):
             remedy = (
                 "Give a context [N] as columns: torch.nn.functional.one_hot(label, classes)"
-                ".float() or value[:, None]. If the labels are not a context, give x alone"
+                ".float() or value[:, None]. If the labels are not a context, give x alone, "
+                "pyrovae.data.Labeled(data, labels='drop') of a data set"
             )
         raise ValueError(f"{name} expected inputs [..., {size}]; got {shapes}. {remedy}")
     wanted = next(owner.parameters()).dtype

@@ -1,4 +1,4 @@
-"""Preprocess the input of an encoder: counts, and data with missing entries.
+"""Preprocess the input of an encoder: counts, classes, and data with missing entries.
 
 Each part wraps a network and transforms its first input. If it needs a tensor besides x (library
 sizes, a mask), it takes the last context and does not pass it on. Parts can be nested.
@@ -6,6 +6,7 @@ sizes, a mask), it takes the last context and does not pass it on. Parts can be 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 
 from pyrovae.parts import Part
 
-__all__ = ["HideMissing", "LogCounts", "check_mask", "rows_of", "split_library", "split_mask"]
+__all__ = [
+    "EncodeColumns",
+    "HideMissing",
+    "LogCounts",
+    "check_mask",
+    "rows_of",
+    "split_library",
+    "split_mask",
+]
 
 
 class LogCounts(Part):
@@ -93,6 +102,82 @@ class HideMissing(Part):
         if self.append_mask:
             shown = torch.cat([shown, mask.to(x.dtype)], dim=-1)
         out: Tensor = self.net(shown, *context)
+        return out
+
+
+class EncodeColumns(Part):
+    r"""Apply a network to a table's columns as numbers, with the mask of observed entries.
+
+    A real column is passed on, a count as log(1 + x), and the index of one of C classes as C
+    indicators. All of them are 0 where the entry is missing, and the mask is appended. The last
+    context is the mask, True where an entry is observed; values at missing entries are not read.
+
+    Args:
+        net: takes [..., W + D] numbers, W = `width(classes)`, and the context before the mask.
+        classes: the number of classes of each of the D columns; 0 for a column of numbers.
+        counts: the columns that hold counts.
+
+    Raises:
+        ValueError: if the last context is not a boolean mask of the shape of x, or x has another
+            number of columns.
+
+    References:
+        Nazabal, Olmos, Ghahramani, Valera, 2020. Handling Incomplete Heterogeneous Data using
+        VAEs.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.5, 2.0, 0.0]])
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> EncodeColumns(torch.nn.Identity(), classes=[0, 3, 2])(x, mask)
+        tensor([[1.5000, 0.0000, 0.0000, 1.0000, 0.0000, 0.0000, 1.0000, 1.0000, 0.0000]])
+    """
+
+    def __init__(
+        self, net: nn.Module, classes: Sequence[int], *, counts: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.net, self.classes = net, list(classes)
+        numbers = [i for i, number in enumerate(classes) if number == 0]
+        codes = [i for i, number in enumerate(classes) if number]
+        starts = torch.tensor([0, *(classes[i] for i in codes)]).cumsum(0)
+        self.indicators = int(starts[-1])
+        kept = {
+            "numbers": torch.tensor(numbers, dtype=torch.long),
+            "codes": torch.tensor(codes, dtype=torch.long),
+            "starts": starts[:-1],
+            "is_count": torch.tensor([i in set(counts) for i in numbers], dtype=torch.bool),
+        }
+        for name, value in kept.items():
+            self.register_buffer(name, value, persistent=False)
+
+    @staticmethod
+    def width(classes: Sequence[int]) -> int:
+        """Return W, the number of inputs that encode columns with so many classes.
+
+        Example:
+            >>> EncodeColumns.width([0, 3, 2])
+            6
+        """
+        return sum(number or 1 for number in classes)
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        """Return the network's output at the encoded columns and the mask."""
+        if x.shape[-1] != len(self.classes):
+            raise ValueError(
+                f"EncodeColumns takes {len(self.classes)} columns; got x of shape {tuple(x.shape)}"
+            )
+        context, mask = split_mask(context, tuple(x.shape), "EncodeColumns")
+        shown = torch.where(mask, x, 0.0)
+        numbers = shown[..., self.get_buffer("numbers")]
+        is_count = self.get_buffer("is_count")
+        numbers = torch.where(is_count, numbers.clamp_min(0).log1p(), numbers)
+        codes = self.get_buffer("codes")
+        places = shown[..., codes].long() + self.get_buffer("starts")
+        seen = mask[..., codes].to(x.dtype)
+        indicators = x.new_zeros(*x.shape[:-1], self.indicators).scatter(-1, places, seen)
+        inputs = torch.cat([numbers, indicators, mask.to(x.dtype)], dim=-1)
+        out: Tensor = self.net(inputs, *context)
         return out
 
 

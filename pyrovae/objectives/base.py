@@ -1,4 +1,4 @@
-"""Base classes of objectives on log-weights."""
+"""Base classes of objectives, and of those on log-weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 import torch
 from pyro.infer import ELBO
 from pyro.infer.util import torch_item
+from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyrovae.objectives.gradients import (
@@ -23,10 +24,38 @@ from pyrovae.objectives.gradients import (
 from pyrovae.types import Program
 from pyrovae.weights.traces import trace_pair
 
-__all__ = ["LowerBound", "Objective", "check_groups"]
+__all__ = ["Loss", "LowerBound", "Objective", "check_groups"]
 
 
-class Objective(ELBO, abc.ABC):
+class Loss(ELBO, abc.ABC):
+    """A loss for SVI, given as a tensor with a gradient."""
+
+    @abc.abstractmethod
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Return the loss as a scalar tensor with a gradient, in nats, summed over data."""
+
+    @final
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss as a float.
+
+        Raises:
+            ValueError: as `differentiable_loss`.
+        """
+        with torch.no_grad():
+            return _number(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    @final
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss as a float and accumulate its gradient in the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return _number(loss)
+
+
+class Objective(Loss):
     """A loss for SVI that is computed from log-weights [K, N].
 
     Args:
@@ -65,31 +94,17 @@ class Objective(ELBO, abc.ABC):
         """Return the particles and the loss of each datum, [N], with the training gradient."""
 
     @final
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a float, in nats, summed over data.
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Return the loss as a scalar tensor with a gradient, in nats, summed over data.
 
         Raises:
             ValueError: as `log_weights` and `gradients.draw`.
         """
-        with torch.no_grad():
-            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    @final
-    def differentiable_loss(
-        self, model: Program, guide: Program, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Return the loss as a scalar tensor with a gradient."""
         model, guide = (functools.partial(program, **kwargs) for program in (model, guide))
         drawn, losses = self.losses(Programs(model, guide, args, self.num_particles))
         return (drawn.layout.scale * losses).sum()
-
-    @final
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a float and accumulate its gradient in the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return torch_item(loss)
 
 
 class LowerBound(Objective, Bound):
@@ -113,6 +128,12 @@ def check_groups(particles: int, k: int) -> None:
             "a mean of bounds needs particles that are a positive multiple of the group size k; "
             f"got particles={particles}, k={k}"
         )
+
+
+def _number(loss: Tensor) -> Any:
+    value = torch_item(loss)
+    warn_if_nan(value, "loss")
+    return value
 
 
 def _is_count(number: object) -> bool:

@@ -18,13 +18,11 @@ from collections.abc import Iterable
 from typing import Any, Literal, final
 
 import torch
-from pyro.infer import ELBO
-from pyro.infer.util import torch_item
-from pyro.util import warn_if_nan
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyrovae.objectives import aggregate
+from pyrovae.objectives.base import Loss
 from pyrovae.objectives.gradients import gradient_only
 from pyrovae.objectives.paired_traces import Minibatch, draw_minibatch
 from pyrovae.types import Program
@@ -33,7 +31,7 @@ from pyrovae.vae import announce
 __all__ = ["DIP", "MMD", "FactorVAE", "Regularized", "TotalCorrelation"]
 
 
-class Regularized(ELBO, abc.ABC):
+class Regularized(Loss):
     """A loss that is computed from one sample of every latent for each datum."""
 
     def __str__(self) -> str:  # noqa: D105
@@ -49,25 +47,6 @@ class Regularized(ELBO, abc.ABC):
     ) -> Tensor:
         """Return the loss as a scalar tensor with a gradient."""
         return self.regularized(draw_minibatch(model, guide, *args, **kwargs))
-
-    @final
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss as a float."""
-        with torch.no_grad():
-            return self._checked(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    @final
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss as a float and accumulate its gradient in the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return self._checked(loss)
-
-    def _checked(self, loss: Tensor) -> Any:
-        value = torch_item(loss)
-        warn_if_nan(value, "loss")
-        return value
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("these objectives compare the data of one trace with each other")

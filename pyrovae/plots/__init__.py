@@ -5,7 +5,7 @@ nothing with pyplot and change no setting of matplotlib. A notebook displays the
 cell returns, and `save` writes it as PNG. Colors are distinguishable by color-blind readers, and
 markers repeat them. Bounds, rates and distortions are in nats per datum.
 
-Images are flat vectors, as in the whole library; `shape` is (channels, height, width).
+Images are [N, C, H, W], or flat vectors with their `shape`, (channels, height, width).
 """
 
 from pyrovae.plots.comparison import comparison
@@ -18,6 +18,7 @@ from pyrovae.plots.images import reconstructions, samples, traversals
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
 from pyrovae.plots.predictive_checks import predictive_checks
+from pyrovae.plots.ranking import ranking
 from pyrovae.plots.sandwich import sandwich
 from pyrovae.plots.style import CLASSES
 from pyrovae.plots.training import history
@@ -33,6 +34,7 @@ __all__ = [
     "latent_map",
     "novelty",
     "predictive_checks",
+    "ranking",
     "rate_distortion",
     "reconstructions",
     "samples",

@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 
 from pyrovae.measure.compare import APART, Comparison
+from pyrovae.measure.findings import or_zero
 from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
 __all__ = ["comparison"]
 
@@ -89,7 +90,7 @@ def _means(axes: Any, comparison: Comparison) -> None:
         axes.errorbar(
             [estimate.mean],
             [row],
-            xerr=[APART * known(estimate.error_over_data)],
+            xerr=[APART * or_zero(estimate.error_over_data)],
             fmt="o",
             color=TRAIN if name == comparison.bound else OBJECTIVE,
             markersize=4.5,

@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from pyrovae.measure.findings import estimate_of
+from pyrovae.measure.findings import estimate_of, or_zero
 from pyrovae.measure.rate_distortion import RateDistortion
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.measure.saved_findings import PARETO, SavedFinding
 from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
@@ -43,34 +43,32 @@ def bounds(report: Report | SavedFinding) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'particles in the bound, k'
     """
-    names = [name for name in report.quantities if name.startswith("IWAE-")]
-    if not names:
+    estimates = {k: estimate_of(report, name) for name, k in report.bounds.items()}
+    if len(report.bounds) < 2:
         raise ValueError(
             "the report has no importance-weighted bound to plot: evaluate with at least two "
             "particles, or with ks"
         )
-    estimates = {1: estimate_of(report, "ELBO")}
-    estimates |= {int(name.removeprefix("IWAE-")): estimate_of(report, name) for name in names}
     ks = sorted(estimates)
     figure = blank(0.7 * WIDTH, 3.2)
     axes = figure.subplots()
     axes.errorbar(
         ks,
         [estimates[k].mean for k in ks],
-        yerr=[known(estimates[k].error_over_particles) for k in ks],
+        yerr=[or_zero(estimates[k].error_over_particles) for k in ks],
         color=TRAIN,
         marker="o",
         markersize=4.5,
         capsize=4,
         label=_errors(estimates[ks[-1]]),
     )
-    shapes = report.per_datum["Pareto k-hat"]
+    shapes = report.per_datum[PARETO]
     trusted = not (shapes.isnan() | pareto.beyond(shapes, report.particles)).any()
     if "extrapolated" in report.quantities and trusted:
         level(axes, estimate_of(report, "extrapolated"), "extrapolated, no bound")
     particle_axis(axes, ks)
     axes.set_ylabel("bound on log p(x), nats per datum")
-    axes.set_title(report.title.removesuffix(", nats per datum"), loc="left", fontsize=10)
+    axes.set_title(report.subject, loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     clean(axes)
     return figure
@@ -99,8 +97,8 @@ def rate_distortion(found: RateDistortion) -> Figure:
     axes.errorbar(
         [rate.mean for rate in rates],
         [distortion.mean for distortion in distortions],
-        xerr=[known(rate.error_over_particles) for rate in rates],
-        yerr=[known(distortion.error_over_particles) for distortion in distortions],
+        xerr=[or_zero(rate.error_over_particles) for rate in rates],
+        yerr=[or_zero(distortion.error_over_particles) for distortion in distortions],
         color=TRAIN,
         marker="o",
         markersize=4.5,
@@ -167,7 +165,7 @@ def lines_of_one_elbo(axes: Any, points: list[tuple[float, float]]) -> None:
 
 def level(axes: Any, estimate: Estimate, label: str) -> None:
     """Draw a mean as a horizontal dashed line, with a band of one standard error."""
-    error = known(estimate.error_over_particles)
+    error = or_zero(estimate.error_over_particles)
     band = (estimate.mean - error, estimate.mean + error)
     axes.axhspan(*band, color=VALIDATION, alpha=0.2, linewidth=0)
     axes.axhline(estimate.mean, color=VALIDATION, linestyle=DASHED, linewidth=1.2, label=label)

@@ -6,23 +6,23 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from pyrovae.measure.findings import Finding
-from pyrovae.measure.report import USED
+from pyrovae.measure.report import USED, Report
+from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, blank, clean
 from pyrovae.weights.bounds import students_factor
 
 __all__ = ["kl_per_dimension"]
 
-PREFIX: Final = "KL per dimension, "
 NAMED: Final = 24
 """The largest number of bars that are labeled with their dimension."""
 
 
-def kl_per_dimension(report: Finding) -> Figure:
+def kl_per_dimension(report: Report | SavedFinding) -> Figure:
     """Plot the KL of each latent dimension in descending order, one panel per site.
 
-    Error bars are one standard error over data. Dimensions of at most 0.01 nats are gray.
+    Error bars are one standard error over data. Dimensions of at most 0.01 nats, a threshold of
+    ours, are gray.
 
     Args:
         report: the result of `evaluate` or `read_report`.
@@ -38,11 +38,7 @@ def kl_per_dimension(report: Finding) -> Figure:
         >>> sorted(label.get_text() for label in axes.get_xticklabels())
         ['0', '1', '2']
     """
-    each = {
-        name.removeprefix(PREFIX): values.detach().cpu().double()
-        for name, values in report.per_datum.items()
-        if name.startswith(PREFIX)
-    }
+    each = report.kl_per_dimension
     if not each:
         raise ValueError(
             f"'{report.title}' has no KL for each dimension: prior and posterior of a site must "
@@ -50,7 +46,8 @@ def kl_per_dimension(report: Finding) -> Figure:
         )
     figure = blank(0.8 * WIDTH, 2.5 * len(each))
     panels = figure.subplots(len(each), 1, squeeze=False)[:, 0]
-    for axes, (site, values) in zip(panels, each.items(), strict=True):
+    for axes, (site, found) in zip(panels, each.items(), strict=True):
+        values = found.detach().cpu().double()
         means = values.mean(0)
         order = means.argsort(descending=True)
         count = len(values)

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from pyrovae.measure.findings import Finding, estimate_of
+from pyrovae.measure.findings import Finding, estimate_of, or_zero
 from pyrovae.measure.refinement import gaps_finding as measured
 from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean, known
+from pyrovae.plots.style import CLASSES, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 from pyrovae.weights.bounds import Estimate
 
 __all__ = ["gaps"]
@@ -64,11 +64,11 @@ def gaps(finding: Finding) -> Figure:
     axes.use_sticky_edges = False
     axes.margins(y=0.2)
     axes.set_ylabel("nats per datum")
-    axes.set_title(finding.title.partition(", nats")[0], loc="left", fontsize=10)
+    axes.set_title(finding.subject, loc="left", fontsize=10)
     clean(axes)
     axes.grid(visible=False, axis="x")
     said = ["bars: ± 2 standard errors over particles"]
-    if known(estimate_of(finding, measured.ELBO).error_over_data):
+    if or_zero(estimate_of(finding, measured.ELBO).error_over_data):
         said.append("numbers: ± 1 over data")
     axes.text(
         0.01,
@@ -94,9 +94,9 @@ def _bar(axes: Any, place: int, ends: list[float], gap: Estimate, label: str) ->
         hatch=HATCHES[place],
         edgecolor="white",
     )
-    error = 2 * known(gap.error_over_particles)
+    error = 2 * or_zero(gap.error_over_particles)
     axes.errorbar(place, high, yerr=error, color="black", capsize=4, linewidth=1.2)
-    spread = f" ± {gap.error_over_data:.2g}" if known(gap.error_over_data) else ""
+    spread = f" ± {gap.error_over_data:.2g}" if or_zero(gap.error_over_data) else ""
     axes.annotate(
         f"{label}\n{gap.mean:.3g}{spread}",
         (place, max(ends) + error),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,13 +14,15 @@ from pyrovae.plots.image_grid import columns, mosaic
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
-from pyrovae.weights.target import evaluation_mode
+from pyrovae.weights.target import as_tensors, evaluation_mode
 
 __all__ = ["reconstructions", "samples", "traversals"]
 
 
 @torch.no_grad()
-def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: ContextValue) -> Figure:
+def reconstructions(
+    vae: VAE, x: Any, shape: Shape | None = None, *context: ContextValue
+) -> Figure:
     """Plot data above their reconstructions, the mean of p(x | z) at one z ~ q(z | x).
 
     The color scale is [0, 1] if all values lie in it, else the range of the values, which the
@@ -26,8 +30,9 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: ContextValue) -
 
     Args:
         vae: the VAE.
-        x: the data to show, [N, C * H * W], ten per row.
-        shape: (C, H, W), with one channel (grayscale) or three (RGB).
+        x: the data to show, images [N, C, H, W] or flat vectors [N, C * H * W], ten per row.
+        shape: (C, H, W), with one channel (grayscale) or three (RGB); None for images, which
+            have their own.
         *context: passed to `vae.reconstruct`.
 
     Raises:
@@ -40,6 +45,7 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: ContextValue) -
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['data', 'reconstruction']
     """
+    x, *context = as_tensors(vae, x, *context)  # type: ignore[assignment]
     data = fold(x, shape)
     with evaluation_mode(vae):
         means = fold(vae.reconstruct(x, *context), shape)
@@ -50,7 +56,7 @@ def reconstructions(vae: VAE, x: Tensor, shape: Shape, *context: ContextValue) -
     return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
 
 
-def traversals(traversal: Traversal, shape: Shape) -> Figure:
+def traversals(traversal: Traversal, shape: Shape | None = None) -> Figure:
     """Plot the means of p(x | z) along latent dimensions, one row per dimension.
 
     Args:
@@ -72,17 +78,24 @@ def traversals(traversal: Traversal, shape: Shape) -> Figure:
 
 
 @torch.no_grad()
-def samples(vae: VAE, n: int, shape: Shape, *context: ContextValue) -> Figure:
-    """Plot the means of p(x | z) at n samples of the prior, z ~ p(z).
+def samples(
+    vae: VAE, n: int, shape: Shape | None = None, *context: ContextValue, means: bool = True
+) -> Figure:
+    """Plot the means of p(x | z) at n samples of the prior, z ~ p(z), or samples of x.
+
+    A mean shows what the latents say about x. A sample of x, as of `vae.sample`, has the noise of
+    p(x | z) too: that of binary pixels looks grainy.
 
     Args:
         vae: the VAE.
         n: the number of images.
         shape: as for `reconstructions`.
-        *context: passed to `vae.predictive`.
+        *context: passed to the prior and the likelihood.
+        means: whether to plot means, or samples of x.
 
     Raises:
-        ValueError: if n is below 1, the samples are not of this shape, or p(x | z) has no mean.
+        ValueError: if n is below 1, the samples are not of this shape, or p(x | z) has no mean
+            and `means` is true.
 
     Example:
         >>> import pyrovae as pv
@@ -93,5 +106,5 @@ def samples(vae: VAE, n: int, shape: Shape, *context: ContextValue) -> Figure:
     if n < 1:
         raise ValueError(f"a figure of samples needs at least one; got n={n}")
     with evaluation_mode(vae):
-        means = fold(mean_of(vae.predictive(n, *context)), shape)
-    return mosaic(list(means.split(columns(n))), names=[])
+        x = mean_of(vae.predictive(n, *context)) if means else vae.sample(n, *context)
+    return mosaic(list(fold(x, shape).split(columns(n))), names=[])

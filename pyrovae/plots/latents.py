@@ -26,7 +26,7 @@ MOMENT_DRAWS: Final = 100
 def latent_map(
     vae: VAE,
     x: Tensor,
-    labels: Tensor | Sequence[int],
+    labels: Tensor | Sequence[int] | None,
     *context: ContextValue,
     site: str | None = None,
 ) -> Figure:
@@ -38,7 +38,7 @@ def latent_map(
     Args:
         vae: the VAE.
         x: data [N, ...].
-        labels: integers [N].
+        labels: integers [N]; None for one color.
         *context: passed to `vae.encode`.
         site: the name of the latent site, if the guide has several.
 
@@ -53,17 +53,16 @@ def latent_map(
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['0', '1', '2']
     """
-    classes = torch.as_tensor(labels).detach().cpu()
+    classes = torch.as_tensor([0] * len(x) if labels is None else labels).detach().cpu()
     if classes.shape != (len(x),):
         raise ValueError(
             f"the map needs one label for each of the {len(x)} data; got labels of shape "
             f"{tuple(classes.shape)}"
         )
     with evaluation_mode(vae):
-        points, names = _plane(vae.encode(x, *context, site=site), len(x))
+        points, names, same_unit = _plane(vae.encode(x, *context, site=site), len(x))
     figure = blank(0.8 * WIDTH, 0.66 * WIDTH)
     axes = figure.subplots()
-    same_unit = "deviation" not in names[1]
     axes.set_aspect("equal" if same_unit else "auto", adjustable="datalim")
     for i, label in enumerate(classes.unique().tolist()):
         across, up = points[classes == label].T.tolist()
@@ -78,33 +77,35 @@ def latent_map(
             label=f"{label:g}",
         )
     axes.set(xlabel=names[0], ylabel=names[1])
-    legend: Any = figure.legend(
-        title="label", loc="outside right center", frameon=False, handletextpad=0.2
-    )
-    for handle in legend.legend_handles:
-        handle.set_sizes([30.0])
+    if labels is not None:
+        legend: Any = figure.legend(
+            title="label", loc="outside right center", frameon=False, handletextpad=0.2
+        )
+        for handle in legend.legend_handles:
+            handle.set_sizes([30.0])
     clean(axes)
     return figure
 
 
-def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str]]:
-    """Return the coordinates of the data, [N, 2], and the labels of the axes."""
+def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str], bool]:
+    """Return the data's coordinates [N, 2], the axes' labels, and whether their units agree."""
     means, deviations = (moment.cpu().double().reshape(n, -1) for moment in _moments(posterior))
     if means.shape[1] == 1:
         names = ["posterior mean of $z$", "posterior standard deviation of $z$"]
-        return torch.cat([means, deviations], 1), names
+        return torch.cat([means, deviations], 1), names, False
     if means.shape[1] == 2:
-        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
+        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"], True
     if n < 2:
         raise ValueError("principal components need at least two data; got one")
     centered = means - means.mean(0)
     _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
     share = spread.square() / spread.square().sum().clamp(min=1e-300)
     signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    return centered @ (signs * axes)[:2].T, [
+    names = [
         f"posterior means, {order} component ({100 * part:.0f}% of variance)"
         for order, part in zip(("first", "second"), share.tolist(), strict=False)
     ]
+    return centered @ (signs * axes)[:2].T, names, True
 
 
 def _moments(posterior: Any) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyrovae.measure.novelty import NoveltyFinding
-from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import TRAIN, VALIDATION, blank, clean
+from pyrovae.plots.style import TRAIN, VALIDATION, clean, panels
 
 __all__ = ["novelty"]
 
@@ -33,14 +32,8 @@ def novelty(detection: NoveltyFinding) -> Figure:
         >>> pv.plots.novelty(found).axes[0].get_xlabel()
         '-log p'
     """
-    names = list(detection.inside)
-    columns = min(2, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = blank(WIDTH * columns / 2, 0.35 + 2.2 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat[len(names) :]:
-        axes.set_axis_off()
-    for axes, name in zip(panels.flat, names, strict=False):
+    figure, each = panels(list(detection.inside), most=2, height=2.2)
+    for name, axes in each.items():
         kinds = (detection.inside[name].double(), detection.outside[name].double())
         low, high = torch.cat(kinds).quantile(torch.tensor([0.005, 0.995]).double()).tolist()
         if low == high:
@@ -57,6 +50,6 @@ def novelty(detection: NoveltyFinding) -> Figure:
         axes.set_yticks([])
         clean(axes)
         axes.grid(visible=False)
-    lines = panels.flat[0].get_legend_handles_labels()
+    lines = axes.get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return figure

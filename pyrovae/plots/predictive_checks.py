@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from pyrovae.measure.predictive_checks import PredictiveCheckFinding
-from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
+from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, clean, panels
 
 __all__ = ["predictive_checks"]
-
-COLUMNS = 3
 
 
 def predictive_checks(checks: PredictiveCheckFinding) -> Figure:
@@ -33,17 +29,10 @@ def predictive_checks(checks: PredictiveCheckFinding) -> Figure:
         >>> pv.plots.predictive_checks(found).axes[0].get_title(loc="left")
         'mean: p = 1.000'
     """
-    names = list(checks.real)
-    columns = min(COLUMNS, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = blank(WIDTH * columns / COLUMNS, 0.35 + 1.9 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat[len(names) :]:
-        axes.set_axis_off()
-    for axes, name in zip(panels.flat, names, strict=False):
-        _panel(axes, checks, name)
+    figure, each = panels(list(checks.real), most=3, height=1.9)
     key: dict[str, Any] = {}
-    for axes in panels.flat:
+    for name, axes in each.items():
+        _panel(axes, checks, name)
         key |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
         key.values(), key, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyrovae.measure.annealing.ais_finding import GAP, SIMULATED_LOWER, SIMULATED_UPPER
 from pyrovae.measure.findings import Finding, estimate_of
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
@@ -34,15 +35,15 @@ def sandwich(found: Finding) -> Figure:
     """
     figure = blank(WIDTH, 3.1)
     both, apart = figure.subplots(1, 2, width_ratios=[1, 1.15])
-    below = estimate_of(found, "simulated data, from below").value.cpu().tolist()
-    above = estimate_of(found, "simulated data, from above").value.cpu().tolist()
+    below = estimate_of(found, SIMULATED_LOWER).value.cpu().tolist()
+    above = estimate_of(found, SIMULATED_UPPER).value.cpu().tolist()
     ends = [min(below + above), max(below + above)]
     both.plot(ends, ends, color=OBJECTIVE, linestyle=DASHED, linewidth=1)
     both.scatter(below, above, s=14, color=TRAIN, linewidths=0)
     both.set(xlabel="from below, nats", ylabel="from above, nats")
     both.locator_params(nbins=4)
     both.set_title("bounds on log p(x), simulated data", loc="left", fontsize=10)
-    gap = estimate_of(found, "simulated data, gap")
+    gap = estimate_of(found, GAP)
     gaps = sorted(gap.value.cpu().tolist())
     apart.axhline(0, color=OBJECTIVE, linewidth=1, linestyle=DASHED)
     said = f"mean {gap.mean:.2f}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
-from pyrovae.plots.image_grid import PIXELS_PER_INCH, PortableFigure
+from matplotlib.figure import Figure
+
+from pyrovae.plots.image_grid import PIXELS_PER_INCH, WIDTH, PortableFigure
 
 __all__ = [
     "CLASSES",
@@ -16,7 +19,7 @@ __all__ = [
     "VALIDATION",
     "blank",
     "clean",
-    "known",
+    "panels",
 ]
 
 TRAIN: Final = "#0072B2"
@@ -37,6 +40,17 @@ def blank(width: float, height: float) -> PortableFigure:
     return PortableFigure(figsize=(width, height), dpi=PIXELS_PER_INCH, layout="constrained")
 
 
+def panels(names: Sequence[str], *, most: int, height: float) -> tuple[Figure, dict[str, Any]]:
+    """Return a figure with one panel for each name, at most `most` beside each other."""
+    columns = min(most, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = blank(WIDTH * columns / most, 0.35 + height * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    return figure, dict(zip(names, grid, strict=False))
+
+
 def clean(axes: Any) -> None:
     """Remove the top and right spines, and add a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -46,8 +60,3 @@ def clean(axes: Any) -> None:
     axes.tick_params(labelsize=9, color="#666666")
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_size(9.5)
-
-
-def known(error: float) -> float:
-    """Return an error for a bar, 0 if it is NaN, as with a single particle."""
-    return 0.0 if math.isnan(error) else error

@@ -42,8 +42,9 @@ def history(history: Epochs) -> Figure:
 
     Example:
         >>> import pyrovae as pv
-        >>> values = dict.fromkeys(pv.train.callbacks.Epoch.__annotations__, 1.0)
-        >>> trained = pv.History([pv.train.callbacks.Epoch(**values)])
+        >>> from pyrovae.train.callbacks import Epoch
+        >>> values = dict.fromkeys(Epoch.__annotations__, 1.0)
+        >>> trained = pv.History([Epoch(**values)])
         >>> [axes.get_title(loc="left") for axes in pv.plots.history(trained).axes]
         ['ELBO', 'rate', 'distortion']
     """

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.datasets import Split
+from pyrovae.data.table import Table
 from pyrovae.files import (
     json_as_bytes,
     schemas,
@@ -128,6 +129,21 @@ class Run:
             raise ValueError(
                 f"the run in {self.folder} has an invalid record of its data: {error}"
             ) from error
+
+    @property
+    def table(self) -> Table | None:
+        """The schema of the frame that the run was trained on; None if it was no frame.
+
+        Raises:
+            ValueError: if there is no run, or if its record of the table is damaged.
+        """
+        recorded = self.config.get("table")
+        if recorded is None and isinstance(self.source.reading.get("table"), dict):
+            recorded = self.source.reading["table"]
+        try:
+            return None if recorded is None else Table.from_record(recorded)
+        except ValueError as error:
+            raise ValueError(f"the run in {self.folder} cannot decode: {error}") from error
 
     def load_vae(self, **programs: Callable[..., Any]) -> VAE:
         """Rebuild the VAE, and check that no parameter is NaN.

@@ -20,12 +20,11 @@ from torch import Tensor
 from pyrovae.randomness import Steps, seeded
 from pyrovae.types import Target
 from pyrovae.vae import VAE
-from pyrovae.weights.attributes import changed_attributes, modules_by_path
+from pyrovae.weights.attributes import assign_attributes, changed_attributes
 from pyrovae.weights.run import run
 from pyrovae.weights.target import (
     buffers_kept,
     buffers_of,
-    device_of,
     keep_steps,
     programs,
     steps_of,
@@ -146,13 +145,9 @@ def _held_buffers(vae: VAE) -> dict[str, Tensor]:
 
 def _restore_attributes(vae: VAE, saved: dict[str, Tensor]) -> None:
     """Assign the saved plain attributes to their modules, and remove them from `saved`."""
-    modules, device = modules_by_path(vae), device_of(vae)
-    for name in [name for name in saved if name.startswith(ATTRIBUTE)]:
-        path, _, attribute = name.removeprefix(ATTRIBUTE).rpartition(".")
-        if path in modules:
-            attributes, value = vars(modules[path]), saved.pop(name)
-            fresh = attributes.get(attribute)
-            attributes[attribute] = value.to(fresh.device if isinstance(fresh, Tensor) else device)
+    named = {n.removeprefix(ATTRIBUTE): t for n, t in saved.items() if n.startswith(ATTRIBUTE)}
+    for name in assign_attributes(vae, named):
+        del saved[f"{ATTRIBUTE}{name}"]
 
 
 def _declare_deferred(vae: VAE) -> None:

@@ -9,7 +9,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
+from pyrovae.train.history import Epoch, History
+from pyrovae.train.optimizers import learning_rate_of
+from pyrovae.vae import VAE
+from pyrovae.weights.attributes import assign_attributes, changed_attributes
 from pyrovae.weights.target import buffers_of
 
 __all__ = [
@@ -31,83 +36,38 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """The measurements of an epoch, means over data in nats.
-
-    Attributes:
-        epoch: the number of the epoch, from 1.
-        loss: the mean loss of the epoch's steps.
-        elbo: the ELBO after the epoch on the first 2,000 training data.
-        rate: the KL term of the ELBO.
-        distortion: the negative reconstruction term; elbo = -rate - distortion.
-        validation_elbo: the ELBO on the validation data, NaN without any.
-        validation_rate: the rate on the validation data.
-        validation_distortion: the distortion on the validation data.
-        kl_weight: the KL weight at the epoch's last step.
-        seconds: the time of the epoch's steps.
-    """
-
-    epoch: int
-    loss: float
-    elbo: float
-    rate: float
-    distortion: float
-    validation_elbo: float
-    validation_rate: float
-    validation_distortion: float
-    kl_weight: float
-    seconds: float
-
-
-@dataclass
-class History:
-    """The epochs of a training, and why it ended.
-
-    Attributes:
-        epochs: the measurements of each epoch.
-        ended: "all epochs done", "stopped early ...", "interrupted" or "broken off ...".
-        kept: the epoch whose parameters the target has after training; 0 is before the first
-            step.
-        compile_seconds: the time of compiling, which is not part of the epochs' seconds.
-        objective: the name of the objective.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
-    ended: str = "all epochs done"
-    kept: int = 0
-    compile_seconds: float = 0.0
-    objective: str = "objective"
-
-    def column(self, name: str) -> list[float]:
-        """Return one measurement of every epoch."""
-        return [getattr(epoch, name) for epoch in self.epochs]
-
-    def lines(self) -> list[dict[str, float | None]]:
-        """Return the epochs as JSON records; numbers that are not finite are None."""
-        return [
-            {
-                name: value if math.isfinite(value) else None
-                for name, value in asdict(epoch).items()
-            }
-            for epoch in self.epochs
-        ]
-
-
 class Snapshot(dict[str, Tensor]):
     """Copies of parameters and buffers by name.
 
     Attributes:
         epoch: the number of whole epochs before they were taken.
+        attributes: copies of tensors that modules keep in plain attributes.
     """
 
-    def __init__(self, tensors: Iterable[tuple[str, Tensor]], epoch: int) -> None:
+    def __init__(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        epoch: int,
+        attributes: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__(tensors)
-        self.epoch = epoch
+        self.epoch, self.attributes = epoch, dict(attributes or {})
+
+    def as_tree(self) -> dict[str, Any]:
+        """Return plain dictionaries, for a checkpoint."""
+        return {"tensors": dict(self), "epoch": self.epoch, "attributes": self.attributes}
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any]) -> Snapshot:
+        """Return the snapshot of `as_tree`."""
+        return cls(tree["tensors"].items(), tree["epoch"], tree["attributes"])
 
 
 class StopTraining(Exception):  # noqa: N818  (a request, not an error)
-    """Raised by a callback's `finished_epoch` to end the training, with the reason."""
+    """Raised by a callback's `stepped` or `finished_epoch` to end the training, with the reason.
+
+    After `stepped`, the epoch ends with its steps so far: it is measured, and the parameters stay.
+    """
 
 
 @dataclass
@@ -128,6 +88,8 @@ class Training:
         partial: whether the last epoch ended before its last step.
         resumed: the folder that the training goes on from, "" if it begins anew.
         state: returns the whole state, a tree of tensors and numbers, for a checkpoint.
+        optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
+        norm: the norm of the last step's gradient as a tensor, which may be on a GPU.
     """
 
     target: Any
@@ -142,15 +104,37 @@ class Training:
     partial: bool = False
     resumed: str = ""
     state: Callable[[], dict[str, Any]] = dict
+    optimizer: Any = None
+    norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step, for parameters in no group or for the first ones.
+
+        NaN before the first step of an optimizer of Pyro.
+        """
+        return learning_rate_of(self.optimizer)
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of the last step's gradient over all parameters, before clipping.
+
+        NaN if the step does not clip and no callback has `needs_gradient_norm`. Reading it waits
+        for a GPU.
+        """
+        return self.norm.item()
 
     def snapshot(self) -> Snapshot:
-        """Copy the parameters and buffers."""
+        """Copy the parameters, buffers and plain attributes."""
         copies = ((name, tensor.detach().clone()) for name, tensor in self._tensors())
-        return Snapshot(copies, self.epoch)
+        held = changed_attributes(self.target) if isinstance(self.target, VAE) else {}
+        attributes = {name: value.detach().clone() for name, value in held.items()}
+        return Snapshot(copies, self.epoch, attributes)
 
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Restore the parameters and buffers of a snapshot."""
-        self.epoch = getattr(snapshot, "epoch", self.epoch)
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore the parameters, buffers and plain attributes of a snapshot."""
+        self.epoch = snapshot.epoch
+        assign_attributes(self.target, snapshot.attributes)
         with torch.no_grad():
             for name, tensor in self._tensors():
                 tensor.copy_(snapshot[name])
@@ -177,10 +161,13 @@ class Callback:
         >>> callbacks = [ProgressBar(), StopAtLoss()]
 
     Attributes:
+        needs_gradient_norm: whether it reads `Training.gradient_norm`, which is measured if any
+            callback does.
         writes: whether it writes to files or the screen, and does nothing else to the training.
             Of several processes, that of rank 0 alone calls such a callback.
     """
 
+    needs_gradient_norm: bool = False
     writes: ClassVar[bool] = False
 
     def started(self, training: Training) -> None:
@@ -189,11 +176,20 @@ class Callback:
     def resumed(self, training: Training) -> None:
         """After `started`, if the training goes on from a checkpoint."""
 
+    def started_epoch(self, training: Training) -> None:
+        """Before the first step of each epoch."""
+
+    def compiling(self, training: Training) -> None:
+        """Before a step is compiled, which takes seconds to tens of seconds."""
+
     def stepped(self, training: Training) -> None:
         """After each step; raise `pyrovae.StopTraining` to end the training there."""
 
     def paused(self, training: Training) -> None:
         """After the last step of a training that ends in the middle of an epoch."""
+
+    def measuring(self, training: Training) -> None:
+        """After the steps of an epoch, before the ELBO is measured."""
 
     def finished_epoch(self, training: Training) -> None:
         """After each epoch; raise `pyrovae.StopTraining` to end the training."""
@@ -216,7 +212,9 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """Show steps per second and the loss, and print the ELBO of each epoch to stderr.
+    """Show steps per second, the loss and the time left; print the ELBO of each epoch to stderr.
+
+    While a step is compiled, the bar says so.
 
     Args:
         every: the number of epochs per printed line, 1 or more.
@@ -250,17 +248,33 @@ class ProgressBar(Callback):
             epochs=training.epochs,
             said="compiling the step" if training.compiled else "",
         )
-        self.since, self.steps = time.perf_counter(), 0
+        self._count()
         self.bar.start()
+
+    def _count(self) -> None:
+        self.since, self.steps, self.timed = time.perf_counter(), 0, 0
+
+    def compiling(self, training: Training) -> None:
+        """Say that the step is compiled."""
+        self.bar.update(self.task, said="compiling the step")
+        self.timed = -1  # the time of this step is not one of training
 
     def stepped(self, training: Training) -> None:
         """Advance the bar."""
-        self.steps += 1
-        rate = self.steps / max(time.perf_counter() - self.since, 1e-9)
-        loss = f", loss {training.loss:.2f}" if math.isfinite(training.loss) else ""
-        self.bar.update(
-            self.task, advance=1, said=f"{rate:.{1 if rate < 10 else 0}f} steps/s{loss}"
-        )
+        self.steps, self.timed = self.steps + 1, self.timed + 1
+        if not self.timed:
+            self.since = time.perf_counter()
+        self.bar.update(self.task, advance=1, said=self._said(training))
+
+    def _said(self, training: Training) -> str:
+        rate = self.timed / max(time.perf_counter() - self.since, 1e-9)
+        said = [f"{rate:.{1 if rate < 10 else 0}f} steps/s"] if self.timed else []
+        if math.isfinite(training.loss):
+            said.append(f"loss {training.loss:.2f}")
+        if self.timed and training.batches:
+            left = training.epochs * training.batches - training.step
+            said.append(f"{timedelta(seconds=round(left / rate))} left")
+        return ", ".join(said)
 
     def finished_epoch(self, training: Training) -> None:
         """Print a line, and reset the bar for the next epoch."""
@@ -271,7 +285,7 @@ class ProgressBar(Callback):
             self.bar.update(
                 self.task, total=training.batches, completed=0, epoch=last.epoch + 1, said=""
             )
-        self.since, self.steps = time.perf_counter(), 0
+        self._count()
 
     def _print(self, last: Epoch, steps: int) -> None:
         validation = (
@@ -338,13 +352,12 @@ class EarlyStopping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best ELBO, its parameters, and the number of epochs since."""
-        kept = {"epoch": self.kept.epoch, "tensors": dict(self.kept)}
-        return {"best": self.best, "waited": self.waited, "kept": kept}
+        return {"best": self.best, "waited": self.waited, "kept": self.kept.as_tree()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of an earlier training."""
         self.best, self.waited = state["best"], state["waited"]
-        self.kept = Snapshot(state["kept"]["tensors"].items(), state["kept"]["epoch"])
+        self.kept = Snapshot.of_tree(state["kept"])
 
     def finished(self, training: Training) -> None:
         """Restore the best parameters."""

@@ -49,5 +49,6 @@ def checked_run(
     names = {parameter: name for name, parameter in graph.announced.items()}
     named = [names.get(p, f"tensor {i}") for i, p in enumerate(graph.trained)]
     pairs = dict(zip(named, zip(grads, wanted, strict=True), strict=True))
-    different = differences((found, loss), pairs) or after.differs(StepState(graph, inputs))
+    different = differences((found, loss), pairs, epsilon=graph.run.epsilon)
+    different = different or after.differs(StepState(graph, inputs))
     return loss, announced, different

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pyrovae.runs import Run
 from pyrovae.runs.checkpoints import Checkpoints
@@ -14,6 +14,9 @@ from pyrovae.train.callbacks import Callback, Training
 from pyrovae.vae import VAE
 
 __all__ = ["Checkpoint"]
+
+NONE_YET: Final = (-math.inf, -1)
+"""The best validation ELBO and its step, before there is one."""
 
 
 class Checkpoint(Callback):
@@ -51,11 +54,11 @@ class Checkpoint(Callback):
         if not minutes > 0:
             raise ValueError(f"a state is written every so many minutes, above 0; got {minutes}")
         self.folder, self.minutes, self.details = Path(folder), minutes, details
-        self.best: tuple[float, int] = (-math.inf, 0)
+        self.best: tuple[float, int] = NONE_YET
 
     def started(self, training: Training) -> None:
         """Write the first files, so that errors of the folder are raised at once."""
-        run, self.best = Run(self.folder), (-math.inf, 0)
+        run, self.best = Run(self.folder), NONE_YET
         self.checkpoints, self.written = Checkpoints(self.folder), time.monotonic()
         if training.resumed and self.folder.resolve() == Path(training.resumed).resolve():
             self.config = run.config | self.details
@@ -63,6 +66,7 @@ class Checkpoint(Callback):
         else:
             self.checkpoints.clear()
             self.config = run.save(_saved(training), **self.details)
+            self._write_state(training)
         self.run = run
 
     def stepped(self, training: Training) -> None:

@@ -17,14 +17,20 @@ GRADIENT_TOLERANCE: Final = 1e-3
 
 
 def differences(
-    losses: tuple[Any, Any], gradients: Mapping[str, tuple[Tensor | None, Tensor | None]]
+    losses: tuple[Any, Any],
+    gradients: Mapping[str, tuple[Tensor | None, Tensor | None]],
+    *,
+    epsilon: float = 0.0,
 ) -> str:
     """Describe the first difference beyond rounding; "" if there is none.
 
     Args:
         losses: the loss of the graph and that of the eager step.
         gradients: likewise the gradients, by parameter.
+        epsilon: the machine epsilon of the coarsest dtype that they are computed in. A gradient
+            may differ by one rounding in it.
     """
+    tolerance = max(GRADIENT_TOLERANCE, epsilon)
     for found, wanted in zip(*map(pytree.tree_leaves, losses), strict=True):
         if not _close(float(found), float(wanted)):
             return f"the loss is {float(found):.6g} and not {float(wanted):.6g}"
@@ -34,7 +40,7 @@ def differences(
             return f"the gradient of {name} is {'missing' if found is None else 'not None'}"
         if found is None or wanted is None:
             continue
-        allowed = GRADIENT_TOLERANCE * _largest(wanted) + 1e-5 * most
+        allowed = tolerance * _largest(wanted) + 1e-5 * most
         away = _largest(found.to(wanted.dtype) - wanted)
         if math.isfinite(most) and not away <= allowed:
             return f"the gradient of {name} differs by {away:.3g} of {_largest(wanted):.3g}"

@@ -16,7 +16,7 @@ derived from that of the training, the rank and the step, so that nothing has to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -102,28 +102,30 @@ class Together:
         """Whether this is the process of rank 0."""
         return self.ranks.rank == 0
 
-    def batches(self, own: Iterator[Batch], training: Training) -> Iterator[Batch | None]:
-        """Yield the batches of this process, then None until rank 0 ends the epoch."""
+    def groups(self, own: Iterator[list[Batch]], training: Training) -> Iterator[list[Batch]]:
+        """Yield the batches of each step, if any, until rank 0 ends the epoch."""
         while True:
             if not self.leads:
                 torch.manual_seed(derived(self.seed, self.ranks.rank, training.step))
             try:
-                batch = next(own, None)
+                group = next(own, [])
             except Exception:
                 self.fail()
                 raise
-            if batch is None and self.leads:
+            if self.leads and not group:
                 self._send(EPOCH_ENDS)
                 return
-            yield batch
+            yield group
 
     def joint(
-        self, batch: Batch | None, gradients: Callable[[Batch], tuple[float, list[Tensor]]]
+        self,
+        group: Sequence[Batch],
+        gradients: Callable[[Sequence[Batch]], tuple[float, list[Tensor]]],
     ) -> float:
         """Leave the gradients of a joint batch in the parameters, and return its loss.
 
         Args:
-            batch: the part of this process; None if it has none.
+            group: the batches of this process, its part of the joint batch; it may have none.
             gradients: returns the loss of a part, and the parameters with their gradients.
 
         Raises:
@@ -133,14 +135,14 @@ class Together:
             ProcessLost: if another process failed or has ended.
         """
         loss, rows = 0.0, 0
-        if batch is not None:
+        if group:
             try:
-                loss, announced = gradients(batch)
+                loss, announced = gradients(group)
                 self._check(announced)
             except Exception:
                 self.fail()
                 raise
-            rows = len(batch[0])
+            rows = sum(len(batch[0]) for batch in group)
         return self._reduced(loss, rows)
 
     @torch.no_grad()

@@ -55,7 +55,8 @@ def attempt(model: Program, guide: Program, batch: Batch) -> None:
             raise ValueError(
                 "what follows x in the data is context for the programs, and these run on x alone "
                 f"but not on {_shapes(batch)} ({one_line(error)}): give x by itself, data[0] of "
-                "a tuple or torch.stack([item[0] for item in data]) of a data set"
+                "a tuple or pyrovae.data.Labeled(data, labels='drop') of a data set; or let the "
+                "programs take it, labels='context'"
             ) from error
         if isinstance(error, TypeError) or (isinstance(error, ValueError) and len(x) > 1):
             raise

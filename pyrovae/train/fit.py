@@ -41,6 +41,7 @@ from pyrovae.weights.run import run
 from pyrovae.weights.target import (
     buffers_kept,
     device_of,
+    intake_of,
     keep_steps,
     programs,
     safe_to_compile,
@@ -90,7 +91,7 @@ def fit(
         validation: data of the same forms, for the ELBO at the end of each epoch. A dynamic split
             is binarized once, as by `evaluate`.
         epochs: the number of passes over the data.
-        batch_size: the number of data in a step; an iterable of batches has its own.
+        batch_size: the number of data in a batch; an iterable of batches has its own.
         step: the objective, KL weight, handlers and optimizer.
         seed: the seed of shuffling, binarization and noise; torch's generators are restored
             afterwards. The default is 0 for an untrained target and then follows from the last
@@ -138,19 +139,22 @@ def fit(
     keep_steps(target, steps)  # before any step, as graphs guard the attributes of the target
     ranks = Ranks.present()
     with seeded(steps.next_seed):
-        device = device_of(target)
-        batches = Batches(data, batch_size, shuffle=True, device=device, ranks=ranks)
+        device, intake = device_of(target), intake_of(target)
+        batches = Batches(
+            *(data, batch_size), shuffle=True, device=device, intake=intake, ranks=ranks
+        )
         if validation is not None:
-            validation = Batches(drawn_once(validation), BATCH, device=device)
+            validation = Batches(drawn_once(validation), BATCH, device=device, intake=intake)
         shown = Monitor(batches.in_order(BATCH, first=DATA), validation, steps.seed)
         if step.compile is None:
             long = epochs * (batches.number or 0) >= COMPILED_FROM
             step = replace(step, compile=long and _is_safe_to_compile(target, step))
         svi, weight, parameters, scaled = _prepare(target, shown, batches, step)
         training = Training(
-            *(target, parameters, epochs, batches.number),
+            *(target, parameters, epochs, step.steps_in(batches.number)),
             compiled=svi.compiled,
             resumed="" if resume is None else str(resume),
+            optimizer=svi.optim,
         )
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)
@@ -162,6 +166,7 @@ def fit(
             callbacks=callbacks,
             before=steps,
             resumed=resumed,
+            scaled=scaled,
             together=together(training, batches, steps, scaled=scaled) if ranks.several else None,
         )
         loop.run()
@@ -187,8 +192,8 @@ def _prepare(
     """Check the data and the programs on a batch.
 
     Returns:
-        The SVI, the KL weight, the parameters by name, and whether the parts of a joint batch have
-        to be averaged because the programs scale each to all data.
+        The SVI, the KL weight, the parameters by name, and whether batches of one step have to be
+        averaged because the programs scale each to all data.
     """
     model, guide = programs(target)
     with seeded(0), buffers_kept(target):
@@ -197,9 +202,10 @@ def _prepare(
         x, *context = check(target, shown.train)
         if batches.fewest == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
-        several = batches.ranks.several
-        scaled = several and is_scaled(model, guide, *first_rows((x, *context), len(x) // 2 or 1))
         default = default_loss(model, guide, x, *context)
+        few = first_rows((x, *context), len(x) // 2 or 1)  # fewer than a plate of all data
+        joint = step.accumulate > 1 or batches.ranks.several
+        scaled = joint and is_scaled(model, guide, *few)
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w

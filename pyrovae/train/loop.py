@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,10 +23,12 @@ from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.ranks import alone
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps
+from pyrovae.train.accumulation import averaged, grouped, rescale
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.distributed import EpochEnded, Together
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
+from pyrovae.train.optim import Optim
 from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state_of
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
@@ -49,6 +51,7 @@ class Loop:
         monitor: measures at the end of each epoch.
         callbacks: in the order of their calls.
         before: the steps of the target before this training.
+        scaled: whether the programs scale the loss of a batch to all data.
         resumed: the state of an earlier training, from which this one goes on.
         so_far: the steps of the present epoch.
         recordings: the steps at which graphs were recorded.
@@ -63,6 +66,7 @@ class Loop:
     monitor: Monitor
     callbacks: Sequence[Callback]
     before: Steps
+    scaled: bool = False
     resumed: Mapping[str, Any] | None = None
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     recordings: Recordings = field(default_factory=Recordings)
@@ -78,6 +82,8 @@ class Loop:
         training = self.training
         training.forget_gradients()
         training.state = functools.partial(state_of, self)
+        self.svi.norm.measured = any(each.needs_gradient_norm for each in self.callbacks)
+        self.svi.before_compiling = functools.partial(self._tell, "compiling")
         broken: NonFiniteLoss | None = None
         try:
             for callback in self.called:
@@ -146,6 +152,7 @@ class Loop:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
             if self.together is not None:
                 self.together.ranks.overwrite(buffers_of(training.target).values())
+            self._tell("measuring")
             measured = self.monitor.measure(training.target)
         except BaseException:
             training.restore(good)
@@ -165,39 +172,50 @@ class Loop:
             raise stop
 
     def _steps(self) -> None:
-        """Take a step on each batch of the epoch that is left."""
-        training, so_far, batches = self.training, self.so_far, self.batches
-        started = time.perf_counter()
-        for batch in self._left():
+        """Take the steps that are left of the epoch."""
+        training, so_far, started = self.training, self.so_far, time.perf_counter()
+        self._tell("started_epoch")
+        for group in self._left():
             compiling = self.svi.compile_seconds
-            if batch is not None and not batches.tensors:
-                check_data(training.target, *batch)
-            self._set_weight(so_far.batches)
-            observed = self.svi.observed_steps
+            if not self.batches.tensors:
+                for batch in group:
+                    check_data(training.target, *batch)
+            self._set_weight(len(so_far.losses))
+            self._set_rate()
             try:
-                loss, rows = _step(training, self.svi, batch, self.together)
+                loss, rows = _step(self, group)
             except EpochEnded:
                 break
-            if batch is not None and self.svi.observed_steps > observed:
-                self.recordings.note(len(batch[0]), self.weight.beta)
-            so_far.losses.append(loss)
-            so_far.last = rows
-            so_far.count += so_far.last
-            so_far.batches += 1
+            so_far.add(loss, rows, batches=len(group))
             training.step += 1
-            if not isinstance(so_far.losses[-1], Tensor):
-                training.loss = so_far.losses[-1] / so_far.last
+            training.norm = self.svi.norm.value
+            if not isinstance(loss, Tensor):
+                training.loss = loss / so_far.last
             compiling, now = self.svi.compile_seconds - compiling, time.perf_counter()
             training.history.compile_seconds += compiling
             so_far.seconds += now - started - compiling
             started = now
             self._tell("stepped")
-        training.batches = batches.number if self.together is None else so_far.batches
+        steps = self.step.steps_in(self.batches.number)
+        training.batches = steps if self.together is None else len(so_far.losses)
 
-    def _left(self) -> Iterator[Batch | None]:
-        """Return the batches of the epoch that are left; None for a process without one."""
-        left = rest_of(self.batches, self.so_far)
-        return left if self.together is None else self.together.batches(left, self.training)
+    def _left(self) -> Iterator[list[Batch]]:
+        """Return the batches of the steps that are left in the epoch."""
+        left = grouped(rest_of(self.batches, self.so_far), self.step.accumulate)
+        return left if self.together is None else self.together.groups(left, self.training)
+
+    def _note(self, batch: Batch) -> None:
+        """Note the batch at which a graph was recorded, or the programs were observed for one."""
+        if self.svi.observed_steps > len(self.recordings.steps):
+            self.recordings.note(len(batch[0]), self.weight.beta)
+
+    def _set_rate(self) -> None:
+        """Set the learning rate of a step by the number of steps and the epochs so far."""
+        optim, epochs = self.svi.optim, self.training.history.epochs
+        if isinstance(optim, Optim):
+            if len(optim.bounds) != len(epochs):
+                optim.bounds = [_bound(epoch) for epoch in epochs]
+            optim.at(self.training.step)
 
     def _set_weight(self, number: int) -> None:
         """Set the KL weight of a batch, by its number in the epoch."""
@@ -211,6 +229,11 @@ class Loop:
         keep_steps(self.training.target, replace(self.before, taken=taken))
 
 
+def _bound(epoch: Epoch) -> float:
+    """Return the validation ELBO of an epoch if there is one, else minus the loss."""
+    return -epoch.loss if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
+
+
 def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
     """Advance a scheduler by an epoch; `ReduceLROnPlateau` gets the validation ELBO or the loss.
 
@@ -218,43 +241,55 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
     """
     for scheduler in optim.optim_objs.values():
         if isinstance(scheduler, ReduceLROnPlateau):
-            validated = not math.isnan(epoch.validation_elbo)
-            elbo = epoch.validation_elbo if validated else -epoch.loss
-            scheduler.step(elbo if scheduler.mode == "max" else -elbo)
+            scheduler.step(_bound(epoch) if scheduler.mode == "max" else -_bound(epoch))
         else:
             scheduler.step()
 
 
-def _step(
-    training: Training, svi: SVI, batch: Batch | None, together: Together | None
-) -> tuple[float | Tensor, int]:
+def _step(loop: Loop, group: Sequence[Batch]) -> tuple[float | Tensor, int]:
     """Take a step; return its loss and its data. After a CUDA graph, the loss is on the GPU."""
-    if together is not None:
-        loss = together.joint(batch, functools.partial(_gradients, training, svi))
-        svi.update(together.trained)
-        return loss, together.rows
-    assert batch is not None
-    launched = _explained(training, batch, svi.launch)
-    if launched is not None:
-        return launched, len(batch[0])
-    loss, parameters = _gradients(training, svi, batch)
-    svi.update(parameters)
-    return loss, len(batch[0])
+    if loop.together is not None:
+        loss = loop.together.joint(group, functools.partial(_of_group, loop))
+        loop.svi.update(loop.together.trained)
+        return loss, loop.together.rows
+    loss, parameters = _of_group(loop, group)
+    if not isinstance(loss, Tensor):
+        loop.svi.update(parameters)
+    return loss, sum(len(batch[0]) for batch in group)
 
 
-def _gradients(training: Training, svi: SVI, batch: Batch) -> tuple[float, list[Tensor]]:
-    """Return the loss, and the parameters with their gradients."""
-    loss, parameters = _explained(training, batch, svi.gradients)
-    if not math.isfinite(loss):
-        cause = locate(training, batch)
-        raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
-    return float(loss), parameters
+def _of_group(loop: Loop, group: Sequence[Batch]) -> tuple[Any, list[Tensor]]:
+    """Return the loss of a step's batches, and the parameters with their gradients.
+
+    If the whole step was launched as one graph, the loss is a tensor on the GPU.
+    """
+    losses: list[float] = []
+    sizes = [len(batch[0]) for batch in group]
+    parameters: dict[Tensor, None] = {}
+    for number, batch in enumerate(group):
+        if loop.scaled and number:
+            rescale(parameters, sizes[number - 1] / sizes[number])
+        launch = len(group) == 1 and loop.together is None
+        taken = _gradients(loop.training, loop.svi, batch, launch=launch)
+        loop._note(batch)
+        if isinstance(taken, Tensor):
+            return taken, []
+        losses.append(taken[0])
+        parameters.update(dict.fromkeys(taken[1]))
+    if loop.scaled:
+        rescale(parameters, sizes[-1] / sum(sizes))
+    return averaged(losses, sizes) if loop.scaled else sum(losses), list(parameters)
 
 
-def _explained(training: Training, batch: Batch, work: Callable[..., Any]) -> Any:
-    """Call a part of a step, and say in one sentence where it failed."""
+def _gradients(
+    training: Training, svi: SVI, batch: Batch, *, launch: bool
+) -> Tensor | tuple[float, list[Tensor]]:
+    """Return the loss and the parameters with gradients, or launch a whole step as one graph."""
     try:
-        return work(*batch)
+        launched = svi.launch(*batch) if launch else None
+        if launched is not None:
+            return launched
+        loss, parameters = svi.gradients(*batch)
     except (ValueError, RuntimeError, IndexError) as error:
         cause = not_finite(training.parameters) if isinstance(error, ValueError) else ""
         if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):
@@ -262,6 +297,10 @@ def _explained(training: Training, batch: Batch, work: Callable[..., Any]) -> An
         if not cause:
             raise failed(training, batch, error) from error
         raise NonFiniteLoss(describe(training, "the loss is not defined", cause)) from error
+    if not math.isfinite(loss):
+        cause = locate(training, batch)
+        raise NonFiniteLoss(describe(training, f"the loss is {loss}", cause))
+    return float(loss), parameters
 
 
 def _mean_loss(training: Training, so_far: EpochSoFar) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,13 @@ from torch.optim import optimizer as torch_optimizer
 
 from pyrovae.graphs.cuda import on_gpu
 
-__all__ = ["JoinedOptimizer", "OneOptimizer", "pyro_optimizer"]
+__all__ = [
+    "JoinedOptimizer",
+    "OneOptimizer",
+    "fastest_form",
+    "learning_rate_of",
+    "pyro_optimizer",
+]
 
 _SEPARABLE: Final = frozenset(
     {
@@ -91,9 +98,16 @@ class OneOptimizer(PyroOptim):
         self._checked = True
         self.optimizer.step()
 
+    def take(self, parameters: list[Tensor], names: Mapping[Tensor, str]) -> None:
+        """Take a step for parameters whose names are known."""
+        self(parameters)
+
+    def count(self) -> None:
+        """Count a step; the base class has no use for the number."""
+
     def get_state(self) -> dict[str, Any]:
         """Return the state of the torch optimizer, for `set_state`."""
-        return {} if self.optimizer is None else self.optimizer.state_dict()
+        return self._waiting or {} if self.optimizer is None else self.optimizer.state_dict()
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
         """Load a state, now or when the torch optimizer is made."""
@@ -126,7 +140,7 @@ class JoinedOptimizer:
     def __call__(self, parameters: list[Tensor], names: Mapping[Tensor, str]) -> None:
         """Take a step with the present gradients."""
         if isinstance(self.optim, OneOptimizer):
-            self.optim(parameters)
+            self.optim.take(parameters, names)
             return
         if self._separable and self.joined is not None and self._up_to_date(parameters):
             self._step()
@@ -268,14 +282,30 @@ def _fastest(
     singles: Sequence[torch.optim.Optimizer], parameters: Sequence[Tensor]
 ) -> dict[str, Any]:
     """Return the settings of the fastest kernel of a class."""
-    kind, form = type(singles[0]), {}
-    # Fused kernels refuse parameters of which only some have a momentum.
     starts = any(single.param_groups[0].get("momentum") for single in singles)
-    if kind in _FUSED and all(p.is_floating_point() for p in parameters) and not starts:
+    return fastest_form(type(singles[0]), singles[0].defaults, parameters, momentum=starts)
+
+
+def fastest_form(
+    kind: type, defaults: Mapping[str, Any], parameters: Sequence[Tensor], *, momentum: bool
+) -> dict[str, Any]:
+    """Return the settings of the fastest kernel of an optimizer's class for these parameters."""
+    form = {}
+    # Fused kernels refuse parameters of which only some have a momentum.
+    if kind in _FUSED and all(p.is_floating_point() for p in parameters) and not momentum:
         form["fused"] = True
-    if on_gpu(parameters) and "capturable" in singles[0].defaults:
+    if on_gpu(parameters) and "capturable" in defaults:
         form["capturable"] = True
     return form
+
+
+def learning_rate_of(optim: PyroOptim) -> float:
+    """Return the learning rate of the first parameters; NaN before the first step."""
+    if hasattr(optim, "learning_rate"):
+        return float(optim.learning_rate)
+    made = [*optim.optim_objs.values(), getattr(optim, "optimizer", None)]
+    steppers = [getattr(each, "optimizer", each) for each in made if each is not None]
+    return float(steppers[0].param_groups[0].get("lr", math.nan)) if steppers else math.nan
 
 
 def _same_settings(group: dict[str, Any], settings: dict[str, Any]) -> bool:

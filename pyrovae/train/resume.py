@@ -22,10 +22,8 @@ from torch import Tensor
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.graphs import onednn
 from pyrovae.randomness import Steps, random_state, restore_random_state
-from pyrovae.train.callbacks import Epoch, History, Training
+from pyrovae.train.callbacks import Epoch, History, Snapshot, Training
 from pyrovae.train.svi import SVI
-from pyrovae.vae import VAE
-from pyrovae.weights.attributes import changed_attributes, modules_by_path
 
 if TYPE_CHECKING:
     from pyrovae.train.loop import Loop
@@ -48,10 +46,10 @@ class EpochSoFar:
 
     Attributes:
         number: the number of the epoch, from 1.
-        batches: the number of steps so far.
+        batches: the number of batches so far.
         count: the number of data in them.
-        last: the number of data in the last of them.
-        losses: the losses of these steps.
+        last: the number of data in the last step.
+        losses: the losses of the steps.
         seconds: their time, without compiling.
         generators: the states of the generators before the first batch was drawn.
     """
@@ -63,6 +61,13 @@ class EpochSoFar:
     losses: list[float | Tensor] = field(default_factory=list)
     seconds: float = 0.0
     generators: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, loss: float | Tensor, rows: int, *, batches: int) -> None:
+        """Add a step on so many data, in so many batches of this process."""
+        self.losses.append(loss)
+        self.batches += batches
+        self.last = rows
+        self.count += self.last
 
 
 @dataclass
@@ -101,8 +106,7 @@ class _History(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    tensors: dict[str, Any]
-    attributes: dict[str, Any]
+    target: dict[str, Any]
     gradients: dict[str, Any]
     optimizer: dict[Any, Any]
     callbacks: list[tuple[str, dict[Any, Any]]]
@@ -113,7 +117,6 @@ class _State(msgspec.Struct):
     loss: float
     batches: int | None
     history: _History
-    kept: int
     data: list[Any] | None
     graphs: _Graphs
     ranks: _Ranks | None = None
@@ -142,8 +145,7 @@ def state_of(loop: Loop) -> dict[str, Any]:
     losses = [float(loss) for loss in so_far.losses]
     present = {item.name: getattr(so_far, item.name) for item in fields(so_far)}
     return {
-        "tensors": training.snapshot(),
-        "attributes": _attributes(training.target),
+        "target": training.snapshot().as_tree(),
         "gradients": _gradients(training),
         "optimizer": loop.svi.optim.get_state(),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in loop.callbacks],
@@ -154,7 +156,6 @@ def state_of(loop: Loop) -> dict[str, Any]:
         "loss": training.loss,
         "batches": training.batches,
         "history": asdict(training.history),
-        "kept": training.epoch,
         "data": fingerprint(loop.batches),
         "graphs": _graphs(loop),
         "ranks": None if loop.together is None else loop.together.said(),
@@ -178,14 +179,12 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
             setattr(training.history, name, value)
         training.history.ended = History().ended
         training.step, training.loss = state["step"], state["loss"]
-        training.batches = loop.batches.number or state["batches"]
+        training.batches = loop.step.steps_in(loop.batches.number) or state["batches"]
         loop.before = Steps(state["steps"]["seed"], state["steps"]["taken"])
         loop.so_far = EpochSoFar(**state["epoch"])
         loop.svi.set_optimizer_state(state["optimizer"], training.parameters)
         _record_graphs(loop, state["graphs"])
-        training.restore(state["tensors"])
-        training.epoch = state["kept"]
-        _restore_attributes(training.target, state["attributes"])
+        training.restore(Snapshot.of_tree(state["target"]))
         _restore_gradients(training, state["gradients"], loop.svi)
         for callback, (_, kept) in zip(_stateful(loop, state), _kept(state), strict=True):
             callback.load_state_dict(kept)
@@ -238,7 +237,7 @@ def _check(loop: Loop, state: Mapping[str, Any]) -> None:
     """Check that a state is one of these programs, data and callbacks."""
     present = loop.training.snapshot()
     shapes = {name: tuple(tensor.shape) for name, tensor in present.items()}
-    saved = {name: tuple(tensor.shape) for name, tensor in state["tensors"].items()}
+    saved = {name: tuple(tensor.shape) for name, tensor in state["target"]["tensors"].items()}
     if shapes != saved:
         name = next(n for n in {**shapes, **saved} if shapes.get(n) != saved.get(n))
         raise ValueError(
@@ -271,19 +270,6 @@ def _stateful(loop: Loop, state: Mapping[str, Any]) -> list[Any]:
         waiting.remove(callback)
         found.append(callback)
     return found
-
-
-def _attributes(target: Any) -> dict[str, Tensor]:
-    return changed_attributes(target) if isinstance(target, VAE) else {}
-
-
-def _restore_attributes(target: Any, saved: Mapping[str, Tensor]) -> None:
-    modules = modules_by_path(target) if saved else {}
-    for name, value in saved.items():
-        path, _, attribute = name.rpartition(".")
-        fresh = getattr(modules[path], attribute, None)
-        where = fresh.device if isinstance(fresh, Tensor) else value.device
-        vars(modules[path])[attribute] = value.to(where)
 
 
 def _gradients(training: Training) -> dict[str, Tensor | None]:

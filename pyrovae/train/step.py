@@ -9,8 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pyrovae.objectives import handlers as library
+from pyrovae.train.precision import layers_in
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.kl import latent_order
 from pyrovae.weights.sites import check_supports, sample_sites
@@ -39,9 +41,9 @@ class Step:
     the innermost.
 
     Attributes:
-        optim: a Pyro optimizer; None is Adam with a learning rate of 1e-3. A scheduler advances
-            each epoch; `ReduceLROnPlateau` gets the validation ELBO if there is one, else the
-            loss.
+        optim: a `pyrovae.Optim`, a Pyro optimizer, or a torch optimizer over the parameters; None
+            is Adam with a learning rate of 1e-3. A Pyro scheduler advances each epoch;
+            `ReduceLROnPlateau` gets the validation ELBO if there is one, else the loss.
         loss: an objective of `pyro.infer` or of `pyrovae.objectives`. None is `TraceEnum_ELBO` if
             a site is enumerated, else `TraceMeanField_ELBO` if every latent site is
             reparameterized and both programs sample in the same order, else `Trace_ELBO`.
@@ -52,10 +54,15 @@ class Step:
             or more, if the target and the handlers are the library's.
         clip_norm: the largest norm of the gradient over all parameters together, above 0; None
             does not clip.
+        accumulate: the number of batches whose gradients make one step, which is then that of
+            one batch of all their data.
+        precision: "bf16" computes the networks' linear layers and convolutions in bfloat16, and
+            log-probabilities and all else in the dtype of the weights. None computes everything
+            in that dtype, as every measurement does.
 
     Raises:
         ValueError: for a weight that is neither a number nor a function, a handler of another
-            form, and a KL weight among the handlers.
+            form, a KL weight among the handlers, fewer batches than one, and another precision.
 
     Example:
         >>> import pyro
@@ -66,15 +73,19 @@ class Step:
         >>> step = Step(handlers=[Tempered()], kl_weight=0.5, clip_norm=10.0)
     """
 
-    optim: PyroOptim | None = None
+    optim: PyroOptim | Optimizer | None = None
     loss: ELBO | None = None
     kl_weight: float | Callable[[float], float] = 1.0
     handlers: Sequence[Handler | Callable[[Program], Program]] = ()
     compile: bool | None = None
     clip_norm: float | None = None
+    accumulate: int = 1
+    precision: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the weight and the handlers."""
+        """Check the precision, the weight and the handlers."""
+        if self.precision is not None:
+            layers_in(self.precision)
         if not (callable(self.kl_weight) or isinstance(self.kl_weight, int | float)):
             raise ValueError(
                 "kl_weight is a number, or a function of the number of epochs such as "
@@ -91,9 +102,17 @@ class Step:
                 "the KL weight is given once, as Step(kl_weight=0.5): kl_weight is among the "
                 "handlers, where it would multiply that weight"
             )
+        if not (isinstance(self.accumulate, int) and self.accumulate >= 1):
+            raise ValueError(f"a step takes one batch or more; got accumulate={self.accumulate}")
+
+    def steps_in(self, batches: int | None) -> int | None:
+        """Return the number of steps in so many batches."""
+        return None if batches is None else -(-batches // self.accumulate)
 
     def handled(self, model: Program, guide: Program) -> tuple[Program, Program]:
         """Return the model and the guide under the handlers, without the KL weight."""
+        if self.precision is not None:
+            model, guide = (layers_in(self.precision)(program) for program in (model, guide))
         for handler in self.handlers:
             if isinstance(handler, Handler):
                 model, guide = handler.wrap(model, guide)

@@ -6,14 +6,15 @@ Pyro leaves them, without writing zeros at every step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.train.step_graphs import StepGraph
 
-__all__ = ["Gradients", "StepState"]
+__all__ = ["GradientNorm", "Gradients", "StepState"]
 
 
 class StepState:
@@ -45,6 +46,31 @@ class StepState:
         if self._device is None or self._device.type != "cuda":
             return torch.default_generator
         return torch.cuda.default_generators[self._device.index or 0]
+
+
+class GradientNorm:
+    """The norm of the last step's gradient over all parameters, before clipping.
+
+    Attributes:
+        measured: whether it is measured where nothing is clipped.
+        value: the norm, NaN where it was not measured. A CUDA graph writes to this tensor.
+    """
+
+    def __init__(self) -> None:
+        self.measured, self.value = False, torch.tensor(math.nan)
+
+    def clip(self, parameters: Sequence[Tensor], largest: float | None) -> None:
+        """Clip the gradients together, if there is a largest norm, and keep the norm."""
+        if largest is not None:
+            norm = nn.utils.clip_grad_norm_(parameters, largest)
+        elif self.measured:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        else:
+            return
+        if (self.value.device, self.value.dtype) == (norm.device, norm.dtype):
+            self.value.copy_(norm)
+        else:
+            self.value = norm.detach().clone()
 
 
 class Gradients:

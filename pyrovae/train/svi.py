@@ -14,12 +14,13 @@ import functools
 import math
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 import pyro
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.cuda import WARM_UP, CudaStep, gpu_in_use, on_gpu
@@ -38,7 +39,7 @@ from pyrovae.train.record_step import record_step
 from pyrovae.train.replay import cuda_step
 from pyrovae.train.slots import Place, Slot, place_of, slots_at
 from pyrovae.train.step_graphs import StepGraph
-from pyrovae.train.step_state import Gradients, StepState
+from pyrovae.train.step_state import GradientNorm, Gradients, StepState
 from pyrovae.types import Program
 
 __all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
@@ -59,9 +60,10 @@ class SVI(pyro.infer.SVI):
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
     shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
-    `observed_steps` the number of steps at which it was observed or recorded. `gradients` and
-    `update` are the halves of a step: to train in several processes by hand, sum the gradients
-    over these in between.
+    `observed_steps` the number of steps at which it was observed or recorded;
+    `before_compiling` is called before. `norm` keeps the norm of the last step's gradient.
+    `gradients` and `update` are the halves of a step: to train in several processes by hand, sum
+    the gradients over these in between.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -123,6 +125,8 @@ class SVI(pyro.infer.SVI):
         self.compiled, self.clip_norm = compile, clip_norm
         self.compile_seconds = 0.0
         self.observed_steps = 0
+        self.before_compiling: Callable[[], None] | None = None
+        self.norm = GradientNorm()
         self._said: set[str] = set()
         self._forget()
 
@@ -133,11 +137,12 @@ class SVI(pyro.infer.SVI):
             ValueError: as the programs and the objective do.
         """
         replayed = self.launch(*args, **kwargs)
-        if replayed is not None:
-            return replayed.item()
-        loss, parameters = self.gradients(*args, **kwargs)
-        self.update(parameters)
-        return loss
+        if replayed is None:
+            loss, parameters = self.gradients(*args, **kwargs)
+            self.update(parameters)
+        if isinstance(self.optim, OneOptimizer):
+            self.optim.count()
+        return loss if replayed is None else replayed.item()
 
     def launch(self, *args: Any, **kwargs: Any) -> Tensor | None:
         """Launch a step as one CUDA graph and return its loss, a tensor on the GPU.
@@ -171,8 +176,7 @@ class SVI(pyro.infer.SVI):
 
     def update(self, parameters: list[Tensor]) -> None:
         """Take the optimizer's step and set the gradients to zero: the second half of a step."""
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.norm.clip(parameters, self.clip_norm)
         self._optimizer()(parameters, self._names)
         self._gradients.zero(parameters)
 
@@ -230,7 +234,10 @@ class SVI(pyro.infer.SVI):
         if am_i_wrapped() or under_modes():
             return None
         if is_autocasting():
-            self._say("pyrovae.SVI runs steps under autocast uncompiled")
+            self._say(
+                "pyrovae.SVI runs steps under autocast uncompiled; those of "
+                'Step(precision="bf16") are compiled'
+            )
             return None
         try:
             arguments = Arguments((args, kwargs))
@@ -333,6 +340,8 @@ class SVI(pyro.infer.SVI):
             return None
         last.reach = last.reach.renewed()
         slots = slots_at(self._varying, last.reach.holders)
+        if self.before_compiling is not None:
+            self.before_compiling()
         started = time.perf_counter()
         loss_and_grads = functools.partial(self.loss_and_grads, self.model, self.guide)
         try:

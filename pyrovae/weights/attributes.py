@@ -6,12 +6,12 @@ Such a tensor is told from a constant by comparison with the attributes at const
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Versions", "changed_attributes", "modules_by_path", "versions_of"]
+__all__ = ["Versions", "assign_attributes", "changed_attributes", "modules_by_path", "versions_of"]
 
 Versions = dict[str, tuple[Tensor, int]]
 """Tensors by name, each with the version that counts its in-place changes."""
@@ -41,6 +41,19 @@ def changed_attributes(vae: Any) -> dict[str, Tensor]:
         for name, tensor in _plain_tensors(vae)
         if not tensor.requires_grad and not _is_initial(tensor, initial.get(name))
     }
+
+
+def assign_attributes(vae: Any, values: Mapping[str, Tensor]) -> set[str]:
+    """Assign values of `changed_attributes`; return the names whose module the VAE has."""
+    modules = modules_by_path(vae) if values else {}
+    owners = {name: name.rpartition(".") for name in values}
+    known = {name for name, (path, _, _) in owners.items() if path in modules}
+    for name in known:
+        path, _, attribute = owners[name]
+        present = vars(modules[path]).get(attribute)
+        like = present if isinstance(present, Tensor) else next(vae.parameters(), values[name])
+        vars(modules[path])[attribute] = values[name].detach().clone().to(like.device)
+    return known
 
 
 def _is_initial(tensor: Tensor, initial: tuple[Tensor, int] | None) -> bool:

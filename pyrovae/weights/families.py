@@ -9,7 +9,7 @@ from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
-__all__ = ["UndefinedMean", "innermost", "mean_of", "univariate_factors", "unmasked"]
+__all__ = ["UndefinedMean", "innermost", "known_mean", "mean_of", "univariate_factors", "unmasked"]
 
 
 class UndefinedMean(ValueError):  # noqa: N818
@@ -40,6 +40,21 @@ def mean_of(fn: Any, called: str = "p(x | z)") -> Tensor:
         f"{called} is a {type(innermost(fn)).__name__}, which has no mean{where}: draw samples "
         "with vae.decode(z).sample() or vae.sample(n), or read the parameters of vae.decode(z)"
     )
+
+
+def known_mean(fn: Any) -> Tensor | None:
+    """Return the mean of a distribution; None if it has no closed form or is not finite.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> known_mean(dist.Cauchy(0.0, 1.0)), known_mean(dist.Normal(2.0, 1.0))
+        (None, tensor(2.))
+    """
+    try:
+        mean: Tensor = fn.mean
+    except NotImplementedError:
+        return None
+    return mean if mean.isfinite().all() else None
 
 
 def innermost(fn: Any) -> Any:

@@ -184,8 +184,8 @@ def _probed(
             "the programs give K particles, with latents [K, N, ...], other log-probabilities "
             "together than each alone, and do not run on K N rows "
             f"({str(error).strip().partition(chr(10))[0]}): make their networks broadcast over "
-            "leading axes, such as by flattening [K, N, ...] to [K N, ...] before a layer that "
-            "takes [N, ...], and unflattening after it"
+            "leading axes, pyrovae.nets.Folded(network), which flattens [K, N, ...] to "
+            "[K N, ...] before layers that take [N, ...], and unflattens after them"
         ) from error
     if not trained:
         first, again, last = (rows(1, _particle(shown, k)) for k in (0, 0, particles - 1))

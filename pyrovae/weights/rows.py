@@ -11,6 +11,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyrovae.weights.sites import check_event
+
 __all__ = ["PARTICLES", "Folded", "Rows", "Scales", "folded", "unfolded"]
 
 Scales = dict[str, Any]
@@ -65,6 +67,8 @@ class Rows(Messenger):
         msg["mask"] = self._batch(msg["mask"])
         msg["scale"] = self.scales.get(msg["name"], self._batch(msg["scale"]))
         if msg["value"] is not None:
+            if msg["is_observed"]:
+                check_event(msg, fn)
             msg["value"] = unfolded(msg["value"], self.particles, fn.event_dim)
 
     def _pyro_post_sample(self, msg: Any) -> None:

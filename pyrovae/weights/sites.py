@@ -33,6 +33,7 @@ __all__ = [
     "TRAINING_FACTOR",
     "UndefinedMean",
     "UndefinedWeight",
+    "check_event",
     "advice_on_shapes",
     "check_latents",
     "check_plates",
@@ -107,20 +108,7 @@ def log_prob(site: Any) -> Tensor:
     fn, mask, value = site["fn"], site["mask"], site["value"]
     if enumeration_dim(site) is not None:
         fn, mask = unmasked(fn), None
-    event = fn.event_shape
-    if site["is_observed"] and value.ndim <= len(event):
-        raise ValueError(
-            f"site '{site['name']}' observes a value of shape {tuple(value.shape)}, which has no "
-            "axis over data: pass a batch of one, x[None]"
-        )
-    met = value.shape[value.ndim - len(event) :]
-    if met != event:
-        image = site["is_observed"] and value[0].numel() == event.numel()
-        remedy = f"pass {flat_line(value)}" if image else "reshape the data"
-        raise ValueError(
-            f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
-            f"{tuple(value.shape)}: {remedy}, or reshape the output of the network"
-        )
+    check_event(site, fn)
     try:
         log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
     except (ValueError, RuntimeError) as error:
@@ -129,6 +117,27 @@ def log_prob(site: Any) -> Tensor:
         said = " ".join(said.split()).rstrip(", ")
         raise ValueError(f"site '{site['name']}' cannot score its value: {said}") from error
     return cast(Tensor, scale_and_mask(log_prob, mask=mask))
+
+
+def check_event(site: Any, fn: Any) -> None:
+    """Check that the value of a site ends in the event shape of its distribution.
+
+    Raises:
+        ValueError: otherwise, naming the site.
+    """
+    value, event = site["value"], fn.event_shape
+    if site["is_observed"] and value.ndim <= len(event):
+        raise ValueError(
+            f"site '{site['name']}' observes a value of shape {tuple(value.shape)}, which has no "
+            "axis over data: pass a batch of one, x[None]"
+        )
+    if value.shape[value.ndim - len(event) :] != event:
+        image = site["is_observed"] and value[0].numel() == event.numel()
+        remedy = f"pass {flat_line(value)}" if image else "reshape the data"
+        raise ValueError(
+            f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
+            f"{tuple(value.shape)}: {remedy}, or reshape the output of the network"
+        )
 
 
 def enumeration_dim(site: Any) -> int | None:

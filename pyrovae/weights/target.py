@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
+from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.domains import check_context, check_domain, check_finite
 from pyrovae.parts import is_known
 from pyrovae.randomness import STEPS, Steps
@@ -19,11 +21,14 @@ from pyrovae.weights.stored import held_modules
 
 __all__ = [
     "Resolved",
+    "as_tensors",
     "buffers_kept",
     "buffers_of",
     "check_data",
     "device_of",
+    "dtype_of",
     "evaluation_mode",
+    "intake_of",
     "keep_steps",
     "modules_of",
     "placed",
@@ -70,12 +75,13 @@ class Resolved:
         """The model and the guide."""
         return self.model, self.guide
 
-    def given(self, x: Tensor, *context: ContextValue) -> Given:
-        """Check data and move them to the device of the target's parameters.
+    def given(self, x: Any, *context: ContextValue) -> Given:
+        """Check data, and move them to the device of the target's parameters as tensors.
 
         Raises:
-            ValueError: as `check_data`.
+            ValueError: as `as_tensors` and `check_data`.
         """
+        x, *context = as_tensors(self.target, x, *context)  # type: ignore[assignment]
         check_data(self.target, x, *context)
         x, *context = placed(self.target, x, *context)  # type: ignore[assignment]
         return Given(x, tuple(context), self.pair)
@@ -114,11 +120,50 @@ def programs_and_data(
     A model and a guide may also stand one after the other, in the order of `pyro.infer.SVI`.
 
     Raises:
-        ValueError: as `programs`.
+        ValueError: as `programs` and `as_tensors`.
     """
     if callable(target) and callable(x) and context:
-        return (target, x), context[0], context[1:]
-    return programs(target), x, context
+        target, x, context = (target, x), context[0], context[1:]
+    pair = programs(target)
+    x, *rest = as_tensors(target, x, *context)
+    return pair, x, tuple(rest)
+
+
+def as_tensors(target: Target, x: Any, *context: Any) -> list[Any]:
+    """Return data as tensors of the kind that a target takes (see `data.arrays`).
+
+    Raises:
+        ValueError: as `data.tensors`.
+
+    Example:
+        >>> import numpy, pyrovae as pv
+        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+        >>> pv.weights.target.as_tensors(vae, numpy.zeros((5, 64)))[0].dtype
+        torch.float32
+    """
+    known = isinstance(x, Tensor) and x.is_floating_point()
+    if known and all(value is None or isinstance(value, Tensor) for value in context):
+        return [x, *context]
+    return tensors(intake_of(target), x, *context)
+
+
+def intake_of(target: Target) -> Intake:
+    """Return what a target takes: the dtype of its parameters, and its likelihood's domain."""
+    likelihood = getattr(target, "likelihood", None)
+    domain = getattr(likelihood, "domain", None)
+    known = isinstance(domain, constraints.Constraint)
+    return Intake(dtype_of(target), domain if known else None)
+
+
+def dtype_of(target: Target) -> torch.dtype | None:
+    """Return the dtype of a target's first floating-point parameter; None if it has none."""
+    found = (
+        value.dtype
+        for module in modules_of(target)
+        for value in module.parameters(recurse=False)
+        if value.is_floating_point()
+    )
+    return next(found, None)
 
 
 def steps_of(target: Target) -> Steps:

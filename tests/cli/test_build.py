@@ -159,17 +159,18 @@ def test_every_network_makes_a_vae_that_can_be_measured(name):
     if name == "PixelCNN":
         made = vae(likelihood={"name": "AutoregressiveBernoulli", "pixels": {"features": 2}})
         assert type(made.likelihood.pixels).__name__ == name
-    elif name in ("HideMissing", "LogCounts", "Rescaled"):
-        made = vae(guide={"net": {"name": name}})
-        context = (x > 0,) if name == "HideMissing" else ()
+    elif name in ("EncodeColumns", "HideMissing", "LogCounts", "Rescaled"):
+        columns = name == "EncodeColumns"
+        made = vae(guide={"net": {"name": name, **({"classes": [2] * 64} if columns else {})}})
+        context = (x > 0,) if name in ("EncodeColumns", "HideMissing") else ()
         assert type(made.posterior.net).__name__ == name
-        assert made.posterior.net.net.sizes == (64, 5, 6)
+        assert made.posterior.net.net.sizes == (64 + 128 * columns, 5, 6)
     else:
         made = vae(net={"name": name})
         other = name.replace("Encoder", "Decoder")
         assert type(made.posterior.net).__name__ == name.replace("Decoder", "Encoder")
         assert type(made.likelihood.net).__name__ == other
-    if name == "HideMissing":
+    if name in ("EncodeColumns", "HideMissing"):
         made = pv.VAE(made.prior, pv.likelihoods.Masked(made.likelihood), made.posterior)
     measured(made, x, *context)
 

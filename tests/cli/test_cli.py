@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 import pyrovae as pv
 from pyrovae.cli import experiment, main
 from pyrovae.cli.grammar import APP
+from pyrovae.plots.image_grid import png
 
 PNG = b"\x89PNG\r\n\x1a\n"
-COMMANDS = "demo train evaluate compare report sample reconstruct".split()
+COMMANDS = "demo train sweep evaluate compare report sample reconstruct impute".split()
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
 
 RECIPE = """
@@ -331,6 +332,16 @@ def test_figures(command, run, tmp_path, capsys):
     assert is_png(path)
 
 
+@pytest.mark.parametrize("means", [False, True])
+def test_sample_shows_samples_of_x_or_their_means(means, run, tmp_path):
+    path, options = tmp_path / "a.png", ["--means"] if means else []
+    assert main(["sample", str(run), "-n", "6", "--out", str(path), *options]) == 0
+    vae = pv.load(run)
+    with pv.seeded(0):
+        figure = pv.plots.samples(vae, 6, (1, 8, 8), means=means)
+    assert path.read_bytes() == png(figure)
+
+
 def test_commands_on_a_run_that_was_saved_from_python(tmp_path, capsys):
     vae = pv.VAE(
         pv.priors.StandardNormal(2),
@@ -434,8 +445,8 @@ def test_a_recipe_that_is_wrong(text, wanted, relative, tmp_path, capsys, monkey
     [
         ([], "a command is required: demo, train"),
         (["paint"], 'Unknown command "paint"'),
-        (["train"], "--out requires an argument"),
-        (["train", "--out", "OUT", "--data", "cifar"], "choose 'digits' or 'mnist'"),
+        (["train"], "name one with --out, or go on with one by --resume"),
+        (["train", "--out", "OUT", "--data", "cifar"], "did you mean cifar10?"),
         (["train", "--out", "OUT", "--data", "mnist"], "--root"),
         (
             ["train", "--out", "OUT", "--epochs", "0"],

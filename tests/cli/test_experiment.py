@@ -249,7 +249,7 @@ class TestErrors:
             ("[training]\ncompile = 3\n", "--training.compile: expected `bool | null`"),
             ('[training]\nkl_weight = "cosine:0:1:9"\n', "linear:START:END:EPOCHS"),
             ('[data]\nbinarization = "sometimes"\n', "--data.binarization: invalid enum value"),
-            ('[data]\nname = "cifar"\n', "choose 'digits' or 'mnist'"),
+            ('[data]\nname = "cifar"\n', "did you mean cifar10?"),
             ('[prior]\nname = "Vampprior"\n', "did you mean VampPrior?"),
             (
                 '[prior]\nname = "MixtureOfNormals"\n',
@@ -378,3 +378,24 @@ class TestRun:
         pv.save(pv.load(run), tmp_path)
         with pytest.raises(ValueError, match="records no data set"):
             pv.runs.Run(tmp_path).data()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [(["--out", "x"], "--out"), (["--like", "y"], "--like")]
+)
+def test_a_resumed_run_has_its_own_folder_and_experiment(words, named, capsys):
+    assert main(["train", "--resume", "runs/a", *words]) == 2
+    complaint = capsys.readouterr().err
+    assert f"in its own folder, by its own experiment; got {named} too: leave it out" in complaint
+
+
+def test_a_run_is_trained_for_more_epochs(tmp_path, capsys):
+    words = ["--latents", "2", "--hidden", "4", "--batch-size", "400"]
+    folders = [str(tmp_path / name) for name in ("whole", "short")]
+    for folder, epochs in zip(folders, ("3", "1"), strict=True):
+        assert main(["train", *words, "--epochs", epochs, "--out", folder]) == 0
+    assert main(["train", "--resume", folders[1], "--epochs", "3"]) == 0
+    whole, short = map(pv.load, folders)
+    for one, other in zip(whole.parameters(), short.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [line["epoch"] for line in pv.runs.Run(Path(folders[1])).metrics] == [1, 2, 3]

@@ -205,7 +205,9 @@ def test_a_value_outside_the_domain_is_named_with_its_row(value, domain, message
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="unknown data set 'cifar': choose 'digits'"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'cifar': did you mean cifar10\\? there are digits"
+    ):
         load("cifar")
     with pytest.raises(ValueError, match="'dynamic', 'static' or None; got 'both'"):
         load("digits", binarization="both")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch.utils.data import Dataset
 
-from pyrovae.data import Batches, Split
+from pyrovae.data import Batches, Split, Streamed, Transformed
 
 
 class Rows(Dataset):
@@ -22,13 +23,26 @@ FORMS = {
     "with context": (torch.arange(17.0)[:, None], torch.arange(17)),
     "dataset": Rows(),
     "stream": list(torch.arange(17.0)[:, None].split(3)),
+    "sparse": csr_array(torch.arange(17.0)[:, None].numpy()),
+    "told to stream": Streamed(torch.arange(17.0)[:, None]),
+    "transformed": Transformed(torch.arange(17.0)[:, None], torch.neg),
+    "function": lambda: iter(torch.arange(17.0)[:, None].split(3)),
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.fixture
+def forms(tmp_path):
+    """The forms, with a parquet file of three row groups."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table({"a": torch.arange(17.0).numpy()})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=7)
+    return FORMS | {"parquet": Streamed(tmp_path / "x.parquet")}
+
+
+@pytest.mark.parametrize("name", [*FORMS, "parquet"])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_batches_after_a_skip_are_the_last_of_a_whole_iteration(name, shuffle):
-    batches = Batches(FORMS[name], 3, shuffle=shuffle)
+def test_the_batches_after_a_skip_are_the_last_of_a_whole_iteration(forms, name, shuffle):
+    batches = Batches(forms[name], 3, shuffle=shuffle)
     state = torch.get_rng_state()
     whole = list(batches)
     for skip in range(len(whole) + 1):

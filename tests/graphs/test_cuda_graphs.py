@@ -373,3 +373,45 @@ def test_the_cpu_never_asks_for_a_graph(monkeypatch, interpreted):
         warnings.simplefilter("error")
         stepped(SVI, lambda _: adam(), nothing)
     assert not torch.cuda.is_initialized()
+
+
+RATE = pv.learning_rates.cosine(0.05, STEPS, warmup=4)
+GROUPS = {"*.bias": {"weight_decay": 0.0}, "likelihood.*": {"lr": 0.002}}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_a_schedule_changes_the_rates_inside_the_graph(graphs, clip_norm):
+    """The rates of `Optim` lie in tensors of the GPU, which are written before each replay."""
+
+    def optim(_):
+        return pv.Optim(torch.optim.AdamW, lr=RATE, weight_decay=0.1, groups=GROUPS)
+
+    found = stepped(SVI, optim, nothing, clip_norm=clip_norm)
+    assert [graph.replays for graph in graphs] == [replays(STEPS)]
+    assert any("adam" in str(operation) for operation, *_ in graphs[0].operations)
+    assert_equal(found, stepped(Ordinary, optim, nothing, clip_norm=clip_norm))
+
+
+def test_several_optimizers_step_after_the_graph(graphs):
+    others = {lambda name, p: p.ndim != 2: {"optimizer": torch.optim.AdamW}}
+
+    def optim(_):
+        return pv.Optim(torch.optim.Muon, lr=RATE, groups=others)
+
+    found = stepped(SVI, optim, nothing)
+    assert graphs[0].replays == replays(STEPS)
+    assert_equal(found, stepped(Ordinary, optim, nothing))
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_the_norm_of_each_gradient_is_read_from_the_graph(graphs, clip_norm):
+    norms = {SVI: [], Ordinary: []}
+    for kind, found in norms.items():
+
+        def keep(svi, i, found=found):
+            svi.norm.measured = True
+            found.append(svi.norm.value.item())
+
+        stepped(kind, lambda _: pv.Optim(torch.optim.Adam, lr=0.01), keep, clip_norm=clip_norm)
+    assert norms[SVI][1:] == norms[Ordinary][1:]
+    assert len(set(norms[SVI][1:])) == STEPS - 1

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pyro
 import pytest
 import scipy.stats
@@ -172,3 +173,29 @@ def test_a_network_that_gives_another_number_of_columns_is_refused():
     columns = Columns([(NORMAL, [0, 1, 2])])
     with pytest.raises(ValueError, match=r"Normal of the columns \[0, 1, 2\].*\(2,\).*\(3,\)"):
         columns.observation(torch.zeros(4, 2))
+
+
+def test_the_likelihood_of_a_table_starts_at_the_distribution_of_each_column():
+    """With the heads' weights at 0, what remains are the biases."""
+    size = pandas.Categorical(["S", "M", "S", "L"] * 25, categories=["S", "M", "L"], ordered=True)
+    frame = pandas.DataFrame(
+        {
+            "height": [1.5, 1.6, 1.7, 2.0] * 25,
+            "visits": [0, 3, 400, 1] * 25,
+            "member": [True, False, False, False] * 25,
+            "city": ["Bern", "Rome", "Oslo", "Rome"] * 25,
+            "size": size,
+        }
+    )
+    columns = Columns.of(pv.data.Table.of(frame), 2, hidden=[8, 5])
+    assert columns.trunk.sizes == (2, 8, 5)
+    for likelihood in columns.likelihoods:
+        torch.nn.init.zeros_(likelihood.net.layers[-1].weight)
+    fn = columns.observation(torch.zeros(1, 2))
+    parts = dict(zip((tuple(c) for c in columns.columns), fn.parts, strict=True))
+    assert parts[0,].mean.abs().item() < 1e-6
+    assert abs(parts[1,].mean.item() / 101 - 1) < 0.01
+    assert abs(parts[2,].mean.item() - 0.25) < 0.01
+    classes = parts[3,].base_dist.logits.softmax(-1).flatten()
+    torch.testing.assert_close(classes, torch.tensor([0.25, 0.25, 0.5]), rtol=0, atol=0.01)
+    assert abs(parts[4,].mean.item() - 0.75) < 0.2  # a rounded logistic has a skewed mean

@@ -70,6 +70,7 @@ class Told:
     domain: None = None
     per_datum: dict = field(default_factory=dict)
     point_masses: tuple[str, ...] = ()
+    bounds: dict[str, int] = field(default_factory=lambda: {"ELBO": 1})
 
 
 def coverage(found, error, truth):
@@ -189,7 +190,8 @@ class TestVerdict:
             "ELBO": Estimate(elbo + about, none),
             "IWAE-9": Estimate(bound + about, none),
         }
-        found = replace(told([0.0], [0.0]), differences=differences)
+        bounds = {"ELBO": 1, "IWAE-9": 9}
+        found = replace(told([0.0], [0.0]), differences=differences, bounds=bounds)
         said = any(sentence.startswith("By the ELBO, b is ahead") for sentence in found.verdict)
         assert said == (elbo == -1.0 and bound == 1.0)
 
@@ -434,9 +436,10 @@ def too_narrow(world, x):
 
 
 def known(differences, **given):
-    return Comparison(
-        ("a", "b"), differences, one_seed=False, same_data=True, same_context=True, **given
-    )
+    particles = {"ELBO": 1, "IWAE-9": 9, "IWAE-10": 10}
+    bounds = {name: particles[name] for name in differences}
+    given = {"one_seed": False, "same_data": True, "same_context": True, **given}
+    return Comparison(("a", "b"), differences, bounds=bounds, **given)
 
 
 def flat(value, data=3):

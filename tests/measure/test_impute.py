@@ -164,11 +164,12 @@ def test_missing_classes_of_a_table_are_drawn_from_their_conditional():
 
     vae = pv.VAE(prior, Masked(Columns(groups)), lambda x, *context: None)
     x = torch.tensor([[0.4, math.nan], [-2.0, math.nan]]).double()
-    filled = impute(vae, x, ~x.isnan(), particles=500, draws=5000)
+    filled = impute(vae, x, ~x.isnan(), particles=500, draws=5000, modes=True)
     normal = torch.distributions.Normal(locs.double(), 1.0)
     classes = normal.log_prob(x[:, :1]).softmax(-1) @ table_of.double()
     # The tables are float32 in the likelihood.
     close(filled.x[:, 1], classes @ torch.arange(3.0).double(), 1e-6)
+    assert torch.equal(filled.modes[:, 1], classes.argmax(-1).double())
     for n in range(2):
         seen = torch.bincount(filled.draws[:, n, 1].long(), minlength=3)
         expected = 5000 * classes[n] / classes[n].sum()

@@ -451,3 +451,17 @@ def test_a_report_is_told_in_one_line_where_it_is_not_printed(tmp_path):
     said = "(500 data, 2 particles, nats per datum)"
     assert repr(report) == f"Report{said}"
     assert repr(pv.read_report(tmp_path / "evaluation.json")) == f"SavedFinding{said}"
+
+
+def test_a_saved_report_has_the_fields_of_the_report(tmp_path):
+    vae, x = pv.mlp_vae(16, latents=2, hidden=8), torch.zeros(6, 16)
+    with pv.seeded(0):
+        report = pv.evaluate(vae, x, particles=30, ks=[30, 7], diagnostics=[pv.Gaps(steps=4)])
+    report.save(tmp_path / "evaluation.json")
+    saved = pv.read_report(tmp_path / "evaluation.json")
+    assert saved.bounds == report.bounds == {"ELBO": 1, "IWAE-30": 30, "IWAE-7": 7}
+    assert saved.subject == report.subject == "6 data, 30 particles"
+    assert saved.findings["gaps"].subject == "inference gaps of 6 data"
+    assert saved.kl_per_dimension.keys() == {"z"}
+    assert torch.equal(saved.kl_per_dimension["z"], report.kl_per_dimension["z"])
+    assert pv.compare(saved, report, names=("read", "made")).bound == "IWAE-30"

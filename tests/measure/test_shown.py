@@ -72,6 +72,18 @@ def test_the_bar_says_that_the_step_is_compiled_and_no_loss_before_there_is_one(
     assert not any("nan" in state for state in bar)
 
 
+def test_the_bar_says_when_a_step_is_compiled_and_the_time_that_is_left(bar, interpreted):
+    pv.fit(small_vae(), X, epochs=2, batch_size=20, step=pv.Step(compile=True))
+    compiling = [i for i, state in enumerate(bar) if "compiling the step" in state]
+    assert [" 0/3 " in bar[i] or " 1/3 " in bar[i] for i in compiling] == [True, True]
+    # The step that was compiled tells nothing of the rate; its loss is there.
+    after = bar[compiling[1] + 1]
+    assert " 2/3 loss " in after
+    assert "steps/s, loss" in bar[compiling[1] + 2]
+    assert bar[compiling[1] + 2].endswith(" 0:00:00 left")
+    assert not any("nan" in state for state in bar)
+
+
 def test_the_bar_of_a_stream_leaves_its_length_open(bar):
     class Batches:
         def __iter__(self):

@@ -240,6 +240,34 @@ def test_the_groups_of_a_normalization_divide_its_channels(channels):
     assert groups == channels // 16 or channels % 16
 
 
+def test_columns_are_encoded_as_numbers_indicators_and_the_mask():
+    x = torch.tensor([[-1.5, 3.0, 2.0, 1.0], [0.5, 7.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, True, False], [True, False, False, True]])
+    encoded = nets.EncodeColumns(nn.Identity(), [0, 0, 3, 2], counts=[1])
+    numbers = [[-1.5, math.log(4)], [0.5, 0.0]]
+    indicators = [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0]]
+    wanted = torch.cat([torch.tensor(numbers), torch.tensor(indicators), mask], -1)
+    torch.testing.assert_close(encoded(x, mask), wanted)
+    assert wanted.shape[-1] == nets.EncodeColumns.width([0, 0, 3, 2]) + 4
+    other = torch.where(mask, x, torch.tensor(9e9))
+    assert torch.equal(encoded(other, mask), encoded(x, mask))
+    stacked = encoded(x.expand(3, 2, 4), mask.expand(3, 2, 4))
+    assert torch.equal(stacked, wanted.expand(3, 2, 11))
+
+
+@pytest.mark.parametrize(
+    ("x", "context", "said"),
+    [
+        (torch.zeros(2, 3), (torch.ones(2, 3) > 0,), r"takes 2 columns; got x of shape \(2, 3\)"),
+        (torch.zeros(2, 2), (), "takes the mask of observed entries"),
+        (torch.zeros(2, 2), (torch.ones(2, 2),), "takes a boolean mask"),
+    ],
+)
+def test_columns_without_their_mask_or_of_another_number_are_refused(x, context, said):
+    with pytest.raises(ValueError, match=f"EncodeColumns {said}"):
+        nets.EncodeColumns(nn.Identity(), [0, 3])(x, *context)
+
+
 @pytest.mark.parametrize("h", [-50.0, -1.0, 0.0, 1.0, 50.0])
 def test_scales_their_squares_and_their_gradients_stay_normal_numbers(h):
     raw = torch.tensor(h, requires_grad=True)

@@ -69,6 +69,17 @@ class TestMosaics:
             for column in range(4):
                 assert torch.allclose(tile(figure, row, column), means[row, column])
 
+    def test_samples_without_means_shows_draws_of_x(self):
+        target = vae()
+        torch.manual_seed(3)
+        figure = plots.samples(target, 8, SHAPE, means=False)
+        torch.manual_seed(3)
+        x = target.sample(8).reshape(2, 4, 4, 4)
+        assert set(x.unique().tolist()) == {0.0, 1.0}
+        for row in range(2):
+            for column in range(4):
+                assert torch.equal(tile(figure, row, column), x[row, column])
+
     @pytest.mark.parametrize(("n", "columns"), [(1, 1), (3, 3), (13, 6), (16, 4), (40, 8)])
     def test_samples_fill_their_rows_where_they_can(self, n, columns):
         pixels = plots.samples(vae(), n, SHAPE).axes[0].images[0].get_array()

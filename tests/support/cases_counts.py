@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import pandas
 import torch
 from cases import Case
 from torch import Tensor, nn
@@ -78,6 +79,16 @@ def counts_with_gaps() -> Case:
     return case(likelihood, encoder, x, x.sum(1, keepdim=True), seen)
 
 
+def of_a_table() -> Case:
+    """Return the VAE of a table's schema, with an ordinal column and one of classes."""
+    values = {"real": [0.3, -0.7, 1.9, 0.2], "count": [5, 0, 2, 9], "bit": [True, False] * 2}
+    levels = {"class": ["u", "v", "w", "u"], "grade": [1, 2, 3, 1]}
+    made = pv.data.Table.of(pandas.DataFrame(values | levels), columns={"grade": "ordinal"})
+    x, _ = made.encode(pandas.DataFrame(values | levels))
+    seen = SEEN[:, [0, 1, 2, 3, 0]]
+    return Case(pv.table_vae(made, 2, hidden=4), x * seen, (seen,))
+
+
 COUNT_FAMILIES = {
     "Poisson": (Poisson, 1),
     "NegativeBinomial": (partial(NegativeBinomial, width=3), 1),
@@ -100,5 +111,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "Masked Normal": partial(with_gaps, Normal),
     "Masked Laplace, mask shown": partial(with_gaps, likelihoods.Laplace, append_mask=True),
     "Masked NegativeBinomial, library": counts_with_gaps,
+    "a table with gaps": of_a_table,
     "Masked Columns": lambda: case(Masked(table()), HideMissing(MLP(4, 4, 4)), TABLE * SEEN, SEEN),
 }

@@ -96,7 +96,7 @@ class StopAt(pv.Callback):
             raise pv.StopTraining(f"after step {self.step}")
 
 
-def points(*, rows, size=None, compile=False, stream=False):
+def points(*, rows, size=None, compile=False, stream=False, accumulate=1):
     """Train points for 20 steps; return the parameters and the history."""
     pair, world = Points(size), Ranks.present().world
     x = bits(rows)
@@ -112,6 +112,7 @@ def points(*, rows, size=None, compile=False, stream=False):
             loss=pyro.infer.Trace_ELBO(),
             clip_norm=30.0,
             compile=compile,
+            accumulate=accumulate,
         ),
         callbacks=[StopAt(STEPS)],
     )
@@ -126,6 +127,8 @@ CASES = {
     "one left": {"rows": 51},
     "scaled": {"rows": 53, "size": 1000},
     "compiled": {"rows": 50, "compile": True},
+    "accumulated": {"rows": 53, "accumulate": 2},
+    "scaled and accumulated": {"rows": 53, "accumulate": 2, "size": 1000},
     "stream": {"rows": 45, "stream": True},
 }
 

@@ -32,10 +32,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(two, case, interpreted)
 def test_a_step_sends_the_gradients_and_four_numbers_once(two):
     parameters = sum(p.numel() for p in processes.Points().parameters())
     # One for each step, and one where rank 0 ends an epoch or the training.
-    epochs = [math.ceil(20 / steps) for steps in (5, 6, 6, 6, 5, 5)]
+    epochs = [math.ceil(20 / steps) for steps in (5, 6, 6, 6, 5, 3, 3, 5)]
     assert set(two[0]["sent"]) == {parameters + 4}
     assert two[0]["sent"] == two[1]["sent"]
-    assert len(two[0]["sent"]) == 6 * 20 + sum(epochs)
+    assert len(two[0]["sent"]) == 8 * 20 + sum(epochs)
 
 
 def test_measurements_are_those_of_one_process(two, monkeypatch):

@@ -60,6 +60,26 @@ def vae(*, normed=False):
     )
 
 
+class Centered(torch.nn.Module):
+    """A guide that subtracts a running mean, which it keeps in a plain attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.mean = pv.nets.MLP(16, 8, 4), torch.zeros(16)
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        loc, scale = self.net(x - self.mean).chunk(2, dim=-1)
+        return pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+def centered():
+    torch.manual_seed(1)
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.MLP(2, 8, 16))
+    return pv.VAE(pv.priors.StandardNormal(2), likelihood, Centered())
+
+
 def pair():
     """Return two plain functions, whose parameters are in Pyro's store."""
     pyro.get_param_store().clear()
@@ -97,6 +117,11 @@ OPTIMIZERS = {
     "plateau": lambda: pyro.optim.ReduceLROnPlateau(
         {"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-2}, "patience": 0}
     ),
+    "warm-up and cosine": lambda: pv.Optim(
+        torch.optim.AdamW,
+        lr=pv.learning_rates.cosine(1e-2, steps=9, warmup=2),
+        groups={"*bias": {"weight_decay": 0.0}},
+    ),
     "one": lambda: pv.OneOptimizer(lambda ps: torch.optim.AdamW(ps, lr=1e-2)),
 }
 
@@ -110,7 +135,10 @@ CASES = {
         "data": lambda: DataLoader(TensorDataset(bits()), batch_size=8, shuffle=True),
     },
     "batch norm": {"target": lambda: vae(normed=True)},
+    "plain attribute": {"target": centered},
     "pair in the store": {"target": pair},
+    "averaged": {"callbacks": lambda: [pv.EMA(0.8), pv.EarlyStopping(1)]},
+    "accumulated": {"accumulate": 2},
     "other generators": {"callbacks": lambda: [Noise()]},
     "free bits": {"handlers": lambda: [pv.handlers.free_bits(0.5)]},
     "many particles": {"loss": lambda: pv.objectives.IWAE(5)},
@@ -128,6 +156,7 @@ def train(case, folder, *, compile=False, stop=None, resume=None, epochs=EPOCHS)
         kl_weight=settings.get("kl_weight", 1.0),
         handlers=settings.get("handlers", list)(),
         clip_norm=settings.get("clip_norm"),
+        accumulate=settings.get("accumulate", 1),
         compile=compile,
     )
     callbacks = [pv.Checkpoint(folder), *settings.get("callbacks", list)()]
@@ -147,6 +176,8 @@ def train(case, folder, *, compile=False, stop=None, resume=None, epochs=EPOCHS)
 def tensors(target, history):
     if isinstance(target, pv.VAE):
         found = dict(target.state_dict())
+        if isinstance(target.posterior, Centered):
+            found["mean"] = target.posterior.mean
     else:
         store = pyro.get_param_store()
         found = {name: store[name].detach().clone() for name in store}
@@ -221,6 +252,30 @@ def test_a_training_that_ran_out_of_patience_stays_stopped(tmp_path):
     stopped = again(2, resume=tmp_path)
     assert (len(stopped.epochs), stopped.kept, stopped.ended) == (3, 1, first.ended)
     assert len(again(4, resume=tmp_path).epochs) == 5
+
+
+def test_the_best_epoch_is_kept_with_its_plain_attributes():
+    """The mean of the data that the best parameters were trained with."""
+
+    class Means(pv.Callback):
+        def started(self, training):
+            self.seen = []
+
+        def finished_epoch(self, training):
+            self.seen.append(target.posterior.mean)
+
+    target, means = centered(), Means()
+    step = pv.Step(optim=pyro.optim.Adam({"lr": 0.03}))
+    history = pv.fit(
+        *(target, bits()),
+        validation=1 - bits(rows=9),
+        epochs=4,
+        step=step,
+        callbacks=[means, pv.EarlyStopping(2)],
+    )
+    assert 0 < history.kept < len(history.epochs)
+    assert torch.equal(target.posterior.mean, means.seen[history.kept - 1])
+    assert not torch.equal(target.posterior.mean, means.seen[-1])
 
 
 def test_the_last_two_states_and_the_best_are_kept(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from worlds import data_plate, random
 
 import pyrovae as pv
+from pyrovae.measure.findings import NotMeasurable
 from pyrovae.weights.given import Given
 
 SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
@@ -91,3 +92,51 @@ def test_looking_draws_nothing():
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1))
+
+
+def test_a_diagnostic_of_several_batches_does():
+    """Of batches of three data, the scale of three dimensions comes once, the labels joined."""
+    seen = []
+
+    class Seen:
+        name = "seen"
+
+        def __call__(self, target, x, *context):
+            seen.extend([x, *context])
+            raise NotMeasurable("seen")
+
+    x, labels = random(1, 6, 3), torch.cat([LABEL, -LABEL])
+    batches = [(x[rows], SCALE, labels[rows]) for rows in (slice(3), slice(3, 6))]
+    with pytest.warns(UserWarning, match="diagnostic 'seen' was not measured"):
+        pv.evaluate((model, guide), batches, particles=2, diagnostics=[Seen()])
+    for value, wanted in zip(seen, (x, SCALE, labels), strict=True):
+        assert torch.equal(value, wanted)
+
+
+class Amortized:
+    """A guide of a network that ignores the context, in the form that refinement takes."""
+
+    def __init__(self):
+        self.layers = pv.nets.MLP(3, 6).double()
+        self.distribution = pv.guides.MeanFieldNormal(self.layers).distribution
+
+    def net(self, x, scale, label):
+        return self.layers(x)
+
+    def __call__(self, x, scale, label):
+        with data_plate(x):
+            return pyro.sample("z", self.distribution(self.net(x, scale, label)))
+
+
+def test_refinement_does():
+    """The posterior is in the family: the weights under q* spread by s, and its KL is s^2 / 2."""
+    pair, wanted = (model, Amortized()), log_evidence(X, LABEL)
+    refined = pv.refine(pair, X, SCALE, LABEL, steps=300)
+    log_w = pv.log_weights((model, refined), X, SCALE, LABEL, particles=1000, chunk=1000)
+    spread = log_w.std(0).max().item()
+    assert spread < 0.1  # the network's own q spreads by several nats
+    near = {"rtol": 0.0, "atol": spread**2 + 4 * spread / 1000**0.5}
+    torch.testing.assert_close(pv.bounds.iwae(log_w), wanted, **near)
+    assert torch.equal(refined.net(X[2:], SCALE, LABEL[2:]), refined.parameters[2:])
+    found = pv.Gaps(steps=300, batch_size=2)(pair, X, SCALE, LABEL)
+    torch.testing.assert_close(found.refined_elbo.value, wanted, **near)

@@ -25,6 +25,7 @@ from torch import Tensor
 from pyrovae.measure.annealing.ais_finding import AISFinding
 from pyrovae.measure.annealing.hmc import StepSizes, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point, Start
+from pyrovae.measure.progress import concatenated
 from pyrovae.measure.simulate import simulate
 from pyrovae.measure.turns import collect_in_turns
 from pyrovae.types import ContextValue, Target
@@ -160,8 +161,9 @@ class AIS:
             ValueError: naming the site, if a latent can neither be mapped to real numbers nor
                 summed out.
         """
-        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.particles)
         resolved = Resolved.of(target)
+        x, *context = resolved.given(x, *context)  # type: ignore[assignment]
+        rows = max(1, NUMBERS // max(64, x[0].numel()) // self.particles)
         with resolved.evaluating():
             batches = list(resolved.given(x, *context).first(self.limit).cut(rows))
             # Five passes: two adapt, two go forward and one goes backward.
@@ -177,9 +179,9 @@ class AIS:
 
             annealing = f"annealing over {self.temperatures:,} temperatures"
             found = collect_in_turns(measured, batches, annealing)
-        return AISFinding(
-            settings=self, wanted=min(self.limit, len(x)), **_concatenated(found.pieces)
-        )
+        # The tensors have shape [..., N].
+        tensors = concatenated(found.pieces, dim=1)
+        return AISFinding(settings=self, wanted=min(self.limit, len(x)), **tensors)
 
     @torch.no_grad()
     def forward(self, path: LatentDensity, step_sizes: Sequence[StepSizes]) -> Tensor:
@@ -253,8 +255,3 @@ class AIS:
             "above": self.backward(simulated, step_sizes, simulated.unconstrained(trace)),
             "acceptance": acceptance,
         }
-
-
-def _concatenated(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate per-batch tensors [..., N] over data, by name."""
-    return {name: torch.cat([piece[name] for piece in pieces], dim=1) for name in pieces[0]}

@@ -22,7 +22,12 @@ from pyrovae.weights.bounds import (
 if TYPE_CHECKING:
     from pyrovae.measure.annealing.ais import AIS
 
-__all__ = ["AISFinding"]
+__all__ = ["GAP", "LOWER", "SIMULATED_LOWER", "SIMULATED_UPPER", "AISFinding"]
+
+LOWER: Final = "AIS, from below"
+SIMULATED_LOWER: Final = "simulated data, from below"
+SIMULATED_UPPER: Final = "simulated data, from above"
+GAP: Final = "simulated data, gap"
 
 LOOSE: Final = 0.5
 """The gap in nats above which the verdict asks for more temperatures. The threshold is ours."""
@@ -113,10 +118,10 @@ class AISFinding(Finding):
     def quantities(self) -> dict[str, Quantity]:
         """The three bounds and the gap, by label."""
         return {
-            "AIS, from below": self.lower,
-            "simulated data, from below": self.simulated_lower,
-            "simulated data, from above": self.simulated_upper,
-            "simulated data, gap": self.gap,
+            LOWER: self.lower,
+            SIMULATED_LOWER: self.simulated_lower,
+            SIMULATED_UPPER: self.simulated_upper,
+            GAP: self.gap,
         }
 
     @property

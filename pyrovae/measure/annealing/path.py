@@ -38,6 +38,7 @@ from pyrovae.weights.sites import (
     is_point_mass,
     sample_sites,
 )
+from pyrovae.weights.traces import held, trace_guide
 
 __all__ = ["Constrain", "LatentDensity", "Point", "Start", "bijection"]
 
@@ -111,17 +112,16 @@ class LatentDensity:
         trace = self._drawn(self.model)
         for name, site in sample_sites(trace):
             check_plates(name, site, len(x))
-        self._sizes = {name: self._rows(site).shape[-1] for name, site in _continuous(trace)}
         self._events = {
             name: bijection(site).inv(site["value"]).shape[2:] for name, site in _continuous(trace)
         }
-        if not self._sizes:
+        if not self._events:
             raise ValueError(
                 "annealing needs a continuous latent site, and the model samples none: enumerate "
                 "every site and use log_weights, which computes log p(x) exactly"
             )
         if start == "guide":
-            _check_guide(self._drawn(self.guide), set(self._sizes))
+            _check_guide(self._drawn(self.guide), set(self._events))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -170,14 +170,14 @@ class LatentDensity:
         u = self.unconstrained(self._drawn(self.model, given))
         if not u.isfinite().all():
             raise ValueError(
-                f"the {self.start} draws values of {list(self._sizes)} outside their support in "
+                f"the {self.start} draws values of {list(self._events)} outside their support in "
                 "the model: give the sites the same support in both programs"
             )
         return u
 
     def unconstrained(self, trace: Any) -> Tensor:
         """Return the unconstrained latents of a trace under a plate of particles, [K, N, D]."""
-        rows = [self._rows(trace.nodes[name]) for name in self._sizes]
+        rows = [self._rows(trace.nodes[name]) for name in self._events]
         return torch.cat(rows, dim=-1).expand(*self.shape, -1).contiguous()
 
     def point(self, u: Tensor) -> Point:
@@ -185,20 +185,16 @@ class LatentDensity:
 
         They are NaN where a network returns invalid parameters, which happens far from the data.
         """
-        with pyro.validation_enabled(is_validate=False):
-            return self._point(u)
-
-    def _point(self, u: Tensor) -> Point:
-        """Evaluate both log-densities at u, as `point` does, under any validation setting."""
         constrain = Constrain(self._by_site(u))
-        trace = self._enumerated(self.model, constrain)
-        log_joint = self._summed(sample_sites(trace)) + constrain.log_det
-        if self.start == "prior":
-            start = [(name, site) for name, site in sample_sites(trace) if not site["is_observed"]]
-        else:
-            held = ReplayMessenger(trace=self._latents_of(trace))
-            start = list(sample_sites(self._enumerated(self.guide, held)))
-        return Point(u, self._summed(start) + constrain.log_det, log_joint)
+        with pyro.validation_enabled(is_validate=False):
+            trace = self._enumerated(self.model, constrain)
+            log_joint = self._summed(sample_sites(trace)) + constrain.log_det
+            if self.start == "prior":
+                start = [both for both in sample_sites(trace) if not both[1]["is_observed"]]
+            else:
+                latents = ReplayMessenger(trace=self._latents_of(trace))
+                start = list(sample_sites(self._enumerated(self.guide, latents)))
+            return Point(u, self._summed(start) + constrain.log_det, log_joint)
 
     def slope(self, u: Tensor, beta: Tensor) -> tuple[Point, Tensor]:
         """Return the point at u and the gradient of the path's log-density, [K, N, D]."""
@@ -225,18 +221,15 @@ class LatentDensity:
 
     def _by_site(self, u: Tensor) -> dict[str, Tensor]:
         """Split u [K, N, D] into the unconstrained value of each site."""
-        pieces = u.split(list(self._sizes.values()), dim=-1)
+        pieces = u.split([event.numel() for event in self._events.values()], dim=-1)
         return {
-            name: piece.reshape(*self.shape, *self._events[name])
-            for name, piece in zip(self._sizes, pieces, strict=True)
+            name: piece.reshape(*self.shape, *event)
+            for (name, event), piece in zip(self._events.items(), pieces, strict=True)
         }
 
     def _latents_of(self, trace: Any) -> Any:
         """Return a trace of the continuous latent sites alone."""
-        latents = poutine.Trace()
-        for name in self._sizes:
-            latents.add_node(name, **trace.nodes[name])
-        return latents
+        return held({name: trace.nodes[name]["value"] for name in self._events})
 
     def _rows(self, site: Any) -> Tensor:
         """Return the unconstrained value of a site, [K, N, size]."""
@@ -255,11 +248,10 @@ class LatentDensity:
 
     def _drawn(self, program: Program, given: poutine.Trace | None = None) -> Any:
         """Trace a program under a plate of chains, replaying the sites of a trace."""
-        chains = poutine.replay(
-            over_particles(program, self.chains), trace=given or poutine.Trace()
-        )
-        with torch.no_grad(), advice_on_shapes():
-            return poutine.trace(chains).get_trace(*self.data)
+        with torch.no_grad():
+            return trace_guide(
+                program, *self.data, particles=self.chains, given=given, enumerate=False
+            )
 
 
 class Constrain(Messenger):

@@ -20,6 +20,7 @@ from pyrovae.measure.latents.sites import (
     latent_sites,
 )
 from pyrovae.types import ContextValue, Program, Target
+from pyrovae.weights.families import known_mean
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
 
@@ -127,7 +128,10 @@ def _activity(guide: Program, given: Given) -> Activity:
     if not sites:
         return Activity((), torch.zeros(len(given), 0))
     probe = drawn(guide, 1, *probed)
-    closed = all(_has_mean(site, probe.nodes[site.name]["fn"]) for site in sites)
+    closed = all(
+        not site.dependent and known_mean(probe.nodes[site.name]["fn"]) is not None
+        for site in sites
+    )
     particles = 1 if closed else MEAN_DRAWS
     pieces = [
         _means(sites, drawn(guide, particles, *part), closed=closed)
@@ -158,11 +162,3 @@ def _means(sites: list[LatentSite], trace: Any, *, closed: bool) -> tuple[Tensor
         return mean, torch.zeros_like(mean)
     draws = torch.cat([flat(trace.nodes[site.name]["value"]) for site in sites], -1).double()
     return draws.mean(0), draws.var(0) / len(draws)
-
-
-def _has_mean(site: LatentSite, fn: Any) -> bool:
-    """Return whether the posterior mean of a site is available in closed form."""
-    try:
-        return not site.dependent and bool(fn.mean.isfinite().all())
-    except NotImplementedError:
-        return False

@@ -16,16 +16,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import collect
 from pyrovae.measure.latents.sites import (
     LatentSite,
     Values,
     drawn,
-    is_factorized,
+    flat,
     marginals,
 )
+from pyrovae.measure.progress import collect
 from pyrovae.weights.given import Given
-from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.sites import sample_sites, univariate_factors
 from pyrovae.weights.traces import Program
 
 __all__ = ["Mixture", "Posterior", "Sum", "over_data"]
@@ -100,9 +100,9 @@ class Posterior:
         for name, site in sample_sites(trace):
             fn, value = site["fn"], values.get(name, site["value"])
             if name in names:
-                each.append(marginals(fn).log_prob(value).flatten(2))
-            factorized = name in names and is_factorized(fn)
-            total = total + (each[-1].sum(-1) if factorized else fn.log_prob(value))
+                each.append(flat(marginals(fn).log_prob(value)))
+            product = name in names and univariate_factors(fn) is not None
+            total = total + (each[-1].sum(-1) if product else fn.log_prob(value))
         return torch.cat([total.unsqueeze(-1), *each], -1)
 
     def log_sums(self, values: Values, owners: Tensor, *data: Any) -> Tensor:

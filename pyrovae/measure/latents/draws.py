@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyrovae.measure.findings import Number
 from pyrovae.measure.latents.aggregate_posterior import Posterior
@@ -19,6 +18,7 @@ from pyrovae.measure.latents.sites import (
     latent_values,
     score_model,
 )
+from pyrovae.measure.progress import concatenated
 from pyrovae.weights.bounds import students_factor
 from pyrovae.weights.given import Given
 from pyrovae.weights.traces import Program
@@ -52,7 +52,7 @@ class LatentDraws:
 
     def first(self, data: int) -> LatentDraws:
         """Return the draws for the first data."""
-        return self._mapped(lambda value: value[:, :data])
+        return LatentDraws(**pytree.tree_map(lambda value: value[:, :data], vars(self)))
 
     def cost_of_swapping(self) -> Number:
         """Return the mean loss of log p(x | z) when z is another datum's.
@@ -73,16 +73,6 @@ class LatentDraws:
         two = self.prior_likelihood[: len(self.prior_likelihood) // 2 * 2]
         return two_stage((two[::2] - two[1::2]).abs(), population)
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> LatentDraws:
-        """Apply a function to every tensor."""
-
-        def changed(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return change(value)
-            return {site: change(v) for site, v in value.items()}
-
-        return LatentDraws(**{name: changed(value) for name, value in vars(self).items()})
-
 
 def draw_latents(
     model: Program, posterior: Posterior, particles: int, given: Given
@@ -95,7 +85,8 @@ def draw_latents(
         ValueError: if the prior depends on the context.
     """
     size = max(2, given.per_pass(particles) // 2 * 2)
-    return _join([_draw(model, posterior, particles, part) for part in given.cut(size)])
+    pieces = [_draw(model, posterior, particles, part) for part in given.cut(size)]
+    return LatentDraws(**concatenated([vars(piece) for piece in pieces], dim=1))
 
 
 def two_stage(values: Tensor, population: float) -> Number:
@@ -173,15 +164,3 @@ def _swapped(values: Values) -> Values:
     partner = torch.arange(size) ^ 1
     partner[partner == size] = size - 1
     return {name: value[:, partner] for name, value in values.items()}
-
-
-def _join(pieces: list[LatentDraws]) -> LatentDraws:
-    """Concatenate the draws of successive passes over data."""
-
-    def joined(name: str) -> Any:
-        parts = [getattr(piece, name) for piece in pieces]
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts, 1)
-        return {site: torch.cat([part[site] for part in parts], 1) for site in parts[0]}
-
-    return LatentDraws(**{field.name: joined(field.name) for field in fields(LatentDraws)})

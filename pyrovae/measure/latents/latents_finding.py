@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Number, Quantity, counted
+from pyrovae.measure.findings import Finding, Number, Quantity, counted, or_zero
 from pyrovae.measure.latents.active_units import ACTIVE, Activity
 from pyrovae.measure.latents.sites import LatentSite
 from pyrovae.measure.unused_latents import MUCH, NEGLIGIBLE
@@ -130,8 +130,7 @@ class LatentsFinding(Finding):
         Under the exact posterior the cost is at least I(x; z).
         """
         cost = self.numbers[SWAPPED]
-        error = 0.0 if math.isnan(cost.error_over_data) else cost.error_over_data
-        return cost.mean + 2 * error < self.numbers[INFORMATION].mean
+        return cost.mean + 2 * or_zero(cost.error_over_data) < self.numbers[INFORMATION].mean
 
     def _health(self) -> list[str]:
         """Describe whether the latents are used, and which dimensions are not."""

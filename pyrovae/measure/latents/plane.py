@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from pyrovae.measure.latents.active_units import PROBED, active_units, check_several
+from pyrovae.measure.latents.active_units import PROBED, Activity, active_units, check_several
 from pyrovae.measure.latents.sites import (
     LatentSite,
     drawn,
     flat,
-    is_factorized,
     latent_sites,
 )
 from pyrovae.types import ContextValue, Program, Target
 from pyrovae.weights.given import Given
+from pyrovae.weights.sites import univariate_factors
 from pyrovae.weights.target import Resolved
 
 __all__ = ["LatentPlane", "latent_plane"]
@@ -125,11 +125,13 @@ def latent_plane(
     """
     resolved = Resolved.of(target)
     given, model, guide = resolved.given(x, *context), resolved.model, resolved.guide
+    x, *context = given  # type: ignore[assignment]
     check_several(given)
     with resolved.evaluating():
         probe = given.first(PROBED)
-        names = dimensions or _most_active(target, x, *context)
-        at = [_located(latent_sites(guide, *probe), name) for name in names]
+        sites = latent_sites(guide, *probe)
+        names = dimensions or _most_active(sites, active_units(target, *given))
+        at = [_located(sites, name) for name in names]
         if len(at) != 2 or at[0][0] != at[1][0] or at[0][1] == at[1][1]:
             raise ValueError(
                 f"expected two dimensions of one latent site; got {list(names)}: name two such "
@@ -208,14 +210,14 @@ def _components(
 ) -> _Components:
     """Run a program on all data; return the draws and the distributions of a site."""
     fn = drawn(program, 1, *given.first(1)).nodes[site.name]["fn"]
-    each = 1 if is_factorized(fn) and not site.dependent else DRAWS_EACH
+    each = DRAWS_EACH if site.dependent or univariate_factors(fn) is None else 1
     particles = max(each, math.ceil(LEAST_DRAWS / len(given)))
     draws, factors = [], []
     for part in given.passes(particles):
         found = drawn(program, particles, *part).nodes[site.name]
         draws.append(flat(found["value"])[..., columns].flatten(0, 1))
-        factors += [found["fn"].base_dist] if is_factorized(fn) else []
-    return _Components(torch.cat(draws), factors, columns)
+        factors.append(univariate_factors(found["fn"]))
+    return _Components(torch.cat(draws), [f for f in factors if f is not None], columns)
 
 
 def _grid(*draws: Tensor) -> Tensor:
@@ -232,11 +234,10 @@ def _grid(*draws: Tensor) -> Tensor:
     )
 
 
-def _most_active(target: Target, x: Tensor, *context: ContextValue) -> tuple[str, ...]:
+def _most_active(sites: list[LatentSite], activity: Activity) -> tuple[str, ...]:
     """Return the two most active dimensions of the site with the most active one."""
-    activity = active_units(target, x, *context)
     names = [activity.names[j] for j in activity.order]
-    same = [name for name in names if _site_of(name) == _site_of(names[0])]
+    same = [name for name in names if any({name, names[0]} <= {*site.names} for site in sites)]
     return tuple(sorted(same[:2], key=activity.names.index))
 
 
@@ -253,8 +254,3 @@ def _located(sites: list[LatentSite], name: str) -> tuple[LatentSite, int]:
         f"no continuous latent site has a dimension '{name}'; the sites are "
         f"{[site.name for site in sites]}: name one such as 'z[0]'"
     )
-
-
-def _site_of(name: str) -> str:
-    """Return the site of a dimension: "z" of "z[0]"."""
-    return name.rpartition("[")[0]

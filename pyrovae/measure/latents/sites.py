@@ -7,24 +7,23 @@ is enumerated, except in `score_model`.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch import distributions as td
 
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.log_joint import Layout
-from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
-    advice_on_shapes,
     check_plates,
     enumeration_dim,
     is_point_mass,
     log_prob,
     sample_sites,
+    univariate_factors,
 )
 from pyrovae.weights.traces import held, trace_guide
 
@@ -34,7 +33,6 @@ __all__ = [
     "alike",
     "drawn",
     "flat",
-    "is_factorized",
     "latent_sites",
     "latent_values",
     "marginals",
@@ -56,7 +54,7 @@ class LatentSite:
         name: the name of the site.
         size: D, the number of entries in one value.
         discrete: whether its values are classes, bits or counts.
-        dependent: whether its distribution depends on another latent site.
+        dependent: whether its distribution depends on another site, latent or auxiliary.
         marginals: whether its distribution has univariate marginals in closed form.
     """
 
@@ -80,9 +78,11 @@ class LatentSite:
 def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[LatentSite]:
     """Describe the latent sites of a model or a guide, without auxiliary sites.
 
-    A site is dependent if its log-density changes when the values of the other sites do. Changes
-    below 1e-4 nats count as rounding. The probe sees in-place writes and scripted networks, which
-    `pyro.infer.inspect.get_dependencies` does not track.
+    The program is run again at values of the other sites that are other data's and that require
+    gradients. A site is dependent if its log-density has a gradient in these values, however
+    small, or changes by more than rounding, as it does where no gradient flows: through an index
+    or a detached value. Unlike `pyro.infer.inspect.get_dependencies`, autograd follows in-place
+    writes, and a tensor that only has the shape of another (`zeros_like`) does not depend on it.
 
     Args:
         program: a model or a guide. It is run a few times, so a few rows of data are enough.
@@ -90,8 +90,7 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
         *context: further arguments of the program.
 
     Raises:
-        ValueError: naming the site, if it is a Delta or masked; if there is no latent site; or if
-            the density of the latents depends on auxiliary sites.
+        ValueError: naming the site, if it is a Delta or masked; or if there is no latent site.
 
     Example:
         >>> latent_sites(vae.guide, x)
@@ -107,25 +106,23 @@ def latent_sites(program: Program, x: Tensor, *context: ContextValue) -> list[La
     for name in values:
         check_plates(name, trace.nodes[name], len(x))
         _check_density(trace.nodes[name])
-    scored = [drawn(program, PROBES, x, *context, given=_rolled(values, keep)) for keep in values]
-    _check_auxiliary(program, values, x, *context)
     return [
         LatentSite(
             name=name,
-            size=values[name][0, 0].numel(),
+            size=value[0, 0].numel(),
             discrete=bool(trace.nodes[name]["fn"].support.is_discrete),
-            dependent=not alike(log_prob(trace.nodes[name]), log_prob(other.nodes[name])),
+            dependent=_is_dependent(program, name, trace, x, *context),
             marginals=marginals(trace.nodes[name]["fn"]) is not None,
         )
-        for name, other in zip(values, scored, strict=True)
+        for name, value in values.items()
     ]
 
 
 def drawn(program: Program, particles: int, *data: Any, given: Values | None = None) -> Any:
     """Trace a program under a plate of K particles, with the sites in `given` fixed."""
-    program = poutine.replay(over_particles(program, particles), trace=held(given or {}))
-    with advice_on_shapes():
-        return poutine.trace(program).get_trace(*data)
+    return trace_guide(
+        program, *data, particles=particles, given=held(given or {}), enumerate=False
+    )
 
 
 def latent_values(trace: Any) -> Values:
@@ -146,13 +143,7 @@ def marginals(fn: Any) -> Any:
     """Return the univariate marginals of a distribution; None if they have no closed form."""
     if isinstance(fn, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return td.Normal(fn.mean, fn.variance.sqrt())
-    return fn.base_dist if is_factorized(fn) else None
-
-
-def is_factorized(fn: Any) -> bool:
-    """Return whether a distribution is a product of univariate distributions."""
-    independent = isinstance(fn, td.Independent)
-    return independent and fn.reinterpreted_batch_ndims == len(fn.event_shape)
+    return univariate_factors(fn)
 
 
 def score_model(
@@ -186,9 +177,29 @@ def alike(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
-def _rolled(values: Values, keep: str) -> Values:
-    """Give each datum another datum's values at all sites except one."""
-    return {n: v if n == keep else v.roll((1, 1), (0, 1)) for n, v in values.items()}
+def _is_dependent(program: Program, name: str, trace: Any, *data: Any) -> bool:
+    """Return whether a site's log-density depends on the other sites, auxiliary ones included."""
+    before = log_prob(trace.nodes[name])
+    around = {n: site["value"] for n, site in sample_sites(trace) if not site["is_observed"]}
+    value = around.pop(name)
+    others = {n: v.detach().roll((1, 1), (0, 1)) for n, v in around.items()}
+
+    def density() -> Tensor:
+        # Copies, since a program may not write into a leaf that requires a gradient.
+        given = {name: value} | {n: v.clone() for n, v in others.items()}
+        return log_prob(drawn(program, PROBES, *data, given=given).nodes[name])
+
+    leaves = [v.requires_grad_() for v in others.values() if v.is_floating_point()]
+    with torch.enable_grad(), contextlib.suppress(RuntimeError):  # as of .numpy() of a leaf
+        after = density()
+        if leaves and after.requires_grad:
+            slopes = torch.autograd.grad(after.sum(), leaves, allow_unused=True)
+            if any(slope is not None for slope in slopes):
+                return True
+        return not alike(before, after)
+    for leaf in leaves:
+        leaf.requires_grad = False
+    return not alike(before, density())
 
 
 def _check_density(site: Any) -> None:
@@ -203,21 +214,4 @@ def _check_density(site: Any) -> None:
         raise ValueError(
             f"site '{site['name']}' is masked, so the aggregate posterior does not include its "
             "masked rows: leave these rows out, or mask the observed site only"
-        )
-
-
-def _check_auxiliary(program: Program, values: Values, x: Tensor, *context: ContextValue) -> None:
-    """Check that the density of the latents does not depend on auxiliary draws."""
-    totals = []
-    for _ in range(2):
-        trace = drawn(program, PROBES, x, *context, given=values)
-        sites = dict(sample_sites(trace)).values()
-        auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
-        if not auxiliary:
-            return
-        totals.append(torch.as_tensor(sum(log_prob(site) for site in sites)))
-    if not alike(*totals):
-        raise ValueError(
-            f"the density of the sites {list(values)} given x depends on the auxiliary sites "
-            f"{auxiliary}, so it has no closed form: marginalize them in the guide"
         )

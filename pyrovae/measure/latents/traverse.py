@@ -21,6 +21,7 @@ from pyrovae.measure.latents.sites import (
 )
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
+from pyrovae.weights.families import known_mean
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import Resolved
@@ -87,6 +88,7 @@ def traverse(
     """
     resolved = Resolved.of(vae)
     given = resolved.given(x, *context)
+    x, *context = given  # type: ignore[assignment]
     check_several(given)
     if not 0 <= datum < len(x) or not all(0 <= share <= 1 for share in quantiles):
         raise ValueError(
@@ -122,11 +124,8 @@ class Means(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or msg["fn"].support.is_discrete:
             return
-        try:
-            mean = msg["fn"].mean
-        except NotImplementedError:
-            return
-        if mean.isfinite().all():
+        mean = known_mean(msg["fn"])
+        if mean is not None:
             msg["value"], msg["done"] = mean, True
 
 

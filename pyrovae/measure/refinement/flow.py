@@ -215,20 +215,15 @@ def _to_vectors(q: dist.Distribution) -> td.Transform:
     Raises:
         ValueError: if torch has none.
     """
-    if isinstance(q, ExpRelaxedCategorical):
-        raise _not_a_vector(q)
     try:
+        if isinstance(q, ExpRelaxedCategorical):  # It declares real vectors, and draws from fewer.
+            raise NotImplementedError
         onto = td.biject_to(q.support)
     except NotImplementedError:
-        raise _not_a_vector(q) from None
+        raise ValueError(
+            "a per-datum flow needs a bijection from real vectors to the support of q; got a "
+            f"{type(q).__name__}, which has none: refine within its own family, family=None"
+        ) from None
     shape = onto.inverse_shape(q.event_shape)
     vector = td.ReshapeTransform(torch.Size([shape.numel()]), shape, cache_size=1)
     return td.ComposeTransform([vector, onto.with_cache(1)], cache_size=1)
-
-
-def _not_a_vector(q: dist.Distribution) -> ValueError:
-    """Return the error for a distribution whose support has no such bijection."""
-    return ValueError(
-        "a per-datum flow needs a bijection from real vectors to the support of q; got a "
-        f"{type(q).__name__}, which has none: refine within its own family, family=None"
-    )

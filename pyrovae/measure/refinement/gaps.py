@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import collect, join
+from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.refinement.flow import PerDatumFlow
 from pyrovae.measure.refinement.gaps_finding import (
     AMORTIZATION,
@@ -202,7 +202,7 @@ def inference_gaps(
         done = collect(work, batches, "refining each datum's posterior")
     estimates, sizes = zip(*done.pieces, strict=True)
     return GapsFinding(
-        {name: join([found[name] for found in estimates]) for name in estimates[0]},
+        concatenated(estimates),
         torch.cat(sizes) if known is None else None,
         wanted=len(given),
         source=_source(settings, log_evidence),

@@ -111,10 +111,16 @@ class GapsFinding(Finding):
 
     @property
     def title(self) -> str:
+        """The number of data, whether an interrupt left some out, and the unit."""
+        return f"{self.subject}, nats per datum"
+
+    @property
+    def subject(self) -> str:
         """The number of data, and whether an interrupt left some out."""
         met = len(self.elbo.value)
-        part = f", partial: {met:,} of {self.wanted:,} data" if met < self.wanted else ""
-        return f"inference gaps{part or f' of {met:,} data'}, nats per datum"
+        if met < self.wanted:
+            return f"inference gaps, partial: {met:,} of {self.wanted:,} data"
+        return f"inference gaps of {met:,} data"
 
     @property
     def partial(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import pyro
 import torch
@@ -27,7 +27,7 @@ from pyrovae.weights.bounds import mean_estimate
 from pyrovae.weights.given import Given
 from pyrovae.weights.log_weights import log_weights
 from pyrovae.weights.sites import sample_sites
-from pyrovae.weights.target import evaluation_mode, programs
+from pyrovae.weights.target import Resolved
 
 __all__ = ["Refined", "common_weights", "refine", "unrefined"]
 
@@ -72,7 +72,8 @@ def refine(
 
     Raises:
         ValueError: if the guide or the model does not have this form, `steps` is below 1, `lr` is
-            not positive, or the gradient of a datum is never finite.
+            not positive, the data are outside the likelihood's domain, or the gradient of a datum
+            is never finite.
 
     References:
         Kim, Wiseman, Miller, Sontag, Rush, 2018. Semi-Amortized Variational Autoencoders.
@@ -91,14 +92,15 @@ def refine(
             "expected at least one step and a positive finite step size; got "
             f"steps={steps}, lr={lr}: use defaults such as steps=100, lr=0.05"
         )
-    model, _ = programs(target)
-    start = unrefined(target, x, *context)
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    start = unrefined(target, *given)
     if family is not None:
         start = start.to(*family.around(start.distribution, start.parameters))
-    with evaluation_mode(target):
-        parameters = _ascend(model, start, (x, context), steps=steps, lr=lr)
+    with resolved.evaluating():
+        parameters = _ascend(resolved.model, start, given, steps=steps, lr=lr)
         end = start.to(start.distribution, parameters)
-        fallen = _fallen(model, (start, end), (x, context))
+        fallen = _fallen(resolved.model, (start, end), given)
     kept = torch.where(fallen.unsqueeze(-1), start.parameters, parameters)
     return start.to(start.distribution, kept)
 
@@ -118,18 +120,20 @@ def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
         >>> unrefined(vae, x).parameters.shape
         torch.Size([5, 4])
     """
-    guide = target.posterior if isinstance(target, VAE) else programs(target)[1]
+    resolved = Resolved.of(target)
+    given = resolved.given(x, *context)
+    guide = target.posterior if isinstance(target, VAE) else resolved.guide
     net, distribution = _network_and_family(guide)
-    with evaluation_mode(target), torch.no_grad():
-        parameters = net(x, *context).detach().clone()
+    with resolved.evaluating(), torch.no_grad():
+        parameters = net(*given).detach().clone()
         q = distribution(parameters)
         if not q.has_rsample:
             raise ValueError(
                 "refinement needs reparameterized draws; the guide's "
                 f"{type(q).__name__} has none: use a relaxed posterior"
             )
-        site = _latent_site(programs(target)[0], x, context)
-    return Refined(distribution, parameters, x, *context, site=site)
+        site = _latent_site(resolved.model, given)
+    return Refined(distribution, parameters, *given, site=site, per_datum=given.per_datum)
 
 
 class Refined:
@@ -143,6 +147,15 @@ class Refined:
         parameters: the parameters of each datum's posterior, [N, P].
         site: the name of the latent site.
         broadcasts: True, as the parameters have no particle axis and only draws do.
+
+    Args:
+        distribution: as the attribute.
+        parameters: as the attribute.
+        x: the data [N, ...].
+        *context: further arguments of the programs.
+        site: as the attribute.
+        per_datum: which arguments of the context have one row per datum; by default those with N
+            rows.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -162,9 +175,10 @@ class Refined:
         x: Tensor,
         *context: ContextValue,
         site: str = "z",
+        per_datum: tuple[bool, ...] | None = None,
     ) -> None:
         self.distribution, self.parameters, self.site = distribution, parameters, site
-        self._per_datum = Given(x, context).per_datum
+        self._per_datum = Given(x, context, settled=per_datum).per_datum
         self._rows = {key: row for row, key in enumerate(self._keys(x, *context))}
 
     def __call__(self, x: Tensor, *context: ContextValue) -> Tensor:
@@ -200,9 +214,7 @@ class Refined:
 
     def _keys(self, x: Tensor, *context: ContextValue) -> list[bytes]:
         """Return a key per datum, from its rows of x and of the per-datum context."""
-        given = zip(self._per_datum, context, strict=True)
-        own = (value for per_datum, value in given if per_datum and isinstance(value, Tensor))
-        columns = [x, *own]
+        columns = [x, *Given(x, context, settled=self._per_datum).own]
         flat = [column.detach().double().cpu().reshape(len(x), -1) for column in columns]
         return [row.tobytes() for row in torch.cat(flat, dim=1).numpy()]
 
@@ -222,23 +234,20 @@ def common_weights(
     return found
 
 
-def _ascend(
-    model: Program, start: Refined, data: tuple[Tensor, tuple[Any, ...]], *, steps: int, lr: float
-) -> Tensor:
+def _ascend(model: Program, start: Refined, given: Given, *, steps: int, lr: float) -> Tensor:
     """Return the parameters after the steps of Adam.
 
     Raises:
         ValueError: if the gradient of a datum is never finite.
     """
-    x, context = data
     parameters = start.parameters.clone().requires_grad_()
     guide = start.to(start.distribution, parameters)
     optimizer = torch.optim.Adam([parameters], lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    moved = torch.zeros(len(given), dtype=torch.bool, device=given.x.device)
     with torch.enable_grad():
         for _ in range(steps):
-            log_w = log_weights((model, guide), x, *context, particles=PARTICLES)
+            log_w = log_weights((model, guide), *given, particles=PARTICLES)
             (gradient,) = torch.autograd.grad(-log_w.mean(0).sum(), parameters)
             # A draw in the tails may have no finite gradient; that datum skips the step.
             finite = gradient.isfinite().all(-1)
@@ -256,12 +265,9 @@ def _ascend(
     return parameters.detach()
 
 
-def _fallen(
-    model: Program, guides: tuple[Refined, Refined], data: tuple[Tensor, tuple[Any, ...]]
-) -> Tensor:
+def _fallen(model: Program, guides: tuple[Refined, Refined], given: Given) -> Tensor:
     """Return whether the ELBO of each datum fell under the second guide or is not finite, [N]."""
-    x, context = data
-    before, after = common_weights(model, guides, x, *context, particles=CHECKED_WITH)
+    before, after = common_weights(model, guides, *given, particles=CHECKED_WITH)
     rise = mean_estimate(after - before)
     return ~(rise.value >= -2 * rise.standard_error)
 
@@ -277,9 +283,9 @@ def _network_and_family(guide: Program) -> tuple[Program, Family]:
     return net, distribution
 
 
-def _latent_site(model: Program, x: Tensor, context: tuple[Any, ...]) -> str:
+def _latent_site(model: Program, given: Given) -> str:
     """Return the name of the model's only latent site, besides enumerated ones."""
-    trace = poutine.trace(model).get_trace(*Given(x, context).first(1))
+    trace = poutine.trace(model).get_trace(*given.first(1))
     latents = [
         name
         for name, site in sample_sites(trace)

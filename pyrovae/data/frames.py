@@ -1,0 +1,139 @@
+"""Read tables from files: CSV, Parquet and Feather, as frames of narwhals.
+
+narwhals gives one interface to the frames of pandas, polars and Arrow. Files are read by Arrow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pyrovae.data.reading import Contents, Reading, extra
+
+if TYPE_CHECKING:
+    import narwhals as nw
+
+__all__ = ["SUFFIXES", "numeric", "read", "read_frame"]
+
+SUFFIXES: Final = (".csv", ".parquet", ".feather")
+
+
+def read_frame(path: str | Path) -> nw.DataFrame[Any]:
+    r"""Read a table as a frame.
+
+    Args:
+        path: a file that ends in .csv (with a header), .parquet or .feather.
+
+    Raises:
+        ValueError: if narwhals or pyarrow is not installed, or the file is not of its kind.
+        OSError: if the file cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile, pyrovae as pv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "table.csv"
+        ...     _ = path.write_text("a,b\n1,0.5\n2,0.25\n")
+        ...     frame = pv.data.frames.read_frame(path)
+        >>> frame.columns, frame["b"].to_list()
+        (['a', 'b'], [0.5, 0.25])
+    """
+    nw = extra("narwhals", "frames")
+    arrow = extra("pyarrow", "frames")
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"a table is a file {', '.join(SUFFIXES)}; got {path}")
+    try:
+        if suffix == ".csv":
+            table = extra("pyarrow.csv", "frames").read_csv(path)
+        elif suffix == ".parquet":
+            # The file itself, so that folders named key=value do not become columns.
+            table = extra("pyarrow.parquet", "frames").ParquetFile(path).read()
+        else:
+            table = extra("pyarrow.feather", "frames").read_table(path)
+    except arrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is no {suffix[1:]} table: {error}") from error
+    return nw.from_native(table, eager_only=True)
+
+
+def read(path: Path, reading: Reading) -> Contents:
+    """Read a table of numbers: every column is a dimension of x, except for those asked for."""
+    return numeric(read_frame(path), reading, str(path))
+
+
+def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
+    """Return the numeric columns of a frame, beside labels, covariates and the names of splits.
+
+    Args:
+        frame: the frame.
+        reading: the columns that are not part of x.
+        where: the name of the frame, for error messages.
+
+    Raises:
+        ValueError: if a column does not exist, is not numeric or has missing values.
+    """
+    asked = reading.asked()
+    chosen = [reading.key] if isinstance(reading.key, str) else list(reading.key or ())
+    for name in (*asked, *chosen):
+        if name not in frame.columns:
+            raise ValueError(f"{where} has no column {name!r}; it has {_listed(frame.columns)}")
+    columns = chosen or [name for name in frame.columns if name not in asked]
+    whole, beside_x = frame, frame.select(asked) if asked else None
+    frame = frame.select([*columns, *(name for name in asked if name not in columns)])
+    if not columns:
+        raise ValueError(f"{where} has no columns besides {_listed(asked)}: nothing is left for x")
+    if _is_mixed(frame.select(columns), reading):
+        if beside_x is not None:
+            _check_complete(beside_x, where)
+        beside = {name: frame[name].to_numpy() for name in asked}
+        return Contents(beside=beside, columns=tuple(columns), frame=whole)
+    schema = frame.schema
+    for name in columns:
+        if not (schema[name].is_numeric() or str(schema[name]) == "Boolean"):
+            raise ValueError(
+                f"column {name!r} of {where} holds {schema[name]}, not numbers: name it as labels "
+                "or a covariate, list the columns of x with the option key, or build a "
+                "pv.data.Table of the mixed columns"
+            )
+    _check_complete(frame, where)
+    if {str(schema[name]) for name in columns} == {"Boolean"}:
+        x = frame.select(columns).to_numpy().astype(bool)
+    else:
+        x = np.stack([frame[name].to_numpy() for name in columns], 1)
+    beside = {name: frame[name].to_numpy() for name in asked}
+    return Contents(x, beside=beside, columns=tuple(columns))
+
+
+def _is_mixed(frame: nw.DataFrame[Any], reading: Reading) -> bool:
+    """Return whether the columns of x are read by the schema of a table."""
+    if reading.table is not None:
+        return reading.table is not False
+    numbers = all(kind.is_numeric() or str(kind) == "Boolean" for kind in frame.schema.values())
+    return reading.columns is not None or not numbers or _missing(frame) != {}
+
+
+def _missing(frame: nw.DataFrame[Any]) -> dict[str, int]:
+    """Return the number of missing values of each column that has any; NaN is one."""
+    found = {}
+    for name in frame.columns:
+        missing = int(frame[name].null_count())
+        if frame.schema[name].is_float():
+            missing += int(frame[name].is_nan().sum())
+        if missing:
+            found[name] = missing
+    return found
+
+
+def _check_complete(frame: nw.DataFrame[Any], where: str) -> None:
+    for name, missing in _missing(frame).items():
+        raise ValueError(
+            f"column {name!r} of {where} has {missing} missing values of {len(frame)}: drop "
+            "these rows, or build a pv.data.Table, which takes gaps"
+        )
+
+
+def _listed(names: Any) -> str:
+    shown = [repr(str(name)) for name in names]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:8], f"... ({len(shown)})"])

@@ -1,0 +1,99 @@
+"""Read Hugging Face data sets, from a folder of `save_to_disk` or by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrovae.data.frames import numeric
+from pyrovae.data.image_folders import stacked
+from pyrovae.data.reading import Contents, Reading, extra
+from pyrovae.data.splits import SPLITS
+
+__all__ = ["is_on_disk", "read_name", "read_on_disk"]
+
+
+def is_on_disk(folder: Path) -> bool:
+    """Return whether a folder was written by `save_to_disk`."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def read_on_disk(folder: Path, reading: Reading) -> Contents:
+    """Read a data set, or a dictionary of splits, that `save_to_disk` wrote.
+
+    Raises:
+        ValueError: if datasets is not installed, and as `read_name`.
+    """
+    return _read(extra("datasets", "hf").load_from_disk(str(folder)), reading, str(folder))
+
+
+def read_name(name: str, reading: Reading, *, download: bool) -> Contents:
+    """Read a data set of the hub, from the cache of `datasets` or downloaded.
+
+    Raises:
+        ValueError: if datasets is not installed, the columns for x cannot be told, or a split is
+            unknown.
+        OSError: if the data set cannot be had.
+    """
+    datasets = extra("datasets", "hf")
+    try:
+        there = datasets.DownloadConfig(local_files_only=not download)
+        found = datasets.load_dataset(name, download_config=there)
+    except (OSError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise OSError(f"cannot load the Hugging Face data set {name!r}: {said}") from error
+    return _read(found, reading, f"hf:{name}")
+
+
+def _read(found: Any, reading: Reading, where: str) -> Contents:
+    datasets = extra("datasets", "hf")
+    named = isinstance(found, datasets.DatasetDict)
+    parts: dict[str, Any] = dict(found) if named else {"train": found}
+    unknown = [name for name in parts if name.lower() not in SPLITS]
+    if unknown:
+        raise ValueError(
+            f"{where} has the split {unknown[0]!r}: rename it to train, validation or test"
+        )
+    splits = None
+    if len(parts) > 1:
+        names = [np.full(len(part), SPLITS[name.lower()]) for name, part in parts.items()]
+        splits = np.concatenate(names)
+    whole = datasets.concatenate_datasets(list(parts.values()))
+    return _columns(whole, reading, where, splits)
+
+
+def _columns(whole: Any, reading: Reading, where: str, splits: Any) -> Contents:
+    datasets = extra("datasets", "hf")
+    kinds = whole.features
+    images = [name for name, kind in kinds.items() if isinstance(kind, datasets.Image)]
+    classes = [name for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+    key = reading.key or (images[0] if len(images) == 1 else None)
+    if isinstance(key, str) and key not in kinds:
+        raise ValueError(f"{where} has no column {key!r}: there are {', '.join(kinds)}")
+    labels = None
+    if reading.labels is None and len(classes) == 1 and classes[0] not in reading.asked():
+        labels = np.asarray(whole[classes[0]])
+        whole = whole.remove_columns(classes)
+    if key in images:
+        named = [f"image {number} of {where}" for number in range(len(whole))]
+        x = stacked((row[key] for row in whole.select_columns([key])), reading, names=named)
+        beside = _beside(whole, reading, where)
+        return Contents(x, labels=labels, beside=beside, splits=splits, images=True)
+    if isinstance(key, str) and not isinstance(kinds[key], datasets.Value):
+        x = np.stack([np.asarray(value) for value in whole[key]])
+        return Contents(x, labels=labels, beside=_beside(whole, reading, where), splits=splits)
+    table = whole.with_format("arrow")[:]
+    frame = extra("narwhals", "frames").from_native(table, eager_only=True)
+    found = numeric(frame, reading, where)
+    return Contents(
+        found.x, labels=labels, beside=found.beside, splits=splits, columns=found.columns
+    )
+
+
+def _beside(whole: Any, reading: Reading, where: str) -> dict[str, Any]:
+    for name in reading.asked():
+        if name not in whole.column_names:
+            raise ValueError(f"{where} has no column {name!r}: {', '.join(whole.column_names)}")
+    return {name: np.asarray(whole[name]) for name in reading.asked()}

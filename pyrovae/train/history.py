@@ -1,0 +1,80 @@
+"""The history of a training: what was measured at the end of each epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Epoch", "History"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The measurements of an epoch, means over data in nats.
+
+    Attributes:
+        epoch: the number of the epoch, from 1.
+        loss: the mean loss of the epoch's steps.
+        elbo: the ELBO after the epoch on the first 2,000 training data.
+        rate: the KL term of the ELBO.
+        distortion: the negative reconstruction term; elbo = -rate - distortion.
+        validation_elbo: the ELBO on the validation data, NaN without any.
+        validation_rate: the rate on the validation data.
+        validation_distortion: the distortion on the validation data.
+        kl_weight: the KL weight at the epoch's last step.
+        seconds: the time of the epoch's steps.
+    """
+
+    epoch: int
+    loss: float
+    elbo: float
+    rate: float
+    distortion: float
+    validation_elbo: float
+    validation_rate: float
+    validation_distortion: float
+    kl_weight: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """The epochs of a training, and why it ended.
+
+    Attributes:
+        epochs: the measurements of each epoch.
+        ended: "all epochs done", "stopped early ...", "interrupted" or "broken off ...".
+        kept: the epoch whose parameters the target has after training; 0 is before the first
+            step.
+        compile_seconds: the time of compiling, which is not part of the epochs' seconds.
+        objective: the name of the objective.
+        averaged: how the parameters that were measured and kept are averaged; "" if they are not.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    ended: str = "all epochs done"
+    kept: int = 0
+    compile_seconds: float = 0.0
+    objective: str = "objective"
+    averaged: str = ""
+
+    def column(self, name: str) -> list[float]:
+        """Return one measurement of every epoch."""
+        return [getattr(epoch, name) for epoch in self.epochs]
+
+    def plot(self) -> Any:
+        """Plot the bounds, the rate and the distortion by epoch, as `pyrovae.plots.history`."""
+        from pyrovae.plots import history  # matplotlib is imported for figures only
+
+        return history(self)
+
+    def lines(self) -> list[dict[str, float | None]]:
+        """Return the epochs as JSON records; numbers that are not finite are None."""
+        return [
+            {
+                name: value if math.isfinite(value) else None
+                for name, value in asdict(epoch).items()
+            }
+            for epoch in self.epochs
+        ]

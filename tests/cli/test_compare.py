@@ -1,0 +1,76 @@
+"""`pyrovae compare` of several runs: `pv.rank` of their evaluations."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pyrovae as pv
+from pyrovae.cli import main
+
+SHORT = ["--particles", "20", "--limit", "30"]
+
+
+def complaint(capsys, *argv) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pyrovae: error: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> list[Path]:
+    """Return three runs of one data set, two of them evaluated alike but for the seed."""
+    root = tmp_path_factory.mktemp("several")
+    found = []
+    digits = pv.data.load("digits")
+    for seed in range(3):
+        with pv.seeded(seed):
+            vae = pv.mlp_vae(64, latents=2, hidden=8)
+        pv.fit(vae, digits.train, epochs=1, batch_size=400, callbacks=[])
+        found.append(root / f"run-{seed}")
+        data = {"name": "digits", "binarization": "dynamic", "shape": [1, 8, 8]}
+        pv.save(vae, found[-1], data=data)
+        assert main(["evaluate", str(found[-1]), *SHORT, "--seed", str(seed)]) == 0
+    return found
+
+
+def test_several_runs_are_ranked(three, tmp_path, capsys):
+    out = tmp_path / "ranking.png"
+    capsys.readouterr()
+    assert main(["compare", *map(str, three), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    wanted = pv.rank({folder.name: pv.runs.Run(folder).evaluation() for folder in three})
+    assert str(wanted) in said
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    assert main(["compare", *map(str, three)]) == 0
+    figure = three[0] / "figures" / "comparison-of-3.png"
+    assert figure.exists()
+    assert main(["evaluate", str(three[0]), *SHORT]) == 0
+    assert not figure.exists()
+
+
+def test_runs_of_one_name_have_their_paths(three, tmp_path, capsys):
+    shutil.copytree(three[1], tmp_path / three[0].name)
+    runs = [*three[1:], tmp_path / three[0].name, three[0]]
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "c.png")]) == 0
+    said = "".join(capsys.readouterr().out.split())
+    assert str(tmp_path / three[0].name) in said
+
+
+def test_what_is_wrong_is_one_line(three, tmp_path, capsys):
+    assert "twice" in complaint(capsys, "compare", *three, three[0])
+    bare = [tmp_path / name for name in ("one", "two")]
+    for folder in bare:
+        pv.save(pv.mlp_vae(64, latents=2, hidden=8), folder)
+    line = complaint(capsys, "compare", *three, *bare)
+    assert f"2 of the runs have no evaluation: run `pyrovae evaluate {bare[0]} && " in line
+    assert f"run `pyrovae evaluate {bare[0]}`" in complaint(capsys, "compare", *three, bare[0])
+    assert "no run's folder at" in complaint(capsys, "compare", *three, *bare, tmp_path / "none")
+    assert "no run's folder at" in complaint(capsys, "compare", *three, tmp_path / "none")
+    shutil.rmtree(bare[0])
+    shutil.copytree(three[1], bare[0])
+    assert main(["evaluate", str(bare[0]), "--particles", "20", "--limit", "9"]) == 0
+    line = complaint(capsys, "compare", *three, bare[0])
+    assert "evaluate both on the same data" in line

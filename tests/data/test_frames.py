@@ -1,0 +1,93 @@
+"""Tables of numbers from files: columns of x, and those that are something else."""
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyrovae.data import frames, load
+
+RNG = np.random.default_rng(0)
+WRITE = {
+    ".csv": pyarrow.csv.write_csv,
+    ".parquet": pyarrow.parquet.write_table,
+    ".feather": pyarrow.feather.write_feather,
+}
+COLUMNS = {
+    "a": RNG.normal(size=40),
+    "b": RNG.normal(size=40),
+    "kind": np.array(["x", "y"] * 20),
+    "set": np.array(["train"] * 20 + ["validation"] * 10 + ["test"] * 10),
+}
+
+
+def written(folder, columns, suffix=".parquet"):
+    path = folder / f"table{suffix}"
+    WRITE[suffix](pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", WRITE)
+def test_numeric_columns_are_x(suffix, tmp_path):
+    path = written(tmp_path, COLUMNS, suffix)
+    data = load(path, labels="kind", covariates=["kind"], split="set")
+    assert data.columns == ("a", "b")
+    wanted = np.stack([COLUMNS["a"], COLUMNS["b"]], 1).astype(np.float32)
+    assert torch.equal(data.test.x, torch.tensor(wanted[30:]))
+    assert data.train.labels.tolist() == [0, 1] * 10
+    assert data.train.context[0].tolist() == [[1.0, 0.0], [0.0, 1.0]] * 10
+    assert (data.shape, data.domain) == ((2,), constraints.real)
+    assert frames.read_frame(path).columns == list(COLUMNS)
+
+
+def test_whole_numbers_are_counts_and_columns_can_be_chosen(tmp_path):
+    columns = {"id": np.array(["r"] * 30), "n": np.arange(30), "m": np.arange(30) % 3}
+    path = written(tmp_path, columns, ".csv")
+    data = load(path, key=["m", "n"])
+    assert (data.columns, data.domain) == (("m", "n"), constraints.nonnegative_integer)
+    assert torch.equal(data.train.x[:, 0], data.train.x[:, 1] % 3)
+    flags = written(tmp_path, {"p": [True, False] * 10, "q": [False, False] * 10})
+    assert load(flags).domain is constraints.boolean
+
+
+GAPS = {**COLUMNS, "a": [None, float("nan"), *COLUMNS["a"][2:].tolist()]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (
+            COLUMNS,
+            {"table": False},
+            "column 'kind' of .* holds String, not numbers: .* pv.data.Table",
+        ),
+        (COLUMNS, {"labels": "sort"}, "has no column 'sort'; it has 'a', 'b', 'kind', 'set'"),
+        (COLUMNS, {"key": ["a", "c"]}, "has no column 'c'"),
+        (
+            GAPS,
+            {"key": ["a", "b"], "table": False},
+            "column 'a' .* has 2 missing values of 40: .*pv.data.Table",
+        ),
+        ({"a": [1.0]}, {"labels": "a"}, "has no columns besides 'a': nothing is left for x"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_one_line(columns, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(written(tmp_path, columns), **options)
+
+
+def test_a_folder_of_a_partition_is_no_column(tmp_path):
+    folder = tmp_path / "year=2020"
+    folder.mkdir()
+    assert frames.read_frame(written(folder, {"a": [1.0]})).columns == ["a"]
+
+
+@pytest.mark.parametrize("suffix", WRITE)
+def test_a_damaged_table_is_one_line(suffix, tmp_path):
+    (tmp_path / f"table{suffix}").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"is no {suffix[1:]} table"):
+        load(tmp_path / f"table{suffix}")

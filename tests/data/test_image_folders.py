@@ -1,0 +1,92 @@
+"""Folders of images: classes are labels, train and test are splits, and sizes agree."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyrovae.data import load
+
+RNG = np.random.default_rng(0)
+
+
+def draw(path, shape=(6, 5, 3), mode=None):
+    """Write a random image, and return its bytes."""
+    array = RNG.integers(0, 256, shape, dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array)
+    (image if mode is None else image.convert(mode)).save(path)
+    return array
+
+
+def test_subfolders_are_classes(tmp_path):
+    drawn = [draw(tmp_path / kind / f"{i:02}.png") for kind in "ba" for i in range(10)]
+    data = load(tmp_path)
+    assert data.shape == (3, 6, 5)
+    labels = torch.cat([split.labels for split in data.splits.values()])
+    assert labels.bincount().tolist() == [10, 10]
+    assert data.train.context == ()
+    wanted = {tuple((a.transpose(2, 0, 1).reshape(-1) / np.float32(255)).tolist()) for a in drawn}
+    assert {tuple(row) for split in data.splits.values() for row in split.x.tolist()} == wanted
+
+
+def test_folders_named_train_and_test_are_splits(tmp_path):
+    for part, number in {"train": 8, "val": 2, "test": 3}.items():
+        for i in range(number):
+            draw(tmp_path / part / "a" / f"{i}.png", (4, 4))
+            draw(tmp_path / part / "b" / f"{i}.png", (4, 4))
+    data = load(tmp_path)
+    assert data.shape == (1, 4, 4)
+    assert [len(split) for split in data.splits.values()] == [16, 4, 6]
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_images_without_classes_have_no_labels(tmp_path):
+    for i in range(10):
+        draw(tmp_path / f"{i}.png", (4, 4))
+    assert load(tmp_path).train.labels is None
+
+
+def test_sizes_that_differ_are_asked_for(tmp_path):
+    for i in range(10):
+        draw(tmp_path / f"{i}.png", (8 + i, 8))
+    with pytest.raises(ValueError, match="1.png has 9 x 8 pixels, .*0.png 8 x 8: give the option"):
+        load(tmp_path)
+    assert load(tmp_path, size=4).shape == (1, 4, 4)
+    assert load(tmp_path, size=(4, 6)).shape == (1, 4, 6)
+
+
+def test_gray_and_colored_images_are_colored(tmp_path):
+    for i in range(9):
+        draw(tmp_path / f"{i}.png")
+    gray = draw(tmp_path / "9.png", (6, 5))
+    draw(tmp_path / "a.png", mode="P")
+    opaque = Image.fromarray(RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)).convert("RGBA")
+    opaque.save(tmp_path / "b.png")
+    data = load(tmp_path, fractions=(1, 0, 0))
+    assert data.shape == (3, 6, 5)
+    wanted = torch.tensor(gray).flatten().repeat(3) / 255
+    assert bool((data.train.x == wanted).all(1).any())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "F"])
+def test_other_modes_are_refused(mode, tmp_path):
+    image = Image.new(mode, (4, 4))
+    image.save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=f"a.tif has the mode {mode} of Pillow: save it with 8"):
+        load(tmp_path)
+
+
+def test_what_is_no_folder_of_images_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="holds no images: .png"):
+        load(tmp_path)
+    draw(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="is a folder of images, which has no columns"):
+        load(tmp_path, labels="kind")
+    draw(tmp_path / "b" / "a.png")
+    with pytest.raises(ValueError, match="holds images beside folders of images"):
+        load(tmp_path)
+    (tmp_path / "b" / "a.png").write_bytes(b"no image")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match="is no image that can be read"):
+        load(tmp_path)

@@ -1,0 +1,127 @@
+"""Arrays of any type and layout: what the numbers mean, and what has to be asked."""
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyrovae.data.layouts import EXACT, flat, valued
+from pyrovae.data.reading import Contents, Reading
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (7, 9, 8, 3), dtype=np.uint8)
+
+
+def laid_out(x, **options):
+    return flat(Contents(x), Reading(**options), "x")
+
+
+def meant(x, *, counts=False, **options):
+    rows, shape = laid_out(x, **options)
+    return valued(rows, shape, counts=counts, where="x")
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_images_with_the_channels_last_are_moved(contiguous):
+    x = BYTES if contiguous else np.asfortranarray(BYTES)
+    rows, shape = laid_out(x)
+    assert shape == (3, 9, 8)
+    assert torch.equal(rows, torch.tensor(BYTES.transpose(0, 3, 1, 2).reshape(7, -1)))
+    first, same = laid_out(BYTES.transpose(0, 3, 1, 2))
+    assert same == shape
+    assert torch.equal(first, rows)
+    assert laid_out(BYTES[..., :1])[1] == laid_out(BYTES[..., 0])[1] == (1, 9, 8)
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 9, 3), (7, 3, 3, 3), (7, 9, 8, 5), (7, 1, 28, 1)])
+def test_the_axis_of_channels_is_asked_for_in_doubt(shape):
+    x = np.zeros(shape)
+    with pytest.raises(ValueError, match="give the option channels, 'first'"):
+        laid_out(x)
+    assert laid_out(x, channels="first")[1] == shape[1:]
+    assert laid_out(x, channels="last")[1] == (shape[3], *shape[1:3])
+
+
+def test_a_shape_tells_rows_and_planes_of_images():
+    x = RNG.random((7, 6))
+    assert laid_out(x)[1] == (6,)
+    assert laid_out(x, shape=(1, 2, 3))[1] == (1, 2, 3)
+    with pytest.raises(ValueError, match=r"shape \(6,\); the option shape says \(1, 2, 2\)"):
+        laid_out(x, shape=(1, 2, 2))
+    planes = RNG.random((7, 2, 3))
+    with pytest.raises(ValueError, match=r"may be gray images: .* shape, \(1, 2, 3\)"):
+        laid_out(planes)
+    assert laid_out(planes, shape=(1, 2, 3))[1] == (1, 2, 3)
+    with pytest.raises(ValueError, match=r"images or counts: .* such as \(1, 4, 4\)"):
+        laid_out(np.full((7, 16), 9, np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(7,), (), (0, 3), (7, 0), (2, 2, 2, 2, 2)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"x has shape \("):
+        laid_out(np.zeros(shape))
+
+
+COUNTS, BOOLEAN, UNIT = (
+    constraints.nonnegative_integer,
+    constraints.boolean,
+    constraints.unit_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("x", "domain"),
+    [
+        (BYTES, UNIT),
+        (RNG.random((7, 9, 8, 3)), UNIT),
+        (RNG.normal(size=(7, 9, 8, 3)), constraints.real),
+        ((BYTES > 100).astype(np.uint8), BOOLEAN),
+        ((BYTES > 100).astype(np.uint8) * 255, BOOLEAN),
+        (BYTES > 100, BOOLEAN),
+        (RNG.integers(0, 2, (7, 5)), BOOLEAN),
+        (RNG.integers(0, 9, (7, 5)), COUNTS),
+        (RNG.integers(0, 9, (7, 5), dtype=np.uint16), COUNTS),
+        (RNG.integers(-9, 9, (7, 5)), constraints.real),
+        (RNG.integers(0, 9, (7, 5)).astype(float), constraints.real),
+        (RNG.random((7, 5)).astype(">f4"), constraints.real),
+        (RNG.random((7, 5)).astype(np.float16), constraints.real),
+    ],
+)
+def test_the_type_says_what_numbers_mean(x, domain):
+    found, met = meant(x)
+    assert found.dtype == torch.float32
+    assert met is domain
+    assert bool(domain.check(found).all())
+    if x.dtype != np.uint8 and x.ndim == 2:
+        assert torch.equal(found, torch.tensor(x.astype(np.float32)))
+
+
+def test_intensities_are_bytes_over_255():
+    assert torch.equal(meant(BYTES)[0] * 255, laid_out(BYTES)[0].float())
+
+
+def test_counts_are_whole_numbers():
+    x = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert meant(x, counts=True)[1] is COUNTS
+    for value in (0.5, -1.0):
+        x[1, 1] = value
+        with pytest.raises(ValueError, match=f"x holds no counts: {value:g} at row 1"):
+            meant(x, counts=True)
+    with pytest.raises(ValueError, match="float32 does not hold exactly"):
+        meant(np.array([[0, EXACT + 1]]))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (BYTES.astype(int), "whole numbers up to 255 stored as int64: save pixels .* as uint8"),
+        (BYTES.astype(float), "whole numbers up to 255 stored as float64"),
+        (np.array([[1.0, np.nan], [0.0, 1.0]]), "NaN or infinite values in 1 of 2 rows, the f"),
+        (np.array([[1.0, 1e300]]), r"values up to 1e\+300, beyond float32"),
+        (np.array([["a", "b"]]), "x holds <U1, not numbers"),
+        (np.array([[1j, 2.0]]), "x holds complex128, not numbers"),
+    ],
+)
+def test_values_that_mean_nothing_are_one_line(x, message):
+    with pytest.raises(ValueError, match=message):
+        meant(x)

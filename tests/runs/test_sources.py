@@ -1,0 +1,123 @@
+"""A run knows its data again, and what it was trained on is no test set."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import constraints
+
+import pyrovae as pv
+from pyrovae.runs.sources import Source
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(100, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    return tmp_path / "a.npy"
+
+
+@pytest.fixture
+def source(path):
+    source = Source().given(str(path))
+    source = Source(source.name, binarization="none")
+    return source.of(source.read_data())
+
+
+def test_a_record_reads_back(source):
+    assert Source.read(source.record) == source
+    assert source.shape == (3,)
+    assert source.load().domain is constraints.real
+
+
+def test_the_recorded_split_is_what_it_is(source):
+    data = source.read_data()
+    for name in ("train", "validation", "test"):
+        assert source.met_again(data, name) is None
+    assert torch.equal(source.split("test").x, data.test.x)
+
+
+def test_a_copy_of_the_training_data_is_no_test_set(source, tmp_path):
+    np.save(tmp_path / "b.npy", ROWS[::-1])
+    other = source.given(str(tmp_path / "b.npy"))
+    data = other.read_data()
+    assert [len(split) for split in data.splits.values()] == [0, 0, 100]
+    with pytest.raises(ValueError, match="b.npy is no test set: .* trained on 80 of its 100 rows"):
+        source.met_again(data, "test")
+    train = source.given(str(tmp_path / "b.npy"), split="train").read_data()
+    assert source.met_again(train, "train") is None
+
+
+def test_held_out_rows_and_new_rows_are_a_test_set(source, tmp_path):
+    held_out = source.read_data().test.x.numpy()
+    new = RNG.normal(size=(30, 3)).astype(np.float32)
+    for rows in (held_out, new):
+        np.save(tmp_path / "b.npy", rows)
+        data = source.given(str(tmp_path / "b.npy")).read_data()
+        assert source.met_again(data, "test") is None
+
+
+def test_a_training_row_among_many_is_said(source, tmp_path):
+    new = RNG.normal(size=(200, 3)).astype(np.float32)
+    train = source.read_data().train.x.numpy()
+    np.save(tmp_path / "b.npy", np.concatenate([train[:1], new]))
+    data = source.given(str(tmp_path / "b.npy")).read_data()
+    assert "the run was trained on 1 of its 201 rows" in source.met_again(data, "test")
+
+
+def test_a_file_that_changed_says_so(source, path):
+    new = RNG.normal(size=(10, 3)).astype(np.float32)
+    np.save(path, np.concatenate([ROWS, new]))
+    with pytest.raises(ValueError, match="a.npy changed since the training, and its test data"):
+        source.split("test")
+    np.save(path, new)
+    with pytest.warns(UserWarning, match="its test data are others than then"):
+        source.split("test")
+
+
+def test_another_file_is_read_with_the_same_options_and_categories(tmp_path):
+    kinds = np.array(["a", "b"] * 50)
+    np.savez(tmp_path / "a.npz", x=ROWS, kind=kinds, set=["train"] * 80 + ["test"] * 20)
+    source = Source(
+        str(tmp_path / "a.npz"),
+        binarization="none",
+        reading={"key": "x", "covariates": ["kind"], "split": "set"},
+    )
+    source = source.of(source.read_data())
+    np.savez(tmp_path / "b.npz", x=-ROWS, kind=np.array(["b"] * 100))
+    data = source.given(str(tmp_path / "b.npz")).read_data()
+    assert data.test.context[0].unique(dim=0).tolist() == [[0.0, 1.0]]
+    np.savez(tmp_path / "c.npz", x=-ROWS, kind=np.array(["c"] * 100))
+    with pytest.raises(ValueError, match="has the value 'c', which is none of those trained on"):
+        source.given(str(tmp_path / "c.npz")).read_data()
+
+
+def test_a_run_that_records_no_content_is_read(path):
+    source = Source(str(path), binarization="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert source.split("train").x.shape == (80, 3)
+
+
+def test_data_of_another_width_are_refused(source, tmp_path):
+    np.save(tmp_path / "b.npy", ROWS[:, :2])
+    with pytest.raises(ValueError, match=r"trained on data of \(3,\); .* has data of \(2,\)"):
+        source.given(str(tmp_path / "b.npy")).read_data()
+
+
+def test_a_split_with_its_context_goes_into_fit_and_evaluate(tmp_path):
+    np.savez(tmp_path / "a.npz", x=ROWS, c=RNG.normal(size=(100, 2)))
+    data = pv.data.load(tmp_path / "a.npz", key="x", covariates=["c"])
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Normal(pv.nets.MLP(2 + 2, 8, 3)),
+        pv.guides.MeanFieldNormal(pv.nets.MLP(3 + 2, 8, 4)),
+    )
+    pv.fit(vae, data.train, validation=data.validation, epochs=2, callbacks=[])
+    report = pv.evaluate(vae, data.test, particles=20)
+    again = pv.evaluate(vae, (data.test.x, *data.test.context), particles=20)
+    assert len(report.elbo.value) == 10
+    assert torch.equal(report.elbo.value, again.elbo.value)
