@@ -70,7 +70,7 @@ def launch(number: int, command: Sequence[str]) -> int:
         if failure.exitcode >= 0:  # it has said why
             return failure.exitcode
         ended = f"process {rank} of {number} was ended by signal {-failure.exitcode}"
-        return complain(f"{ended}, and the others with it: resume from the last checkpoint", 1)
+        return complain(f"{ended}, and the others with it: go on with --resume RUN", 1)
     except SignalException as error:
         return 128 + error.sigval  # 130 after Ctrl-C, as without --devices
     finally:
