@@ -6,7 +6,6 @@ A training can begin in the middle of an epoch, where an earlier one was broken 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
@@ -114,8 +113,10 @@ class Loop:
 
     def _call(self, callback: Callback, event: str) -> None:
         """Call a method of a callback; one that writes may measure in its process alone."""
-        by_itself = self.together is not None and callback.writes
-        with alone() if by_itself else contextlib.nullcontext():
+        if self.together is None or not callback.writes:
+            getattr(callback, event)(self.training)
+            return
+        with alone():
             getattr(callback, event)(self.training)
 
     def _tell(self, event: str) -> None:

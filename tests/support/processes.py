@@ -11,8 +11,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import distributed
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 import pyrovae as pv
+from pyrovae.data import Batches
 from pyrovae.data.ranks import ProcessLost, Ranks
 from pyrovae.measure.annealing import ais
 
@@ -138,6 +141,26 @@ def vae():
     return pv.mlp_vae(16, latents=2, hidden=8)
 
 
+def dealt():
+    """Return the data that this process takes in two epochs, by the kind of the data."""
+    ranks, x = Ranks.present(), torch.arange(23.0).unsqueeze(1)
+    torch.manual_seed(ranks.rank)
+    items = TensorDataset(x)
+    sampler = DistributedSampler(items)
+    kinds = {
+        "tensors": x,
+        "a data set": items,
+        "a loader": DataLoader(items, 3, shuffle=True),
+        "a sharded loader": DataLoader(items, 3, sampler=sampler),
+        "batches": list(x.split(3)),
+    }
+    found = {}
+    for kind, data in kinds.items():
+        batches = Batches(data, 3, shuffle=True, ranks=ranks)
+        found[kind] = [torch.cat([b for b, *_ in batches]).flatten() for _ in range(2)]
+    return found
+
+
 class Reporting(pv.Callback):
     """Evaluate after each epoch, in the process that writes."""
 
@@ -246,6 +269,7 @@ def everything(folder):
         found[f"part, {kind}"] = noisy(part, stop=7, compile=compile)
         distributed.barrier()  # rank 0 has written
         found[f"resumed, {kind}"] = noisy(part, resume=part, compile=compile)
+    found["dealt"] = dealt()
     found["refused"] = refused()
     found["failing"] = failing()
     return found

@@ -38,6 +38,19 @@ def test_a_step_sends_the_gradients_and_four_numbers_once(two):
     assert len(two[0]["sent"]) == 8 * 20 + sum(epochs)
 
 
+@pytest.mark.parametrize("kind", ["tensors", "a data set", "a loader", "batches"])
+def test_each_datum_is_taken_once(two, kind):
+    for epoch in range(2):
+        rows = torch.cat([found["dealt"][kind][epoch] for found in two])
+        assert rows.sort().values.tolist() == list(range(23))
+
+
+def test_a_loader_with_a_sampler_for_each_process_keeps_its_batches(two):
+    several = [found["dealt"]["a sharded loader"][0] for found in two]
+    assert [len(rows) for rows in several] == [12, 12]  # the sampler repeats one of 23
+    assert len(torch.cat(several).unique()) == 23
+
+
 def test_measurements_are_those_of_one_process(two, monkeypatch):
     monkeypatch.setattr(ais, "NUMBERS", 64 * 16 * 2)
     one = processes.measured()
