@@ -26,7 +26,7 @@ from pyrovae.cli.complaints import complain
 from pyrovae.data.ranks import Ranks
 from pyrovae.vae import VAE
 
-__all__ = ["is_started", "joined", "launch", "place"]
+__all__ = ["is_started", "joined", "launch", "place", "silent"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -80,6 +80,13 @@ def launch(number: int, command: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Discard what a block prints."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Join the group of processes that torchrun has started, if it has.
 
@@ -93,9 +100,7 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
-            if Ranks.present().rank:
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
+        with silent() if Ranks.present().rank else contextlib.nullcontext():
             yield
     finally:
         distributed.destroy_process_group()

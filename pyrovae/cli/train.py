@@ -125,6 +125,9 @@ def train(
     else:
         Checkpoints(out).newest()  # raises before a folder is locked or data are read
     if options.devices > 1:
+        # Data are downloaded once, and what is wrong is said once.
+        with recipes.running(options.recipe), devices.silent():
+            _made(tables, options, out)
         return devices.launch(options.devices, command)
     return _train_into(out, tables, options, list(command))
 
@@ -228,29 +231,36 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
     return experiment.checked(config["experiment"])
 
 
+def _made(tables: Tables, options: Trained, out: Path) -> tuple[VAE, DataSet, Source, Tables]:
+    """Return the VAE to train, its data, their source, and the experiment with all its tables."""
+    seed = experiment.settings(tables, "training").seed
+    download = options.root is not None or (options.like or options.resume) is None
+    source, read = _read(tables, download=download)
+    if options.recipe:
+        data = read
+        vae = recipes.run(options.recipe, data.shape, seed=seed)
+    else:
+        tables = _with_likelihood(tables, read)
+        read = _leveled(read, tables)
+        data = read if source.binarization is None else source.binarized(read)
+        vae = build.vae(tables, data, seed=seed)
+    if source.binarization is None:
+        intensities = read.domain is constraints.unit_interval
+        source = replace(source, binarization=binarization_for(vae) if intensities else "none")
+        data = source.binarized(read)
+    source = source.of(read)
+    if options.resume is not None:
+        _check_unchanged(Run(out).source, read)
+    return vae, data, source, tables
+
+
 def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> int:
-    recipe, settings = options.recipe, experiment.settings(tables, "training")
+    recipe, seed = options.recipe, experiment.settings(tables, "training").seed
     with recipes.running(recipe):
-        download = options.root is not None or (options.like or options.resume) is None
-        source, read = _read(tables, download=download)
-        if recipe:
-            data = read
-            vae = recipes.run(recipe, data.shape, seed=settings.seed)
-        else:
-            tables = _with_likelihood(tables, read)
-            read = _leveled(read, tables)
-            data = read if source.binarization is None else source.binarized(read)
-            vae = build.vae(tables, data, seed=settings.seed)
-        if source.binarization is None:
-            intensities = read.domain is constraints.unit_interval
-            source = replace(source, binarization=binarization_for(vae) if intensities else "none")
-            data = source.binarized(read)
-        source = source.of(read)
-        if options.resume is not None:
-            _check_unchanged(Run(out).source, read)
+        vae, data, source, tables = _made(tables, options, out)
         devices.place(vae)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
-        checkpoint = Checkpoint(out, seed=settings.seed, command=command, **details)
+        checkpoint = Checkpoint(out, seed=seed, command=command, **details)
         history = _fit(vae, data, tables, checkpoint, resume=options.resume)
         if history.epochs and not Ranks.present().rank:
             with alone():
@@ -378,9 +388,8 @@ def _fit(
 
 def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
     nats = settings.free_bits
-    steps = settings.epochs * math.ceil(
-        math.ceil(size / settings.batch_size) / settings.accumulate
-    )
+    joint = settings.batch_size * Ranks.present().world
+    steps = settings.epochs * math.ceil(math.ceil(size / joint) / settings.accumulate)
     return Step(
         optim=optimizer.optimizer(table, settings, min(steps, settings.max_steps or steps)),
         loss=objective,

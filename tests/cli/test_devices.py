@@ -34,6 +34,12 @@ def test_more_devices_than_gpus_are_refused(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_what_is_wrong_is_said_once_before_any_process_starts(tmp_path, capfd):
+    command = ["train", "--out", str(tmp_path / "run"), "--devices", "2", "--prior", "Nope"]
+    assert main(command) == 2
+    assert capfd.readouterr().err.count("no prior 'Nope'") == 1
+
+
 @pytest.mark.parametrize("number", ["0", "some"])
 def test_a_number_of_devices_is_one_or_more(tmp_path, capsys, number):
     assert main(["train", "--out", str(tmp_path), "--devices", number, *SMALL]) == 2
