@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-__all__ = ["STEPS", "Steps", "generators_kept", "seeded", "state_of"]
+__all__ = ["STEPS", "Steps", "Streams", "derived", "generators_kept", "seeded", "state_of"]
 
 
 @contextlib.contextmanager
@@ -91,5 +91,34 @@ class Steps:
         """The seed itself before the first step, later one derived from the seed and the steps."""
         if self.seed is None or not self.taken:
             return self.seed
-        words = np.random.SeedSequence([self.seed % 2**64, self.taken])
-        return int(words.generate_state(1, np.uint64)[0])
+        return derived(self.seed, self.taken)
+
+
+def derived(*words: int) -> int:
+    """Return a seed that is determined by integers, and unlike that of any others."""
+    sequence = np.random.SeedSequence([word % 2**64 for word in words])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+class Streams:
+    """Give each of successive parts of a work its own random numbers.
+
+    The first part goes on from torch's generator, and the others are seeded by its state and
+    their number: what a part draws does not depend on whether earlier ones were run here.
+
+    Example:
+        >>> with seeded(0):
+        ...     streams = Streams()
+        ...     with streams.of(1):
+        ...         draw = torch.rand(())
+        >>> with seeded(0), Streams().of(1):
+        ...     assert draw == torch.rand(())
+    """
+
+    def __init__(self) -> None:
+        with generators_kept():
+            self._base = int(torch.randint(2**63 - 1, ()))
+
+    def of(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """Seed a block for the part of a number, from 0."""
+        return seeded(derived(self._base, number) if number else None)

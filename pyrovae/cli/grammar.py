@@ -189,6 +189,14 @@ class Trained(Common):
         _in(TRAINING, "Compute the layers of networks in bfloat16, and all else in float32."),
     ] = None
     no_compile: Annotated[Flag, _in(TRAINING, "Do not compile the programs.")] = False
+    devices: Annotated[
+        Count,
+        _in(
+            TRAINING,
+            "Train in so many processes, each on its own GPU, or on the CPU if there is none. "
+            "Each takes --batch-size data per step.",
+        ),
+    ] = 1
 
 
 ALIASES: Final = {

@@ -14,7 +14,16 @@ from torch.distributions import constraints
 
 import pyrovae as pv
 from pyrovae import plots
-from pyrovae.cli import build, defaults, experiment, optimizer, recipes, sweep_table, watching
+from pyrovae.cli import (
+    build,
+    defaults,
+    devices,
+    experiment,
+    optimizer,
+    recipes,
+    sweep_table,
+    watching,
+)
 from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables, Training
@@ -23,6 +32,7 @@ from pyrovae.cli.grammar import ALIASES, Trained
 from pyrovae.cli.signals import TERMINATED, stopping_at_sigterm
 from pyrovae.data import DataSet
 from pyrovae.data.domains import in_words
+from pyrovae.data.ranks import Ranks, alone
 from pyrovae.data.readers import is_name
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.parts import is_known
@@ -107,15 +117,31 @@ def train(
     """
     out = _folder(file, options)
     tables = asked(file, options, entries)
-    if options.resume is not None:
+    if devices.is_started():
+        with devices.joined():
+            return _train_into(out, tables, options, list(command))
+    if options.resume is None:
+        folders.refuse(out, overwrite=options.overwrite)
+    else:
         Checkpoints(out).newest()  # raises before a folder is locked or data are read
-        with folders.held(out):
-            return _train(tables, options, out, list(command))
-    folders.refuse(out, overwrite=options.overwrite)
+    if options.devices > 1:
+        # Data are downloaded once, and what is wrong is said once.
+        with recipes.running(options.recipe), devices.silent():
+            _made(tables, options, out)
+        return devices.launch(options.devices, command)
+    return _train_into(out, tables, options, list(command))
+
+
+def _train_into(out: Path, tables: Tables, options: Trained, command: list[str]) -> int:
+    """Train in a folder that no other training writes to."""
+    if Ranks.present().rank:  # rank 0 holds the folder
+        return _train(tables, options, out, command)
     with folders.held(out):
+        if options.resume is not None:
+            return _train(tables, options, out, command)
         # Check again under the lock: another process may have finished a run in the meantime.
         folders.refuse(out, overwrite=options.overwrite)
-        return _train(tables, options, out, list(command))
+        return _train(tables, options, out, command)
 
 
 def _folder(file: Path | None, options: Trained) -> Path:
@@ -205,31 +231,40 @@ def _experiment_of(folder: Path, recipe: Path | None) -> Tables:
     return experiment.checked(config["experiment"])
 
 
+def _made(tables: Tables, options: Trained, out: Path) -> tuple[VAE, DataSet, Source]:
+    """Return the VAE to train, its data and their source."""
+    seed = experiment.settings(tables, "training").seed
+    download = options.root is not None or (options.like or options.resume) is None
+    source, read = _read(tables, download=download)
+    if options.recipe:
+        data = read
+        vae = recipes.run(options.recipe, data.shape, seed=seed)
+    else:
+        chosen = _with_likelihood(tables, read)
+        read = _leveled(read, chosen)
+        data = read if source.binarization is None else source.binarized(read)
+        vae = build.vae(chosen, data, seed=seed)
+    if source.binarization is None:
+        intensities = read.domain is constraints.unit_interval
+        source = replace(source, binarization=binarization_for(vae) if intensities else "none")
+        data = source.binarized(read)
+    source = source.of(read)
+    if options.resume is not None:
+        _check_unchanged(Run(out).source, read)
+    return vae, data, source
+
+
 def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> int:
-    recipe, settings = options.recipe, experiment.settings(tables, "training")
+    recipe, seed = options.recipe, experiment.settings(tables, "training").seed
     with recipes.running(recipe):
-        download = options.root is not None or (options.like or options.resume) is None
-        source, read = _read(tables, download=download)
-        if recipe:
-            data = read
-            vae = recipes.run(recipe, data.shape, seed=settings.seed)
-        else:
-            chosen = _with_likelihood(tables, read)
-            read = _leveled(read, chosen)
-            data = read if source.binarization is None else source.binarized(read)
-            vae = build.vae(chosen, data, seed=settings.seed)
-        if source.binarization is None:
-            intensities = read.domain is constraints.unit_interval
-            source = replace(source, binarization=binarization_for(vae) if intensities else "none")
-            data = source.binarized(read)
-        source = source.of(read)
-        if options.resume is not None:
-            _check_unchanged(Run(out).source, read)
+        vae, data, source = _made(tables, options, out)
+        devices.place(vae)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
-        checkpoint = Checkpoint(out, seed=settings.seed, command=command, **details)
+        checkpoint = Checkpoint(out, seed=seed, command=command, **details)
         history = _fit(vae, data, tables, checkpoint, resume=options.resume)
-        if history.epochs:
-            figures = vae_figures(vae, data.test, data.shape)
+        if history.epochs and not Ranks.present().rank:
+            with alone():
+                figures = vae_figures(vae, data.test, data.shape)
             save_figures({"history": plots.history(history)} | figures, Run(out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     _print_summary(out, history, again)
@@ -353,9 +388,8 @@ def _fit(
 
 def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
     nats = settings.free_bits
-    steps = settings.epochs * math.ceil(
-        math.ceil(size / settings.batch_size) / settings.accumulate
-    )
+    joint = settings.batch_size * Ranks.present().world
+    steps = settings.epochs * math.ceil(math.ceil(size / joint) / settings.accumulate)
     return Step(
         optim=optimizer.optimizer(table, settings, min(steps, settings.max_steps or steps)),
         loss=objective,
@@ -372,6 +406,8 @@ def _forget_earlier_results(folder: Path) -> Callback:
     """Return a callback that removes the results of the run that is overwritten."""
 
     class Forget(Callback):
+        writes = True
+
         def started(self, training: Any) -> None:
             logs = () if training.resumed else ("log.csv", "tensorboard/*")
             for pattern in ("evaluation.*", "figures/*.png", "report.html", *logs):

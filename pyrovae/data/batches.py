@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyrovae.data.arrays import Intake, Mapped, Sparse, as_rows, tensors
 from pyrovae.data.datasets import DataSet, Split, drawn_once
 from pyrovae.data.domains import named
+from pyrovae.data.ranks import Ranks
 from pyrovae.data.streams import Called, Parquet, ahead, opened, passed
 from pyrovae.data.transformed import Transformed
 from pyrovae.types import Data
@@ -50,6 +51,8 @@ class Batches:
         device: the device to move batches to; None leaves them where they are. For a GPU, tensors
             are moved once as a whole if they fit in half of its free memory.
         intake: what the programs take, by which arrays become tensors (see `arrays`).
+        ranks: this process, if several share the data: then each takes its part of every joint
+            batch, and an epoch has as many batches as that of rank 0.
 
     Raises:
         ValueError: if there are no data, arrays differ in length or are not numeric, or `data` is
@@ -68,10 +71,12 @@ class Batches:
         shuffle: bool = False,
         device: torch.device | None = None,
         intake: Intake | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"a batch needs at least one datum; got batch_size={batch_size}")
         self.batch_size, self.shuffle, self.device = batch_size, shuffle, device
+        self.ranks = ranks or Ranks()
         self._transformed = data if isinstance(data, Transformed) else None
         inner = data.data if isinstance(data, Transformed) else data
         self.data, self.intake = opened(inner, intake or Intake())
@@ -100,6 +105,21 @@ class Batches:
             raise TypeError("a stream has no length until it has been iterated over once")
         return self.number
 
+    @property
+    def fewest(self) -> int | None:
+        """The number of data in the smallest batch; None if it is not known."""
+        if not self.rows:
+            return None
+        left = len(self.rows[0]) % (self.batch_size * self.ranks.world)
+        return max(1, left // self.ranks.world) if left else self.batch_size
+
+    def rows_beside(self, rows: int) -> int:
+        """Return the number of data in this process's batch where that of rank 0 has `rows`."""
+        if not self.rows or rows == self.batch_size:
+            return rows
+        left = len(self.rows[0]) % (self.batch_size * self.ranks.world)
+        return len(range(self.ranks.rank, left, self.ranks.world))
+
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the data once."""
         return self.iterate()
@@ -125,13 +145,23 @@ class Batches:
             x = self.rows[0]
             device = x.device if isinstance(x, Tensor) else None
             order = torch.randperm(len(x), device=device) if self.shuffle else None
+            if self.ranks.several:
+                order = self._shared(order)
             remaining, before = self._cut(order, skip * self.batch_size), min(skip, len(self))
         else:
             remaining = _batches(self.source, self.intake)
+            if self.ranks.several:
+                remaining = self.ranks.turns(remaining, self.source)
             before = passed(remaining, skip)
-        if before < skip:
+        if before < skip - self.ranks.several:  # rank 0 may have a batch more
             raise ValueError(f"the data have {before} batches; got skip={skip}")
         return self._counted(remaining, skip)
+
+    def _shared(self, order: Tensor | None) -> Tensor:
+        """Return the rows of this process, in the order of rank 0."""
+        order = torch.arange(len(self.rows[0])) if order is None else order
+        self.ranks.overwrite([order])
+        return self.ranks.rows(order, self.batch_size)
 
     def _counted(self, remaining: Iterator[Batch], number: int) -> Iterator[Batch]:
         for batch in remaining:
@@ -152,7 +182,7 @@ class Batches:
         use the same pixels as `evaluate`. `first` limits it to its first rows.
         """
         again = copy.copy(self)
-        again.batch_size, again.shuffle = batch_size, False
+        again.batch_size, again.shuffle, again.ranks = batch_size, False, Ranks()
         if self.dynamic:
             _, rows = _rows(drawn_once(self.data), self.intake)
             again.dynamic = False
@@ -178,7 +208,8 @@ class Batches:
             yield torch.bernoulli(x) if self.dynamic else x, *context
 
     def _places(self, order: Tensor | None, first: int) -> Iterator[Any]:
-        for start in range(first, len(self.rows[0]), self.batch_size):
+        number = len(self.rows[0]) if order is None else len(order)
+        for start in range(first, number, self.batch_size):
             rows = slice(start, start + self.batch_size)
             yield rows if order is None else order[rows]
 
@@ -191,14 +222,14 @@ class Batches:
 
     def _count(self) -> int | None:
         if self.rows:
-            return math.ceil(len(self.rows[0]) / self.batch_size)
+            return math.ceil(len(self.rows[0]) / (self.batch_size * self.ranks.world))
         try:
             number = len(cast(Sized, self.source))
         except TypeError:
             return None
         if number == 0:
             raise ValueError("the data are empty: there is no batch")
-        return number
+        return math.ceil(number / self.ranks.world)
 
 
 def _taken(rows: Rows, place: Any) -> Tensor:

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
+from pyrovae.data.ranks import Ranks
 from pyrovae.measure import unused_latents as unused
 from pyrovae.measure.findings import Diagnostic, Finding
 from pyrovae.measure.fingerprints import fingerprints
-from pyrovae.measure.progress import collect, concatenated
+from pyrovae.measure.progress import concatenated
 from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
 from pyrovae.measure.report import Report
+from pyrovae.measure.turns import Met, collect_in_turns
 from pyrovae.randomness import generators_kept, seeded
 from pyrovae.types import Data, Target
 from pyrovae.weights import psis
@@ -89,6 +91,10 @@ def evaluate(
     sentence in the verdict. An interrupt (Ctrl-C) keeps the batches and the diagnostics that have
     finished; the report is then marked as partial.
 
+    The processes of a group of `torch.distributed` share the batches, and those of AIS. Each has
+    to call this, and gets the whole report, which does not depend on their number (see
+    `pyrovae.data.ranks.alone` to evaluate in one of them).
+
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
         data: any data that `fit` takes. A dynamic split is binarized once, independently of the
@@ -134,7 +140,9 @@ def evaluate(
     runner = _runner(compile, target, batches, particles)
     measure = _Measurement(resolved, ks, particles, runner, keep=bool(diagnostics))
     with resolved.evaluating(), seeded(seed):
-        done = collect(measure, batches, f"evaluating with {particles:,} particles")
+        met = measure.meet(batches)
+        done = collect_in_turns(measure, met, f"evaluating with {particles:,} particles")
+    measure.share()
     measured = concatenated(done.pieces)
     found, refused = _diagnose(target, measure.kept, () if done.partial else diagnostics, seed)
     for name, why in refused.items():
@@ -201,31 +209,42 @@ class _Measurement:
         self.kept: list[Given] = []
         self.left_out: dict[str, str] = {}
         self.points: tuple[str, ...] = ()
-        self.width = self.asked = 0
+        self.width = 0
         self._resolved, self._keep = resolved, keep
         read = ReadAll(self.left_out)
         self._measure = lambda given: _measure(
             given, ks, particles=particles, runner=runner, read=read
         )
 
-    def __call__(self, batch: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the estimates and per-datum tensors of a batch, by name."""
-        given = self._resolved.given(*batch)
+    def __call__(self, met: tuple[int, Given]) -> dict[str, Any]:
+        """Return the estimates and per-datum tensors of a batch, by name.
+
+        The batch comes with the number of data before it.
+        """
+        before, given = met
         # Copied after the large tensors are freed, so that the results do not fragment the heap.
         found = copy.deepcopy(self._measure(given))
         if not self.width:
             self.points = _point_masses(given)
-        found["cost_of_another"] = self._cost_of_another(given)
-        self.width = batch[0][0].numel()
-        if self._keep:
-            self.kept.append(given)
+        found["cost_of_another"] = self._cost_of_another(given, before)
+        self.width = given.x[0].numel()
         return found
 
-    def _cost_of_another(self, given: Given) -> Tensor:
+    def meet(self, batches: Batches) -> Met:
+        """Return the batches with the number of data before each, and keep them if asked to."""
+        return Met(batches, self._resolved, self.kept if self._keep else None)
+
+    def share(self) -> None:
+        """Take what rank 0 found of the whole, and why any process left out a quantity."""
+        several = Ranks.present().gathered((self.left_out, self.points, self.width))
+        for left_out, _, _ in reversed(several):
+            self.left_out.update(left_out)
+        _, self.points, self.width = several[0]
+
+    def _cost_of_another(self, given: Given, before: int) -> Tensor:
         """Return the cost of another datum's z, [N]; NaN for data after the first ones."""
         unknown = torch.full((len(given),), torch.nan)
-        asked, self.asked = self.asked, self.asked + len(given)
-        if asked >= unused.ASKED:
+        if before >= unused.ASKED:
             return unknown
         with generators_kept():
             return unused.cost_of_another(given.pair[0], given.trace(1), given).cpu()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -163,9 +163,12 @@ class Callback:
     Attributes:
         needs_gradient_norm: whether it reads `Training.gradient_norm`, which is measured if any
             callback does.
+        writes: whether it writes to files or the screen, and does nothing else to the training.
+            Of several processes, that of rank 0 alone calls such a callback.
     """
 
     needs_gradient_norm: bool = False
+    writes: ClassVar[bool] = False
 
     def started(self, training: Training) -> None:
         """Before the first step."""
@@ -219,6 +222,8 @@ class ProgressBar(Callback):
     Raises:
         ValueError: if `every` is less than 1.
     """
+
+    writes = True
 
     def __init__(self, *, every: int = 1) -> None:
         if every < 1:

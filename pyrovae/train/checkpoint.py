@@ -48,6 +48,8 @@ class Checkpoint(Callback):
         [1, 2, 3, 4, 5]
     """
 
+    writes = True
+
     def __init__(self, folder: str | Path, *, minutes: float = 10.0, **details: Any) -> None:
         if not minutes > 0:
             raise ValueError(f"a state is written every so many minutes, above 0; got {minutes}")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
+from pyrovae.data.ranks import Ranks
 from pyrovae.objectives import Objective
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps, seeded
@@ -27,10 +28,12 @@ from pyrovae.runs.checkpoints import Checkpoints
 from pyrovae.train.accumulation import is_scaled
 from pyrovae.train.callbacks import Callback, History, ProgressBar, Training
 from pyrovae.train.checkpoint import Checkpoint
+from pyrovae.train.distributed import together
 from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store
 from pyrovae.train.failures import NonFiniteLoss
 from pyrovae.train.loop import Loop
 from pyrovae.train.monitor import BATCH, DATA, Monitor
+from pyrovae.train.resume import first_rows
 from pyrovae.train.step import Step, default_loss
 from pyrovae.train.svi import SVI
 from pyrovae.types import Data, Target
@@ -71,6 +74,16 @@ def fit(
     By default the ELBO $E_q[\log p(x, z) - \log q(z | x)]$ is maximized by Adam; `Step` sets
     another objective or optimizer.
 
+    After `torch.distributed.init_process_group()`, as under torchrun, all processes of the group
+    train together, each on its own device; all of them have to call `fit` with the same data.
+    Each takes `batch_size` data of a joint batch, and steps are those of one process with the
+    joint batch: the gradients are summed by one all-reduce (see `pyrovae.train.distributed`).
+    Every batch of an iterable goes to one process; a `DataLoader` with a `DistributedSampler`
+    keeps its own. The measurements of an epoch are of all data. Statistics of batch normalization
+    are those of rank 0, and an objective that is no sum over data, such as one of the aggregate
+    posterior, is estimated on each part. Rank 0 alone writes and decides on the end. If a process
+    dies, the others raise `pyrovae.data.ranks.ProcessLost`.
+
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
         data: an array [N, ...] (of torch, NumPy, SciPy's sparse matrices, AnnData, or a frame of
@@ -94,7 +107,8 @@ def fit(
             the same data, step and callbacks. It ends with the parameters of a training that was
             never broken off, bit for bit on the same machine with the same number of threads.
             The generators of torch, Python and NumPy continue from the state, and a checkpoint
-            that is damaged is passed over with a warning.
+            that is damaged is passed over with a warning. On another number of processes, with
+            the same joint batch, it is equal to that training in distribution, with a warning.
 
     Returns:
         The history, per datum and in nats. The target has the parameters of the last epoch, or of
@@ -127,9 +141,12 @@ def fit(
     resumed = None if resume is None else _latest(Path(resume))
     steps = steps_of(target) if seed == "next" else Steps(seed)
     keep_steps(target, steps)  # before any step, as graphs guard the attributes of the target
+    ranks = Ranks.present()
     with seeded(steps.next_seed):
         device, intake = device_of(target), intake_of(target)
-        batches = Batches(data, batch_size, shuffle=True, device=device, intake=intake)
+        batches = Batches(
+            *(data, batch_size), shuffle=True, device=device, intake=intake, ranks=ranks
+        )
         if validation is not None:
             validation = Batches(drawn_once(validation), BATCH, device=device, intake=intake)
         shown = Monitor(batches.in_order(BATCH, first=DATA), validation, steps.seed)
@@ -154,6 +171,7 @@ def fit(
             before=steps,
             resumed=resumed,
             scaled=scaled,
+            together=together(training, batches, steps, scaled=scaled) if ranks.several else None,
         )
         loop.run()
     return training.history
@@ -186,10 +204,12 @@ def _prepare(
         if shown.validation is not None:
             check(target, shown.validation)
         x, *context = check(target, shown.train)
-        if batches.tensors and len(batches.tensors[0]) % batches.batch_size == 1:
+        if batches.fewest == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
         default = default_loss(model, guide, x, *context)
-        scaled = step.accumulate > 1 and is_scaled(model, guide, x, *context)
+        few = first_rows((x, *context), len(x) // 2 or 1)  # fewer than a plate of all data
+        joint = step.accumulate > 1 or batches.ranks.several
+        scaled = joint and is_scaled(model, guide, *few)
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w

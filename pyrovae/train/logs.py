@@ -103,6 +103,8 @@ class Log(Callback):
 
     needs_gradient_norm = True
 
+    writes = True
+
     def __init__(
         self, logger: Logger, *, every: int = 50, pictures: Pictures | None = None
     ) -> None:
@@ -282,6 +284,8 @@ class LiveFigure(Callback):
     Raises:
         ValueError: if it does not end in .png.
     """
+
+    writes = True
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

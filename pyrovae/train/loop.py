@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae.data.batches import Batch, Batches
+from pyrovae.data.ranks import alone
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps
 from pyrovae.train.accumulation import averaged, grouped, rescale
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
+from pyrovae.train.distributed import EpochEnded, Together
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
 from pyrovae.train.optim import Optim
@@ -30,7 +32,7 @@ from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
-from pyrovae.weights.target import check_data, keep_steps
+from pyrovae.weights.target import buffers_of, check_data, keep_steps
 
 __all__ = ["Loop"]
 
@@ -52,6 +54,7 @@ class Loop:
         resumed: the state of an earlier training, from which this one goes on.
         so_far: the steps of the present epoch.
         recordings: the steps at which graphs were recorded.
+        together: the processes that train together; None if this is the only one.
     """
 
     training: Training
@@ -66,6 +69,12 @@ class Loop:
     resumed: Mapping[str, Any] | None = None
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     recordings: Recordings = field(default_factory=Recordings)
+    together: Together | None = None
+
+    @functools.cached_property
+    def called(self) -> list[Callback]:
+        """The callbacks that this process calls: one that writes is called by rank 0 alone."""
+        return [c for c in self.callbacks if not (c.writes and self.batches.ranks.rank)]
 
     def run(self) -> None:
         """Train to the last epoch, a callback's stop, an interrupt or an error."""
@@ -76,8 +85,8 @@ class Loop:
         self.svi.before_compiling = functools.partial(self._tell, "compiling")
         broken: NonFiniteLoss | None = None
         try:
-            for callback in self.callbacks:
-                callback.started(training)
+            for callback in self.called:
+                self._call(callback, "started")
             if self.resumed is not None:
                 restore(self, self.resumed)
                 self._tell("resumed")
@@ -96,20 +105,30 @@ class Loop:
 
     def _end(self) -> None:
         self._remember_steps()
-        for callback in self.callbacks:
-            callback.finished(self.training)
+        for callback in self.called:
+            self._call(callback, "finished")
         self.training.history.kept = self.training.epoch
-        for callback in self.callbacks:
-            callback.ended(self.training)
+        for callback in self.called:
+            self._call(callback, "ended")
+
+    def _call(self, callback: Callback, event: str) -> None:
+        """Call a method of a callback; one that writes may measure in its process alone."""
+        if self.together is None or not callback.writes:
+            getattr(callback, event)(self.training)
+            return
+        with alone():
+            getattr(callback, event)(self.training)
 
     def _tell(self, event: str) -> None:
         """Call a method of every callback, then raise the first request to stop."""
         stop = None
-        for callback in self.callbacks:
+        for callback in self.called:
             try:
-                getattr(callback, event)(self.training)
+                self._call(callback, event)
             except StopTraining as reason:
                 stop = stop or reason
+        if self.together is not None:
+            stop = self.together.decide(event, stop)
         if stop is not None:
             raise stop
 
@@ -134,6 +153,8 @@ class Loop:
             broken = not_finite(training.parameters)
             if broken:
                 raise NonFiniteLoss(describe(training, "the next loss is not defined", broken))
+            if self.together is not None:
+                self.together.ranks.overwrite(buffers_of(training.target).values())
             self._tell("measuring")
             measured = self.monitor.measure(training.target)
         except BaseException:
@@ -157,15 +178,18 @@ class Loop:
         """Take the steps that are left of the epoch."""
         training, so_far, started = self.training, self.so_far, time.perf_counter()
         self._tell("started_epoch")
-        for group in grouped(rest_of(self.batches, so_far), self.step.accumulate):
+        for group in self._left():
             compiling = self.svi.compile_seconds
             if not self.batches.tensors:
                 for batch in group:
                     check_data(training.target, *batch)
             self._set_weight(len(so_far.losses))
             self._set_rate()
-            loss = _step(training, self.svi, group, scaled=self.scaled, note=self._note)
-            so_far.add(loss, [len(batch[0]) for batch in group])
+            try:
+                loss, rows = _step(self, group)
+            except EpochEnded:
+                break
+            so_far.add(loss, rows, batches=len(group))
             training.step += 1
             training.norm = self.svi.norm.value
             if not isinstance(loss, Tensor):
@@ -175,7 +199,13 @@ class Loop:
             so_far.seconds += now - started - compiling
             started = now
             self._tell("stepped")
-        training.batches = self.step.steps_in(self.batches.number)
+        steps = self.step.steps_in(self.batches.number)
+        training.batches = steps if self.together is None else len(so_far.losses)
+
+    def _left(self) -> Iterator[list[Batch]]:
+        """Return the batches of the steps that are left in the epoch."""
+        left = grouped(rest_of(self.batches, self.so_far), self.step.accumulate)
+        return left if self.together is None else self.together.groups(left, self.training)
 
     def _note(self, batch: Batch) -> None:
         """Note the batch at which a graph was recorded, or the programs were observed for one."""
@@ -219,34 +249,39 @@ def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
             scheduler.step()
 
 
-def _step(
-    training: Training,
-    svi: SVI,
-    group: Sequence[Batch],
-    *,
-    scaled: bool,
-    note: Callable[[Batch], None],
-) -> float | Tensor:
-    """Take a step and return its loss; after a CUDA graph this is a tensor on the GPU.
+def _step(loop: Loop, group: Sequence[Batch]) -> tuple[float | Tensor, int]:
+    """Take a step; return its loss and its data. After a CUDA graph, the loss is on the GPU."""
+    if loop.together is not None:
+        loss = loop.together.joint(group, functools.partial(_of_group, loop))
+        loop.svi.update(loop.together.trained)
+        return loss, loop.together.rows
+    loss, parameters = _of_group(loop, group)
+    if not isinstance(loss, Tensor):
+        loop.svi.update(parameters)
+    return loss, sum(len(batch[0]) for batch in group)
 
-    `note` is called after each batch.
+
+def _of_group(loop: Loop, group: Sequence[Batch]) -> tuple[Any, list[Tensor]]:
+    """Return the loss of a step's batches, and the parameters with their gradients.
+
+    If the whole step was launched as one graph, the loss is a tensor on the GPU.
     """
     losses: list[float] = []
     sizes = [len(batch[0]) for batch in group]
     parameters: dict[Tensor, None] = {}
     for number, batch in enumerate(group):
-        if scaled and number:
+        if loop.scaled and number:
             rescale(parameters, sizes[number - 1] / sizes[number])
-        taken = _gradients(training, svi, batch, launch=len(group) == 1)
-        note(batch)
+        launch = len(group) == 1 and loop.together is None
+        taken = _gradients(loop.training, loop.svi, batch, launch=launch)
+        loop._note(batch)
         if isinstance(taken, Tensor):
-            return taken
+            return taken, []
         losses.append(taken[0])
         parameters.update(dict.fromkeys(taken[1]))
-    if scaled:
+    if loop.scaled:
         rescale(parameters, sizes[-1] / sum(sizes))
-    svi.update(list(parameters))
-    return averaged(losses, sizes) if scaled else sum(losses)
+    return averaged(losses, sizes) if loop.scaled else sum(losses), list(parameters)
 
 
 def _gradients(

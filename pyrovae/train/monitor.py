@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from pyrovae.data.batches import Batch, Batches
+from pyrovae.data.ranks import InTurns
 from pyrovae.randomness import seeded
 from pyrovae.types import Target
 from pyrovae.weights.log_weights import log_weight_terms
@@ -67,11 +69,13 @@ def _elbo_rate_distortion(target: Target, batches: Any) -> list[float]:
     if batches is None:
         return [math.nan] * 3
     model, guide = programs(target)
-    rates, log_likelihoods = [], []
-    for x, *context in batches:
+
+    def measured(batch: Batch) -> tuple[Tensor, Tensor]:
+        x, *context = batch
         terms = log_weight_terms((model, guide), x, *context, particles=1)
-        rates.append(terms.rate)
-        log_likelihoods.append(terms.log_likelihood)
-    rate = torch.cat(rates, dim=1).cpu().double().mean().item()
-    log_likelihood = torch.cat(log_likelihoods, dim=1).cpu().double().mean().item()
+        return terms.rate.cpu(), terms.log_likelihood.cpu()
+
+    work = InTurns(measured)
+    both = zip(*work.joined([work(batch) for batch in batches]), strict=True)
+    rate, log_likelihood = (torch.cat(values, dim=1).double().mean().item() for values in both)
     return [log_likelihood - rate, rate, -log_likelihood]

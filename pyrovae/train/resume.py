@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,16 @@ from pyrovae.train.svi import SVI
 if TYPE_CHECKING:
     from pyrovae.train.loop import Loop
 
-__all__ = ["EpochSoFar", "Recordings", "generators", "restore", "restore_generators", "state_of"]
+__all__ = [
+    "EpochSoFar",
+    "Recordings",
+    "fingerprint",
+    "first_rows",
+    "generators",
+    "restore",
+    "restore_generators",
+    "state_of",
+]
 
 
 @dataclass
@@ -53,11 +62,11 @@ class EpochSoFar:
     seconds: float = 0.0
     generators: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, loss: float | Tensor, sizes: Sequence[int]) -> None:
-        """Add a step on batches of some sizes."""
+    def add(self, loss: float | Tensor, rows: int, *, batches: int) -> None:
+        """Add a step on so many data, in so many batches of this process."""
         self.losses.append(loss)
-        self.batches += len(sizes)
-        self.last = sum(sizes)
+        self.batches += batches
+        self.last = rows
         self.count += self.last
 
 
@@ -83,6 +92,11 @@ class _Graphs(msgspec.Struct):
     onednn: bool | None
 
 
+class _Ranks(msgspec.Struct):
+    world: int
+    seed: int
+
+
 class _History(msgspec.Struct):
     epochs: list[dict[str, float]]
     ended: str
@@ -105,6 +119,7 @@ class _State(msgspec.Struct):
     history: _History
     data: list[Any] | None
     graphs: _Graphs
+    ranks: _Ranks | None = None
 
 
 def generators() -> dict[str, Any]:
@@ -143,6 +158,7 @@ def state_of(loop: Loop) -> dict[str, Any]:
         "history": asdict(training.history),
         "data": fingerprint(loop.batches),
         "graphs": _graphs(loop),
+        "ranks": None if loop.together is None else loop.together.said(),
     }
 
 
@@ -156,6 +172,7 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
     try:
         msgspec.convert(state, _State)
         _check(loop, state)
+        _restore_ranks(loop, state.get("ranks"))
         history = dict(state["history"])
         epochs = [Epoch(**epoch) for epoch in history.pop("epochs")]
         for name, value in vars(History(epochs, **history)).items():
@@ -174,6 +191,23 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
         restore_generators(state["generators"])
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
         raise ValueError(f"the checkpoint is not one of this version: {error}") from error
+
+
+def _restore_ranks(loop: Loop, saved: Mapping[str, int] | None) -> None:
+    """Take the seed of the processes' noise, and warn if they are more or fewer than before."""
+    present, before = loop.batches.ranks.world, 1 if saved is None else saved["world"]
+    if loop.together is not None and saved is not None:
+        loop.together.seed = saved["seed"]
+    if present != before and not loop.batches.ranks.rank:
+        warnings.warn(
+            f"the training of the checkpoint had {_processes(before)} and goes on with {present}: "
+            "it is equal to the uninterrupted one in distribution, and not bit for bit",
+            stacklevel=2,
+        )
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def rest_of(batches: Batches, so_far: EpochSoFar) -> Iterator[Batch]:
@@ -196,7 +230,7 @@ def fingerprint(batches: Batches) -> list[Any] | None:
     for tensor in batches.tensors:
         rows = tensor[:: max(1, len(tensor) // 1000)].detach().double().cpu()
         parts.append([list(tensor.shape), str(tensor.dtype), rows.sum().item()])
-    return [batches.batch_size, parts]
+    return [batches.batch_size * batches.ranks.world, parts]
 
 
 def _check(loop: Loop, state: Mapping[str, Any]) -> None:
@@ -276,11 +310,14 @@ def _record_graphs(loop: Loop, saved: Mapping[str, Any]) -> None:
         onednn.choose(saved["onednn"])
     present = loop.weight.beta
     batch = next(iter(loop.batches))
-    for rows, weight in saved["recordings"]:
+    for led, weight in saved["recordings"]:
+        rows = loop.batches.rows_beside(led)
+        if not rows:
+            continue
         loop.weight.beta = weight
         if rows > len(batch[0]):
             batch = next(b for b in loop.batches if len(b[0]) >= rows)
-        _, parameters = svi.gradients(*_first(batch, rows))
+        _, parameters = svi.gradients(*first_rows(batch, rows))
         svi.zero_gradients(parameters)
         loop.recordings.note(rows, weight)
     loop.weight.beta = present
@@ -294,7 +331,7 @@ def _record_graphs(loop: Loop, saved: Mapping[str, Any]) -> None:
         graph.runs = runs  # decides when it is checked next
 
 
-def _first(batch: Batch, rows: int) -> Batch:
+def first_rows(batch: Batch, rows: int) -> Batch:
     """Return the first rows of a batch, where its values have a row for each datum."""
     size = len(batch[0])
     return tuple(

@@ -62,6 +62,8 @@ class SVI(pyro.infer.SVI):
     shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
     `observed_steps` the number of steps at which it was observed or recorded;
     `before_compiling` is called before. `norm` keeps the norm of the last step's gradient.
+    `gradients` and `update` are the halves of a step: to train in several processes by hand, sum
+    the gradients over these in between.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs

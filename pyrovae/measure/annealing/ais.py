@@ -25,8 +25,9 @@ from torch import Tensor
 from pyrovae.measure.annealing.ais_finding import AISFinding
 from pyrovae.measure.annealing.hmc import StepSizes, transition
 from pyrovae.measure.annealing.path import LatentDensity, Point, Start
-from pyrovae.measure.progress import collect, concatenated
+from pyrovae.measure.progress import concatenated
 from pyrovae.measure.simulate import simulate
+from pyrovae.measure.turns import collect_in_turns
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved, safe_to_compile
@@ -177,7 +178,7 @@ class AIS:
                 return self._measured(target, path)
 
             annealing = f"annealing over {self.temperatures:,} temperatures"
-            found = collect(measured, batches, annealing)
+            found = collect_in_turns(measured, batches, annealing)
         # The tensors have shape [..., N].
         tensors = concatenated(found.pieces, dim=1)
         return AISFinding(settings=self, wanted=min(self.limit, len(x)), **tensors)
