@@ -44,8 +44,8 @@ from .objectives import handlers as handlers
 from .presets import mlp_vae as mlp_vae
 from .presets import table_vae as table_vae
 from .randomness import seeded as seeded
+from .runs.parameters import load_parameters as load_parameters
 from .runs.run import load as load
-from .runs.run import load_parameters as load_parameters
 from .runs.run import save as save
 from .train import learning_rates as learning_rates
 from .train import schedules as schedules

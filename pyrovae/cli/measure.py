@@ -27,7 +27,7 @@ from pyrovae.cli.figures import (
     save_figures,
     vae_figures,
 )
-from pyrovae.cli.grammar import Evaluation, Opened, Reconstructed, Sampled
+from pyrovae.cli.options import Evaluation, Opened, Reconstructed, Sampled
 from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically

@@ -22,7 +22,7 @@ from pyrovae.cli import sweep_table
 from pyrovae.cli.cells import Found, Reader, finished_runs, write_results
 from pyrovae.cli.children import Children, terminated_as_interrupted
 from pyrovae.cli.complaints import INTERRUPTED, NOT_FINITE, complain
-from pyrovae.cli.grammar import Swept
+from pyrovae.cli.options import Swept
 from pyrovae.cli.sweep_table import Cell, Sweep
 from pyrovae.measure.rank import Ranking, rank
 from pyrovae.runs import Run

@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from pyrovae.cli import recipes
-from pyrovae.cli.grammar import Imputed, Sampled
+from pyrovae.cli.options import Imputed, Sampled
 from pyrovae.data import Reading, Split, Table, write_frame
 from pyrovae.data.columns import covariate
 from pyrovae.data.frame_files import check_suffix

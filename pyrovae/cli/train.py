@@ -1,14 +1,13 @@
-"""Run `pyrovae demo` and `pyrovae train`."""
+"""Run `pyrovae train`."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch.distributions import constraints
 
@@ -24,17 +23,15 @@ from pyrovae.cli import (
     sweep_table,
     watching,
 )
-from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
-from pyrovae.cli.evaluations import save_report
+from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED
 from pyrovae.cli.experiment import Tables, Training
-from pyrovae.cli.figures import report_figures, save_figures, vae_figures
-from pyrovae.cli.grammar import ALIASES, Trained
+from pyrovae.cli.figures import save_figures, vae_figures
+from pyrovae.cli.options import ALIASES, Trained
 from pyrovae.cli.signals import TERMINATED, stopping_at_sigterm
 from pyrovae.data import DataSet
 from pyrovae.data.domains import in_words
 from pyrovae.data.ranks import Ranks, alone
 from pyrovae.data.readers import is_name
-from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.parts import is_known
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
@@ -46,61 +43,7 @@ from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
 
-__all__ = ["demo", "train"]
-
-DEMO: Final[Tables] = {
-    "prior": {"latents": 8},
-    "net": {"hidden": [200]},
-    "data": {"binarization": "dynamic"},
-    "training": {"batch_size": 50, "lr": 4e-3},
-}
-
-
-def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> int:
-    """Train and evaluate a small VAE on scikit-learn's digits, and draw its figures."""
-    tables = experiment.layered([DEMO, {"training": {"epochs": epochs}}])
-    folders.refuse(out, overwrite=_is_demo(out))
-    with folders.held(out):
-        source = Source("digits", binarization="dynamic")
-        data = source.load()
-        print(
-            f"Data: {len(data.train):,} handwritten digits of 8 x 8 pixels to train on, "
-            f"{len(data.test)} to test on (scikit-learn's; no download).\n"
-            f"Model: z ~ N(0, I), {DEMO['prior']['latents']} latents; x ~ Bernoulli(net(z)), one "
-            f"unit for each pixel, drawn afresh at each use.\nGuide: q(z | x), a normal whose "
-            f"mean and scale a network reads off x.\nTraining {epochs} epochs with pyro.infer.SVI "
-            "...",
-            flush=True,
-        )
-        vae = build.vae(tables, data)
-        source = source.of(source.read_data())
-        details: dict[str, Any] = {"demo": True, "data": source.record, "experiment": tables}
-        checkpoint = Checkpoint(out, seed=0, command=list(command), **details)
-        history = _fit(vae, data, tables, checkpoint, every=max(1, epochs // 5))
-        if history.ended == "interrupted":
-            return complain("interrupted", INTERRUPTED)
-        print(f"Measuring log p(x) from below with {particles:,} particles ...", flush=True)
-        report = measure(vae, data.test, particles=particles, seed=0)
-        run = Run(out)
-        save_report(report, run, source, split="test", command=list(command))
-        print(report)
-        figures = vae_figures(vae, data.test, data.shape) | {"history": plots.history(history)}
-        figures |= report_figures(report, vae, data.test.draw(), data.shape)
-        save_figures(figures, run)
-    print(_after_demo(out))
-    return INTERRUPTED if report.partial else 0
-
-
-def _after_demo(folder: Path) -> str:
-    figures = "\n  ".join(str(path) for path in sorted((folder / "figures").glob("*.png")))
-    return (
-        f"\nThe run is in {folder}: the VAE, its history, its evaluation, and\n  {figures}"
-        f"\n\nNext:\n  pyrovae sample {folder} -n 100 --out samples.png"
-        f"\n  pyrovae report {folder}"
-        f"\n  pyrovae evaluate {folder} --particles 5000 --ais 1000 --gaps --latents"
-        f"\n  pyrovae train --data digits --guide FullRankNormal --out runs/full-rank"
-        f'\n  python -c "import pyrovae as pv; print(pv.load({str(folder)!r}))"'
-    )
+__all__ = ["asked", "fitted", "train"]
 
 
 def train(
@@ -261,7 +204,7 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
         devices.place(vae)
         details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(out, seed=seed, command=command, **details)
-        history = _fit(vae, data, tables, checkpoint, resume=options.resume)
+        history = fitted(vae, data, tables, checkpoint, resume=options.resume)
         if history.epochs and not Ranks.present().rank:
             with alone():
                 figures = vae_figures(vae, data.test, data.shape)
@@ -349,7 +292,7 @@ def _print_summary(folder: Path, history: History, again: str) -> None:
         print("Nothing was trained: the run has its initial parameters.")
 
 
-def _fit(
+def fitted(
     vae: VAE,
     data: DataSet,
     tables: Mapping[str, Any],
@@ -415,9 +358,3 @@ def _forget_earlier_results(folder: Path) -> Callback:
                     path.unlink()
 
     return Forget()
-
-
-def _is_demo(folder: Path) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(Run(folder).config.get("demo"))
-    return False

@@ -25,7 +25,6 @@ from typing import Any, Final
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from pyrovae.data.datasets import Split
@@ -40,11 +39,10 @@ from pyrovae.files import (
 from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.runs.record import FORMAT, provenance, read_config, rebuild
 from pyrovae.runs.sources import Source
-from pyrovae.runs.state import collected, restore, tensors_of
-from pyrovae.types import ContextValue, Target
+from pyrovae.runs.state import collected, restore
 from pyrovae.vae import VAE
 
-__all__ = ["EVALUATION", "NEVER_TRAINED", "Run", "load", "load_parameters", "save"]
+__all__ = ["EVALUATION", "NEVER_TRAINED", "Run", "load", "read_tensors", "save"]
 
 NEVER_TRAINED: Final = (
     "No training is recorded in this run's folder: its parameters may be the initial ones."
@@ -356,49 +354,16 @@ def load(
     path = folder / "model.safetensors"
     size = path.stat().st_size if path.exists() else 0
     vae = VAE(**rebuild(folder, config["vae"], given, size))
-    restore(vae, _read_tensors(path))
+    restore(vae, read_tensors(path))
     return vae
 
 
-def load_parameters(target: Target, folder: str | Path, x: Tensor, *context: ContextValue) -> None:
-    """Load the parameters that `Checkpoint` wrote for a pair of programs.
-
-    Args:
-        target: the pair (model, guide), with the programs of the training.
-        folder: the folder of the `Checkpoint`.
-        x: a few data, on which the programs are run once, so that they make their parameters.
-        *context: their context.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a run's model.
 
     Raises:
-        ValueError: if the folder holds no parameters, or those of other programs.
-
-    Example:
-        >>> import tempfile, torch, pyrovae as pv
-        >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.ones(20, 64)
-        >>> pair = vae.model, vae.guide
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = pv.fit(pair, x, epochs=1, callbacks=[pv.Checkpoint(folder)])
-        ...     pv.load_parameters(pair, folder, x)
+        ValueError: if the file is missing or damaged.
     """
-    saved = _read_tensors(Path(folder) / "model.safetensors")
-    present = tensors_of(target, x, *context)
-    if saved.keys() != present.keys():
-        names = sorted(saved.keys() ^ present.keys())
-        raise ValueError(
-            f"{folder} and the programs do not have the same parameters; the first that only one "
-            f"of them has is {names[0]!r}: give the programs of the training"
-        )
-    with torch.no_grad():
-        for name, tensor in present.items():
-            if tensor.shape != saved[name].shape:
-                raise ValueError(
-                    f"the saved {name!r} has shape {tuple(saved[name].shape)}; the programs' has "
-                    f"{tuple(tensor.shape)}: give programs of the sizes of the training"
-                )
-            tensor.copy_(saved[name])
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError as error:

@@ -9,8 +9,8 @@ import torch
 import pyrovae as pv
 from pyrovae.cli import main
 from pyrovae.cli.experiment import Training, seconds
-from pyrovae.cli.grammar import Trained
 from pyrovae.cli.optimizer import KNOWN, optimizer
+from pyrovae.cli.options import Trained
 from pyrovae.cli.train import asked
 
 SMALL = ("--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "200")
