@@ -23,6 +23,6 @@ def test_its_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     assert (tmp_path / "bounds.png").stat().st_size > 0
     assert "this - first, paired, 297 data" in capsys.readouterr().out
