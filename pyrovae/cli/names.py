@@ -26,6 +26,9 @@ MODULES: Final = {
 }
 """The module of the library that holds the parts of each table."""
 
+FROM_PYTHON: Final = frozenset({"Folded"})
+"""Parts that wrap a module of one's own, which an experiment cannot name."""
+
 ELBO: Final = "ELBO"
 """The name of the default objective of `fit`, which is not a class of the library."""
 
@@ -35,7 +38,8 @@ def parts(role: str) -> tuple[str, ...]:
     """Return the names of the parts of a role.
 
     They are the public classes of the module, except for abstract ones, which are in its file
-    `base.py`. The source is parsed, not imported, so help does not import torch.
+    `base.py`, and those of `FROM_PYTHON`. The source is parsed, not imported, so help does not
+    import torch.
 
     Example:
         >>> parts("objective")[:3]
@@ -48,7 +52,8 @@ def parts(role: str) -> tuple[str, ...]:
         if isinstance(statement, ast.ImportFrom) and not (statement.module or "").endswith("base")
     ]
     shown = {alias.name for statement in imports for alias in statement.names}
-    classes = sorted(name for name in shown if name[0].isupper() and "_" not in name)
+    public = {name for name in shown if name[0].isupper() and "_" not in name}
+    classes = sorted(public - FROM_PYTHON)
     return (ELBO, *classes) if role == "objective" else tuple(classes)
 
 

@@ -190,8 +190,10 @@ class TestLayers:
 
     def test_the_one_in_the_readme_is_its_command(self, tmp_path):
         text = (Path(__file__).parents[2] / "README.md").read_text()
-        (tmp_path / "readme.toml").write_text(text.split("```toml\n")[1].split("```")[0])
-        command = text.split("```console\npyrovae train ")[1].split("--out")[0].replace("\\", "")
+        before, table, *_ = text.split("```toml\n")
+        (tmp_path / "readme.toml").write_text(table.split("```")[0])
+        command = before.rsplit("```console\npyrovae train ", 1)[1].split("--out")[0]
+        command = command.replace("\\", "")
         assert experiment_of(tmp_path / "readme.toml") == experiment_of(*command.split())
 
 
