@@ -49,8 +49,12 @@ class Limit(Callback):
         self._before, self._since = 0.0, time.monotonic()
 
     def started_epoch(self, training: Training) -> None:
-        """End a training that has come to a limit while it was measured, or before it resumed."""
-        self.stepped(training)
+        """End a training that has come to a limit while it was measured, or before it resumed.
+
+        A first step is taken in any case.
+        """
+        if training.step:
+            self.stepped(training)
 
     def stepped(self, training: Training) -> None:
         """End the training at a limit."""

@@ -380,7 +380,8 @@ def test_several_cells_at_once_have_one_thread_each(monkeypatch):
 def test_children_end_with_their_sweep(stop, tmp_path):
     """The parent alone is told; its child saves its epochs and ends before it."""
     code = (
-        "import os, sys, threading; from pathlib import Path\n"
+        "import os, signal, sys, threading; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
         "from pyrovae.cli.children import Children, terminated_as_interrupted\n"
         "children, child = Children(), Path(sys.argv[1]) / 'child'\n"
         "script = f'import pathlib, time, os; pathlib.Path({str(child)!r}).write_text("
@@ -408,7 +409,12 @@ def test_children_end_with_their_sweep(stop, tmp_path):
 def test_ctrl_c_ends_the_cells_which_keep_their_epochs(tmp_path):
     file = written(tmp_path, GRID, BASE.replace("epochs = 1", "epochs = 100000\ncompile = false"))
     out = tmp_path / "out"
-    argv = [sys.executable, "-m", "pyrovae", "sweep", str(file), "--out", str(out), "--jobs", "2"]
+    code = (
+        "import signal, sys; from pyrovae.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
+        "sys.exit(main())"
+    )
+    argv = [sys.executable, "-c", code, "sweep", str(file), "--out", str(out), "--jobs", "2"]
     parent = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not all((out / name / "metrics.jsonl").exists() for name in NAMES[:2]):
