@@ -60,6 +60,6 @@ class Met:
             yield before, given
             before += len(given)
 
-    def __length_hint__(self) -> int:
-        """Return the number of batches; -1 if it is not known."""
-        return -1 if self.batches.number is None else self.batches.number
+    def __length_hint__(self) -> Any:
+        """Return the number of batches, if it is known."""
+        return NotImplemented if self.batches.number is None else self.batches.number

@@ -119,7 +119,7 @@ class _State(msgspec.Struct):
     history: _History
     data: list[Any] | None
     graphs: _Graphs
-    ranks: _Ranks | None = None
+    ranks: _Ranks | None
 
 
 def generators() -> dict[str, Any]:
@@ -172,7 +172,7 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
     try:
         msgspec.convert(state, _State)
         _check(loop, state)
-        _restore_ranks(loop, state.get("ranks"))
+        _restore_ranks(loop, state["ranks"])
         history = dict(state["history"])
         epochs = [Epoch(**epoch) for epoch in history.pop("epochs")]
         for name, value in vars(History(epochs, **history)).items():
