@@ -415,13 +415,17 @@ def test_ctrl_c_ends_the_cells_which_keep_their_epochs(tmp_path):
         "sys.exit(main())"
     )
     argv = [sys.executable, "-c", code, "sweep", str(file), "--out", str(out), "--jobs", "2"]
-    parent = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not all((out / name / "metrics.jsonl").exists() for name in NAMES[:2]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    parent.send_signal(signal.SIGINT)
-    _, said = parent.communicate(timeout=60)
+    parent = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not all((out / name / "metrics.jsonl").exists() for name in NAMES[:2]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        parent.send_signal(signal.SIGINT)
+        _, said = parent.communicate(timeout=60)
+    finally:  # no cell outlives a test that fails
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
     assert parent.returncode == 130
     assert said.splitlines()[-1].startswith("pyrovae: error: interrupted: the same command")
     for name in NAMES[:2]:
