@@ -225,8 +225,8 @@ def run(name: str, fold: int, x: Tensor) -> dict[str, Any]:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the table in Markdown; differences from scVI are paired over cells and folds."""
-    head = ["", "ELBO", "IWAE-1000", "minus scVI", "over folds", "validation ELBO", "KL"]
-    text = ["| " + " | ".join([*head, "epochs", "CPU s"]) + " |", "|---" + "|---:" * 8 + "|"]
+    head = ["", "folds", "ELBO", "IWAE-1000", "minus scVI", "over folds", "validation ELBO", "KL"]
+    text = ["| " + " | ".join([*head, "epochs", "CPU s"]) + " |", "|---" + "|---:" * 9 + "|"]
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in sorted(lines, key=lambda line: line["fold"]):
         by_name.setdefault(line["contestant"], []).append(line)
@@ -242,7 +242,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         means = [np.mean([line[key] for line in found]) for key in ("validation_elbo", "kl")]
         spent = [np.mean([line[key] for line in found]) for key in ("epochs", "seconds")]
         text.append(
-            f"| {name} | {estimate(whole['elbo']).mean:.2f} | "
+            f"| {name} | {len(found)} | {estimate(whole['elbo']).mean:.2f} | "
             f"{iwae.mean:.2f} ± {iwae.error_over_data:.2f} | "
             + (f"{over_cells.mean:+.2f} ± {over_cells.error_over_data:.2f}" if over_cells else "")
             + (f" | ± {over_folds.error_over_data:.2f}" if over_folds else " | ")
