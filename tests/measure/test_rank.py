@@ -18,6 +18,7 @@ class Told:
     """What a ranking asks of a report."""
 
     quantities: dict[str, Estimate]
+    bounds: dict[str, int]
     seed: int | None = None
     fingerprint: torch.Tensor | None = None
     domain: None = None
@@ -25,10 +26,11 @@ class Told:
     point_masses: tuple[str, ...] = ()
 
 
-def told(values, *, bound="ELBO", **more):
+def told(values, *, k=1, **more):
     values = torch.as_tensor(values, dtype=torch.float64)
     elbo = Estimate(values, torch.zeros_like(values))
-    return Told({"ELBO": elbo} if bound == "ELBO" else {"ELBO": elbo, bound: elbo}, **more)
+    bounds = {"ELBO": 1} | ({f"IWAE-{k}": k} if k > 1 else {})
+    return Told(dict.fromkeys(bounds, elbo), bounds, **more)
 
 
 def test_the_differences_are_those_of_the_evidence():
@@ -81,12 +83,12 @@ def test_equal_models_are_told_apart_in_5_of_100_rankings_at_most():
 
 def test_the_bound_is_the_tightest_that_all_have():
     reports = {
-        "a": told([1.0, 2.0], bound="IWAE-100"),
-        "b": told([1.5, 2.5], bound="IWAE-10"),
+        "a": told([1.0, 2.0], k=100),
+        "b": told([1.5, 2.5], k=10),
         "c": told([0.0, 0.5]),
     }
     assert pv.rank(reports).bound == "ELBO"
-    both = {name: told([1.0, float(i)], bound="IWAE-9") for i, name in enumerate("ab")}
+    both = {name: told([1.0, float(i)], k=9) for i, name in enumerate("ab")}
     assert pv.rank(both).bound == "IWAE-9"
 
 
