@@ -12,10 +12,10 @@ from killed import begun, killed
 
 from pyrovae.runs.checkpoints import Checkpoints
 
-MOMENTS = int(os.environ.get("MOMENTS", "3"))
+MOMENTS = int(os.environ.get("MOMENTS", "2"))
 """How many moments a training is killed at: 30 tell more."""
 
-ARGUMENTS = ["--data", "digits", "--latents", 3, "--hidden", 8, "--epochs", 12, "--patience", 50]
+ARGUMENTS = ["--data", "digits", "--latents", 3, "--hidden", 8, "--epochs", 8, "--patience", 50]
 
 pytestmark = pytest.mark.slow
 
