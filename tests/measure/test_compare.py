@@ -94,12 +94,17 @@ def test_intervals_over_data_cover_the_truth_95_times_in_100():
 
 
 def test_the_interval_over_particles_covers_the_truth_for_independent_seeds():
-    """The same data 200 times: both guides lose the same, so the evidence alone differs."""
+    """The same data 600 times: both guides lose the same, so the evidence alone differs.
+
+    The share of 600 has a standard error of 0.009.
+    """
     a, b = LinearGaussian(), nearby()
     x = a.sample(50)
     many = x.repeat(REPETITIONS, 1)
-    pair = (repetitions(report(w, many, seed=i)) for i, w in enumerate((a, b)))
-    found = [compare(*both).differences["ELBO"] for both in zip(*pair, strict=True)]
+    found = []
+    for seed in (0, 2, 4):
+        pair = (repetitions(report(w, many, seed=seed + i)) for i, w in enumerate((a, b)))
+        found += [compare(*both).differences["ELBO"] for both in zip(*pair, strict=True)]
     truth = (a.log_evidence(x) - b.log_evidence(x)).mean().item()
     assert 0.92 <= coverage(found, "error_over_particles", truth) <= 0.98
 
