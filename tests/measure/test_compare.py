@@ -75,7 +75,7 @@ class Told:
 
 def coverage(found, error, truth):
     """Return how often the 95% interval by one of the errors holds the truth."""
-    return sum(abs(q.mean - truth) <= Z95 * getattr(q, error) for q in found) / REPETITIONS
+    return sum(abs(q.mean - truth) <= Z95 * getattr(q, error) for q in found) / len(found)
 
 
 def test_intervals_over_data_cover_the_truth_95_times_in_100():
