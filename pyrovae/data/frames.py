@@ -24,7 +24,8 @@ def read_frame(path: str | Path) -> nw.DataFrame[Any]:
     r"""Read a table as a frame.
 
     Args:
-        path: a file that ends in .csv (with a header), .parquet or .feather.
+        path: a file that ends in .csv (with a header), .parquet or .feather. Empty cells of a
+            .csv are missing, and so are those that say NA, NaN, null or the like without quotes.
 
     Raises:
         ValueError: if narwhals or pyarrow is not installed, or the file is not of its kind.
@@ -47,7 +48,9 @@ def read_frame(path: str | Path) -> nw.DataFrame[Any]:
         raise ValueError(f"a table is a file {', '.join(SUFFIXES)}; got {path}")
     try:
         if suffix == ".csv":
-            table = extra("pyarrow.csv", "frames").read_csv(path)
+            csv = extra("pyarrow.csv", "frames")
+            gaps = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
+            table = csv.read_csv(path, convert_options=gaps)
         elif suffix == ".parquet":
             # The file itself, so that folders named key=value do not become columns.
             table = extra("pyarrow.parquet", "frames").ParquetFile(path).read()

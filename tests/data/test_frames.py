@@ -91,3 +91,12 @@ def test_a_damaged_table_is_one_line(suffix, tmp_path):
     (tmp_path / f"table{suffix}").write_bytes(b"")
     with pytest.raises(ValueError, match=f"is no {suffix[1:]} table"):
         load(tmp_path / f"table{suffix}")
+
+
+def test_an_empty_cell_is_missing_and_a_quoted_word_is_not(tmp_path):
+    """In columns of words as in those of numbers: an empty cell is no class of its own."""
+    path = tmp_path / "table.csv"
+    path.write_text('city,height\nBern,1.5\n,\n"NA",2.5\nNA,NaN\n')
+    frame = frames.read_frame(path)
+    assert frame["city"].to_list() == ["Bern", None, "NA", None]
+    assert frame["height"].null_count() == 2
