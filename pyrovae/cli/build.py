@@ -6,11 +6,12 @@ widths of networks and the shape of the data are derived.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from pyrovae.cli.experiment import named
 from pyrovae.data import DataSet
 from pyrovae.randomness import seeded
 from pyrovae.vae import VAE
+from pyrovae.weights.sites import one_line
 
 __all__ = ["Builder", "objective", "vae"]
 
@@ -74,7 +76,7 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
     covariates = tuple(value.shape[-1] for value in context)
     builder = Builder(tables, data.train.x, data.shape, covariates, data.table)
     prior = named(tables["prior"])
-    with seeded(seed):
+    with seeded(seed), _sizes_refused():
         likelihood = builder.likelihood(tables["likelihood"], width(prior), _scored(tables, data))
         given = named(tables.get("guide"))
         needs_prior = given.get("name") == "Ladder"
@@ -83,6 +85,15 @@ def vae(tables: Table, data: DataSet, *, seed: int = 0) -> VAE:
         if built is None:
             built = builder.prior(prior, sum(covariates), guide)
         return VAE(built, likelihood, guide)
+
+
+@contextlib.contextmanager
+def _sizes_refused() -> Iterator[None]:
+    """Raise a ValueError where torch cannot make tensors of the sizes that are asked for."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(f"the parts of the VAE cannot be built: {one_line(error)}") from error
 
 
 def _scored(tables: Table, data: DataSet) -> Tensor:

@@ -308,3 +308,8 @@ def test_what_no_objective_can_be_made_of_is_said(entries, words):
     with pytest.raises(ValueError, match=".") as error:
         build.objective(entries)
     assert words in str(error.value)
+
+
+def test_a_size_that_no_machine_has_is_one_line():
+    with pytest.raises(ValueError, match="the parts of the VAE cannot be built: "):
+        vae(prior={"name": "VampPrior", "components": 2**62})
