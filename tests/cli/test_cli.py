@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from complaints import complaint
 from safetensors.torch import load_file
 
 import pyrovae as pv
@@ -105,17 +106,6 @@ def recipe(tmp_path) -> Path:
     yield path
     sys.modules.pop("neighbor", None)
     sys.modules.pop("recipe_mine", None)
-
-
-def complaint(capsys, *argv: str, code: int = 2) -> str:
-    """Run a command that must fail, and return its only line on stderr."""
-    assert main([str(word) for word in argv]) == code
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    lines = err.splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("pyrovae: error: ")
-    return lines[0]
 
 
 def parse(words: list[str]) -> None:

@@ -4,19 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from complaints import complaint
 
 import pyrovae as pv
 from pyrovae.cli import main
 
 SHORT = ["--particles", "20", "--limit", "30"]
-
-
-def complaint(capsys, *argv) -> str:
-    capsys.readouterr()
-    assert main([str(word) for word in argv]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pyrovae: error: ")
-    return line
 
 
 @pytest.fixture(scope="module")

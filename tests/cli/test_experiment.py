@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from complaints import complaint
 
 import pyrovae as pv
 from pyrovae.cli import build, experiment, main
@@ -90,14 +91,6 @@ def experiment_of(*words) -> dict:
     _, bound, _ = APP.parse_args(rest, exit_on_error=False, print_error=False)
     (file,) = bound.args or (None,)
     return asked(file, bound.kwargs["options"], entries)
-
-
-def complaint(capsys, *argv) -> str:
-    capsys.readouterr()
-    assert main([str(word) for word in argv]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pyrovae: error: ")
-    return line
 
 
 @pytest.fixture

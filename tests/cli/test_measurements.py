@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from complaints import complaint
 
 import pyrovae as pv
 from pyrovae.cli import main
@@ -34,14 +35,6 @@ def runs(tmp_path_factory, run) -> tuple[Path, Path]:
     for folder in (run, other):
         assert main(["evaluate", str(folder), *SHORT]) == 0
     return run, other
-
-
-def complaint(capsys, *argv, code: int = 2) -> str:
-    capsys.readouterr()
-    assert main([str(word) for word in argv]) == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pyrovae: error: ")
-    return line
 
 
 def settings(monkeypatch, run, *options: str) -> list:

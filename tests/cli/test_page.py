@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from complaints import complaint
 from safetensors.torch import load_file
 
 import pyrovae as pv
@@ -115,13 +116,6 @@ def rewritten(run: Path, folder: Path, name: str, **changes) -> Path:
     content = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(content | changes))
     return folder
-
-
-def complaint(capsys, *argv) -> str:
-    capsys.readouterr()
-    assert main([str(word) for word in argv]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 class TestNumbers:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from complaints import complaint
 
 import pyrovae as pv
 from pyrovae.cli import main
@@ -37,13 +38,6 @@ log = ["csv", "tensorboard", "figure"]
 log_every = 1
 log_pictures = 2
 """
-
-
-def complaint(capsys, *argv):
-    capsys.readouterr()
-    assert main(["train", *map(str, argv)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 @pytest.fixture
@@ -178,5 +172,5 @@ def test_a_time_is_seconds_or_words(text, wanted):
     ],
 )
 def test_what_is_wrong_is_one_line(options, words, tmp_path, capsys):
-    assert words in complaint(capsys, *options.split(), *SMALL, "--out", tmp_path / "run")
+    assert words in complaint(capsys, "train", *options.split(), *SMALL, "--out", tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
+from trainings import StopAt
 
 import pyrovae as pv
 from pyrovae.data import Batches
@@ -86,17 +87,6 @@ class Points(torch.nn.Module):
 def bits(rows, *, width=6, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     return torch.bernoulli(torch.full((rows, width), 0.3), generator=generator).to(dtype)
-
-
-class StopAt(pv.Callback):
-    """End the training after some step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, training):
-        if training.step == self.step:
-            raise pv.StopTraining(f"after step {self.step}")
 
 
 def points(*, rows, size=None, compile=False, stream=False, accumulate=1):

@@ -5,22 +5,12 @@ import time
 
 import pytest
 import torch
+from trainings import numbers, small_vae
 
 import pyrovae as pv
 
 SIZE = 6
-
-
-def small_vae():
-    with pv.seeded(0):
-        own = pv.likelihoods.Normal(pv.nets.MLP(2, 8, SIZE))
-        guide = pv.guides.MeanFieldNormal(pv.nets.MLP(SIZE, 8, 4))
-        return pv.VAE(pv.priors.StandardNormal(2), own, guide)
-
-
-def data(n=60):
-    with pv.seeded(1):
-        return torch.randn(n, SIZE)
+X = numbers(60, SIZE)
 
 
 class Keep(pv.Callback):
@@ -39,7 +29,7 @@ class Keep(pv.Callback):
 def test_a_number_of_steps_ends_within_an_epoch_and_keeps_the_parameters(
     tmp_path, steps, epochs, order
 ):
-    vae, x, keep = small_vae(), data(), Keep()
+    vae, x, keep = small_vae(SIZE), X, Keep()
     callbacks = [pv.Limit(steps=steps), keep, pv.Checkpoint(tmp_path)][::order]
     history = pv.fit(vae, x, validation=x, epochs=9, batch_size=20, callbacks=callbacks)
     assert history.ended == f"stopped early: {steps} steps were asked for"
@@ -59,7 +49,11 @@ def test_the_loss_of_the_last_epoch_is_the_mean_of_its_steps():
             losses.append(training.loss)
 
     history = pv.fit(
-        small_vae(), data(), epochs=9, batch_size=20, callbacks=[pv.Limit(steps=5), Note()]
+        small_vae(SIZE),
+        X,
+        epochs=9,
+        batch_size=20,
+        callbacks=[pv.Limit(steps=5), Note()],
     )
     assert history.epochs[-1].loss == pytest.approx(sum(losses[3:]) / 2)
 
@@ -73,7 +67,11 @@ def test_a_time_ends_a_training(monkeypatch):
             now[0] += 1.0
 
     history = pv.fit(
-        small_vae(), data(), epochs=9, batch_size=20, callbacks=[Pass(), pv.Limit(seconds=4.5)]
+        small_vae(SIZE),
+        X,
+        epochs=9,
+        batch_size=20,
+        callbacks=[Pass(), pv.Limit(seconds=4.5)],
     )
     assert history.ended == "stopped early: 4.5 seconds were asked for"
     assert len(history.epochs) == 2  # after 5 steps of a second
@@ -88,9 +86,13 @@ def test_a_time_that_passed_while_measuring_begins_no_epoch(monkeypatch):
             now[0] += 5.0
 
     keep = Keep()
-    vae = small_vae()
+    vae = small_vae(SIZE)
     history = pv.fit(
-        vae, data(), epochs=9, batch_size=20, callbacks=[Pass(), pv.Limit(seconds=7), keep]
+        vae,
+        X,
+        epochs=9,
+        batch_size=20,
+        callbacks=[Pass(), pv.Limit(seconds=7), keep],
     )
     assert history.ended == "stopped early: 7 seconds were asked for"
     assert (len(history.epochs), len(keep.states)) == (2, 6)

@@ -7,23 +7,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from trainings import numbers, small_vae
 
 import pyrovae as pv
 from pyrovae.train.logs import pixels
 
 SIZE = 12
-
-
-def small_vae():
-    with pv.seeded(0):
-        own = pv.likelihoods.Normal(pv.nets.MLP(2, 8, SIZE))
-        guide = pv.guides.MeanFieldNormal(pv.nets.MLP(SIZE, 8, 4))
-        return pv.VAE(pv.priors.StandardNormal(2), own, guide)
-
-
-def data(n=60):
-    with pv.seeded(1):
-        return torch.randn(n, SIZE)
+X = numbers(60, SIZE)
+FEW = numbers(5, SIZE)
 
 
 class Fake:
@@ -44,7 +35,7 @@ class Fake:
 
 def fit(*callbacks, epochs=2, **options):
     return pv.fit(
-        small_vae(), data(), validation=data(), epochs=epochs, batch_size=20,
+        small_vae(SIZE), X, validation=X, epochs=epochs, batch_size=20,
         callbacks=list(callbacks), **options,
     )  # fmt: skip
 
@@ -79,14 +70,14 @@ def test_a_logger_of_ones_own_gets_every_number():
 
 def test_numbers_that_are_not_there_are_left_out():
     logger = Fake()
-    pv.fit(small_vae(), data(), epochs=1, callbacks=[pv.Log(logger, every=1)])
+    pv.fit(small_vae(SIZE), X, epochs=1, callbacks=[pv.Log(logger, every=1)])
     (_, _), (_, epoch) = logger.lines
     assert "elbo" in epoch
     assert "validation_elbo" not in epoch
 
 
 def test_pictures_are_drawn_every_few_epochs():
-    logger, x = Fake(), data(5)
+    logger, x = Fake(), FEW
     fit(pv.Log(logger, pictures=pv.Pictures(x, (1, 3, 4), every=2)), epochs=4)
     drawn = [(key, step) for key, step, *_ in logger.images]
     assert drawn == [(key, step) for step in (6, 12) for key in ("reconstructions", "samples")]
@@ -94,10 +85,10 @@ def test_pictures_are_drawn_every_few_epochs():
 
 
 def test_pictures_change_nothing_of_the_training():
-    vaes = [small_vae(), small_vae()]
-    log = pv.Log(Fake(), pictures=pv.Pictures(data(5), (1, 3, 4)))
+    vaes = [small_vae(SIZE), small_vae(SIZE)]
+    log = pv.Log(Fake(), pictures=pv.Pictures(FEW, (1, 3, 4)))
     for vae, callbacks in zip(vaes, ([], [log]), strict=True):
-        pv.fit(vae, data(), epochs=2, callbacks=callbacks, seed=3)
+        pv.fit(vae, X, epochs=2, callbacks=callbacks, seed=3)
     for one, other in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -136,7 +127,7 @@ def test_tensorboards_own_reader_reads_what_was_logged(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     history = fit(
         pv.Log(
-            pv.TensorBoardLogger(tmp_path), every=2, pictures=pv.Pictures(data(5), (1, 3, 4))
+            pv.TensorBoardLogger(tmp_path), every=2, pictures=pv.Pictures(FEW, (1, 3, 4))
         )
     )  # fmt: skip
     events = accumulator.EventAccumulator(str(tmp_path))
@@ -204,7 +195,7 @@ class Numbers:
         pass
 
 
-PICTURES = {"pictures": pv.Pictures(data(5), (1, 3, 4))}
+PICTURES = {"pictures": pv.Pictures(FEW, (1, 3, 4))}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +204,10 @@ PICTURES = {"pictures": pv.Pictures(data(5), (1, 3, 4))}
         (lambda: pv.Log(print), r"a logger has a method log_metrics\(metrics, step\)"),
         (lambda: pv.Log(Fake), "a logger has a method"),
         (lambda: pv.Log(Fake(), every=0), "every 1 or more steps are logged; got every=0"),
-        (lambda: pv.Pictures(data(5), (1, 3, 4), every=0), "1 or more epochs; got every=0"),
+        (
+            lambda: pv.Pictures(FEW, (1, 3, 4), every=0),
+            "1 or more epochs; got every=0",
+        ),
         (lambda: pv.LiveFigure("live.pdf"), r"a \.png file; got the name 'live\.pdf'"),
         (lambda: fit(pv.Log(Numbers(), **PICTURES)), "Numbers takes no images: it has no log_im"),
     ],
@@ -224,6 +218,6 @@ def test_what_cannot_log_is_refused(make, message):
 
 
 def test_pictures_are_of_a_vae():
-    vae = small_vae()
+    vae = small_vae(SIZE)
     with pytest.raises(ValueError, match="pictures are drawn of a VAE; the target is a pair"):
-        pv.fit((vae.model, vae.guide), data(), callbacks=[pv.Log(Fake(), **PICTURES)])
+        pv.fit((vae.model, vae.guide), X, callbacks=[pv.Log(Fake(), **PICTURES)])

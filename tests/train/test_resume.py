@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+from trainings import StopAt
 
 import pyrovae as pv
 from pyrovae.runs.checkpoints import Checkpoints
@@ -19,17 +20,6 @@ EPOCHS, BATCHES = 3, 3
 def _store_emptied():
     yield
     pyro.clear_param_store()
-
-
-class StopAt(pv.Callback):
-    """End the training after some step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, training):
-        if training.step == self.step:
-            raise pv.StopTraining("at a step")
 
 
 class Noise(pv.Callback):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from trainings import StopAt
 
 import pyrovae as pv
 
@@ -19,15 +20,6 @@ def vae():
 def bits(rows=56):
     draws = torch.Generator().manual_seed(3)
     return torch.bernoulli(torch.full((rows, 16), 0.4), generator=draws)
-
-
-class StopAt(pv.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, training):
-        if training.step == self.step:
-            raise pv.StopTraining("at a step")
 
 
 RATES = {
