@@ -26,7 +26,7 @@ from torch.distributions import constraints
 
 from pyrovae.data.domains import open_unit_interval
 
-__all__ = ["Intake", "Mapped", "Sparse", "as_rows", "numbers", "tensors"]
+__all__ = ["Intake", "Mapped", "Sparse", "as_rows", "native", "numbers", "tensors"]
 
 IN_MEMORY: Final = 2**30
 """The size in bytes up to which a memory-mapped array or a parquet file is read whole, 1 GiB."""
@@ -181,7 +181,7 @@ class _Reading:
 
     def array(self, value: np.ndarray[Any, Any]) -> Tensor:
         """Convert an array."""
-        value = _native(value, "the context" if self.context else "x", pixels=not self.context)
+        value = native(value, "the context" if self.context else "x", pixels=not self.context)
         if self.context:
             found = torch.from_numpy(value)
             return found.to(self.intake.floats) if found.is_floating_point() else found
@@ -239,8 +239,17 @@ def _pixels(x: Tensor, domain: constraints.Constraint | None, dtype: torch.dtype
     return x.to(dtype)
 
 
-def _native(value: np.ndarray[Any, Any], what: str, *, pixels: bool) -> np.ndarray[Any, Any]:
-    """Return an array that torch can hold: of its own dtypes, writable and in order."""
+def native(value: np.ndarray[Any, Any], what: str, *, pixels: bool) -> np.ndarray[Any, Any]:
+    """Return an array that torch can hold: of its own dtypes, writable and in order.
+
+    Args:
+        value: the array.
+        what: its name, for error messages.
+        pixels: whether uint8 stays as it is; other whole numbers become int64.
+
+    Raises:
+        ValueError: if it is not numeric, or has whole numbers that int64 cannot hold.
+    """
     kind = value.dtype.kind
     if kind not in "fiub":
         remedy = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.data.arrays import native
 from pyrovae.data.reading import Contents, Reading
 
 __all__ = ["EXACT", "flat", "valued"]
@@ -157,16 +158,7 @@ def valued(
 def _tensor(x: Any, where: str) -> Tensor:
     if isinstance(x, Tensor):
         return x
-    array = np.asarray(x)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{where} holds {array.dtype}, not numbers: save real numbers")
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    native = array.dtype.newbyteorder("=")
-    array = np.ascontiguousarray(array, dtype=native)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_numpy(native(np.asarray(x), where, pixels=True))
 
 
 def _refuse_gaps(x: Tensor, where: str) -> None:

@@ -118,8 +118,8 @@ def test_counts_are_whole_numbers():
         (BYTES.astype(float), "whole numbers up to 255 stored as float64"),
         (np.array([[1.0, np.nan], [0.0, 1.0]]), "NaN or infinite values in 1 of 2 rows, the f"),
         (np.array([[1.0, 1e300]]), r"values up to 1e\+300, beyond float32"),
-        (np.array([["a", "b"]]), "x holds <U1, not numbers"),
-        (np.array([[1j, 2.0]]), "x holds complex128, not numbers"),
+        (np.array([["a", "b"]]), "x must be numeric; got an array of <U1: give numeric columns"),
+        (np.array([[1j, 2.0]]), "x must be numeric; got an array of complex128: give its real"),
     ],
 )
 def test_values_that_mean_nothing_are_one_line(x, message):
