@@ -56,11 +56,11 @@ def pngs(folder):
 def h5ad(folder):
     import anndata
     import pandas
+    import scipy.sparse
 
     obs = pandas.DataFrame({"batch": KINDS}, index=[f"c{i}" for i in range(60)])
-    anndata.AnnData(RNG.poisson(2.0, (60, 6)).astype("float32"), obs=obs).write_h5ad(
-        folder / "d.h5ad"
-    )
+    counts = scipy.sparse.csr_matrix(RNG.poisson(2.0, (60, 6)).astype("float32"))
+    anndata.AnnData(counts, obs=obs).write_h5ad(folder / "d.h5ad")
     return folder / "d.h5ad", {"covariates": ["batch"]}
 
 
