@@ -52,9 +52,10 @@ def assign(
     """Find which unit of a representation holds which factor, in nats.
 
     A factor is held by each unit with at least half as much information about it as the best unit
-    has; by one unit, or shared by several. It is lost if no unit has 10% of its entropy; but if the 10
-    nearest neighbors in all units together tell such a factor, it is spread. These thresholds are ours. Information that does not exceed that of 100 permutations of
-    the factor, at all units, counts as none.
+    has; by one unit, or shared by several. It is lost if no unit has 10% of its entropy; but if
+    the 10 nearest neighbors in all units together tell such a factor, it is spread. These
+    thresholds are ours. Information that does not exceed that of 100 permutations of the factor,
+    at all units, counts as none.
 
     Args:
         representation: the units of N data, numbers [N, L], such as posterior means; or [N]. A

@@ -19,7 +19,7 @@ import numpy as np
 from pyrovae.measure.disentanglement.pairs import Pairs
 from pyrovae.measure.findings import Finding, Number, Quantity
 
-__all__ = ["LIMIT", "Metric", "Scores", "resampled"]
+__all__ = ["LIMIT", "Metric", "Scores", "divided", "resampled"]
 
 LIMIT: Final = 10_000
 """The largest number of data that a score is computed from (Locatello et al., 2019)."""
@@ -146,3 +146,10 @@ def resampled(metric: Metric, pairs: Pairs, generator: np.random.Generator) -> d
     if len(halves) < 2:
         return {}
     return {name: float(np.std([half[name] for half in halves], ddof=1)) for name in halves[0]}
+
+
+def divided(pairs: Pairs, generator: np.random.Generator) -> tuple[Pairs, Pairs]:
+    """Divide data at random into two thirds to train on and a third to test on."""
+    order = generator.permutation(len(pairs))
+    cut = len(pairs) - len(pairs) // 3
+    return pairs.take(order[:cut]), pairs.take(order[cut:])
