@@ -117,7 +117,7 @@ def disentanglement(importances: np.ndarray) -> float:
     """Return the disentanglement of importances [L, F]; NaN for one factor, or if all are 0.
 
     Example:
-        >>> disentanglement(np.eye(3)), disentanglement(np.ones((3, 3)))
+        >>> disentanglement(np.eye(3)), round(disentanglement(np.ones((3, 3))), 9)
         (1.0, 0.0)
     """
     of_unit = importances.sum(1)
@@ -133,7 +133,7 @@ def completeness(importances: np.ndarray) -> float:
     A factor that no unit predicts has the completeness 0.
 
     Example:
-        >>> completeness(np.eye(3)), completeness(np.ones((3, 3)))
+        >>> completeness(np.eye(3)), round(completeness(np.ones((3, 3))), 9)
         (1.0, 0.0)
     """
     if importances.shape[0] < 2:

@@ -52,8 +52,8 @@ class UDR:
         >>> z = torch.randn(500, 3)
         >>> udr = pv.measure.disentanglement.UDR(similarity="spearman")
         >>> found = udr({"a": z, "b": -z[:, [2, 0, 1]], "c": z[:, [1, 2, 0]]})
-        >>> [round(number.mean, 1) for number in found.numbers.values()]
-        [0.9, 0.9, 0.9]
+        >>> all(number.mean > 0.9 for number in found.numbers.values())
+        True
     """
 
     similarity: Literal["lasso", "spearman"] = "lasso"
