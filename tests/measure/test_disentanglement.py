@@ -507,7 +507,8 @@ class TestTable:
         short = [type(m)(resamples=0, **_short(m)) for m in METRICS]
         found = pv.disentanglement(GRID.astype(float), GRID[:, 0], metrics=short)
         missing = [name for name, number in found.numbers.items() if math.isnan(number.mean)]
-        assert missing == ["disentanglement", "FactorVAE score", "BetaVAE score", "modularity"]
+        scores = ["disentanglement", "FactorVAE score", "BetaVAE score", "modularity"]
+        assert missing == [*scores, "interventional robustness"]
         (sentence,) = found.verdict
         assert sentence == f"Not defined for this representation: {', '.join(missing)}."
         assert found.to_json()["quantities"]["modularity"]["mean"] is None

@@ -10,6 +10,7 @@ import rich.box
 from rich.table import Table
 from torch import Tensor
 
+from pyrovae.measure.disentanglement.pairs import sized
 from pyrovae.measure.findings import Finding, Number, Quantity, known
 
 __all__ = ["LOST", "SHARED", "Assignment"]
@@ -78,14 +79,16 @@ class Assignment(Finding):
     @property
     def title(self) -> str:
         """The number of data, units and factors, and the unit."""
-        return f"{self.data:,} data, {len(self.units)} units, {len(self.factors)} factors, nats"
+        return f"{sized(self.data, self.units, self.factors)}, nats"
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The information of the best unit about each factor, in nats."""
+        """The information of the best unit about each factor, in nats, such as "hue in z[3]"."""
         best = self.information.argmax(0).tolist()
         return {
-            name: Number(self.information[j, k].item(), self.error[j, k].item())
+            f"{name} in {self.units[j]}": Number(
+                self.information[j, k].item(), self.error[j, k].item()
+            )
             for k, (name, j) in enumerate(zip(self.factors, best, strict=True))
         }
 
@@ -123,7 +126,8 @@ class Assignment(Finding):
             for unit in self.units
             if len(names := [name for name, units in holders.items() if unit in units]) > 1
         }
-        sentences = [self._first(alone, mixed=bool(several))]
+        one = len(self.factors) == 1 and not alone
+        sentences = [] if one else [self._first(alone, mixed=bool(several))]
         for name, units in holders.items():
             if len(units) > 1:
                 sentences.append(f"{name} is shared by {_listed(units)}.")

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
+import rich.box
+from rich.table import Table
 
-from pyrovae.measure.disentanglement.pairs import Pairs
+from pyrovae.measure.disentanglement.pairs import Pairs, sized
 from pyrovae.measure.findings import Finding, Number, Quantity
 
 __all__ = ["LIMIT", "Metric", "Scores", "divided", "resampled"]
@@ -56,13 +58,23 @@ class Scores(Finding):
     @property
     def title(self) -> str:
         """The number of data, units and factors, and the settings."""
-        sizes = f"{self.data:,} data, {len(self.units)} units, {len(self.factors)} factors"
+        sizes = sized(self.data, self.units, self.factors)
         return f"{sizes}, {self.settings}" if self.settings else sizes
 
     @property
     def quantities(self) -> dict[str, Quantity]:
         """The scores by name."""
         return dict(self.numbers)
+
+    def table(self) -> Table:
+        """Return the table of the scores; their errors contain those over what is drawn."""
+        table = Table(box=rich.box.SIMPLE_HEAD, title=self.title, pad_edge=False)
+        for column in ("", "score", "± over data"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, number in self.numbers.items():
+            pair = (number.mean, number.error_over_data)
+            table.add_row(name, *("" if math.isnan(value) else f"{value:.3f}" for value in pair))
+        return table
 
     @property
     def partial(self) -> bool:

@@ -7,7 +7,7 @@ measurement depends on which rows share a value, not on what the value is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Codes", "Pairs", "Units", "columns_of", "factors_of", "units_of"]
+__all__ = ["Codes", "Pairs", "Units", "columns_of", "factors_of", "sized", "units_of"]
 
 Units = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -56,7 +56,7 @@ class Pairs:
         Args:
             representation: numbers [N, L], or [N] for one unit: a tensor, an array or a frame.
             factors: values from finite sets, [N, F] or [N]: whole numbers, booleans or words, as
-                a tensor, an array or a frame.
+                a tensor, an array, a frame or a mapping of names to columns.
             names: the names of the factors; by default a frame's own, or "factor 0", ...
             units: the names of the units; by default a frame's own, or "z[0]", ...
 
@@ -104,6 +104,18 @@ class Pairs:
         return self.take(generator.permutation(len(self))[:limit])
 
 
+def sized(data: int, units: Sequence[str], factors: Sequence[str]) -> str:
+    """Return the numbers of data, units and factors as text, leaving out factors if none.
+
+    Example:
+        >>> sized(1000, ["z[0]", "z[1]"], ["hue"])
+        '1,000 data, 2 units, 1 factor'
+    """
+    counts = {"unit": len(units), "factor": len(factors)}
+    words = [f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items() if n]
+    return ", ".join([f"{data:,} data", *words])
+
+
 def units_of(representation: Any, names: Sequence[str] | None) -> tuple[tuple[str, ...], Units]:
     """Return the names [L] and the finite numbers [N, L] of a representation.
 
@@ -143,13 +155,14 @@ def factors_of(factors: Any, names: Sequence[str] | None) -> tuple[tuple[str, ..
 
 
 def columns_of(table: Any, what: str) -> tuple[tuple[str, ...] | None, list[NDArray[Any]]]:
-    """Return the columns of a tensor, an array or a frame, and the names that a frame gives.
+    """Return the columns of a tensor, an array, a frame or a mapping, and the names it gives.
 
     Raises:
         ValueError: if it is not [N] or [N, C], or has no columns.
     """
     names = getattr(table, "column_names", None)  # pyarrow's columns have no names
     names = getattr(table, "columns", None) if names is None else names
+    names = list(table) if isinstance(table, Mapping) else names
     if names is not None:
         columns = [np.asarray(table[name]) for name in names]
         own: tuple[str, ...] | None = tuple(map(str, names))

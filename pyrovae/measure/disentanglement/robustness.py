@@ -27,7 +27,7 @@ class InterventionalRobustness(Metric):
     disentanglement_lib takes the 99th percentile, and does not average the data of one
     combination. A maximum over few data is small: noise scores about 0 if each value of each
     factor has many data, and more otherwise. Factors are taken to be independent. Constant units
-    are left out.
+    are left out. It is not defined for a single factor.
 
     References:
         Suter, Miladinovic, Schoelkopf, Bauer, 2019. Robustly Disentangled Causal Mechanisms.
@@ -56,7 +56,7 @@ class InterventionalRobustness(Metric):
                     most = np.abs(z[here] - middle).max(0)
                     moved[:, k] += most * count[here].sum() / len(pairs)
         told = greatest > 0
-        if not told.any():
+        if not told.any() or len(pairs.factors) < 2:
             return {"interventional robustness": float("nan")}
         score = 1 - moved[told].min(1) / greatest[told]
         return {"interventional robustness": float(np.average(score, weights=greatest[told]))}
