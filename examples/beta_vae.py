@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--latents", type=int, default=10)
-    parser.add_argument("--figure", type=Path, help="draw walks of the first seed, one file a beta")
+    parser.add_argument(
+        "--figure", type=Path, help="draw walks of the first seed, one file a beta"
+    )
     parser.add_argument("--out", type=Path, help="save the runs in this folder")
     parser.add_argument("--smoke", action="store_true", help="one epoch on few sprites")
     args = parser.parse_args()
