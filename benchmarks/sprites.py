@@ -32,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--number", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
     print("threads  side  look      images/s  per second of a core")
-    for threads in (1, 2):
+    for threads in args.threads:
         torch.set_num_threads(threads)
         for side, look in ((32, "binary"), (64, "binary"), (64, "color"), (64, "noise")):
             fast, each = rates(pv.data.Sprites(side, look), args.number, args.rounds)

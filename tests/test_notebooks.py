@@ -45,6 +45,7 @@ SMALLER = {
         "range(9)": "range(7)",
     },
     "05_how_good_is_the_bound": {"range(1, 9)": "range(1, 3)"},
+    "06_disentanglement": {"limit=50_000": "limit=2000", "EPOCHS = 10, 16": "EPOCHS = 10, 1"},
 }
 
 
@@ -109,6 +110,7 @@ def test_there_are_notebooks():
         "03_priors_and_likelihoods.ipynb",
         "04_objectives.ipynb",
         "05_how_good_is_the_bound.ipynb",
+        "06_disentanglement.ipynb",
     ]
 
 
