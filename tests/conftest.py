@@ -20,6 +20,18 @@ def interpreted(monkeypatch):
 
 
 @pytest.fixture
+def compiled_once(monkeypatch):
+    """Compile a graph that is recorded again only once: Inductor would make the same of it."""
+    made, compile = {}, torch.compile
+
+    def once(graph, **options):
+        assert all(node.op != "get_attr" for node in graph.graph.nodes), "its code is not all"
+        return made.setdefault(graph.code, compile(graph, **options))
+
+    monkeypatch.setattr(torch, "compile", once)
+
+
+@pytest.fixture
 def recorded_annealing(monkeypatch, interpreted):
     """Anneal along recorded graphs, as a long run does: the same numbers, three times as fast."""
     slope = pv.measure.annealing.ais.LatentDensity.slope
