@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 import torch
 
-import pyrovae as pv
+from pyrovae.measure.annealing import ais
 from pyrovae.randomness import generators_kept
 
 hypothesis.settings.register_profile(
@@ -34,11 +34,11 @@ def compiled_once(monkeypatch):
 @pytest.fixture
 def recorded_annealing(monkeypatch, interpreted):
     """Anneal along recorded graphs, as a long run does: the same numbers, three times as fast."""
-    slope = pv.measure.annealing.ais.LatentDensity.slope
+    slope = ais.LatentDensity.slope
 
     def recorded(path, u, beta):
         with generators_kept():
             path.compile()
         return slope(path, u, beta)
 
-    monkeypatch.setattr(pv.measure.annealing.ais.LatentDensity, "slope", recorded)
+    monkeypatch.setattr(ais.LatentDensity, "slope", recorded)
