@@ -28,6 +28,8 @@ from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
+from .measure.probe import ProbeFinding as ProbeFinding
+from .measure.probe import probe as probe
 from .measure.rank import Ranking as Ranking
 from .measure.rank import rank as rank
 from .measure.rate_distortion import RateDistortion as RateDistortion
