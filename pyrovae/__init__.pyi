@@ -11,6 +11,7 @@ from . import parts as parts
 from . import plots as plots
 from . import priors as priors
 from . import runs as runs
+from . import sklearn as sklearn
 from . import train as train
 from . import weights as weights
 from .measure import discrepancies as discrepancies

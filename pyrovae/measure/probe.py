@@ -212,9 +212,9 @@ def probe(
         True
     """
     target = _labels(x.labels if y is None and isinstance(x, Split) else y)
-    given = representation
-    if not isinstance(representation, Mapping):
-        given = {"VAE" if _has_programs(representation) else "z": representation}
+    given = {"VAE" if _has_programs(representation) else "z": representation}
+    if isinstance(representation, Mapping):
+        given = dict(representation)
     arrays = {name: _array(name, each, x, context, len(target)) for name, each in given.items()}
     if not arrays:
         raise ValueError("there is no representation to probe: give a VAE or an array")
