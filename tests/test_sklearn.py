@@ -106,7 +106,7 @@ class TestMethods:
 
 
 def test_a_grid_search_finds_the_number_of_latents(x):
-    """A second latent gains what PCA gains by it; a third, of which there is none, gains nothing."""
+    """A second latent gains what PCA gains by it; a third, which does not exist, gains nothing."""
     pipeline = make_pipeline(StandardScaler(), LINEAR(epochs=25))
     search = GridSearchCV(pipeline, {"vae__n_components": [1, 2, 3]}, cv=2).fit(x[:600])
     one, two, three = search.cv_results_["mean_test_score"]
