@@ -11,6 +11,7 @@ from . import parts as parts
 from . import plots as plots
 from . import priors as priors
 from . import runs as runs
+from . import sklearn as sklearn
 from . import train as train
 from . import weights as weights
 from .measure import discrepancies as discrepancies
@@ -31,6 +32,8 @@ from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
+from .measure.probe import ProbeFinding as ProbeFinding
+from .measure.probe import probe as probe
 from .measure.rank import Ranking as Ranking
 from .measure.rank import rank as rank
 from .measure.rate_distortion import RateDistortion as RateDistortion
