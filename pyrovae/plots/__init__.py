@@ -14,7 +14,7 @@ from pyrovae.plots.dimensions import kl_per_dimension
 from pyrovae.plots.files import save
 from pyrovae.plots.gaps import gaps
 from pyrovae.plots.holes import holes
-from pyrovae.plots.images import reconstructions, samples, traversals
+from pyrovae.plots.images import reconstructions, samples
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
 from pyrovae.plots.predictive_checks import predictive_checks
@@ -22,6 +22,7 @@ from pyrovae.plots.ranking import ranking
 from pyrovae.plots.sandwich import sandwich
 from pyrovae.plots.style import CLASSES
 from pyrovae.plots.training import history
+from pyrovae.plots.walks import interpolations, manifold, profiles, traversals
 
 __all__ = [
     "CLASSES",
@@ -30,10 +31,13 @@ __all__ = [
     "gaps",
     "history",
     "holes",
+    "interpolations",
     "kl_per_dimension",
     "latent_map",
+    "manifold",
     "novelty",
     "predictive_checks",
+    "profiles",
     "ranking",
     "rate_distortion",
     "reconstructions",

@@ -1,4 +1,4 @@
-"""Plot reconstructions, samples and latent traversals of image models."""
+"""Plot reconstructions and samples of image models."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data.images import Shape, fold
-from pyrovae.measure.latents.traverse import Traversal
 from pyrovae.plots.image_grid import columns, mosaic
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import as_tensors, evaluation_mode
 
-__all__ = ["reconstructions", "samples", "traversals"]
+__all__ = ["reconstructions", "samples"]
 
 
 @torch.no_grad()
@@ -54,27 +53,6 @@ def reconstructions(
     for pair in zip(data.split(columns), means.split(columns), strict=True):
         rows += pair
     return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
-
-
-def traversals(traversal: Traversal, shape: Shape | None = None) -> Figure:
-    """Plot the means of p(x | z) along latent dimensions, one row per dimension.
-
-    Args:
-        traversal: the result of `pyrovae.traverse`.
-        shape: as for `reconstructions`.
-
-    Raises:
-        ValueError: if the means are not of this shape.
-
-    Example:
-        >>> import torch, pyrovae as pv
-        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> found = pv.traverse(vae, torch.rand(6, 64).round(), dimensions=["z[1]", "z[0]"])
-        >>> figure = pv.plots.traversals(found, (1, 8, 8))
-        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        ['z[1]', 'z[0]']
-    """
-    return mosaic([fold(row, shape) for row in traversal.means], names=list(traversal.names))
 
 
 @torch.no_grad()
