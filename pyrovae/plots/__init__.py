@@ -2,12 +2,13 @@
 
 The functions build `matplotlib.figure.Figure` objects directly: they open no window, register
 nothing with pyplot and change no setting of matplotlib. A notebook displays the figure that a
-cell returns, and `save` writes it as PNG. Colors are distinguishable by color-blind readers, and
-markers repeat them. Bounds, rates and distortions are in nats per datum.
+cell returns, and `save` writes it as PNG, or an animation as GIF. Colors are distinguishable by
+color-blind readers, and markers repeat them. Bounds, rates and distortions are in nats per datum.
 
 Images are [N, C, H, W], or flat vectors with their `shape`, (channels, height, width).
 """
 
+from pyrovae.plots.animation import Animation, animation
 from pyrovae.plots.comparison import comparison
 from pyrovae.plots.curves import bounds, rate_distortion
 from pyrovae.plots.dimensions import kl_per_dimension
@@ -26,6 +27,8 @@ from pyrovae.plots.walks import interpolations, manifold, profiles, traversals
 
 __all__ = [
     "CLASSES",
+    "Animation",
+    "animation",
     "bounds",
     "comparison",
     "gaps",

@@ -16,7 +16,7 @@ from pyrovae.measure.latents.traverse import Traversal
 from pyrovae.plots.image_grid import WIDTH, mosaic, shaded, tiled, value_range
 from pyrovae.plots.style import blank
 
-__all__ = ["interpolations", "labels", "manifold", "profiles", "traversals"]
+__all__ = ["column_heads", "interpolations", "labels", "manifold", "profiles", "traversals"]
 
 NAMED: Final = 30
 """The largest number of data columns whose names are written."""
@@ -54,7 +54,7 @@ def traversals(
     return mosaic(
         rows,
         names=labels(traversal, held),
-        heads=_heads(traversal),
+        heads=column_heads(traversal),
         caption=_caption(traversal),
     )
 
@@ -123,7 +123,7 @@ def profiles(
     tall = 0.5 + 0.16 * min(width, NAMED)
     figure = blank(min(WIDTH, 1.9 + 1.4 * across), 0.4 + rows * tall)
     panels = figure.subplots(rows, across, squeeze=False, sharey=True)
-    titles, heads = labels(traversal, held), _heads(traversal)
+    titles, heads = labels(traversal, held), column_heads(traversal)
     for axes in panels.flat[count:]:
         axes.set_axis_off()
     for axes, panel, title in zip(panels.flat, change, titles, strict=False):
@@ -197,7 +197,7 @@ def labels(traversal: Traversal, held: Mapping[str, str] | None = None) -> list[
     return found
 
 
-def _heads(traversal: Traversal) -> list[str]:
+def column_heads(traversal: Traversal) -> list[str]:
     """Return the value of z at each step if all dimensions share it, else the levels."""
     values: Tensor = traversal.values
     if traversal.of == "prior" and torch.allclose(values, values[:1].expand_as(values), atol=1e-3):
