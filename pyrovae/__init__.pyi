@@ -45,10 +45,10 @@ from .measure.report import Report as Report
 from .measure.saved_findings import read_report as read_report
 from .objectives import aggregate as aggregate
 from .objectives import handlers as handlers
-from .presets import mlp_vae as mlp_vae
-from .presets import table_vae as table_vae
 from .randomness import seeded as seeded
 from .runs.parameters import load_parameters as load_parameters
+from .runs.presets import mlp_vae as mlp_vae
+from .runs.presets import table_vae as table_vae
 from .runs.run import load as load
 from .runs.run import save as save
 from .train import learning_rates as learning_rates
