@@ -21,7 +21,7 @@ from pyrovae.weights.families import innermost, known_mean
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import mean_of
 
-__all__ = ["Means", "decode_means", "posterior_means", "prior_program", "prior_sites", "repeated"]
+__all__ = ["Means", "decode_means", "mean_latents", "prior_program", "prior_sites", "repeated"]
 
 PASS: Final = 64
 """The number of steps that are decoded at once."""
@@ -46,7 +46,7 @@ class Means(Messenger):
             msg["value"], msg["done"] = mean, True
 
 
-def posterior_means(vae: VAE, given: Given) -> Values:
+def mean_latents(vae: VAE, given: Given) -> Values:
     """Return the guide's latents, each at its mean given those before it, [1, N, ...] by site.
 
     A site without a mean in closed form, such as a class, is a draw.

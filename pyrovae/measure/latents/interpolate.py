@@ -21,7 +21,7 @@ from torch import distributions as td
 
 from pyrovae.measure.latents.decode import (
     decode_means,
-    posterior_means,
+    mean_latents,
     prior_program,
     prior_sites,
 )
@@ -152,7 +152,7 @@ def interpolate(
         )
     shares = torch.linspace(0, 1, steps, dtype=torch.float64)
     with resolved.evaluating():
-        ends, row = posterior_means(vae, given), given.rows(slice(1))
+        ends, row = mean_latents(vae, given), given.rows(slice(1))
         _check_continuous(vae, row)
         frames = _frames(vae, ends, row) if path is spherical else {}
         latents = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.measure.latents.active_units import active_units, check_several
-from pyrovae.measure.latents.decode import decode_means, posterior_means, repeated
+from pyrovae.measure.latents.decode import decode_means, mean_latents, repeated
 from pyrovae.measure.latents.quantiles import aggregate_quantiles, normal_levels, prior_quantiles
 from pyrovae.measure.latents.sites import Values, continuous, drawn, flat, latent_values
 from pyrovae.types import ContextValue
@@ -127,7 +127,7 @@ def traverse(
         else:
             steps = aggregate_quantiles(vae.guide, levels, given)
         values = torch.stack([steps[places[name][0]][:, places[name][1]] for name in names])
-        fixed = posterior_means(vae, row)
+        fixed = mean_latents(vae, row)
         walks = [
             _walk(fixed, *places[name], along) for name, along in zip(names, values, strict=True)
         ]
