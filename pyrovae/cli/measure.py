@@ -46,14 +46,14 @@ from pyrovae.runs.run import EVALUATION, NEVER_TRAINED
 from pyrovae.runs.sources import Source, first
 from pyrovae.vae import VAE
 
-__all__ = ["compare", "evaluate", "reconstruct", "report", "sample"]
+__all__ = ["compare", "evaluate", "opened", "reconstruct", "report", "sample", "write_figure"]
 
 
 def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> int:
     """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
-    vae, source, read = _opened(run, options, split=options.split)
+    vae, source, read = opened(run, options, split=options.split)
     said = run.source.met_again(read, options.split)
     if said is not None:
         print(f"pyrovae: warning: {said}", file=sys.stderr)
@@ -116,7 +116,7 @@ def compare(folders: Sequence[Path], *, out: Path | None) -> int:
     for model, saved in reports.items():
         if saved.partial:
             print(f"The evaluation of {model} is partial: it was interrupted.")
-    return _write_figure(figure, out, Run(folders[0]), name)
+    return write_figure(figure, out, Run(folders[0]), name)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -179,7 +179,7 @@ def sample(folder: Path, options: Sampled) -> int:
         shape = image_shape(source, lambda: vae.sample(1, *beside))
         if is_image(shape):
             figure = plots.samples(vae, number, shape, *beside, means=options.means)
-            return _write_figure(figure, options.out, run, "samples")
+            return write_figure(figure, options.out, run, "samples")
         rows = vae.sample(number, *beside)
     path = options.out or run.folder / "samples.csv"
     write_atomically(path, _table(rows, columns).encode())
@@ -215,7 +215,7 @@ def _table(rows: Tensor, columns: Sequence[str]) -> str:
 def reconstruct(folder: Path, options: Reconstructed) -> int:
     """Draw data beside their reconstructions."""
     run = Run(folder)
-    vae, source, read = _opened(run, options, split=options.split)
+    vae, source, read = opened(run, options, split=options.split)
     shape = image_shape(source, None)
     if not is_image(shape):
         raise ValueError(
@@ -226,10 +226,10 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
     with recipes.running(options.recipe), seeded(options.seed):
         x = data.draw(seed=options.seed)
         figure = plots.reconstructions(vae, x, shape, *data.context)
-    return _write_figure(figure, options.out, run, "reconstructions")
+    return write_figure(figure, options.out, run, "reconstructions")
 
 
-def _opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
+def opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
     """Return a run's VAE, and its data set or the one that is given, before it is binarized."""
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     source = run.source.given(options.data, options.root, vae=vae, split=split)
@@ -297,7 +297,8 @@ def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
     raise ValueError("the run records no shape of an image: it was not made by `pyrovae train`")
 
 
-def _write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
+def write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
+    """Write a figure to a file, by default in the run's folder, and print its path."""
     path = out or run.figure(name)
     plots.save(figure, path)
     print(f"written: {path}")

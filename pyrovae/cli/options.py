@@ -1,9 +1,8 @@
 """The options of the commands: short names of entries of the experiment, and the run.
 
-Like the grammar, this module does not import torch.
+Like the grammar, this module does not import torch. Its annotations are evaluated, so that classes
+in other modules can derive from these.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ __all__ = [
     "Count",
     "Drawn",
     "Evaluation",
+    "Flag",
     "Imputed",
     "Opened",
+    "Place",
     "Reconstructed",
     "Sampled",
     "Swept",
@@ -54,6 +55,9 @@ Flag = Annotated[bool, Parameter(show_default=False)]
 
 
 Count = Annotated[Int, Parameter(validator=Number(gte=1))]
+
+
+Place = Annotated[Int, Parameter(validator=Number(gte=0))]
 
 
 Seed = Annotated[Int, Parameter(validator=Number(gte=0, lt=2**63))]
