@@ -113,6 +113,7 @@ examples:
   pyrovae sample runs/digits
   pyrovae sample runs/digits --means
   pyrovae sample runs/digits -n 100 --out samples.png
+  pyrovae sample runs/conditional --by class --means
   pyrovae sample runs/people -n 100 --out people.parquet""",
     "reconstruct": """\
 examples:

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.cli import page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
+from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
@@ -169,6 +170,8 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
 def sample(folder: Path, options: Sampled) -> int:
     """Draw samples of a run's model: a figure of images, or a table of other data."""
     run = Run(folder)
+    if options.by is not None:
+        return _sample_by(run, options, options.by)
     if run.table is not None:
         return tables.sample(run, run.table, options)
     source = run.source
@@ -185,6 +188,23 @@ def sample(folder: Path, options: Sampled) -> int:
     write_atomically(path, _table(rows, columns).encode())
     print(f"written: {path}")
     return 0
+
+
+def _sample_by(run: Run, options: Sampled, by: str) -> int:
+    """Draw a row of images for each category of a covariate."""
+    source = run.source
+    if not is_image(source.shape):
+        raise ValueError("--by is for images, and the data are none: leave it out")
+    read = source.read_data()
+    conditions = conditions_by(by, read, read.test)
+    vae = recipes.load_vae(run, options.recipe, source.shape)
+    with recipes.running(options.recipe), seeded(options.seed):
+        figure = plots.samples_by(
+            vae, conditions, options.number or 10, source.shape, means=options.means
+        )
+    if len(read.test.context) > 1:
+        print("Further covariates are those of the first test datum.")
+    return write_figure(figure, options.out, run, f"samples-by-{by}")
 
 
 def _given_to_samples(source: Source, number: int) -> tuple[list[Tensor], tuple[str, ...]]:

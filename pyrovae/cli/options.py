@@ -339,6 +339,10 @@ class Sampled(Drawn):
     means: Annotated[
         Flag, Parameter(help="Show the mean of p(x | z) at each z, without the noise of x.")
     ] = False
+    by: Annotated[
+        str | None,
+        Parameter(help="A covariate: show a row of -n images (10) for each of its categories."),
+    ] = None
 
 
 @Parameter(name="*")

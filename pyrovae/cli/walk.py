@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import names, recipes
+from pyrovae.cli import recipes
+from pyrovae.cli.conditions import labels_by
 from pyrovae.cli.figures import MAPPED, is_image
 from pyrovae.cli.measure import image_shape, opened, write_figure
 from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
-from pyrovae.data import DataSet, Split
 from pyrovae.data.reading import extra
 from pyrovae.measure.latents.interpolate import interpolate as interpolated
 from pyrovae.measure.latents.interpolate import linear, spherical
@@ -180,26 +179,6 @@ def latent_map(folder: Path, options: Mapped) -> int:
     with recipes.running(options.recipe), seeded(options.seed):
         figure = plots.latent_map(vae, x, labels, *mapped.context, embedding=embedding)
     return write_figure(figure, options.out, run, "map")
-
-
-def labels_by(by: str | None, read: DataSet, data: Split) -> Any:
-    """Return the labels of data, or a covariate's categories or numbers, or a factor's values.
-
-    Raises:
-        ValueError: if there is none of that name, or a covariate has several numbers.
-    """
-    if by is None:
-        return data.labels
-    kinds = read.reading.kinds
-    if by in kinds:
-        values: Tensor = data.context[list(kinds).index(by)]
-        kind = kinds[by]
-        if isinstance(kind, list | tuple):
-            return [kind[code] for code in values.argmax(1).tolist()]
-        if values.shape[1] == 1:
-            return values[:, 0]
-        raise ValueError(f"the covariate {by!r} has {values.shape[1]} numbers: a map needs one")
-    raise ValueError(names.unknown("covariate", by, kinds))
 
 
 def _embedding(name: str, seed: int) -> Any:

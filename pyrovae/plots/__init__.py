@@ -15,7 +15,7 @@ from pyrovae.plots.dimensions import kl_per_dimension
 from pyrovae.plots.files import save
 from pyrovae.plots.gaps import gaps
 from pyrovae.plots.holes import holes
-from pyrovae.plots.images import reconstructions, samples
+from pyrovae.plots.images import reconstructions, samples, samples_by
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
 from pyrovae.plots.predictive_checks import predictive_checks
@@ -45,6 +45,7 @@ __all__ = [
     "rate_distortion",
     "reconstructions",
     "samples",
+    "samples_by",
     "sandwich",
     "save",
     "traversals",

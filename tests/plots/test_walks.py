@@ -5,6 +5,8 @@ import itertools
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -286,3 +288,26 @@ class TestEmbeddings:
     def test_refuses_what_gives_no_plane(self, embedding, said):
         with pytest.raises(ValueError, match=said):
             plots.latent_map(vae(), binary(7), None, embedding=embedding)
+
+
+def test_samples_by_condition_share_their_latents():
+    """Of x = z + label: each row is the row before plus the difference of the labels."""
+
+    def prior(label):
+        return pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+
+    def likelihood(z, x, label):
+        return pyro.sample("x", dist.Normal(z + label, 0.1).to_event(1), obs=x)
+
+    target = pv.VAE(prior, likelihood, lambda x, label: None)
+    conditions = {"low": [torch.zeros(1, 1)], "high": [torch.full((1, 1), 3.0)]}
+    figure = plots.samples_by(target, conditions, 6, (1, 2, 2))
+    pixels = torch.as_tensor(figure.axes[0].images[0].get_array().filled(math.nan))
+    low, high = pixels[:2], pixels[3:]
+    torch.testing.assert_close(high, low + 3, equal_nan=True)
+    assert low[:, :2].unique().numel() == 4
+    assert texts(figure.axes[0].get_yticklabels()) == ["low", "high"]
+    noisy = plots.samples_by(target, conditions, 6, (1, 2, 2), means=False)
+    assert not torch.equal(torch.as_tensor(noisy.axes[0].images[0].get_array().data), pixels)
+    with pytest.raises(ValueError, match="got n=6 and 0 conditions"):
+        plots.samples_by(target, {}, 6, (1, 2, 2))
