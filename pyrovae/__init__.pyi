@@ -18,6 +18,9 @@ from .measure.annealing.ais import AIS as AIS
 from .measure.annealing.ais import AISFinding as AISFinding
 from .measure.compare import Comparison as Comparison
 from .measure.compare import compare as compare
+from .measure.disentanglement.assign import assign as assign
+from .measure.disentanglement.assignment import Assignment as Assignment
+from .measure.disentanglement.scores import disentanglement as disentanglement
 from .measure.evaluate import evaluate as evaluate
 from .measure.impute import Imputation as Imputation
 from .measure.impute import impute as impute

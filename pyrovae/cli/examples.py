@@ -103,6 +103,11 @@ examples:
   pyrovae compare runs/wide runs/narrow
   pyrovae compare runs/wide runs/narrow runs/deep
   pyrovae compare runs/wide runs/narrow --out comparison.png""",
+    "factors": """\
+examples:
+  pyrovae factors runs/digits
+  pyrovae factors runs/sprites --split validation
+  pyrovae factors runs/mine --data images.npy --factors factors.csv""",
     "report": """\
 examples:
   pyrovae report runs/digits

@@ -22,6 +22,7 @@ from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
+    assignment_figure,
     history_figure,
     is_image,
     report_figures,
@@ -154,7 +155,7 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe):
         source, data, left_out = _measured_data(options, run, vae, saved)
-        figures = history_figure(run)
+        figures = history_figure(run) | assignment_figure(run)
         x = None if data is None else data.draw()
         shape = None
         with contextlib.suppress(ValueError), seeded(0):

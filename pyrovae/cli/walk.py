@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,13 +31,13 @@ FRAMES: Final = 25
 """The levels of an animated walk: -3, -2.75, ..., 3 of a standard normal."""
 
 PATHS: Final = {"linear": linear, "spherical": spherical}
-FACTORS: Final = "factors.json"
 
 
 def walk(folder: Path, options: Walked) -> int:
     """Draw the means of p(x | z) along each latent dimension, and print their KL."""
     run = Run(folder)
-    held = held_factors(run)
+    assignment = run.assignment()
+    held = assignment.held if assignment else {}
     vae, source, read = opened(run, options, split=options.split)
     data = getattr(source.binarized(read), options.split)
     shape = image_shape(source, None)
@@ -71,24 +70,6 @@ def walk(folder: Path, options: Walked) -> int:
             plots.save(plots.animation(along(normal_levels(FRAMES)), shape, held=held), path)
             print(f"written: {path}")
     return 0
-
-
-def held_factors(run: Run) -> dict[str, str]:
-    """Return the factor that each dimension holds, which `pyrovae factors` wrote to the run.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
-    path = run.folder / FACTORS
-    if not path.exists():
-        return {}
-    try:
-        held = json.loads(path.read_text())["held"]
-        return {str(name): str(factor) for name, factor in held.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged, or another version wrote it: run `pyrovae factors {run.folder}`"
-        ) from error
 
 
 def _table(found: Traversal, held: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.splits import SPLITS
 
-__all__ = ["of_arrays", "read_npy", "read_npz", "read_pt"]
+__all__ = ["numpy_arrays", "of_arrays", "read_npy", "read_npz", "read_pt"]
 
 
 def read_npy(path: Path, reading: Reading) -> Contents:
@@ -23,7 +23,7 @@ def read_npy(path: Path, reading: Reading) -> Contents:
     Raises:
         ValueError: if the file is damaged, pickled, or asked for more than one array.
     """
-    return of_arrays(_numpy(path), reading, str(path))
+    return of_arrays(numpy_arrays(path), reading, str(path))
 
 
 def read_npz(path: Path, reading: Reading) -> Contents:
@@ -32,7 +32,7 @@ def read_npz(path: Path, reading: Reading) -> Contents:
     Raises:
         ValueError: if the file is damaged or pickled, and as `of_arrays`.
     """
-    return of_arrays(_numpy(path), reading, str(path))
+    return of_arrays(numpy_arrays(path), reading, str(path))
 
 
 def read_pt(path: Path, reading: Reading) -> Contents:
@@ -121,8 +121,12 @@ def _of_splits(arrays: Mapping[str, Any], names: list[str]) -> Contents | None:
     return Contents(np.concatenate(list(x.values())), labels=labels, splits=splits)
 
 
-def _numpy(path: Path) -> dict[str, Any]:
-    """Return the arrays of a file of NumPy by name; the only one has that of the file."""
+def numpy_arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file of NumPy by name; the only one has that of the file.
+
+    Raises:
+        ValueError: if the file is damaged or pickled.
+    """
     try:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)

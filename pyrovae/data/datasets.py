@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -42,12 +42,15 @@ class Split:
             are none.
         dynamic: whether `x` holds intensities that are binarized anew at each use.
         context: the further arguments of the programs, one tensor [N, C] for each covariate.
+        factors: the index of the value of each of F known factors of variation, int64 [N, F], for
+            measurements; the programs do not get them. None if they are not known.
     """
 
     x: Tensor
     labels: Tensor | None = None
     dynamic: bool = False
     context: tuple[Tensor, ...] = ()
+    factors: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of data."""
@@ -73,8 +76,9 @@ class Split:
             20
         """
         labels = None if self.labels is None else self.labels[rows]
+        factors = None if self.factors is None else self.factors[rows]
         context = tuple(value[rows] for value in self.context)
-        return replace(self, x=self.x[rows], labels=labels, context=context)
+        return replace(self, x=self.x[rows], labels=labels, context=context, factors=factors)
 
 
 def drawn_once(data: Data) -> Any:
@@ -112,6 +116,10 @@ class DataSet:
         gray: whether it is a set of gray images that are binarized by convention.
         table: the schema of a frame of mixed columns, if it was read by one. The mask of observed
             entries is then the last context of each split.
+        rows: the rows of what was read that are in each split, in the order of the split, by its
+            name; empty if they are not known.
+        factors: the names of the known factors of variation, the columns of `Split.factors`; ()
+            if they are not known.
     """
 
     name: str
@@ -124,6 +132,8 @@ class DataSet:
     columns: tuple[str, ...] = ()
     gray: bool = False
     table: Table | None = None
+    factors: tuple[str, ...] = ()
+    rows: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -260,7 +270,7 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
     names = reading.split if reading.split is not None else contents.splits
     if isinstance(names, str):
         names = contents.beside[names]
-    whole = Split(x, labels, context=context)
+    whole = Split(x, labels, context=context, factors=_factors(what, contents, len(x)))
     rows_of = divided(len(x), names, reading, what)
     return DataSet(
         what,
@@ -272,6 +282,8 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         reading=replace(reading, covariates=kinds),
         columns=contents.columns,
         gray=contents.gray,
+        rows=rows_of,
+        factors=contents.factor_names,
     )
 
 
@@ -301,7 +313,22 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
         reading=replace(reading, covariates=kinds, table=table.record, columns=None),
         columns=tuple(column.name for column in table.columns),
         table=table,
+        rows=rows_of,
     )
+
+
+def _factors(what: str, contents: Contents, rows: int) -> Tensor | None:
+    """Return the indices of the factors' values, int64 [N, F], if there are any."""
+    if contents.factors is None:
+        return None
+    factors = torch.as_tensor(contents.factors).long()
+    wanted = (rows, len(contents.factor_names))
+    if factors.shape != wanted:
+        raise ValueError(
+            f"{what} has {rows:,} rows of x and the factors {', '.join(contents.factor_names)}; "
+            f"their values have shape {tuple(factors.shape)}, not {wanted}"
+        )
+    return factors
 
 
 def _beside(

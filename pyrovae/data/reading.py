@@ -156,6 +156,8 @@ class Contents:
         gray: whether the set is of gray images that are binarized by convention.
         frame: the whole frame of a table of mixed columns, whose schema makes x; `columns` are
             those of x.
+        factors: the index of the value of each known factor of variation, whole numbers [N, F].
+        factor_names: the names of these factors.
     """
 
     x: Any = None
@@ -167,6 +169,8 @@ class Contents:
     counts: bool = False
     gray: bool = False
     frame: Any = None
+    factors: Any = None
+    factor_names: tuple[str, ...] = ()
 
 
 def extra(module: str, name: str) -> Any:

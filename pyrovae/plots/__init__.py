@@ -12,6 +12,7 @@ from pyrovae.plots.animation import Animation, animation
 from pyrovae.plots.comparison import comparison
 from pyrovae.plots.curves import bounds, rate_distortion
 from pyrovae.plots.dimensions import kl_per_dimension
+from pyrovae.plots.factors import assignment, factor_responses
 from pyrovae.plots.files import save
 from pyrovae.plots.gaps import gaps
 from pyrovae.plots.holes import holes
@@ -29,8 +30,10 @@ __all__ = [
     "CLASSES",
     "Animation",
     "animation",
+    "assignment",
     "bounds",
     "comparison",
+    "factor_responses",
     "gaps",
     "history",
     "holes",

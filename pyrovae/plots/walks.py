@@ -182,6 +182,8 @@ def manifold(found: Manifold, shape: Shape | None = None) -> Figure:
     axes.set_yticks(places, [f"{up[i]:.2f}" for i in shown])
     axes.tick_params(labelsize=8, color="#666666")
     axes.spines[:].set_visible(False)
+    if (low, high) != (0, 1):
+        axes.set_title(f"darkest {low:.3g}, brightest {high:.3g}", loc="left", fontsize=8.5)
     axes.set_xlabel(found.names[0], size=9.5)
     axes.set_ylabel(found.names[1], size=9.5)
     return figure
