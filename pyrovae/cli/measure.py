@@ -23,6 +23,7 @@ from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
     assignment_figure,
+    held_factors,
     history_figure,
     is_image,
     report_figures,
@@ -60,6 +61,7 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
     if said is not None:
         print(f"pyrovae: warning: {said}", file=sys.stderr)
     data = first(getattr(source.binarized(read), options.split), options.limit)
+    held = held_factors(run)
     run.check_writable()
     with recipes.running(options.recipe):
         report = measure(
@@ -84,7 +86,7 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             done = len(report.elbo.value)
             beside = [value[:done] for value in data.context]
             shape = image_shape(source, None)
-            figures = report_figures(report, vae, data.draw()[:done], shape, beside)
+            figures = report_figures(report, vae, data.draw()[:done], shape, beside, held)
             save_figures(figures, run, in_place_of=MEASURED)
             print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
         else:
@@ -161,7 +163,8 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
         with contextlib.suppress(ValueError), seeded(0):
             shape = image_shape(source, lambda: vae.sample(1))
             figures |= vae_figures(vae, data, shape)
-        figures |= report_figures(saved, vae, x, shape, data.context if data else ())
+        beside = data.context if data else ()
+        figures |= report_figures(saved, vae, x, shape, beside, held_factors(run))
     path = out or run.folder / "report.html"
     write_atomically(path, page.page(run, saved, figures, left_out=left_out).encode())
     print(f"written: {path}")

@@ -12,7 +12,7 @@ import torch
 from pyrovae import plots
 from pyrovae.cli import recipes
 from pyrovae.cli.conditions import labels_by
-from pyrovae.cli.figures import MAPPED, is_image
+from pyrovae.cli.figures import MAPPED, held_factors, is_image
 from pyrovae.cli.measure import image_shape, opened, write_figure
 from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
 from pyrovae.data.reading import extra
@@ -36,8 +36,7 @@ PATHS: Final = {"linear": linear, "spherical": spherical}
 def walk(folder: Path, options: Walked) -> int:
     """Draw the means of p(x | z) along each latent dimension, and print their KL."""
     run = Run(folder)
-    assignment = run.assignment()
-    held = assignment.held if assignment else {}
+    held = held_factors(run)
     vae, source, read = opened(run, options, split=options.split)
     data = getattr(source.binarized(read), options.split)
     shape = image_shape(source, None)
