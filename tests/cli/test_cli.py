@@ -18,7 +18,10 @@ from pyrovae.cli.grammar import APP
 from pyrovae.plots.image_grid import png
 
 PNG = b"\x89PNG\r\n\x1a\n"
-COMMANDS = "demo train sweep evaluate compare report sample reconstruct impute".split()
+COMMANDS = (
+    "demo train sweep evaluate compare report sample reconstruct walk interpolate manifold map "
+    "impute"
+).split()
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
 
 RECIPE = """
