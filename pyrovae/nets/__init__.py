@@ -9,7 +9,8 @@ image encoders take the image alone. No network of the library uses batch normal
 which data would depend on each other.
 """
 
-from pyrovae.nets.autoregressive import PixelCNN
+from pyrovae.nets.autoregressive import CodePixelCNN, PixelCNN
+from pyrovae.nets.codebooks import Codebook, Lattice, Quantized, Quantizer
 from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.folded import Folded
 from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, unconstrained
@@ -20,14 +21,19 @@ from pyrovae.nets.rescaled import Rescaled
 __all__ = [
     "MLP",
     "SMALLEST_SCALE",
+    "CodePixelCNN",
+    "Codebook",
     "ConvDecoder",
     "ConvEncoder",
     "EncodeColumns",
     "Folded",
     "GatedMLP",
     "HideMissing",
+    "Lattice",
     "LogCounts",
     "PixelCNN",
+    "Quantized",
+    "Quantizer",
     "ResNetDecoder",
     "ResNetEncoder",
     "Rescaled",
