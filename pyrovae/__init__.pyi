@@ -16,6 +16,8 @@ from . import weights as weights
 from .measure import discrepancies as discrepancies
 from .measure.annealing.ais import AIS as AIS
 from .measure.annealing.ais import AISFinding as AISFinding
+from .measure.codes import Codes as Codes
+from .measure.codes import CodesFinding as CodesFinding
 from .measure.compare import Comparison as Comparison
 from .measure.compare import compare as compare
 from .measure.evaluate import evaluate as evaluate

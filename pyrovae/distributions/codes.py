@@ -186,8 +186,8 @@ class TokenChain(dist.TorchDistribution):
         batch_shape: the batch shape.
 
     Example:
-        >>> from pyrovae.nets import CodePixelCNN
-        >>> chain = TokenChain(CodePixelCNN((2, 2), 8), (3,))
+        >>> from pyrovae.nets import CausalTransformer
+        >>> chain = TokenChain(CausalTransformer(4, 8), (3,))
         >>> chain.log_prob(chain.sample()).shape
         torch.Size([3])
     """

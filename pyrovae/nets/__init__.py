@@ -9,7 +9,7 @@ image encoders take the image alone. No network of the library uses batch normal
 which data would depend on each other.
 """
 
-from pyrovae.nets.autoregressive import CodePixelCNN, PixelCNN
+from pyrovae.nets.autoregressive import PixelCNN
 from pyrovae.nets.codebooks import Codebook, Lattice, Quantized, Quantizer
 from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.folded import Folded
@@ -17,11 +17,13 @@ from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, un
 from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
+from pyrovae.nets.transformer import CausalTransformer
+from pyrovae.nets.vector_quantize import TorchCodebook
 
 __all__ = [
     "MLP",
     "SMALLEST_SCALE",
-    "CodePixelCNN",
+    "CausalTransformer",
     "Codebook",
     "ConvDecoder",
     "ConvEncoder",
@@ -38,6 +40,7 @@ __all__ = [
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "TorchCodebook",
     "join",
     "positive",
     "set_last_bias",

@@ -11,7 +11,7 @@ from pyrovae.nets.blocks import Offset, Residual, on_images
 from pyrovae.nets.heads import join
 from pyrovae.parts import Part
 
-__all__ = ["CodePixelCNN", "MaskedConvolution", "PixelCNN"]
+__all__ = ["MaskedConvolution", "PixelCNN"]
 
 
 class MaskedConvolution(nn.Module):
@@ -104,64 +104,6 @@ class PixelCNN(Part):
         logits: Tensor = self.layers(hidden.reshape(-1, *hidden.shape[-3:]))
         flat: Tensor = self.offset(logits.reshape(*hidden.shape[:-3], size))
         return flat
-
-
-class CodePixelCNN(Part):
-    r"""Map T = H W codes to logits of each one, given the codes before it in raster order.
-
-    It is a masked 7 x 7 convolution of embedded codes, with a learned bias for each place,
-    followed by residual blocks of masked 3 x 3 convolutions. It has the blind spot of `PixelCNN`.
-
-    Args:
-        shape: (H, W) of the grid. For R levels of codes, (H, W R); for codes without a grid,
-            (1, T).
-        codes: the number K of codes.
-        channels: the width of the hidden layers.
-        blocks: the number of residual blocks.
-
-    Attributes:
-        size: T.
-
-    Raises:
-        ValueError: if the grid is empty, there are fewer than two codes, or the input is of
-            another length.
-
-    References:
-        van den Oord, Kalchbrenner, Kavukcuoglu, 2016. Pixel Recurrent Neural Networks.
-        van den Oord, Vinyals, Kavukcuoglu, 2017. Neural Discrete Representation Learning.
-
-    Example:
-        >>> net = CodePixelCNN((7, 7), 256)
-        >>> net(torch.zeros(5, 3, 49, dtype=torch.long)).shape
-        torch.Size([5, 3, 49, 256])
-    """
-
-    def __init__(
-        self, shape: tuple[int, int], codes: int, *, channels: int = 64, blocks: int = 4
-    ) -> None:
-        super().__init__()
-        if len(shape) != 2 or min(shape) < 1 or codes < 2:
-            raise ValueError(
-                "CodePixelCNN takes a grid (height, width) of at least two codes; got "
-                f"shape={tuple(shape)}, codes={codes}"
-            )
-        self.shape, self.codes, self.size = tuple(shape), codes, math.prod(shape)
-        self.embedding = nn.Embedding(codes, channels)
-        self.first = MaskedConvolution(channels, channels, 7, sees_itself=False)
-        self.place = nn.Parameter(torch.zeros(channels, *shape))
-        layers = [_block(channels) for _ in range(blocks)]
-        self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(channels, codes, 1))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Map codes [..., H * W] to logits [..., H * W, K]."""
-        if codes.shape[-1] != self.size:
-            raise ValueError(
-                f"CodePixelCNN takes {self.size} codes, a grid of {self.shape}; got shape "
-                f"{tuple(codes.shape)}: give a grid of as many codes"
-            )
-        maps = self.embedding(codes.reshape(-1, *self.shape)).movedim(-1, 1)
-        logits: Tensor = self.layers(self.first(maps) + self.place)
-        return logits.flatten(2).transpose(1, 2).reshape(*codes.shape, self.codes)
 
 
 def _block(channels: int) -> Residual:

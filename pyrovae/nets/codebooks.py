@@ -25,7 +25,7 @@ from pyrovae.parts import Part
 __all__ = ["Codebook", "Lattice", "Quantized", "Quantizer"]
 
 STRETCH: Final = 1e-3
-"""The share by which the range of a lattice exceeds its outermost levels, as in the paper's code."""
+"""The share by which a lattice's range exceeds its outermost levels, as in the paper's code."""
 
 
 class Quantized(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions.codes import CodeVectors, TokenChain, sum_levels
-from pyrovae.nets import CodePixelCNN, Quantizer
+from pyrovae.nets import CausalTransformer, Quantizer
 from pyrovae.parts import Part
 
 __all__ = ["AutoregressiveCodes", "Codes"]
@@ -96,8 +96,9 @@ class Codes(_CodePrior):
 class AutoregressiveCodes(_CodePrior):
     r"""Codes that depend on those before them, $p(k) = \prod_t p(k_t | k_{<t})$.
 
-    Trained along with the codes, it also moves them towards what it predicts. To train it after
-    them, freeze the guide, `vae.posterior.requires_grad_(False)`, and fit
+    The rate -log p(k) has no gradient in the codes, so that a prior trained along with them
+    only follows them. To train it after them, freeze the guide,
+    `vae.posterior.requires_grad_(False)`, and fit
     `VAE(AutoregressiveCodes(quantizer, net), vae.likelihood, vae.posterior)`.
 
     Args:
@@ -114,13 +115,13 @@ class AutoregressiveCodes(_CodePrior):
     Example:
         >>> import pyro, torch, pyrovae as pv
         >>> book = pv.nets.Codebook(32, 4)
-        >>> prior = AutoregressiveCodes(book, pv.nets.CodePixelCNN((7, 7), 32))
+        >>> prior = AutoregressiveCodes(book, pv.nets.CausalTransformer(49, 32))
         >>> with pyro.plate("data", 3):
         ...     prior().shape
         torch.Size([3, 196])
     """
 
-    def __init__(self, quantizer: Quantizer, net: CodePixelCNN) -> None:
+    def __init__(self, quantizer: Quantizer, net: CausalTransformer) -> None:
         super().__init__(quantizer)
         if net.codes != quantizer.codes or net.size % quantizer.depth:
             raise ValueError(
