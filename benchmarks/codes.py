@@ -58,9 +58,9 @@ VAES = {
 }
 
 
-def fitted(vae, data, epochs, seed=0):
-    step = pv.Step(optim=pyro.optim.Adam({"lr": 1e-3}))
-    pv.fit(vae, data.train, epochs=epochs, batch_size=100, step=step, seed=seed, callbacks=[])
+def fitted(vae, data, epochs, *, compile=True):
+    step = pv.Step(optim=pyro.optim.Adam({"lr": 1e-3}), compile=compile)
+    pv.fit(vae, data.train, epochs=epochs, batch_size=100, step=step, seed=0, callbacks=[])
     return vae
 
 
@@ -68,7 +68,7 @@ def with_prior(vae, prior, data, epochs):
     """Fit a prior to the codes of a trained VAE, whose other parameters stay as they are."""
     for part in (vae.posterior, vae.likelihood):
         part.requires_grad_(requires_grad=False)
-    return fitted(pv.VAE(prior, vae.likelihood, vae.posterior), data, epochs)
+    return fitted(pv.VAE(prior, vae.likelihood, vae.posterior), data, epochs, compile=False)
 
 
 def line(name, report):

@@ -81,7 +81,9 @@ class _Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.normalize = nn.LayerNorm(channels)
-        self.joint, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        # Without a bias: that of the keys would have no gradient but rounding.
+        self.joint = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
         later = torch.ones(size, size, dtype=torch.bool).triu(1)
         self.register_buffer("later", later, persistent=False)
 
