@@ -48,7 +48,7 @@ def test_the_bound_is_the_log_weight_and_the_rate_is_in_bits_per_code(coded):
     each = -log_p / (2 * math.log(2))
     assert bits.mean == pytest.approx(each.mean().item())
     assert found.quantities["rate"].mean == pytest.approx(-log_p.mean().item())
-    assert found.quantities["distortion"].mean == pytest.approx((-wanted - log_p * -1).mean())
+    assert found.quantities["distortion"].mean == pytest.approx((log_p - wanted).mean().item())
     error = found.quantities["rate"].error_over_data / (2 * math.log(2))
     assert bits.error_over_data == pytest.approx(error)
 
