@@ -101,7 +101,8 @@ class Codes:
         given = resolved.given(x, *context).first(self.limit)
         with resolved.evaluating():
             done = collect(_measured, list(given.passes(1)), "reading codes")
-        log_p_x, rate = (torch.cat([piece[i] for piece in done.pieces]) for i in (0, 1))
+        log_p_x = torch.cat([piece[0] for piece in done.pieces])
+        rate = torch.cat([piece[1] for piece in done.pieces])
         levels = {
             name: Level(torch.cat([piece[2][name][0] for piece in done.pieces]), size)
             for name, (_, size) in done.pieces[0][2].items()

@@ -115,7 +115,7 @@ class AutoregressiveCodes(_CodePrior):
     Example:
         >>> import pyro, torch, pyrovae as pv
         >>> book = pv.nets.Codebook(32, 4)
-        >>> prior = AutoregressiveCodes(book, pv.nets.CausalTransformer(49, 32))
+        >>> prior = pv.priors.AutoregressiveCodes(book, pv.nets.CausalTransformer(49, 32))
         >>> with pyro.plate("data", 3):
         ...     prior().shape
         torch.Size([3, 196])

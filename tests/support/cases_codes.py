@@ -24,7 +24,8 @@ def case(
 ) -> Case:
     guide = make(MLP(4, 5, POSITIONS * WIDTH))
     likelihood = pv.likelihoods.Bernoulli(MLP(POSITIONS * WIDTH, 5, 4))
-    return Case(pv.VAE(prior(guide.quantizer), likelihood, guide), X)
+    # In evaluation mode: a training step moves the codebook, so that no two are the same.
+    return Case(pv.VAE(prior(guide.quantizer), likelihood, guide).eval(), X)
 
 
 def quantized(net: torch.nn.Module, **options: object) -> guides.VectorQuantized:
