@@ -14,6 +14,7 @@ BOUNDS = r"(?m)^ +(ELBO|IWAE-\d+) +-?\d+\.\d+ "
 FINDINGS = {
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
+    "vq_vae": r"(?m)^ *(log p\(x \| k\) \+ log p\(k\) +-\d+\.\d+) ",
     "semi_supervised": r"test accuracy +(\d+\.\d+)%",
 }
 
