@@ -122,8 +122,8 @@ def main():
             line(f"{name}, {kind}", report)
             if args.out:
                 path = Path(args.out) / f"codes_{name}_{kind}.png".replace(" ", "_")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pv.plots.save(pv.plots.samples(learned, 64), path)
+                pv.save(learned, path.with_suffix(""))
+                pv.plots.save(pv.plots.samples(learned, 64, shape=data.shape), path)
 
 
 if __name__ == "__main__":

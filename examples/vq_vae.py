@@ -84,7 +84,8 @@ def main() -> None:
     if args.out:
         pv.save(learned, args.out)
         report.save(f"{args.out}/evaluation.json")
-        pv.plots.save(pv.plots.samples(learned, 64), f"{args.out}/samples.png")
+        samples = pv.plots.samples(learned, 64, shape=data.shape)
+        pv.plots.save(samples, f"{args.out}/samples.png")
 
 
 if __name__ == "__main__":

@@ -312,3 +312,37 @@ def chain_of(book, size, codes):
 def test_a_chain_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"takes 4 codes; got shape \(2, 3\)"):
         TokenChain(CausalTransformer(4, 3)).log_prob(torch.zeros(2, 3, dtype=torch.long))
+
+
+def test_a_kl_weight_scales_the_rate_and_the_penalty_alike():
+    """At weight 0, only the straight-through gradient is left."""
+    found = []
+    for weight, commitment in ((0.0, 5.0), (1.0, 0.0)):
+        vae = world(uniform, commitment=commitment).eval()
+        pair = pv.handlers.kl_weight(weight).wrap(vae.model, vae.guide)
+        value = pyro.infer.Trace_ELBO().loss_and_grads(*pair, X)
+        found.append((value + weight * -len(X) * POSITIONS * math.log(CODES), vae))
+    assert found[0][0] == pytest.approx(found[1][0])
+    for one, other in zip(*(vae.posterior.parameters() for _, vae in found), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_maps_of_a_convolution_are_positions():
+    """The vector at a position is that of a pixel of the maps [D, H, W]."""
+    torch.manual_seed(0)
+    maps = torch.nn.Conv2d(1, 3, 2, stride=2)
+    net = pv.nets.Folded(torch.nn.Sequential(maps, torch.nn.Flatten()), event_dim=3)
+    book = Codebook(8, 3)
+    decoder = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (3, 2, 3)), torch.nn.ConvTranspose2d(3, 1, 2, stride=2)
+    )
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.Folded(decoder))
+    vae = pv.VAE(pv.priors.Codes(book, 6), likelihood, pv.guides.VectorQuantized(net, book))
+    x = torch.rand(5, 1, 4, 6).round()
+    with torch.no_grad():
+        h = maps(x).flatten(2).transpose(1, 2)
+        codes = vae.eval().posterior.codes(x)
+        assert torch.equal(codes, book.nearest(h.unsqueeze(-2)))
+        log_w = pv.log_weights(vae, x, particles=3)
+    torch.testing.assert_close(log_w, log_w[:1].expand(3, -1))
+    assert pv.Codes()(vae, x).levels["z"].codes.shape == (5, 6)
