@@ -17,6 +17,8 @@ from . import weights as weights
 from .measure import discrepancies as discrepancies
 from .measure.annealing.ais import AIS as AIS
 from .measure.annealing.ais import AISFinding as AISFinding
+from .measure.codes import Codes as Codes
+from .measure.codes import CodesFinding as CodesFinding
 from .measure.compare import Comparison as Comparison
 from .measure.compare import compare as compare
 from .measure.disentanglement.assign import assign as assign

@@ -7,6 +7,7 @@ or module.
 """
 
 from pyrovae.guides.base import Guide, Posterior
+from pyrovae.guides.codes import FSQ, VectorQuantized
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.hierarchical import Hierarchical, Ladder
@@ -16,6 +17,7 @@ from pyrovae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
 from pyrovae.guides.sphere import PowerSpherical
 
 __all__ = [
+    "FSQ",
     "Bernoulli",
     "Categorical",
     "Flow",
@@ -31,4 +33,5 @@ __all__ = [
     "Posterior",
     "PowerSpherical",
     "RelaxedOneHot",
+    "VectorQuantized",
 ]
