@@ -12,6 +12,7 @@ SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 BOUNDS = r"(?m)^ +(ELBO|IWAE-\d+) +-?\d+\.\d+ "
 FINDINGS = {
+    "beta_vae": r"(?m)^ +\d +\d +(-\d+\.\d+) ",
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
     "sklearn_grid": r"(?m)^(PCA|FactorAnalysis|VAE|VAE, scales) +\d+ +-?\d+\.\d+ ",
@@ -25,7 +26,7 @@ def test_there_are_examples():
     assert {"vae_mnist", "custom_prior", "custom_likelihood", "plain_pyro"} <= names
     assert {"vampprior", "flow_prior", "flow_guide", "hierarchical", "mixture_latents"} <= names
     assert {"conditional", "missing_data", "counts", "faces", "linear_vae"} <= names
-    assert {"denoising", "information_bottleneck", "mixed_table"} <= names
+    assert {"denoising", "information_bottleneck", "mixed_table", "beta_vae"} <= names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

