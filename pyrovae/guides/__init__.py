@@ -7,6 +7,7 @@ or module.
 """
 
 from pyrovae.guides.base import Guide, Posterior
+from pyrovae.guides.delta import Delta
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.hierarchical import Hierarchical, Ladder
@@ -18,6 +19,7 @@ from pyrovae.guides.sphere import PowerSpherical
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Delta",
     "Flow",
     "FullRankNormal",
     "Guide",
