@@ -116,7 +116,8 @@ def check_findings_about_information(text: str) -> None:
     assert tuple(number(posterior, "mean  ", place) for place in range(6)) == means
     assert number(lazy, "mean  ", 3) == 2.5
     sent = re.search(r"the stack ([\d,]+) bits longer; the words of section 1 have ([\d,]+)", text)
-    assert sent and sent[1] == sent[2]
+    assert sent
+    assert sent[1] == sent[2]
     assert "letters received as sent: True   the other file is back: True" in text
     assert "net bits of a, b, c, d   [1.0, 2.0, 3.0, 3.0]" in text
     assert "net bits of a, b, c, d   [2.0, 3.0, 3.0, 3.0]" in text
