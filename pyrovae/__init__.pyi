@@ -18,6 +18,9 @@ from .measure.annealing.ais import AIS as AIS
 from .measure.annealing.ais import AISFinding as AISFinding
 from .measure.compare import Comparison as Comparison
 from .measure.compare import compare as compare
+from .measure.disentanglement.assign import assign as assign
+from .measure.disentanglement.assignment import Assignment as Assignment
+from .measure.disentanglement.scores import disentanglement as disentanglement
 from .measure.evaluate import evaluate as evaluate
 from .measure.impute import Imputation as Imputation
 from .measure.impute import impute as impute
@@ -41,10 +44,10 @@ from .measure.report import Report as Report
 from .measure.saved_findings import read_report as read_report
 from .objectives import aggregate as aggregate
 from .objectives import handlers as handlers
-from .presets import mlp_vae as mlp_vae
-from .presets import table_vae as table_vae
 from .randomness import seeded as seeded
 from .runs.parameters import load_parameters as load_parameters
+from .runs.presets import mlp_vae as mlp_vae
+from .runs.presets import table_vae as table_vae
 from .runs.run import load as load
 from .runs.run import save as save
 from .train import learning_rates as learning_rates

@@ -18,7 +18,7 @@ ORDER = (
     ("distributions", "vae"),
     ("priors", "likelihoods", "measure", "objectives"),
     ("guides", "plots"),
-    ("runs", "presets"),
+    ("runs",),
     ("train",),
     ("cli",),
     ("__main__",),

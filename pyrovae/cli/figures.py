@@ -26,6 +26,7 @@ from pyrovae.weights.sites import UndefinedMean
 __all__ = [
     "MEASURED",
     "Figures",
+    "assignment_figure",
     "history_figure",
     "is_image",
     "report_figures",
@@ -60,6 +61,16 @@ def history_figure(run: Run) -> Figures:
     named = (run.config.get("experiment") or {}).get("objective", {}).get("name")
     objective = f"objective: {named}" if named else "objective"
     return {"history": plots.history(History(epochs, objective=objective))}
+
+
+def assignment_figure(run: Run) -> Figures:
+    """Draw which unit holds which factor, if `pyrovae factors` found it for this run.
+
+    Raises:
+        ValueError: if its file is damaged.
+    """
+    found = run.assignment()
+    return {} if found is None else {"assignment": plots.assignment(found)}
 
 
 def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:

@@ -19,6 +19,7 @@ from pyrovae.cli.options import (
     Common,
     Count,
     Evaluation,
+    Factored,
     Imputed,
     Opened,
     Reconstructed,
@@ -158,6 +159,19 @@ def report(
     from pyrovae.cli import measure
 
     return measure.report(run, options, out=out)
+
+
+@APP.command(help_epilogue=EPILOGUES["factors"])
+def factors(run: Folder, /, *, options: Factored = Factored(), command: Command = ()) -> int:
+    """Find which latent unit of a run holds which factor of its data.
+
+    Prints the information of the units about each factor in nats, and the metrics of
+    disentanglement with their errors, and saves both in the run's folder. The units are the
+    posterior means.
+    """
+    from pyrovae.cli import factors
+
+    return factors.factors(run, options, command=command)
 
 
 @APP.command(help_epilogue=EPILOGUES["sample"])

@@ -21,6 +21,7 @@ from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
+    assignment_figure,
     history_figure,
     is_image,
     report_figures,
@@ -46,14 +47,14 @@ from pyrovae.runs.run import EVALUATION, NEVER_TRAINED
 from pyrovae.runs.sources import Source, first
 from pyrovae.vae import VAE
 
-__all__ = ["compare", "evaluate", "reconstruct", "report", "sample"]
+__all__ = ["compare", "evaluate", "opened", "reconstruct", "report", "sample"]
 
 
 def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> int:
     """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
-    vae, source, read = _opened(run, options, split=options.split)
+    vae, source, read = opened(run, options, split=options.split)
     said = run.source.met_again(read, options.split)
     if said is not None:
         print(f"pyrovae: warning: {said}", file=sys.stderr)
@@ -153,7 +154,7 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe):
         source, data, left_out = _measured_data(options, run, vae, saved)
-        figures = history_figure(run)
+        figures = history_figure(run) | assignment_figure(run)
         x = None if data is None else data.draw()
         shape = None
         with contextlib.suppress(ValueError), seeded(0):
@@ -215,7 +216,7 @@ def _table(rows: Tensor, columns: Sequence[str]) -> str:
 def reconstruct(folder: Path, options: Reconstructed) -> int:
     """Draw data beside their reconstructions."""
     run = Run(folder)
-    vae, source, read = _opened(run, options, split=options.split)
+    vae, source, read = opened(run, options, split=options.split)
     shape = image_shape(source, None)
     if not is_image(shape):
         raise ValueError(
@@ -229,7 +230,7 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
     return _write_figure(figure, options.out, run, "reconstructions")
 
 
-def _opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
+def opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
     """Return a run's VAE, and its data set or the one that is given, before it is binarized."""
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     source = run.source.given(options.data, options.root, vae=vae, split=split)

@@ -23,6 +23,7 @@ __all__ = [
     "Count",
     "Drawn",
     "Evaluation",
+    "Factored",
     "Imputed",
     "Opened",
     "Reconstructed",
@@ -354,3 +355,20 @@ class Imputed(WithRecipe):
     out: Annotated[Path, Parameter(help="The file to write, of one of these kinds.")]
     particles: Annotated[Count, Parameter(help="Samples per row.")] = 1000
     seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Factored(Opened):
+    """The options of `pyrovae factors`."""
+
+    split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+    limit: Annotated[Count | None, Parameter(help="Measure the first N data only.")] = None
+    factors: Annotated[
+        Path | None,
+        Parameter(
+            help="A file of the factors, one row for each datum of the split and one column for "
+            "each factor: .csv, .parquet, .feather, .npy, .npz. The default is the factors of the "
+            "data set, or else its labels."
+        ),
+    ] = None

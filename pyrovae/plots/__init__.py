@@ -11,6 +11,7 @@ Images are [N, C, H, W], or flat vectors with their `shape`, (channels, height, 
 from pyrovae.plots.comparison import comparison
 from pyrovae.plots.curves import bounds, rate_distortion
 from pyrovae.plots.dimensions import kl_per_dimension
+from pyrovae.plots.factors import assignment, factor_responses
 from pyrovae.plots.files import save
 from pyrovae.plots.gaps import gaps
 from pyrovae.plots.holes import holes
@@ -25,8 +26,10 @@ from pyrovae.plots.training import history
 
 __all__ = [
     "CLASSES",
+    "assignment",
     "bounds",
     "comparison",
+    "factor_responses",
     "gaps",
     "history",
     "holes",

@@ -13,13 +13,12 @@ from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
-from pyrovae.weights.sites import mean_of
+from pyrovae.weights.posterior_means import MEAN_DRAWS
 from pyrovae.weights.target import evaluation_mode
 
 __all__ = ["latent_map"]
 
-MOMENT_DRAWS: Final = 100
-"""The number of samples for the moments of a posterior without closed-form ones."""
+MOMENTS: Final = ("mean", "standard deviation")
 
 
 @torch.no_grad()
@@ -30,7 +29,7 @@ def latent_map(
     *context: ContextValue,
     site: str | None = None,
 ) -> Figure:
-    """Plot the posterior mean of a latent site for each datum, colored by label.
+    """Plot the posterior means of latents (`vae.embed`) for each datum, colored by label.
 
     Two latent dimensions are plotted directly. For more, the axes are the first two principal
     components of the posterior means; for one, they are its mean and standard deviation.
@@ -39,12 +38,12 @@ def latent_map(
         vae: the VAE.
         x: data [N, ...].
         labels: integers [N]; None for one color.
-        *context: passed to `vae.encode`.
-        site: the name of the latent site, if the guide has several.
+        *context: passed to `vae.embed`.
+        site: the name of the latent site; by default all sites side by side.
 
     Raises:
         ValueError: if `labels` does not have one label per datum, or principal components are
-            needed for a single datum; and as `vae.encode`.
+            needed for a single datum; and as `vae.embed`.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -59,8 +58,14 @@ def latent_map(
             f"the map needs one label for each of the {len(x)} data; got labels of shape "
             f"{tuple(classes.shape)}"
         )
-    with evaluation_mode(vae):
-        points, names, same_unit = _plane(vae.encode(x, *context, site=site), len(x))
+    means = vae.embed(x, *context, site=site).cpu().double()
+    if means.shape[1] == 1:
+        with evaluation_mode(vae):
+            deviations = _deviations(vae.encode(x, *context, site=site))
+        points = torch.cat([means, deviations.cpu().double().reshape(len(x), 1)], 1)
+        names, same_unit = [f"posterior {moment} of $z$" for moment in MOMENTS], False
+    else:
+        (points, names), same_unit = _plane(means), True
     figure = blank(0.8 * WIDTH, 0.66 * WIDTH)
     axes = figure.subplots()
     axes.set_aspect("equal" if same_unit else "auto", adjustable="datalim")
@@ -87,15 +92,11 @@ def latent_map(
     return figure
 
 
-def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str], bool]:
-    """Return the data's coordinates [N, 2], the axes' labels, and whether their units agree."""
-    means, deviations = (moment.cpu().double().reshape(n, -1) for moment in _moments(posterior))
-    if means.shape[1] == 1:
-        names = ["posterior mean of $z$", "posterior standard deviation of $z$"]
-        return torch.cat([means, deviations], 1), names, False
+def _plane(means: Tensor) -> tuple[Tensor, list[str]]:
+    """Return coordinates [N, 2] of posterior means of two or more dimensions, and their names."""
     if means.shape[1] == 2:
-        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"], True
-    if n < 2:
+        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
+    if len(means) < 2:
         raise ValueError("principal components need at least two data; got one")
     centered = means - means.mean(0)
     _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
@@ -105,15 +106,13 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str], bool]:
         f"posterior means, {order} component ({100 * part:.0f}% of variance)"
         for order, part in zip(("first", "second"), share.tolist(), strict=False)
     ]
-    return centered @ (signs * axes)[:2].T, names, True
+    return centered @ (signs * axes)[:2].T, names
 
 
-def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation, from samples if there is no closed form."""
+def _deviations(posterior: Any) -> Tensor:
+    """Return the standard deviations, from draws if there is no closed form."""
     try:
-        moments = posterior.mean, posterior.stddev
+        found: Tensor = posterior.stddev
     except NotImplementedError:
-        draws = posterior.sample((MOMENT_DRAWS,))
-        return draws.mean(0), draws.std(0)
-    mean_of(posterior, "q(z | x)")
-    return moments
+        found = posterior.sample((MEAN_DRAWS,)).std(0)
+    return found
