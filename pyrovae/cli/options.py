@@ -367,8 +367,8 @@ class Factored(Opened):
     factors: Annotated[
         Path | None,
         Parameter(
-            help="A file of the factors, one row for each datum of the split and one column for "
-            "each factor: .csv, .parquet, .feather, .npy, .npz. The default is the factors of the "
+            help="A file of the factors, one row for each row of the data and one column for each "
+            "factor: .csv, .parquet, .feather, .npy, .npz. The default is the factors of the "
             "data set, or else its labels."
         ),
     ] = None
