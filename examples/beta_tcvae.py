@@ -57,7 +57,7 @@ def describe(vae: pv.VAE, data: pv.data.DataSet) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--betas", type=float, nargs="+", default=[1.0, 6.0])
     parser.add_argument("--smoke", action="store_true", help="one epoch, few images")
@@ -69,7 +69,7 @@ def main() -> None:
     for beta in args.betas:
         vae = make_vae(data.train.x)
         objective = pv.objectives.TotalCorrelation(len(data.train.x), beta=beta)
-        step = pv.Step(pyro.optim.Adam({"lr": 1e-3}), loss=objective)
+        step = pv.Step(pyro.optim.Adam({"lr": 2e-3}), loss=objective)
         pv.fit(vae, data.train.x, epochs=args.epochs, batch_size=100, step=step, callbacks=[])
         print(f"beta {beta:4.1f}   {describe(vae, data)}")
 

@@ -43,7 +43,7 @@ def step_of(gamma: float) -> pv.Step:
     objective = pv.objectives.FactorVAE(gamma, discriminator)
 
     def adam(parameters):
-        return torch.optim.Adam(objective.groups(parameters, lr=1e-4, betas=(0.5, 0.9)), lr=1e-3)
+        return torch.optim.Adam(objective.groups(parameters, lr=1e-4, betas=(0.5, 0.9)), lr=2e-3)
 
     return pv.Step(pv.OneOptimizer(adam), loss=objective)
 
@@ -66,7 +66,7 @@ def describe(vae: pv.VAE, data: pv.data.DataSet) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 10.0])
     parser.add_argument("--smoke", action="store_true", help="one epoch, few images")

@@ -4,14 +4,14 @@
 
     objective  log p(x, z) = -|x - D z - m|^2 / 2 s^2 - |z|_1 + constant
 
-There are more codes than pixels. The prior's logarithm is the L1 penalty of sparse coding, with the
-price s^2 of |z|_1 against half the squared error; the guide takes the place of the search for each
-datum's best code. The columns of D have the length 1: otherwise z would shrink and D grow. The
-rectifier makes zeros exact.
+There are more codes than pixels. The prior's logarithm is the L1 penalty of sparse coding, with
+the price s^2 of |z|_1 against half the squared error; the guide takes the place of the search for
+each datum's best code. The columns of D have the length 1: otherwise z would shrink and D grow.
+The rectifier makes zeros exact.
 
-The script trains without the penalty (KL weight 0) and with it (1). It prints, for test images, how
-many codes are not zero, how many are zero for all training images, and the share of the variance
-that is explained, beside that of as many principal components as codes are not zero.
+The script trains without the penalty (KL weight 0) and with it (1). It prints, for test images,
+how many codes are not zero, how many are zero for all training images, and the share of the
+variance that is explained, beside that of as many principal components as codes are not zero.
 
 OUTPUT
 
@@ -55,9 +55,8 @@ class Codes(nn.Module):
         super().__init__()
         self.linear = nn.Linear(WIDTH, CODES)
         self.register_buffer("mean", dictionary.mean.detach().clone())
-        with torch.no_grad():
-            self.linear.weight.copy_(dictionary.atoms().T)
-            self.linear.bias.zero_()
+        self.linear.weight.data.copy_(dictionary.atoms().T)
+        self.linear.bias.data.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x - self.mean).relu()
@@ -93,10 +92,9 @@ def measure(vae: pv.VAE, x: Tensor, test: Tensor) -> str:
 
 def draw(vae: pv.VAE, x: Tensor, path: Path) -> None:
     """Draw the columns of D, the most used first."""
-    with torch.no_grad():
-        order = (vae.guide(x) > 0).double().mean(0).argsort(descending=True)
-        atoms = vae.likelihood.net.atoms().T[order].reshape(8, 16, 8, 8)
-    pv.plots.save(pv.plots.image_grid.mosaic([*atoms.unsqueeze(-1)], names=[""] * 8), path)
+    order = (vae.guide(x) > 0).double().mean(0).argsort(descending=True)
+    atoms = vae.likelihood.net.atoms().detach().T[order].reshape(8, 16, 8, 8, 1)
+    pv.plots.save(pv.plots.image_grid.mosaic([*atoms], names=[""] * 8), path)
 
 
 def main() -> None:
@@ -106,13 +104,12 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw the columns of D")
     parser.add_argument("--smoke", action="store_true", help="one epoch")
     args = parser.parse_args()
-    if args.smoke:
-        args.epochs = 1
+    epochs = 1 if args.smoke else args.epochs
 
     data = pv.data.load("digits")
     x, test = data.train.x, data.test.x  # the intensities themselves
     for kl_weight in (0.0, 1.0):
-        vae = trained(x, args.noise, kl_weight, args.epochs)
+        vae = trained(x, args.noise, kl_weight, epochs)
         print(f"KL weight {kl_weight:.0f}   {measure(vae, x, test)}")
     if args.figure:
         draw(vae, x, args.figure)
