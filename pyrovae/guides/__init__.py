@@ -8,6 +8,7 @@ or module.
 
 from pyrovae.guides.base import Guide, Posterior
 from pyrovae.guides.codes import FSQ, VectorQuantized
+from pyrovae.guides.delta import Delta
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.hierarchical import Hierarchical, Ladder
@@ -20,6 +21,7 @@ __all__ = [
     "FSQ",
     "Bernoulli",
     "Categorical",
+    "Delta",
     "Flow",
     "FullRankNormal",
     "Guide",
