@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyrovae import plots
 from pyrovae.cli import recipes
 from pyrovae.cli.figures import save_figures
 from pyrovae.cli.measure import opened
 from pyrovae.cli.options import Factored
-from pyrovae.data import Split
+from pyrovae.data import DataSet, Split
 from pyrovae.data.array_files import numpy_arrays
 from pyrovae.data.frames import SUFFIXES, read_frame
 from pyrovae.measure.disentanglement import assign, disentanglement
@@ -38,9 +40,12 @@ def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
     said = run.source.met_again(read, options.split)
     if said is not None:
         print(f"pyrovae: warning: {said}", file=sys.stderr)
-    whole: Split = getattr(source.binarized(read), options.split)
-    values = _given(options.factors, whole, read.factors)
-    split = first(whole, options.limit)
+    split: Split = getattr(source.binarized(read), options.split)
+    if options.factors is None:
+        values = _of_data(split, read.factors)
+    else:
+        values = _of_file(options.factors, read, options.split)
+    split = first(split, options.limit)
     values, single = _varying({name: value[: len(split)] for name, value in values.items()})
     run.check_writable()
     with recipes.running(options.recipe):
@@ -71,18 +76,8 @@ def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
     return 0
 
 
-def _given(path: Path | None, split: Split, names: Sequence[str]) -> dict[str, Any]:
-    """Return the factors of a file, else of the data, else their labels, by name."""
-    if path is not None:
-        found = _read(path)
-        for name, values in found.items():
-            if len(values) != len(split):
-                raise ValueError(
-                    f"{path} has {len(values):,} values of {name!r}, and the split has "
-                    f"{len(split):,} data: give one row of factors for each datum, in the same "
-                    "order; --data FILE takes all rows of a file"
-                )
-        return found
+def _of_data(split: Split, names: Sequence[str]) -> dict[str, Any]:
+    """Return the factors of the data, else their labels, by name."""
     if split.factors is not None:
         return dict(zip(names, split.factors.T, strict=True))
     if split.labels is not None:
@@ -91,6 +86,22 @@ def _given(path: Path | None, split: Split, names: Sequence[str]) -> dict[str, A
         "the data have neither factors nor labels: give a file with a column for each factor, "
         "--factors FILE.csv"
     )
+
+
+def _of_file(path: Path, data: DataSet, split: str) -> dict[str, Any]:
+    """Return the factors in the rows of a file that are those of a split, by name."""
+    own = len(data.splits[split])
+    rows = data.rows[split].numpy() if data.rows else np.arange(own)
+    wanted = sum(map(len, data.rows.values())) if data.rows else own
+    found = _read(path)
+    for name, values in found.items():
+        if len(values) != wanted:
+            of = data.name if data.rows else f"the {split} split of {data.name}"
+            raise ValueError(
+                f"{path} has {len(values):,} values of {name!r}, and {of} has {wanted:,} rows: "
+                "give one row of factors for each, in the same order"
+            )
+    return {name: values[rows] for name, values in found.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

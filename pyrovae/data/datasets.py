@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -116,6 +116,8 @@ class DataSet:
         gray: whether it is a set of gray images that are binarized by convention.
         table: the schema of a frame of mixed columns, if it was read by one. The mask of observed
             entries is then the last context of each split.
+        rows: the rows of what was read that are in each split, in the order of the split, by its
+            name; empty if they are not known.
         factors: the names of the known factors of variation, the columns of `Split.factors`; ()
             if they are not known.
     """
@@ -131,6 +133,7 @@ class DataSet:
     gray: bool = False
     table: Table | None = None
     factors: tuple[str, ...] = ()
+    rows: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -286,6 +289,7 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         reading=replace(reading, covariates=kinds),
         columns=contents.columns,
         gray=contents.gray,
+        rows=rows_of,
         factors=contents.factor_names,
     )
 
@@ -316,6 +320,7 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
         reading=replace(reading, covariates=kinds, table=table.record, columns=None),
         columns=tuple(column.name for column in table.columns),
         table=table,
+        rows=rows_of,
     )
 
 
