@@ -55,22 +55,23 @@ def train(data: pv.data.DataSet, beta: float, seed: int, args: argparse.Namespac
     z, factors = vae.embed(data.test.x), data.test.factors
     mig = MIG(z, factors).mean
     rate, elbo = report.closed_form_kl.mean, report.elbo.mean
-    held = place(pv.assign(z, factors, names=data.factors))
+    found = pv.assign(z, factors, names=data.factors)
     numbers = f"{beta:4g} {seed:4}  {elbo:7.2f}  {rate:5.2f}  {mig:.3f}  {seconds:5.0f}"
-    print(f"{numbers}  {held}", flush=True)
+    print(f"{numbers}  {place(found)}", flush=True)
     if args.out:
         pv.save(vae, args.out / f"beta-{beta:g}-seed-{seed}")
     if args.figure and seed == 0:
+        walk = pv.traverse(vae, data.test.x, of="prior", dimensions=5)
         path = args.figure.with_stem(f"{args.figure.stem}-{beta:g}")
-        pv.plots.save(pv.plots.traversals(pv.traverse(vae, data.test.x), data.shape), path)
+        pv.plots.save(pv.plots.traversals(walk, data.shape, held=found.held), path)
     return mig
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--betas", type=float, nargs="+", default=[1, 4])
+    parser.add_argument("--betas", type=float, nargs="+", default=[1, 4, 10])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=13)
     parser.add_argument("--latents", type=int, default=10)
     parser.add_argument(
         "--figure", type=Path, help="draw walks of the first seed, one file a beta"
