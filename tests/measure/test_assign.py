@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.measure.disentanglement import mutual_information
 
 ROWS = 1000
 
@@ -85,6 +86,23 @@ def test_information_is_that_of_a_noisy_channel():
     # The derivative of the entropy, log 9, times the standard error of the flipped share.
     assert error == pytest.approx(math.log(9) * 0.3 / math.sqrt(20_000), rel=0.5)
     assert found.information.item() == pytest.approx(exact, abs=4 * error)
+
+
+def test_information_of_few_data_is_closer_to_that_of_many():
+    """One of 8 values is kept in half of 300 data: the plug-in bias is 7 * 7 / 600 nats."""
+    right, wrong = 0.5 + 0.5 / 8, 0.5 / 8
+    exact = math.log(8) + right * math.log(right) + 7 * wrong * math.log(wrong)
+    adjusted, plain = [], []
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        v = generator.integers(8, size=300)
+        z = np.where(generator.random(300) < 0.5, v, generator.integers(8, size=300))
+        adjusted.append(pv.assign(z, v).information.item())
+        plain.append(mutual_information(z, v).item())
+    assert np.mean(plain) - exact > 0.06
+    assert np.mean(adjusted) == pytest.approx(exact, abs=0.03)
+    found = pv.assign(z, v)
+    assert found.error.item() == pytest.approx(np.std(adjusted, ddof=1), rel=0.6)
 
 
 @pytest.mark.parametrize("rows", [60, 400])
