@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.measure.disentanglement import mutual_information
+from pyrovae.measure.disentanglement import Assignment, mutual_information
 
 ROWS = 1000
 
@@ -133,6 +133,27 @@ def test_a_unit_of_several_factors_is_said_to_hold_them():
     assert found.holders == {"x": ("a",), "y": ("a",)}
     assert found.held == {"a": "x"} or found.held == {"a": "y"}
     assert "a holds x and y." in found.verdict[0]
+
+
+def test_what_counts_as_held_and_as_shared():
+    """Half of the best unit's information shares a factor; a tenth of the entropy holds it."""
+    nats = torch.tensor([[0.8, 0.8, 0.11, 0.09], [0.42, 0.38, 0.0, 0.0]]).double()
+    found = Assignment(
+        units=("a", "b"),
+        factors=("x", "y", "hue", "size"),
+        information=nats,
+        error=0.01 * nats,
+        entropy=torch.ones(4).double(),
+        spread=("size",),
+        data=100,
+        bins=20,
+    )
+    assert found.holders == {"x": ("a", "b"), "y": ("a",), "hue": ("a",), "size": ()}
+    assert found.held == {"a": "x", "b": "x"}
+    assert found.verdict == [
+        "2 of 4 factors are in one unit. x is shared by a and b. a holds x, y and hue. size is "
+        "spread: no unit has 10% of its entropy, but all units together tell it."
+    ]
 
 
 def test_the_table_shows_the_two_best_units():
