@@ -28,8 +28,8 @@ def with_scales(net: pv.nets.MLP) -> pv.likelihoods.Normal:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--latents", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--latents", type=int, nargs="+", default=[5, 10, 20])
     parser.add_argument("--smoke", action="store_true", help="two epochs, two sizes")
     args = parser.parse_args()
     if args.smoke:
