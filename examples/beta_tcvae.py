@@ -50,7 +50,7 @@ def describe(vae: pv.VAE, data: pv.data.DataSet) -> str:
     held = pv.assign(z, factors, names=data.factors).held
     return (
         f"ELBO {report.elbo.mean:7.2f}   total correlation {correlation:5.2f} nats   "
-        f"MIG {mig.mean:.3f} +- {mig.error:.3f}   "
+        f"MIG {mig.mean:.3f} +- {mig.error_over_data:.3f}   "
         + (", ".join(f"{unit} {factor}" for unit, factor in held.items()) or "no factor held")
     )
 

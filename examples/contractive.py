@@ -8,13 +8,23 @@ The guide is a point mass, and the KL term has the weight 0. The penalty is an o
 lines, composed with `Regularized` of the library. The decoder has the encoder's weights: otherwise
 the codes would shrink and the decoder would stretch them.
 
-A shorter Jacobian does not mean less information. The script prints, for test images, the squared
-norm; the directions that hold 90% of it; how far noise of standard deviation 0.25 a pixel moves a
-code, as a share of the distance between codes; the distance |x - W' z - c|^2 of the image decoded
-from the code, and from the code of the noisy image; and the accuracy of a linear classifier of the
-codes, which is fitted to those of clean training images.
+The script prints, for test images, the squared norm; the directions that hold 90% of it; how far
+noise of standard deviation 0.25 a pixel moves a code, as a share of the distance between codes;
+the distance |x - W' z - c|^2 of the image decoded from the code, and from the code of the noisy
+image; and the accuracy of a linear classifier fitted to the codes of clean training images. In
+38 s of one core:
 
-OUTPUT
+    weight                                      0       1       3
+    |J|^2                                    9.50    3.43    1.44
+    directions                               37.8    23.2    15.1
+    moved by noise                          26.0%   15.6%   10.7%
+    distance, clean                          0.06    0.38    0.74
+    distance, from the noisy image           2.32    1.45    1.34
+    accuracy, clean                         96.6%   96.0%   95.6%
+    accuracy, noisy                         89.9%   88.9%   88.6%
+
+The contracted codes remove noise. The classifier neither gains nor loses beyond the error of 297
+images, about one point on clean and two on noisy ones.
 
 References:
     Rifai, Vincent, Muller, Glorot, Bengio, 2011. Contractive Auto-Encoders: Explicit Invariance
