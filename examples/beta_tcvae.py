@@ -11,8 +11,6 @@ for each beta, for held-out images, the ELBO, the total correlation, the mutual 
 (MIG: 1 if each factor is in one unit of z, 0 if in none or in several), and which unit holds which
 factor.
 
-OUTPUT
-
 References:
     Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
     Higgins et al., 2017. beta-VAE.

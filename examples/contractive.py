@@ -14,21 +14,17 @@ the distance |x - W' z - c|^2 of the image decoded from the code, and from the c
 image; and the accuracy of a linear classifier fitted to the codes of clean training images. In
 38 s of one core:
 
-    weight                                      0       1       3
-    |J|^2                                    9.50    3.43    1.44
-    directions                               37.8    23.2    15.1
-    moved by noise                          26.0%   15.6%   10.7%
-    distance, clean                          0.06    0.38    0.74
-    distance, from the noisy image           2.32    1.45    1.34
-    accuracy, clean                         96.6%   96.0%   95.6%
-    accuracy, noisy                         89.9%   88.9%   88.6%
+    weight                                 0             1             3
+    |J|^2                               9.50          3.43          1.44
+    directions; moved by noise   37.8; 26.0%   23.2; 15.6%   15.1; 10.7%
+    distance: clean; noisy        0.06; 2.32    0.38; 1.45    0.74; 1.34
+    accuracy: clean; noisy      96.6%; 89.9%  96.0%; 88.9%  95.6%; 88.6%
 
 The contracted codes remove noise. The classifier neither gains nor loses beyond the error of 297
 images, about one point on clean and two on noisy ones.
 
 References:
-    Rifai, Vincent, Muller, Glorot, Bengio, 2011. Contractive Auto-Encoders: Explicit Invariance
-        During Feature Extraction.
+    Rifai, Vincent, Muller, Glorot, Bengio, 2011. Contractive Auto-Encoders.
 """
 
 import argparse

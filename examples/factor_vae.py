@@ -12,8 +12,6 @@ for each gamma, for held-out images, the ELBO, the total correlation (by minibat
 the discriminator), the mutual information gap (MIG: 1 if each factor is in one unit of z, 0 if in
 none or in several), and which unit holds which factor.
 
-OUTPUT
-
 References:
     Kim, Mnih, 2018. Disentangling by Factorizing.
 """
