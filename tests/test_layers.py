@@ -20,7 +20,7 @@ ORDER = (
     ("guides", "plots"),
     ("runs",),
     ("train",),
-    ("cli",),
+    ("cli", "sklearn"),
     ("__main__",),
 )
 """The units of the package from the ground up; a unit imports from layers below its own."""

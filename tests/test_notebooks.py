@@ -10,6 +10,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.provisioning import local_provisioner
+from kernels import Forked
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -193,7 +195,9 @@ def test_what_is_stored_has_the_exact_numbers_of_information():
 
 
 @pytest.mark.slow
-def test_runs_from_top_to_bottom(path, stored, tmp_path):
+def test_runs_from_top_to_bottom(path, stored, tmp_path, monkeypatch):
+    if path != NOTEBOOKS[0]:  # the first has a kernel that Jupyter starts
+        monkeypatch.setattr(local_provisioner, "launch_kernel", Forked)
     shown = figures(stored)
     if not FULL:
         with_smaller_settings(stored, SMALLER[path.stem])

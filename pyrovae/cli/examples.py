@@ -118,10 +118,26 @@ examples:
   pyrovae sample runs/digits
   pyrovae sample runs/digits --means
   pyrovae sample runs/digits -n 100 --out samples.png
+  pyrovae sample runs/conditional --by class --means
   pyrovae sample runs/people -n 100 --out people.parquet""",
     "reconstruct": """\
 examples:
   pyrovae reconstruct runs/digits -n 10 --out reconstructions.png""",
+    "walk": """\
+examples:
+  pyrovae walk runs/digits
+  pyrovae walk runs/digits -n 5 --datum 3 --gif --out walk.png""",
+    "interpolate": """\
+examples:
+  pyrovae interpolate runs/digits 0 5 --out between.png""",
+    "manifold": """\
+examples:
+  pyrovae manifold runs/plane
+  pyrovae manifold runs/digits --dimensions 'z[0]' 'z[3]' -n 12""",
+    "map": """\
+examples:
+  pyrovae map runs/digits --embedding tsne
+  pyrovae map runs/cells --by batch --split train""",
     "impute": """\
 examples:
   pyrovae impute runs/people --data gaps.parquet --out filled.parquet""",

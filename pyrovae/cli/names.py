@@ -26,8 +26,13 @@ MODULES: Final = {
 }
 """The module of the library that holds the parts of each table."""
 
-FROM_PYTHON: Final = frozenset({"Folded"})
-"""Parts that wrap a module of one's own, which an experiment cannot name."""
+QUANTIZERS: Final = frozenset({"Codebook", "Lattice", "Quantized", "Quantizer", "TorchCodebook"})
+
+FROM_PYTHON: Final = QUANTIZERS | {
+    *("Folded", "CausalTransformer"),
+    *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
+}
+"""Parts that wrap a module of one's own, or share a quantizer, which an experiment cannot name."""
 
 ELBO: Final = "ELBO"
 """The name of the default objective of `fit`, which is not a class of the library."""

@@ -1,9 +1,8 @@
 """The options of the commands: short names of entries of the experiment, and the run.
 
-Like the grammar, this module does not import torch.
+Like the grammar, this module does not import torch. Its annotations are evaluated, so that classes
+in other modules can derive from these.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,10 @@ __all__ = [
     "Drawn",
     "Evaluation",
     "Factored",
+    "Flag",
     "Imputed",
     "Opened",
+    "Place",
     "Reconstructed",
     "Sampled",
     "Swept",
@@ -55,6 +56,9 @@ Flag = Annotated[bool, Parameter(show_default=False)]
 
 
 Count = Annotated[Int, Parameter(validator=Number(gte=1))]
+
+
+Place = Annotated[Int, Parameter(validator=Number(gte=0))]
 
 
 Seed = Annotated[Int, Parameter(validator=Number(gte=0, lt=2**63))]
@@ -336,6 +340,10 @@ class Sampled(Drawn):
     means: Annotated[
         Flag, Parameter(help="Show the mean of p(x | z) at each z, without the noise of x.")
     ] = False
+    by: Annotated[
+        str | None,
+        Parameter(help="A covariate: show a row of -n images (10) for each of its categories."),
+    ] = None
 
 
 @Parameter(name="*")

@@ -67,7 +67,7 @@ CAPTIONS: Final = {
     "holes": "The aggregate posterior over the two most active dimensions, the contours of the "
     "prior, and the regions where one has density and the other has not.",
     "traversals": "The mean of p(x | z) as one dimension at a time takes the quantiles of the "
-    "aggregate posterior, the most active dimension first.",
+    "aggregate posterior, sorted by KL.",
     "history": "The ELBO and its two terms after each epoch.",
     "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
     "samples": "Means of p(x | z) at draws z from the prior.",

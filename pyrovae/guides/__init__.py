@@ -7,6 +7,7 @@ or module.
 """
 
 from pyrovae.guides.base import Guide, Posterior
+from pyrovae.guides.codes import FSQ, VectorQuantized
 from pyrovae.guides.delta import Delta
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.guides.flow import Flow
@@ -17,6 +18,7 @@ from pyrovae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
 from pyrovae.guides.sphere import PowerSpherical
 
 __all__ = [
+    "FSQ",
     "Bernoulli",
     "Categorical",
     "Delta",
@@ -33,4 +35,5 @@ __all__ = [
     "Posterior",
     "PowerSpherical",
     "RelaxedOneHot",
+    "VectorQuantized",
 ]

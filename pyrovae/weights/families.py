@@ -9,7 +9,15 @@ from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
-__all__ = ["UndefinedMean", "innermost", "known_mean", "mean_of", "univariate_factors", "unmasked"]
+__all__ = [
+    "UndefinedMean",
+    "innermost",
+    "is_deterministic",
+    "known_mean",
+    "mean_of",
+    "univariate_factors",
+    "unmasked",
+]
 
 
 SAMPLES: Final = (
@@ -78,6 +86,17 @@ def innermost(fn: Any) -> Any:
     while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def is_deterministic(fn: Any) -> bool:
+    """Return whether a discrete distribution gives one value probability one, as codes do.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> is_deterministic(dist.Normal(0.0, 1.0))
+        False
+    """
+    return getattr(innermost(fn), "deterministic", False)
 
 
 def univariate_factors(fn: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from pyrovae.data.datasets import drawn_once
-from pyrovae.randomness import generators_kept, seeded
+from pyrovae.randomness import seeded
 from pyrovae.types import ContextValue, Data, Program, Target
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import (
@@ -89,8 +89,7 @@ def posterior_means(
         >>> posterior_means(vae.guide, given)["z"].value.shape
         torch.Size([5, 2])
     """
-    with generators_kept():
-        probe = trace_guide(guide, *given.first(PROBED), particles=1, enumerate=False)
+    probe = trace_guide(guide, *given.first(PROBED), particles=1, enumerate=False)
     exact, latent = set(_exact(probe)), [name for name, _ in _latent(probe)]
     wanted = latent if names is None else list(names)
     for name in set(wanted) - set(latent):

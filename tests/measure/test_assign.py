@@ -10,7 +10,7 @@ import torch
 
 import pyrovae as pv
 
-ROWS = 1500
+ROWS = 1000
 
 
 def world(seed):
@@ -87,7 +87,7 @@ def test_information_is_that_of_a_noisy_channel():
     assert found.information.item() == pytest.approx(exact, abs=4 * error)
 
 
-@pytest.mark.parametrize("rows", [60, 600])
+@pytest.mark.parametrize("rows", [60, 400])
 def test_noise_is_no_information(rows):
     """The plug-in value is far from 0 here: about 19 * 19 / 2N, 3 nats of 3 for 60 rows."""
     told = []

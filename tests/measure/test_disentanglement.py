@@ -154,7 +154,8 @@ def test_bad_input_is_refused(case):
 class TestPapers:
     """A second implementation of each deterministic metric, from its paper, in plain loops."""
 
-    z = GRID @ np.array([[1.0, 0.4, 0.0], [0.0, 1.0, 0.3], [0.2, 0.0, 1.0]]) ** 1
+    v = GRID // [1, 1, 2]
+    z = GRID @ np.array([[1.0, 0.4, 0.0], [0.0, 1.0, 0.3], [0.2, 0.0, 1.0]])
     z = z + np.random.default_rng(2).normal(0, 0.5, size=z.shape)
 
     def binned(self):
@@ -163,19 +164,19 @@ class TestPapers:
         for j, k in itertools.product(range(COUNT), repeat=2):
             unit = self.z[:, j]
             edges = np.histogram_bin_edges(unit, 20)
-            found[j, k] = mutual_info_score(GRID[:, k], np.digitize(unit, edges[1:-1]))
+            found[j, k] = mutual_info_score(self.v[:, k], np.digitize(unit, edges[1:-1]))
         return found
 
     def test_information(self):
-        found = mutual_information(self.z, GRID)
+        found = mutual_information(self.z, self.v)
         np.testing.assert_allclose(found, self.binned(), atol=1e-9)
 
     def test_mig(self):
         gaps = []
         for k in range(COUNT):
             second, first = sorted(self.binned()[:, k])[-2:]
-            gaps.append((first - second) / math.log(SIZE))
-        assert MIG(resamples=0)(self.z, GRID).mean == pytest.approx(np.mean(gaps), abs=1e-9)
+            gaps.append((first - second) / math.log((6, 6, 3)[k]))
+        assert MIG(resamples=0)(self.z, self.v).mean == pytest.approx(np.mean(gaps), abs=1e-9)
 
     def test_modularity(self):
         scores = []
@@ -183,16 +184,16 @@ class TestPapers:
             template = [value if value == max(row) else 0.0 for value in row]
             deviation = sum((m - t) ** 2 for m, t in zip(row, template, strict=True))
             scores.append(1 - deviation / (max(row) ** 2 * (COUNT - 1)))
-        found = Modularity(resamples=0)(self.z, GRID).mean
+        found = Modularity(resamples=0)(self.z, self.v).mean
         assert found == pytest.approx(np.mean(scores), abs=1e-9)
 
     def test_sap_of_ordered_factors(self):
         gaps = []
         for k in range(COUNT):
-            fits = [scipy.stats.linregress(self.z[:, j], GRID[:, k]) for j in range(COUNT)]
+            fits = [scipy.stats.linregress(self.z[:, j], self.v[:, k]) for j in range(COUNT)]
             second, first = sorted(fit.rvalue**2 for fit in fits)[-2:]
             gaps.append(first - second)
-        found = SAP(ordered=True, resamples=0)(self.z, GRID).mean
+        found = SAP(ordered=True, resamples=0)(self.z, self.v).mean
         assert found == pytest.approx(np.mean(gaps), abs=1e-9)
 
     def test_sap_of_classes(self):
@@ -252,22 +253,22 @@ class TestPapers:
         assert found == pytest.approx(guessing, abs=4 * error)
 
     def test_robustness(self):
-        """Every combination of factors is met three times; the paper averages these."""
-        z, own = self.z, {}
-        for row in {tuple(row) for row in GRID.tolist()}:
-            own[row] = z[(row == GRID).all(1)].mean(0)
+        """Combinations of factors are met several times; the paper averages their codes."""
+        z, v, own = self.z, self.v, {}
+        for row in {tuple(row) for row in v.tolist()}:
+            own[row] = z[(row == v).all(1)].mean(0)
         middle = z.mean(0)
         widest = [max(abs(mean[j] - middle[j]) for mean in own.values()) for j in range(COUNT)]
         score = np.empty((COUNT, COUNT))
         for j, k in itertools.product(range(COUNT), repeat=2):
             moved = 0.0
-            for value in range(SIZE):
-                here = z[GRID[:, k] == value, j].mean()
+            for value in set(v[:, k]):
+                here = z[v[:, k] == value, j].mean()
                 means = [mean[j] for row, mean in own.items() if row[k] == value]
-                moved += max(abs(mean - here) for mean in means) / SIZE
+                moved += max(abs(mean - here) for mean in means) / len(set(v[:, k]))
             score[j, k] = 1 - moved / widest[j]
         wanted = np.average(score.max(1), weights=widest)
-        found = InterventionalRobustness(resamples=0)(z, GRID).mean
+        found = InterventionalRobustness(resamples=0)(z, v).mean
         assert found == pytest.approx(wanted, abs=1e-9)
 
     def test_factor_vae_score(self):
@@ -423,17 +424,19 @@ class TestInformation:
             mutual_information(z, v)
 
 
-@pytest.mark.parametrize("metric", [MIG(), SAP(ordered=True, resamples=50), Modularity()])
+@pytest.mark.parametrize(
+    "metric", [MIG(resamples=30), SAP(ordered=True, resamples=30), Modularity(resamples=30)]
+)
 def test_errors_are_the_spread_over_data_sets(metric):
     values, errors = [], []
-    for seed in range(30):
+    for seed in range(24):
         generator = np.random.default_rng(seed)
-        v = generator.integers(4, size=(3000, 2))
-        z = v @ [[1.0, 0.5], [0.2, 1.0]] + generator.normal(0, 0.7, size=(3000, 2))
+        v = generator.integers(4, size=(2000, 2))
+        z = v @ [[1.0, 0.5], [0.2, 1.0]] + generator.normal(0, 0.7, size=(2000, 2))
         (number,) = metric(z, v).numbers.values()
         values.append(number.mean)
         errors.append(number.error_over_data)
-    # The spread of 30 values is known to 13 %, that of 50 halves to 10 %.
+    # The spread of 24 values is known to 15 %, that of 30 halves to 13 %.
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.4)
 
 
