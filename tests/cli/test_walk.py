@@ -156,7 +156,7 @@ class TestInterpolate:
         x = pv.data.load("digits").test.draw()[[5, 2]]
         found = {
             path.__name__: pv.interpolate(pv.load(run), x, steps=4, path=path)
-            for path in (pv.linear, pv.spherical)
+            for path in (pv.paths.linear, pv.paths.spherical)
         }
         assert contents(written[-1]) == contents(pv.plots.interpolations(found, (1, 8, 8)))
 
