@@ -121,7 +121,7 @@ def profiles(
     across = min(count, 5)
     rows = -(-count // across)
     tall = 0.5 + 0.16 * min(width, NAMED)
-    figure = blank(min(WIDTH, 1.9 + 1.4 * across), 0.4 + rows * tall)
+    figure = blank(min(WIDTH, 1.9 + 1.4 * across), max(2.2, 0.4 + rows * tall))
     panels = figure.subplots(rows, across, squeeze=False, sharey=True)
     titles, heads = labels(traversal, held), column_heads(traversal)
     for axes in panels.flat[count:]:
