@@ -1,16 +1,40 @@
-"""Hypothesis draws the same examples at every run, and keeps no database of failures."""
+"""What tests share: Hypothesis's examples are the same at every run, and commands draw nothing."""
+
+import base64
 
 import hypothesis
 import pytest
 import torch
 
 from pyrovae.measure.annealing import ais
+from pyrovae.plots.image_grid import png
 from pyrovae.randomness import generators_kept
+
+WRITERS = "pyrovae.plots.files.png", "pyrovae.cli.page.png"
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
+)
 
 hypothesis.settings.register_profile(
     "same-every-run", derandomize=True, database=None, deadline=None, max_examples=50
 )
 hypothesis.settings.load_profile("same-every-run")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undrawn(request):
+    """Write a dot for each figure of a command: drawing takes half of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for writer in WRITERS if request.path.parent.name == "cli" else ():
+            patch.setattr(writer, lambda figure: DOT)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Draw the figures of a command, as users see them."""
+    for writer in WRITERS:
+        monkeypatch.setattr(writer, png)
 
 
 @pytest.fixture

@@ -156,7 +156,9 @@ def test_the_objective_has_the_value_of_the_bound_and_the_gradient_of_the_penalt
     assert value == pytest.approx(-(log_p - rate).sum().item())
 
 
-@pytest.mark.parametrize("loss", [pyro.infer.TraceMeanField_ELBO(), IWAE(3)], ids=str)
+@pytest.mark.parametrize(
+    "loss", [pyro.infer.TraceMeanField_ELBO(), IWAE(3)], ids=["mean field", "IWAE"]
+)
 def test_other_objectives_have_the_same_gradient(loss):
     found = []
     for objective in (pyro.infer.Trace_ELBO(), loss):
