@@ -26,6 +26,7 @@ from pyrovae.objectives.cubo import CUBO
 from pyrovae.objectives.lower_bounds import CIWAE, IWAE, MIWAE, Renyi
 from pyrovae.objectives.piwae import PIWAE
 from pyrovae.objectives.regularized import DIP, MMD, FactorVAE, TotalCorrelation
+from pyrovae.objectives.semi_supervised import SemiSupervised
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Objective",
     "Renyi",
     "ReweightedWakeSleep",
+    "SemiSupervised",
     "TotalCorrelation",
     "aggregate",
     "handlers",
