@@ -14,7 +14,7 @@ BOUNDS = r"(?m)^ +(ELBO|IWAE-\d+) +-?\d+\.\d+ "
 FINDINGS = {
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
-    "semi_supervised": r"test accuracy +(\d+\.\d+)%",
+    "semi_supervised": r"(?m)^ accuracy(?:, labels alone)? +(0\.\d+) ",
 }
 
 
