@@ -26,8 +26,8 @@ MODULES: Final = {
 }
 """The module of the library that holds the parts of each table."""
 
-FROM_PYTHON: Final = frozenset({"Folded"})
-"""Parts that wrap a module of one's own, which an experiment cannot name."""
+FROM_PYTHON: Final = frozenset({"Folded", "Label", "OfContext", "SemiSupervised"})
+"""Parts that an experiment cannot name: they wrap a module of one's own, or take labels."""
 
 ELBO: Final = "ELBO"
 """The name of the default objective of `fit`, which is not a class of the library."""
