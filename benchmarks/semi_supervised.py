@@ -1,7 +1,7 @@
 """Classify MNIST with 100 labels, over several draws of the labels.
 
-    python benchmarks/semi_supervised.py --root data --out runs/semi  # what is missing, table
-    python benchmarks/semi_supervised.py --out runs/semi --table      # the table of what is there
+    python benchmarks/semi_supervised.py --root data   # what is missing, then the table
+    python benchmarks/semi_supervised.py --table       # the table of the rows that are there
 
 Each draw takes ten images of each class at random from the 50,000 for training. The methods:
 
@@ -13,7 +13,8 @@ Each draw takes ten images of each class at random from the 50,000 for training.
 - m1m2: the VAE with a class, of the embedding. Its classifier starts as that of m1labels.
 
 Accuracies are those of q(y | x) on the 10,000 test images, dynamically binarized once, or on the
-means of their embedding. A run is a line of JSON; a run that is there is not repeated.
+means of their embedding. A run is a line of JSON; a run that is there is not repeated, so that
+`--rows` with a new file begins anew.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ STYLES = {"m2": 4, "m1m2": 10}
 EPOCHS = {"m1": 5, "m2": 10, "m1m2": 10}
 ALPHA = {"m2": 1.0, "m1m2": 1.0}
 PUBLISHED = {"m2": 88.03, "m1m2": 96.67}
+ROWS = Path(__file__).with_suffix(".jsonl")
 SAMPLES = 25  # of the embedding of a labeled image, as many as there are shifts
 
 
@@ -211,14 +213,14 @@ METHODS = ("labels", "m1labels", "m1m2", "m2")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", default="data", help="the folder of MNIST/raw")
-    parser.add_argument("--out", type=Path, default=Path("runs/semi"), help="rows, and M1")
+    parser.add_argument("--out", type=Path, default=Path("runs/semi"), help="the folder of M1")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the rows, one JSON line each")
     parser.add_argument("--draws", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--table", action="store_true", help="only the table")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = args.out / "rows.jsonl"
+    rows: Path = args.rows
     lines = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     done = {(line["method"], line["draw"]) for line in lines}
     wanted = [(method, draw) for method in args.only for draw in args.draws]
