@@ -4,8 +4,10 @@ Examples of internal functions find a small VAE, `vae`, and data for it, `x`; wh
 shown in full, so that its example runs as it is copied.
 """
 
+import gc
 import os
 
+gc.disable()  # until all tests are collected: nothing of the library or the tests is ever freed
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only wait for each other
 
 import pyro  # noqa: E402
@@ -13,6 +15,12 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import pyrovae as pv  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """Spare every later collection of garbage the objects of the libraries and the tests."""
+    gc.freeze()
+    gc.enable()
 
 
 def _global_state() -> dict[str, object]:

@@ -1,13 +1,16 @@
 """A convolutional VAE with a normal likelihood of learned noise, on images of faces.
 
     python examples/faces.py --data freyfaces.npz --figure faces.png
+    python examples/faces.py --data freyfaces.npz --latents 2 --epochs 200 --figure plane.png
     python examples/faces.py --data celeba --root data
 
 An .npz file contains grayscale images under the key "images" ([N, H, W], 0 to 255), as the Frey
 Faces do; celeba is loaded by torchvision, 64 x 64 in color. The scale of the noise is learned, and
-determines the balance of reconstruction and rate, for which a beta-VAE has a parameter.
+determines the balance of reconstruction and rate, for which a beta-VAE has a parameter. With two
+latents, the decoder's means over the plane of the prior are drawn too (plane-manifold.png).
 
 References:
+    Kingma, Welling, 2014. Auto-Encoding Variational Bayes, figure 4.
     Rybkin, Daniilidis, Levine, 2021. Simple and Effective VAE Training with Calibrated Decoders.
 """
 
@@ -88,6 +91,9 @@ def main() -> None:
         pv.plots.save(pv.plots.reconstructions(vae, test[:8], shape), args.figure)
         samples = args.figure.with_stem(f"{args.figure.stem}-samples")
         pv.plots.save(pv.plots.samples(vae, 32, shape), samples)
+    if args.figure and args.latents == 2:
+        plane = args.figure.with_stem(f"{args.figure.stem}-manifold")
+        pv.plots.save(pv.plots.manifold(pv.manifold(vae), shape), plane)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from pyrovae.data.domains import named
 from pyrovae.parts import Part, describe_together
-from pyrovae.types import ContextValue, Program
+from pyrovae.types import ContextValue, Data, Program
 from pyrovae.weights.attributes import versions_of
+from pyrovae.weights.posterior_means import embedded
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
 from pyrovae.weights.target import as_tensors, modules_of
@@ -155,6 +156,33 @@ class VAE(nn.Module):
             raise ValueError(f"the guide samples the sites {sites}; got site={site!r}: name one")
         found: dist.Distribution = trace.nodes[site]["fn"]
         return found
+
+    def embed(self, x: Data, *context: ContextValue, site: str | None = None) -> Tensor:
+        r"""Return the posterior means $E_{q(z | x)}[z]$ as a representation, [N, L].
+
+        They are computed in batches and in evaluation mode. Values of more than one axis are
+        flattened. A categorical site with C classes gives their C probabilities. Where a site
+        depends on others or has no mean in closed form, the mean of 100 draws stands for it; the
+        draws are the same at each call, and torch's generators are left as they were.
+
+        Args:
+            x: data [N, ...], an array, a split or a tuple (x, *context). A dynamic split is
+                binarized as by `evaluate`.
+            *context: further arguments of the guide.
+            site: the name of the latent site; by default all sites, side by side in the order in
+                which the guide samples them.
+
+        Raises:
+            ValueError: if the guide has no site of that name, and as `evaluate` for the data.
+            UndefinedMean: if q(z | x) has no mean, as a Cauchy distribution has none.
+
+        Example:
+            >>> import torch, pyrovae as pv
+            >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
+            >>> vae.embed(torch.zeros(5, 64)).shape
+            torch.Size([5, 2])
+        """
+        return embedded(self, x, *context, site=site)
 
     def decode(self, z: Any, *context: ContextValue) -> dist.Distribution:
         """Return p(x | z), the distribution at the site "x", with batch shape [N].

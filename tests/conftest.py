@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 import torch
 
-import pyrovae as pv
+from pyrovae.measure.annealing import ais
 from pyrovae.randomness import generators_kept
 
 hypothesis.settings.register_profile(
@@ -20,13 +20,25 @@ def interpreted(monkeypatch):
 
 
 @pytest.fixture
+def compiled_once(monkeypatch):
+    """Compile a graph that is recorded again only once: Inductor would make the same of it."""
+    made, compile = {}, torch.compile
+
+    def once(graph, **options):
+        assert all(node.op != "get_attr" for node in graph.graph.nodes), "its code is not all"
+        return made.setdefault(graph.code, compile(graph, **options))
+
+    monkeypatch.setattr(torch, "compile", once)
+
+
+@pytest.fixture
 def recorded_annealing(monkeypatch, interpreted):
     """Anneal along recorded graphs, as a long run does: the same numbers, three times as fast."""
-    slope = pv.measure.annealing.ais.LatentDensity.slope
+    slope = ais.LatentDensity.slope
 
     def recorded(path, u, beta):
         with generators_kept():
             path.compile()
         return slope(path, u, beta)
 
-    monkeypatch.setattr(pv.measure.annealing.ais.LatentDensity, "slope", recorded)
+    monkeypatch.setattr(ais.LatentDensity, "slope", recorded)

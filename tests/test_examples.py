@@ -12,8 +12,16 @@ SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 BOUNDS = r"(?m)^ +(ELBO|IWAE-\d+) +-?\d+\.\d+ "
 FINDINGS = {
+    "autoencoder": r"(?m)^(auto-encoder|VAE) +latents 2 .*in holes +\d+\.\d%",
+    "beta_tcvae": r"(?m)^beta +(\d\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
+    "beta_vae": r"(?m)^ +\d +\d +(-\d+\.\d+) ",
+    "contractive": r"(?m)^weight (\d\.\d+) .*moved by noise +\d+\.\d%",
+    "factor_vae": r"(?m)^gamma +(\d+\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
+    "sklearn_grid": r"(?m)^(PCA|FactorAnalysis|VAE|VAE, scales) +\d+ +-?\d+\.\d+ ",
+    "sparse_autoencoder": r"(?m)^KL weight (\d) .*explained +\d+\.\d%",
+    "vq_vae": r"(?m)^ *(log p\(x \| k\) \+ log p\(k\) +-\d+\.\d+) ",
     "semi_supervised": r"(?m)^ accuracy(?:, labels alone)? +(0\.\d+) ",
 }
 
@@ -23,7 +31,9 @@ def test_there_are_examples():
     assert {"vae_mnist", "custom_prior", "custom_likelihood", "plain_pyro"} <= names
     assert {"vampprior", "flow_prior", "flow_guide", "hierarchical", "mixture_latents"} <= names
     assert {"conditional", "missing_data", "counts", "faces", "linear_vae"} <= names
-    assert {"denoising", "information_bottleneck", "mixed_table"} <= names
+    assert {"denoising", "information_bottleneck", "mixed_table", "beta_vae"} <= names
+    assert {"autoencoder", "sparse_autoencoder", "contractive"} <= names
+    assert {"beta_tcvae", "factor_vae"} <= names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -18,9 +18,9 @@ ORDER = (
     ("distributions", "vae"),
     ("priors", "likelihoods", "measure", "objectives"),
     ("guides", "plots"),
-    ("runs", "presets"),
+    ("runs",),
     ("train",),
-    ("cli",),
+    ("cli", "sklearn"),
     ("__main__",),
 )
 """The units of the package from the ground up; a unit imports from layers below its own."""

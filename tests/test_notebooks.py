@@ -1,7 +1,7 @@
 """The notebooks run from top to bottom, and what is stored of them is what a run left.
 
-They run with smaller settings, unless PYROVAE_FULL is set; the fifth, whose findings are held,
-keeps those that its findings are about.
+They run with smaller settings, unless PYROVAE_FULL is set; those whose findings are held keep
+the settings that their findings are about.
 """
 
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.provisioning import local_provisioner
+from kernels import Forked
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -17,6 +19,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 ABOUT_THE_BOUND = "# How good is the bound"
 FULL = "PYROVAE_FULL" in os.environ
 SMALLER = {
+    "00_information": {},
     "01_first_vae": {"epochs=40": "epochs=2", "particles=1000": "particles=50"},
     "02_bounds": {
         "epochs=40": "epochs=2",
@@ -102,8 +105,29 @@ def check_findings_about_the_bound(text: str) -> None:
     assert "shallow is ahead by" in text
 
 
+def check_findings_about_information(text: str) -> None:
+    """Hold the numbers that the prose of the notebook on information states."""
+    assert number(text, "entropy") == 1.75
+    assert number(text, "in nats") == 1.213
+    assert [number(text, name, 2) for name in ("uniform", "p, reversed")] == [0.25, 0.875]
+    assert [number(text, "m = 0", 0), number(text, "m = 0", 1)] == [0.318, 0.807]
+    assert [number(text, "m = 5", 0), number(text, "m = 5", 1)] == [3.443, 13.307]
+    assert number(text, "I(x; z) = KL(p(x, z) || p(x) p(z))") == 0.25
+    posterior, lazy = text.split("guide: lazy\nletter")
+    means = 1.5, 1.0, 0.75, 1.75, 1.75, 0.25
+    assert tuple(number(posterior, "mean  ", place) for place in range(6)) == means
+    assert number(lazy, "mean  ", 3) == 2.5
+    sent = re.search(r"the stack ([\d,]+) bits longer; the words of section 1 have ([\d,]+)", text)
+    assert sent
+    assert sent[1] == sent[2]
+    assert "letters received as sent: True   the other file is back: True" in text
+    assert "net bits of a, b, c, d   [1.0, 2.0, 3.0, 3.0]" in text
+    assert "net bits of a, b, c, d   [2.0, 3.0, 3.0, 3.0]" in text
+
+
 def test_there_are_notebooks():
     assert [path.name for path in NOTEBOOKS] == [
+        "00_information.ipynb",
         "01_first_vae.ipynb",
         "02_bounds.ipynb",
         "03_priors_and_likelihoods.ipynb",
@@ -163,8 +187,17 @@ def test_what_is_stored_finds_what_the_notebook_says():
         )
 
 
+def test_what_is_stored_has_the_exact_numbers_of_information():
+    text = printed(nbformat.read(FOLDER / "00_information.ipynb", as_version=4))
+    check_findings_about_information(text)
+    with pytest.raises(AssertionError):
+        check_findings_about_information(text.replace("the other file is back: True", "no"))
+
+
 @pytest.mark.slow
-def test_runs_from_top_to_bottom(path, stored, tmp_path):
+def test_runs_from_top_to_bottom(path, stored, tmp_path, monkeypatch):
+    if path != NOTEBOOKS[0]:  # the first has a kernel that Jupyter starts
+        monkeypatch.setattr(local_provisioner, "launch_kernel", Forked)
     shown = figures(stored)
     if not FULL:
         with_smaller_settings(stored, SMALLER[path.stem])
@@ -175,4 +208,6 @@ def test_runs_from_top_to_bottom(path, stored, tmp_path):
     assert figures(executed) == shown
     if executed.cells[0].source.startswith(ABOUT_THE_BOUND):
         check_findings_about_the_bound(printed(executed))
+    if path.stem == "00_information":
+        check_findings_about_information(printed(executed))
     assert not list(tmp_path.iterdir()), "the notebook left files behind"

@@ -7,10 +7,10 @@ from typing import Final
 __all__ = ["EPILOGUES", "RECIPE", "ROOT", "TABLE", "WHAT"]
 
 WHAT: Final = (
-    "A name: digits, mnist-5k, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10, svhn, "
-    "celeba, hf:NAME; or a path: .npy, .npz, .pt, .csv, .parquet, .feather, .h5ad, a folder of "
-    "images. Options such as --data.key, --data.labels, --data.covariates, --data.split, "
-    "--data.fractions and --data.shape say how it is read"
+    "A name: digits, sprites, mnist-5k, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10, "
+    "svhn, celeba, hf:NAME; or a path: .npy, .npz, .pt, .csv, .parquet, .feather, .h5ad, .h5, a "
+    "folder of images. Options such as --data.key, --data.labels, --data.covariates, "
+    "--data.split, --data.fractions and --data.shape say how it is read"
 )
 
 TABLE: Final = (
@@ -103,6 +103,11 @@ examples:
   pyrovae compare runs/wide runs/narrow
   pyrovae compare runs/wide runs/narrow runs/deep
   pyrovae compare runs/wide runs/narrow --out comparison.png""",
+    "factors": """\
+examples:
+  pyrovae factors runs/digits
+  pyrovae factors runs/sprites --split validation
+  pyrovae factors runs/mine --data images.npy --factors factors.csv""",
     "report": """\
 examples:
   pyrovae report runs/digits
@@ -113,10 +118,26 @@ examples:
   pyrovae sample runs/digits
   pyrovae sample runs/digits --means
   pyrovae sample runs/digits -n 100 --out samples.png
+  pyrovae sample runs/conditional --by class --means
   pyrovae sample runs/people -n 100 --out people.parquet""",
     "reconstruct": """\
 examples:
   pyrovae reconstruct runs/digits -n 10 --out reconstructions.png""",
+    "walk": """\
+examples:
+  pyrovae walk runs/digits
+  pyrovae walk runs/digits -n 5 --datum 3 --gif --out walk.png""",
+    "interpolate": """\
+examples:
+  pyrovae interpolate runs/digits 0 5 --out between.png""",
+    "manifold": """\
+examples:
+  pyrovae manifold runs/plane
+  pyrovae manifold runs/digits --dimensions 'z[0]' 'z[3]' -n 12""",
+    "map": """\
+examples:
+  pyrovae map runs/digits --embedding tsne
+  pyrovae map runs/cells --by batch --split train""",
     "impute": """\
 examples:
   pyrovae impute runs/people --data gaps.parquet --out filled.parquet""",

@@ -56,6 +56,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: Literal["first", "last"] | None = None
     size: int | tuple[int, int] | None = None
     levels: int | None = None
+    limit: int | None = None
     table: bool | None = None
     columns: dict[str, Any] | None = None
 

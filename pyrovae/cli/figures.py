@@ -26,6 +26,8 @@ from pyrovae.weights.sites import UndefinedMean
 __all__ = [
     "MEASURED",
     "Figures",
+    "held_factors",
+    "assignment_figure",
     "history_figure",
     "is_image",
     "report_figures",
@@ -62,6 +64,16 @@ def history_figure(run: Run) -> Figures:
     return {"history": plots.history(History(epochs, objective=objective))}
 
 
+def assignment_figure(run: Run) -> Figures:
+    """Draw which unit holds which factor, if `pyrovae factors` found it for this run.
+
+    Raises:
+        ValueError: if its file is damaged.
+    """
+    found = run.assignment()
+    return {} if found is None else {"assignment": plots.assignment(found)}
+
+
 def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
     """Draw samples and, given data, reconstructions and the map of the latents.
 
@@ -93,12 +105,23 @@ def is_image(shape: Shape | None) -> TypeGuard[Shape]:
     return shape is not None and len(shape) == 3 and shape[0] in (1, 3)
 
 
+def held_factors(run: Run) -> dict[str, str]:
+    """Return the factor that each dimension holds, as `pyrovae factors` found.
+
+    Raises:
+        ValueError: if the run's file of factors is damaged.
+    """
+    assignment = run.assignment()
+    return {} if assignment is None else assignment.held
+
+
 def report_figures(
     report: Report | SavedFinding,
     vae: VAE,
     x: Tensor | None,
     shape: Shape | None,
     context: Sequence[Tensor] = (),
+    held: Mapping[str, str] | None = None,
 ) -> Figures:
     """Draw the figures of a report and of its diagnostics.
 
@@ -108,6 +131,7 @@ def report_figures(
         x: the data that it was evaluated on; None leaves out the figures of the latents.
         shape: (channels, height, width) of an image; others leave out traversals.
         context: the context of the data.
+        held: the factor that each dimension holds, as of `held_factors`.
     """
     found = report.findings
     wanted: dict[str, Callable[[], Figure]] = {
@@ -121,7 +145,9 @@ def report_figures(
     if "latents" in found and x is not None:
         wanted["holes"] = lambda: plots.holes(latent_plane(vae, x, *context))
         if is_image(shape):
-            wanted["traversals"] = lambda: plots.traversals(traverse(vae, x, *context), shape)
+            wanted["traversals"] = lambda: plots.traversals(
+                traverse(vae, x, *context), shape, held=held
+            )
     return _possible(wanted)
 
 

@@ -19,13 +19,16 @@ from pyrovae.cli.options import (
     Common,
     Count,
     Evaluation,
+    Factored,
     Imputed,
     Opened,
+    Place,
     Reconstructed,
     Sampled,
     Swept,
     Trained,
 )
+from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
 
 __all__ = ["APP"]
 
@@ -160,6 +163,19 @@ def report(
     return measure.report(run, options, out=out)
 
 
+@APP.command(help_epilogue=EPILOGUES["factors"])
+def factors(run: Folder, /, *, options: Factored = Factored(), command: Command = ()) -> int:
+    """Find which latent unit of a run holds which factor of its data.
+
+    Prints the information of the units about each factor in nats, and the metrics of
+    disentanglement with their errors, and saves both in the run's folder. The units are the
+    posterior means.
+    """
+    from pyrovae.cli import factors
+
+    return factors.factors(run, options, command=command)
+
+
 @APP.command(help_epilogue=EPILOGUES["sample"])
 def sample(run: Folder, /, *, options: Sampled = Sampled()) -> int:
     """Draw samples of a run's model.
@@ -182,6 +198,53 @@ def reconstruct(run: Folder, /, *, options: Reconstructed = Reconstructed()) -> 
     from pyrovae.cli import measure
 
     return measure.reconstruct(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["walk"])
+def walk(run: Folder, /, *, options: Walked = Walked()) -> int:
+    """Draw what each latent dimension does to the data.
+
+    Each row moves one dimension through the quantiles of the prior, from -3 to 3 of a standard
+    normal, and shows the mean of p(x | z). Rows are sorted by KL and labeled with it, and with
+    the factor held if `pyrovae factors RUN` was run. Of tables, shows how each column changes.
+    """
+    from pyrovae.cli import walk
+
+    return walk.walk(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["interpolate"])
+def interpolate(
+    run: Folder,
+    a: Annotated[Place, Parameter(name="A", help="A row of the split.")],
+    b: Annotated[Place, Parameter(name="B", help="Another row.")],
+    /,
+    *,
+    options: Interpolated = Interpolated(),
+) -> int:
+    """Draw what lies between two data in the latent space.
+
+    Shows the means of p(x | z) on the line and on the great circle between their posterior means.
+    """
+    from pyrovae.cli import walk
+
+    return walk.interpolate(run, options, rows=(a, b))
+
+
+@APP.command(help_epilogue=EPILOGUES["manifold"])
+def manifold(run: Folder, /, *, options: Planned = Planned()) -> int:
+    """Draw the means of p(x | z) over two latent dimensions, at the quantiles of the prior."""
+    from pyrovae.cli import walk
+
+    return walk.manifold(run, options)
+
+
+@APP.command(name="map", help_epilogue=EPILOGUES["map"])
+def latent_map(run: Folder, /, *, options: Mapped = Mapped()) -> int:
+    """Draw the posterior means of data in a plane, colored by class or by a covariate."""
+    from pyrovae.cli import walk
+
+    return walk.latent_map(run, options)
 
 
 @APP.command(help_epilogue=EPILOGUES["impute"])

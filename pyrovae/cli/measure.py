@@ -18,9 +18,12 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.cli import page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
+from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MEASURED,
+    assignment_figure,
+    held_factors,
     history_figure,
     is_image,
     report_figures,
@@ -46,18 +49,19 @@ from pyrovae.runs.run import EVALUATION, NEVER_TRAINED
 from pyrovae.runs.sources import Source, first
 from pyrovae.vae import VAE
 
-__all__ = ["compare", "evaluate", "reconstruct", "report", "sample"]
+__all__ = ["compare", "evaluate", "opened", "reconstruct", "report", "sample", "write_figure"]
 
 
 def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> int:
     """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
-    vae, source, read = _opened(run, options, split=options.split)
+    vae, source, read = opened(run, options, split=options.split)
     said = run.source.met_again(read, options.split)
     if said is not None:
         print(f"pyrovae: warning: {said}", file=sys.stderr)
     data = first(getattr(source.binarized(read), options.split), options.limit)
+    held = held_factors(run)
     run.check_writable()
     with recipes.running(options.recipe):
         report = measure(
@@ -82,7 +86,7 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             done = len(report.elbo.value)
             beside = [value[:done] for value in data.context]
             shape = image_shape(source, None)
-            figures = report_figures(report, vae, data.draw()[:done], shape, beside)
+            figures = report_figures(report, vae, data.draw()[:done], shape, beside, held)
             save_figures(figures, run, in_place_of=MEASURED)
             print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")
         else:
@@ -116,7 +120,7 @@ def compare(folders: Sequence[Path], *, out: Path | None) -> int:
     for model, saved in reports.items():
         if saved.partial:
             print(f"The evaluation of {model} is partial: it was interrupted.")
-    return _write_figure(figure, out, Run(folders[0]), name)
+    return write_figure(figure, out, Run(folders[0]), name)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -153,13 +157,14 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe):
         source, data, left_out = _measured_data(options, run, vae, saved)
-        figures = history_figure(run)
+        figures = history_figure(run) | assignment_figure(run)
         x = None if data is None else data.draw()
         shape = None
         with contextlib.suppress(ValueError), seeded(0):
             shape = image_shape(source, lambda: vae.sample(1))
             figures |= vae_figures(vae, data, shape)
-        figures |= report_figures(saved, vae, x, shape, data.context if data else ())
+        beside = data.context if data else ()
+        figures |= report_figures(saved, vae, x, shape, beside, held_factors(run))
     path = out or run.folder / "report.html"
     write_atomically(path, page.page(run, saved, figures, left_out=left_out).encode())
     print(f"written: {path}")
@@ -169,6 +174,8 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
 def sample(folder: Path, options: Sampled) -> int:
     """Draw samples of a run's model: a figure of images, or a table of other data."""
     run = Run(folder)
+    if options.by is not None:
+        return _sample_by(run, options, options.by)
     if run.table is not None:
         return tables.sample(run, run.table, options)
     source = run.source
@@ -179,12 +186,29 @@ def sample(folder: Path, options: Sampled) -> int:
         shape = image_shape(source, lambda: vae.sample(1, *beside))
         if is_image(shape):
             figure = plots.samples(vae, number, shape, *beside, means=options.means)
-            return _write_figure(figure, options.out, run, "samples")
+            return write_figure(figure, options.out, run, "samples")
         rows = vae.sample(number, *beside)
     path = options.out or run.folder / "samples.csv"
     write_atomically(path, _table(rows, columns).encode())
     print(f"written: {path}")
     return 0
+
+
+def _sample_by(run: Run, options: Sampled, by: str) -> int:
+    """Draw a row of images for each category of a covariate."""
+    source = run.source
+    if not is_image(source.shape):
+        raise ValueError("--by is for images, and the data are none: leave it out")
+    read = source.read_data()
+    conditions = conditions_by(by, read, read.test)
+    vae = recipes.load_vae(run, options.recipe, source.shape)
+    with recipes.running(options.recipe), seeded(options.seed):
+        figure = plots.samples_by(
+            vae, conditions, options.number or 10, source.shape, means=options.means
+        )
+    if len(read.test.context) > 1:
+        print("Further covariates are those of the first test datum.")
+    return write_figure(figure, options.out, run, f"samples-by-{by}")
 
 
 def _given_to_samples(source: Source, number: int) -> tuple[list[Tensor], tuple[str, ...]]:
@@ -215,7 +239,7 @@ def _table(rows: Tensor, columns: Sequence[str]) -> str:
 def reconstruct(folder: Path, options: Reconstructed) -> int:
     """Draw data beside their reconstructions."""
     run = Run(folder)
-    vae, source, read = _opened(run, options, split=options.split)
+    vae, source, read = opened(run, options, split=options.split)
     shape = image_shape(source, None)
     if not is_image(shape):
         raise ValueError(
@@ -226,10 +250,10 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
     with recipes.running(options.recipe), seeded(options.seed):
         x = data.draw(seed=options.seed)
         figure = plots.reconstructions(vae, x, shape, *data.context)
-    return _write_figure(figure, options.out, run, "reconstructions")
+    return write_figure(figure, options.out, run, "reconstructions")
 
 
-def _opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
+def opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
     """Return a run's VAE, and its data set or the one that is given, before it is binarized."""
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     source = run.source.given(options.data, options.root, vae=vae, split=split)
@@ -297,7 +321,8 @@ def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
     raise ValueError("the run records no shape of an image: it was not made by `pyrovae train`")
 
 
-def _write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
+def write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
+    """Write a figure to a file, by default in the run's folder, and print its path."""
     path = out or run.figure(name)
     plots.save(figure, path)
     print(f"written: {path}")

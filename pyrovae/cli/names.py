@@ -26,8 +26,16 @@ MODULES: Final = {
 }
 """The module of the library that holds the parts of each table."""
 
-FROM_PYTHON: Final = frozenset({"Folded", "Label", "OfContext", "SemiSupervised"})
-"""Parts that an experiment cannot name: they wrap a module of one's own, or take labels."""
+QUANTIZERS: Final = frozenset({"Codebook", "Lattice", "Quantized", "Quantizer", "TorchCodebook"})
+
+FROM_PYTHON: Final = QUANTIZERS | {
+    *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
+    *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
+}
+"""Parts that an experiment cannot name.
+
+They wrap a module of one's own, share a quantizer, or take labels.
+"""
 
 ELBO: Final = "ELBO"
 """The name of the default objective of `fit`, which is not a class of the library."""

@@ -1,9 +1,8 @@
 """The options of the commands: short names of entries of the experiment, and the run.
 
-Like the grammar, this module does not import torch.
+Like the grammar, this module does not import torch. Its annotations are evaluated, so that classes
+in other modules can derive from these.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,11 @@ __all__ = [
     "Count",
     "Drawn",
     "Evaluation",
+    "Factored",
+    "Flag",
     "Imputed",
     "Opened",
+    "Place",
     "Reconstructed",
     "Sampled",
     "Swept",
@@ -54,6 +56,9 @@ Flag = Annotated[bool, Parameter(show_default=False)]
 
 
 Count = Annotated[Int, Parameter(validator=Number(gte=1))]
+
+
+Place = Annotated[Int, Parameter(validator=Number(gte=0))]
 
 
 Seed = Annotated[Int, Parameter(validator=Number(gte=0, lt=2**63))]
@@ -335,6 +340,10 @@ class Sampled(Drawn):
     means: Annotated[
         Flag, Parameter(help="Show the mean of p(x | z) at each z, without the noise of x.")
     ] = False
+    by: Annotated[
+        str | None,
+        Parameter(help="A covariate: show a row of -n images (10) for each of its categories."),
+    ] = None
 
 
 @Parameter(name="*")
@@ -354,3 +363,20 @@ class Imputed(WithRecipe):
     out: Annotated[Path, Parameter(help="The file to write, of one of these kinds.")]
     particles: Annotated[Count, Parameter(help="Samples per row.")] = 1000
     seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Factored(Opened):
+    """The options of `pyrovae factors`."""
+
+    split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+    limit: Annotated[Count | None, Parameter(help="Measure the first N data only.")] = None
+    factors: Annotated[
+        Path | None,
+        Parameter(
+            help="A file of the factors, one row for each row of the data and one column for each "
+            "factor: .csv, .parquet, .feather, .npy, .npz. The default is the factors of the "
+            "data set, or else its labels."
+        ),
+    ] = None

@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from pyrovae.cli.recipes import described
+from pyrovae.measure.disentanglement.saved import FACTORS, read_factors
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
@@ -43,7 +44,16 @@ HEADINGS: Final = {
     "gaps": "What limits the bound",
     "latents": "The latent space",
 }
-OF_FINDING: Final = {"ais": ("sandwich",), "gaps": ("gaps",), "latents": ("holes", "traversals")}
+FACTOR_HEADINGS: Final = {
+    "finding-factors": "Which unit holds which factor",
+    "finding-scores": "Disentanglement",
+}
+OF_FINDING: Final = {
+    "ais": ("sandwich",),
+    "gaps": ("gaps",),
+    "latents": ("holes", "traversals"),
+    "finding-factors": ("assignment",),
+}
 COLUMNS: Final = ("mean", "error_over_data", "error_over_particles")
 
 CAPTIONS: Final = {
@@ -57,10 +67,12 @@ CAPTIONS: Final = {
     "holes": "The aggregate posterior over the two most active dimensions, the contours of the "
     "prior, and the regions where one has density and the other has not.",
     "traversals": "The mean of p(x | z) as one dimension at a time takes the quantiles of the "
-    "aggregate posterior, the most active dimension first.",
+    "aggregate posterior, sorted by KL.",
     "history": "The ELBO and its two terms after each epoch.",
     "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
     "samples": "Means of p(x | z) at draws z from the prior.",
+    "assignment": "The information of each latent unit about each factor of the data, as a share "
+    "of the factor's entropy. Framed: the units that hold a factor.",
     "latents": "The posterior mean of each datum, colored by its label.",
 }
 
@@ -84,7 +96,7 @@ def page(
         ValueError: if the configuration or the metrics are damaged.
     """
     said, config, epochs = saved.said, run.config, run.metrics
-    findings, dimensions = _findings(saved), _dimensions(said)
+    findings, dimensions = _findings(saved) | _factors(run), _dimensions(said)
     missing = {
         "dimensions": not dimensions and "kl_per_dimension" not in figures,
         "data": not {"reconstructions", "samples", "latents"} & figures.keys(),
@@ -165,6 +177,19 @@ def _findings(saved: SavedFinding) -> dict[str, dict[str, Any]]:
             "figures": OF_FINDING.get(name, ()),
         }
         for name, found in saved.findings.items()
+    }
+
+
+def _factors(run: Run) -> dict[str, dict[str, Any]]:
+    """Return the sections on the factors of the data, if `pyrovae factors` found some."""
+    if run.assignment() is None:
+        return {}
+    said = read_factors(run.folder / FACTORS)
+    found = {"finding-factors": said["assignment"], "finding-scores": said.get("scores")}
+    return {
+        key: {**each, "heading": FACTOR_HEADINGS[key], "figures": OF_FINDING.get(key, ())}
+        for key, each in found.items()
+        if each
     }
 
 

@@ -19,10 +19,12 @@ from pyrovae.data.domains import (
     open_unit_interval,
     value_in,
 )
+from pyrovae.data.factors import FactorGrid
 from pyrovae.data.frame_files import write_frame
 from pyrovae.data.images import Shape, fold, rotated
 from pyrovae.data.labeled import Labeled
 from pyrovae.data.reading import Reading
+from pyrovae.data.sprites import Sprites
 from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
 from pyrovae.data.transformed import Transformed
@@ -32,6 +34,7 @@ __all__ = [
     "Batches",
     "Binarization",
     "DataSet",
+    "FactorGrid",
     "HELD_OUT",
     "Intake",
     "Labeled",
@@ -39,6 +42,7 @@ __all__ = [
     "Reading",
     "Shape",
     "Split",
+    "Sprites",
     "Streamed",
     "Table",
     "Transformed",

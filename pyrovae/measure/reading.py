@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyrovae.measure.progress import concatenated
-from pyrovae.randomness import random_state, restore_random_state
+from pyrovae.randomness import generators_kept, random_state, restore_random_state
 from pyrovae.weights.bounds import Estimate, mean_estimate
 from pyrovae.weights.given import Given
 from pyrovae.weights.kl import (
@@ -29,8 +29,24 @@ from pyrovae.weights.observed import entries
 from pyrovae.weights.pair import Terms, TracePair
 from pyrovae.weights.passes import Averaged, over_passes
 from pyrovae.weights.run import Read, Runner
+from pyrovae.weights.sites import (
+    is_auxiliary_draw,
+    is_deterministic,
+    is_point_mass,
+    sample_sites,
+)
+from pyrovae.weights.traces import trace_guide
 
-__all__ = ["ReadAll", "Reading", "by_dimension", "closed_form", "read_passes", "reason"]
+__all__ = [
+    "ReadAll",
+    "Reading",
+    "by_dimension",
+    "closed_form",
+    "notes_of",
+    "points_of",
+    "read_passes",
+    "reason",
+]
 
 CLOSED_FORM: Final = "KL, closed form"
 BY_DIMENSION: Final = "KL per dimension"
@@ -169,3 +185,36 @@ def reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
     return f"it failed ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+
+
+def points_of(given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the sites at which the guide is a Delta, and those with one value of probability one.
+
+    Deltas that transform an auxiliary draw are left out.
+    """
+    _, guide = given.pair
+    with generators_kept():
+        trace = trace_guide(guide, *given, particles=2)
+    sites = dict(sample_sites(trace))
+    certain = tuple(name for name, site in sites.items() if is_deterministic(site["fn"]))
+    points = tuple(name for name, site in sites.items() if is_point_mass(site))
+    if any(is_auxiliary_draw(site) for site in sites.values()):
+        points = tuple(name for name in points if not _varies(sites[name]))
+    return points, certain
+
+
+def notes_of(certain: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on the bounds if the guide gives values probability one."""
+    if not certain:
+        return ()
+    return (
+        f"The guide gives one value of {', '.join(certain)} probability one. Every bound is "
+        "log p(x | z) + log p(z) there: it is below log p(x), has no error over particles, and "
+        "is not tightened by more particles.",
+    )
+
+
+def _varies(site: Any) -> bool:
+    """Return whether two particles differ at a site."""
+    one, other = site["value"].unbind(site["value"].ndim - 2 - site["fn"].event_dim)
+    return not torch.equal(one, other)

@@ -10,28 +10,37 @@ which data would depend on each other.
 """
 
 from pyrovae.nets.autoregressive import PixelCNN
+from pyrovae.nets.codebooks import Codebook, Lattice, Quantized, Quantizer
 from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.folded import Folded
 from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, unconstrained
 from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
+from pyrovae.nets.transformer import CausalTransformer
+from pyrovae.nets.vector_quantize import TorchCodebook
 
 __all__ = [
     "MLP",
     "SMALLEST_SCALE",
+    "CausalTransformer",
+    "Codebook",
     "ConvDecoder",
     "ConvEncoder",
     "EncodeColumns",
     "Folded",
     "GatedMLP",
     "HideMissing",
+    "Lattice",
     "LogCounts",
     "PixelCNN",
+    "Quantized",
+    "Quantizer",
     "ResNetDecoder",
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "TorchCodebook",
     "join",
     "positive",
     "set_last_bias",

@@ -43,6 +43,7 @@ from pyrovae.weights.log_joint import (
 )
 from pyrovae.weights.sites import (
     enumeration_dim,
+    is_deterministic,
     is_point_mass,
     is_training_factor,
     log_prob,
@@ -60,6 +61,7 @@ __all__ = [
     "Programs",
     "check_no_factor",
     "check_nothing_enumerated",
+    "check_random",
     "detached",
     "draw",
     "gradient_only",
@@ -135,6 +137,8 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
     """
     guide_trace = programs.trace_guide()
     _check_enumerated(guide_trace, gradient)
+    if gradient != "plain" or freeze_model:
+        check_random(guide_trace)
     given: Any = guide_trace
     paths: list[tuple[Tensor, int]] = []
     if gradient != "plain":
@@ -289,6 +293,21 @@ def check_no_factor(model_trace: Any) -> None:
             raise ValueError(
                 f"the handler's factor '{name}' needs an objective that trains both programs with "
                 "one gradient, or 'dreg' for a guide with one site: use gradient='plain'"
+            )
+
+
+def check_random(guide_trace: Any) -> None:
+    """Refuse a guide that gives one value probability one, which has no density to train by.
+
+    Raises:
+        ValueError: if there is such a site; the message names it.
+    """
+    for name, site in guide_sites(guide_trace):
+        if is_deterministic(site["fn"]):
+            raise ValueError(
+                f"the guide gives one value of site '{name}' probability one, and this objective "
+                "or gradient differentiates a density: train codes with gradient='plain' of a "
+                "lower bound, or with pyro.infer.Trace_ELBO"
             )
 
 

@@ -13,6 +13,7 @@ from pyrovae.objectives.gradients import (
     Gradient,
     Programs,
     check_nothing_enumerated,
+    check_random,
     draw,
     gradient_only,
     model_bound,
@@ -73,6 +74,7 @@ class ReweightedWakeSleep(Objective):
             with torch.no_grad():
                 drawn = draw(programs, "plain")
             check_nothing_enumerated(drawn.guide_trace)
+            check_random(drawn.guide_trace)
             weights = bounds.normalized_weights(drawn.log_w)
             again = programs.trace_guide(drawn.guide_trace)
             raised = (weights * sum(log_prob(site) for _, site in guide_sites(again))).sum(0)

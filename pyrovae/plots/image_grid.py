@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["PIXELS_PER_INCH", "WIDTH", "PortableFigure", "columns", "mosaic", "png"]
+__all__ = [
+    "PIXELS_PER_INCH",
+    "WIDTH",
+    "PortableFigure",
+    "columns",
+    "mosaic",
+    "png",
+    "shaded",
+    "tiled",
+    "value_range",
+]
 
 PIXELS_PER_INCH: Final = 120
 WIDTH: Final = 7.2
@@ -32,19 +42,43 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def mosaic(rows: list[Tensor], *, names: list[str]) -> Figure:
+def mosaic(
+    rows: list[Tensor], *, names: Sequence[str], heads: Sequence[str] = (), caption: str = ""
+) -> Figure:
     """Draw rows of images [N_i, H, W, C] in one axes, with thin gaps between the images.
 
     Args:
         rows: images of one size.
-        names: a label for each row, or none.
+        names: a label for each row, of a line or two, or none.
+        heads: a label above each column, or none.
+        caption: a line below the images, before the scale of their values.
 
     Raises:
         ValueError: if a pixel is NaN or infinite.
     """
-    low, high = _range(rows)
+    low, high = value_range(rows)
     count, height, width, channels = rows[0].shape
     gap = max(1, height // 14)
+    canvas = tiled(rows, gap)
+    scale = "" if (low, high) == (0, 1) else f"darkest {low:.3g}, brightest {high:.3g}"
+    lines = [line for name in names for line in name.splitlines()]
+    beside = 0.085 * max(map(len, [*lines, ""]))
+    caption = "; ".join(filter(None, [caption, scale]))
+    axes = _frame(canvas, count, beside=beside, above=0.2 if heads else 0.0, caption=caption)
+    axes.imshow(shaded(canvas, low, high).numpy(), cmap="gray", vmin=low, vmax=high)
+    middles = [i * (height + gap) + (height - 1) / 2 for i in range(len(names))]
+    axes.set_yticks(middles, names)
+    if heads:
+        axes.xaxis.tick_top()
+        middles = [j * (width + gap) + (width - 1) / 2 for j in range(len(heads))]
+        axes.set_xticks(middles, heads, fontsize=8)
+        axes.xaxis.set_label_position("bottom")
+    return axes.figure
+
+
+def tiled(rows: Sequence[Tensor], gap: int) -> Tensor:
+    """Return rows of images [N_i, H, W, C] as one canvas [H', W', C], NaN between the images."""
+    count, height, width, channels = rows[0].shape
     canvas = torch.full(
         (len(rows) * (height + gap) - gap, count * (width + gap) - gap, channels), math.nan
     )
@@ -52,14 +86,14 @@ def mosaic(rows: list[Tensor], *, names: list[str]) -> Figure:
         for j, image in enumerate(row):
             top, left = i * (height + gap), j * (width + gap)
             canvas[top : top + height, left : left + width] = image
-    scale = "" if (low, high) == (0, 1) else f"darkest {low:.3g}, brightest {high:.3g}"
-    axes = _frame(canvas, count, beside=0.085 * max(map(len, [*names, ""])), caption=scale)
-    if channels == 3:
+    return canvas
+
+
+def shaded(canvas: Tensor, low: float, high: float) -> Tensor:
+    """Return a canvas as `imshow` takes it: gray values [H, W], or colors [H, W, 3] in [0, 1]."""
+    if canvas.shape[-1] == 3:
         canvas = ((canvas - low) / (high - low)).nan_to_num(nan=1.0)
-    axes.imshow(canvas.squeeze(-1).numpy(), cmap="gray", vmin=low, vmax=high)
-    middles = [i * (height + gap) + (height - 1) / 2 for i in range(len(names))]
-    axes.set_yticks(middles, names)
-    return axes.figure
+    return canvas.squeeze(-1)
 
 
 def columns(n: int) -> int:
@@ -68,12 +102,12 @@ def columns(n: int) -> int:
     return min(full[0] if full else math.ceil(math.sqrt(2 * n)), 20)
 
 
-def _frame(canvas: Tensor, count: int, *, beside: float, caption: str) -> Any:
-    """Return axes with the canvas's aspect ratio, and room for row labels and a caption."""
+def _frame(canvas: Tensor, count: int, *, beside: float, above: float, caption: str) -> Any:
+    """Return axes with the canvas's aspect ratio, and room for labels and a caption."""
     edge, below = 0.04, 0.26 if caption else 0.0
     across = min(WIDTH - beside, 1.2 * count)
     tall = across * canvas.shape[0] / canvas.shape[1]
-    page = across + beside + 2 * edge, tall + below + 2 * edge
+    page = across + beside + 2 * edge, tall + below + above + 2 * edge
     left, bottom = (beside + edge) / page[0], (below + edge) / page[1]
     figure = PortableFigure(figsize=page, dpi=PIXELS_PER_INCH)
     axes = figure.add_axes((left, bottom, across / page[0], tall / page[1]))
@@ -84,7 +118,12 @@ def _frame(canvas: Tensor, count: int, *, beside: float, caption: str) -> Any:
     return axes
 
 
-def _range(images: Iterable[Tensor]) -> tuple[float, float]:
+def value_range(images: Iterable[Tensor]) -> tuple[float, float]:
+    """Return the values drawn black and white: 0 and 1 if all lie between, else the extremes.
+
+    Raises:
+        ValueError: if a pixel is NaN or infinite.
+    """
     values = torch.cat([image.flatten() for image in images])
     if not torch.isfinite(values).all():
         raise ValueError("the images have NaN or infinite values: did the training diverge?")

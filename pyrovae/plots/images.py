@@ -1,7 +1,8 @@
-"""Plot reconstructions, samples and latent traversals of image models."""
+"""Plot reconstructions and samples of image models."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data.images import Shape, fold
-from pyrovae.measure.latents.traverse import Traversal
 from pyrovae.plots.image_grid import columns, mosaic
+from pyrovae.randomness import seeded
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.target import as_tensors, evaluation_mode
 
-__all__ = ["reconstructions", "samples", "traversals"]
+__all__ = ["reconstructions", "samples", "samples_by"]
 
 
 @torch.no_grad()
@@ -56,27 +57,6 @@ def reconstructions(
     return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
 
 
-def traversals(traversal: Traversal, shape: Shape | None = None) -> Figure:
-    """Plot the means of p(x | z) along latent dimensions, one row per dimension.
-
-    Args:
-        traversal: the result of `pyrovae.traverse`.
-        shape: as for `reconstructions`.
-
-    Raises:
-        ValueError: if the means are not of this shape.
-
-    Example:
-        >>> import torch, pyrovae as pv
-        >>> vae = pv.mlp_vae(64, latents=2, hidden=16)
-        >>> found = pv.traverse(vae, torch.rand(6, 64).round(), dimensions=["z[1]", "z[0]"])
-        >>> figure = pv.plots.traversals(found, (1, 8, 8))
-        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        ['z[1]', 'z[0]']
-    """
-    return mosaic([fold(row, shape) for row in traversal.means], names=list(traversal.names))
-
-
 @torch.no_grad()
 def samples(
     vae: VAE, n: int, shape: Shape | None = None, *context: ContextValue, means: bool = True
@@ -108,3 +88,59 @@ def samples(
     with evaluation_mode(vae):
         x = mean_of(vae.predictive(n, *context)) if means else vae.sample(n, *context)
     return mosaic(list(fold(x, shape).split(columns(n))), names=[])
+
+
+@torch.no_grad()
+def samples_by(
+    vae: VAE,
+    conditions: Mapping[str, Sequence[Any]],
+    n: int = 10,
+    shape: Shape | None = None,
+    *,
+    means: bool = True,
+) -> Figure:
+    """Plot samples under several conditions, one row each.
+
+    The random numbers of all rows are the same. If the prior does not depend on the condition, a
+    column shows one z under each condition.
+
+    Args:
+        vae: the VAE.
+        conditions: the context of one datum by the name of the condition, each argument [1, ...].
+        n: the number of images in a row.
+        shape: as for `reconstructions`.
+        means: whether to plot means of p(x | z), or samples of x.
+
+    Raises:
+        ValueError: if there are no conditions, and as `samples`.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> nets = pv.nets.MLP(2 + 3, 16, 64), pv.nets.MLP(64 + 3, 16, 4)
+        >>> vae = pv.VAE(
+        ...     pv.priors.StandardNormal(2),
+        ...     pv.likelihoods.Bernoulli(nets[0]),
+        ...     pv.guides.MeanFieldNormal(nets[1]),
+        ... )
+        >>> classes = {f"class {i}": [torch.eye(3)[i : i + 1]] for i in range(3)}
+        >>> figure = pv.plots.samples_by(vae, classes, 5, (1, 8, 8))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['class 0', 'class 1', 'class 2']
+    """
+    if n < 1 or not conditions:
+        raise ValueError(
+            f"a figure of samples needs at least one, under one condition; got n={n} and "
+            f"{len(conditions)} conditions"
+        )
+    seed = int(torch.randint(2**31, ()))
+    rows = []
+    with evaluation_mode(vae):
+        for context in conditions.values():
+            each = [
+                value.expand(n, *value.shape[1:]) if isinstance(value, Tensor) else value
+                for value in context
+            ]
+            with seeded(seed):
+                x = mean_of(vae.predictive(n, *each)) if means else vae.sample(n, *each)
+            rows.append(fold(x, shape))
+    return mosaic(rows, names=list(conditions))

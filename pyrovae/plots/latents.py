@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.plots.image_grid import WIDTH
-from pyrovae.plots.style import CLASSES, MARKERS, blank, clean
+from pyrovae.plots.labeled import Labels, labeled_points, page_for
+from pyrovae.plots.style import clean
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
-from pyrovae.weights.sites import mean_of
+from pyrovae.weights.posterior_means import MEAN_DRAWS
 from pyrovae.weights.target import evaluation_mode
 
-__all__ = ["latent_map"]
+__all__ = ["Embedding", "latent_map"]
 
-MOMENT_DRAWS: Final = 100
-"""The number of samples for the moments of a posterior without closed-form ones."""
+MOMENTS: Final = ("mean", "standard deviation")
+ORDER: Final = ("first", "second")
+
+
+class Embedding(Protocol):
+    """An object that maps vectors to a plane, such as a transformer of scikit-learn."""
+
+    def fit_transform(self, X: Any) -> Any:  # noqa: N803
+        """Return coordinates [N, 2] of vectors [N, L]."""
 
 
 @torch.no_grad()
 def latent_map(
     vae: VAE,
     x: Tensor,
-    labels: Tensor | Sequence[int] | None,
+    labels: Labels,
     *context: ContextValue,
     site: str | None = None,
+    embedding: Embedding | None = None,
 ) -> Figure:
-    """Plot the posterior mean of a latent site for each datum, colored by label.
+    """Plot the posterior means of latents (`vae.embed`) for each datum, colored by label.
 
     Two latent dimensions are plotted directly. For more, the axes are the first two principal
     components of the posterior means; for one, they are its mean and standard deviation.
@@ -38,13 +46,20 @@ def latent_map(
     Args:
         vae: the VAE.
         x: data [N, ...].
-        labels: integers [N]; None for one color.
-        *context: passed to `vae.encode`.
-        site: the name of the latent site, if the guide has several.
+        labels: classes or conditions [N]. Whole numbers and words get a legend; floats, or more
+            than 110 numbers, a color bar. None for one color.
+        *context: passed to `vae.embed`.
+        site: the name of the latent site; by default all sites side by side.
+        embedding: an object whose `fit_transform` maps posterior means [N, L] to [N, 2], such as
+            `sklearn.manifold.TSNE()`, `sklearn.decomposition.PCA(2)` or `umap.UMAP()`.
 
     Raises:
-        ValueError: if `labels` does not have one label per datum, or principal components are
-            needed for a single datum; and as `vae.encode`.
+        ValueError: if `labels` does not have one label per datum or has more than 110 words,
+            principal components are needed for a single datum, or the embedding does not give two
+            finite coordinates; and as `vae.embed`.
+
+    References:
+        van der Maaten, Hinton, 2008. Visualizing Data using t-SNE.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -52,50 +67,56 @@ def latent_map(
         >>> figure = pv.plots.latent_map(vae, torch.rand(6, 64).round(), [0, 1, 2, 0, 1, 2])
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['0', '1', '2']
+        >>> from sklearn.manifold import TSNE
+        >>> wide = pv.mlp_vae(64, latents=5, hidden=16)
+        >>> tsne = TSNE(perplexity=5, random_state=0)
+        >>> figure = pv.plots.latent_map(wide, torch.rand(20, 64).round(), None, embedding=tsne)
+        >>> figure.axes[0].get_xlabel()
+        'TSNE of posterior means, first coordinate'
     """
-    classes = torch.as_tensor([0] * len(x) if labels is None else labels).detach().cpu()
-    if classes.shape != (len(x),):
-        raise ValueError(
-            f"the map needs one label for each of the {len(x)} data; got labels of shape "
-            f"{tuple(classes.shape)}"
-        )
-    with evaluation_mode(vae):
-        points, names, same_unit = _plane(vae.encode(x, *context, site=site), len(x))
-    figure = blank(0.8 * WIDTH, 0.66 * WIDTH)
+    figure, values = page_for(labels, len(x))
+    means = vae.embed(x, *context, site=site).cpu().double()
+    same_unit = True
+    if embedding is not None:
+        points, names = _embedded(means, embedding)
+    elif means.shape[1] == 1:
+        with evaluation_mode(vae):
+            deviations = _deviations(vae.encode(x, *context, site=site))
+        points = torch.cat([means, deviations.cpu().double().reshape(len(x), 1)], 1)
+        names, same_unit = [f"posterior {moment} of $z$" for moment in MOMENTS], False
+    else:
+        points, names = _plane(means)
     axes = figure.subplots()
     axes.set_aspect("equal" if same_unit else "auto", adjustable="datalim")
-    for i, label in enumerate(classes.unique().tolist()):
-        across, up = points[classes == label].T.tolist()
-        axes.scatter(
-            across,
-            up,
-            s=min(24.0, max(3.0, 12000 / len(x))),
-            color=CLASSES[i % len(CLASSES)],
-            marker=MARKERS[i % len(MARKERS)],
-            alpha=0.8,
-            linewidths=0,
-            label=f"{label:g}",
-        )
+    labeled_points(figure, axes, points, values)
     axes.set(xlabel=names[0], ylabel=names[1])
-    if labels is not None:
-        legend: Any = figure.legend(
-            title="label", loc="outside right center", frameon=False, handletextpad=0.2
-        )
-        for handle in legend.legend_handles:
-            handle.set_sizes([30.0])
     clean(axes)
     return figure
 
 
-def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str], bool]:
-    """Return the data's coordinates [N, 2], the axes' labels, and whether their units agree."""
-    means, deviations = (moment.cpu().double().reshape(n, -1) for moment in _moments(posterior))
-    if means.shape[1] == 1:
-        names = ["posterior mean of $z$", "posterior standard deviation of $z$"]
-        return torch.cat([means, deviations], 1), names, False
+def _embedded(means: Tensor, embedding: Embedding) -> tuple[Tensor, list[str]]:
+    """Return coordinates [N, 2] of posterior means by an embedding, and their names."""
+    name = type(embedding).__name__
+    if not callable(getattr(embedding, "fit_transform", None)):
+        raise ValueError(
+            "an embedding is an object with fit_transform, such as sklearn.manifold.TSNE(); got "
+            f"{name if not isinstance(embedding, type) else f'the class {embedding.__name__}'}"
+        )
+    points = torch.as_tensor(np.asarray(embedding.fit_transform(means.numpy()))).double()
+    if points.shape != (len(means), 2) or not points.isfinite().all():
+        raise ValueError(
+            f"{name} must give two finite coordinates for each of the {len(means)} data; got "
+            f"shape {tuple(points.shape)} with {int((~points.isfinite()).sum())} that are not "
+            "finite: set its number of components to 2"
+        )
+    return points, [f"{name} of posterior means, {order} coordinate" for order in ORDER]
+
+
+def _plane(means: Tensor) -> tuple[Tensor, list[str]]:
+    """Return coordinates [N, 2] of posterior means of two or more dimensions, and their names."""
     if means.shape[1] == 2:
-        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"], True
-    if n < 2:
+        return means, ["posterior mean of $z_1$", "posterior mean of $z_2$"]
+    if len(means) < 2:
         raise ValueError("principal components need at least two data; got one")
     centered = means - means.mean(0)
     _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
@@ -103,17 +124,15 @@ def _plane(posterior: Any, n: int) -> tuple[Tensor, list[str], bool]:
     signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     names = [
         f"posterior means, {order} component ({100 * part:.0f}% of variance)"
-        for order, part in zip(("first", "second"), share.tolist(), strict=False)
+        for order, part in zip(ORDER, share.tolist(), strict=False)
     ]
-    return centered @ (signs * axes)[:2].T, names, True
+    return centered @ (signs * axes)[:2].T, names
 
 
-def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation, from samples if there is no closed form."""
+def _deviations(posterior: Any) -> Tensor:
+    """Return the standard deviations, from draws if there is no closed form."""
     try:
-        moments = posterior.mean, posterior.stddev
+        found: Tensor = posterior.stddev
     except NotImplementedError:
-        draws = posterior.sample((MOMENT_DRAWS,))
-        return draws.mean(0), draws.std(0)
-    mean_of(posterior, "q(z | x)")
-    return moments
+        found = posterior.sample((MEAN_DRAWS,)).std(0)
+    return found

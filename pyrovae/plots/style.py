@@ -31,7 +31,7 @@ CLASSES: Final = (
 )
 """Ten colors after Tol's muted scheme, distinguishable with any common color-blindness."""
 
-MARKERS: Final = "o^sDvPX"
+MARKERS: Final = "o^sDvPX<>p*"
 DASHED: Final = (0, (4, 2))
 
 

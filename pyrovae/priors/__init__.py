@@ -7,6 +7,7 @@ module. The classes here are modules that hold their parameters and buffers, so 
 """
 
 from pyrovae.priors.base import Prior
+from pyrovae.priors.codes import AutoregressiveCodes, Codes
 from pyrovae.priors.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.priors.flow import Flow
 from pyrovae.priors.hierarchical import ConditionalNormal, Hierarchical
@@ -18,8 +19,10 @@ from pyrovae.priors.standard import Laplace, StandardNormal, StudentT
 from pyrovae.priors.vamp import VampPrior
 
 __all__ = [
+    "AutoregressiveCodes",
     "Bernoulli",
     "Categorical",
+    "Codes",
     "ConditionalNormal",
     "Flow",
     "Hierarchical",

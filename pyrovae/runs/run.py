@@ -6,6 +6,7 @@
     evaluation.json      the report; evaluation.safetensors holds its values per datum. If an
                          evaluation is interrupted while a complete one exists, its report is
                          evaluation.partial.json
+    factors.json         which latent unit holds which factor
     checkpoints/         states of the training (see `pyrovae.runs.checkpoints`)
     figures/*.png
 
@@ -36,6 +37,8 @@ from pyrovae.files import (
     write_atomically,
     write_together,
 )
+from pyrovae.measure.disentanglement.assignment import Assignment
+from pyrovae.measure.disentanglement.saved import FACTORS, read_assignment, read_factors
 from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.runs.record import FORMAT, provenance, read_config, rebuild
 from pyrovae.runs.sources import Source
@@ -191,6 +194,20 @@ class Run:
             lacks = " and no ".join(sorted(missing))
             raise ValueError(f"{path} has no {lacks}: another version wrote it; {again}")
         return saved
+
+    def assignment(self) -> Assignment | None:
+        """Read which latent unit holds which factor, as `pyrovae factors` found.
+
+        Returns:
+            The assignment; None if there is none, or only one of a run that was overwritten since.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        path = self.folder / FACTORS
+        if not path.is_file() or read_factors(path).get("run") != self.config.get("run"):
+            return None
+        return read_assignment(path)
 
     def check_writable(self) -> None:
         """Check that the folder can be written to, before a long computation.

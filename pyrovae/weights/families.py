@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
-__all__ = ["UndefinedMean", "innermost", "known_mean", "mean_of", "univariate_factors", "unmasked"]
+__all__ = [
+    "UndefinedMean",
+    "innermost",
+    "is_deterministic",
+    "known_mean",
+    "mean_of",
+    "univariate_factors",
+    "unmasked",
+]
+
+
+SAMPLES: Final = (
+    "draw samples with vae.decode(z).sample() or vae.sample(n), or read the parameters of "
+    "vae.decode(z)"
+)
 
 
 class UndefinedMean(ValueError):  # noqa: N818
     """Raised if the mean of a distribution is needed, and the distribution has none."""
 
 
-def mean_of(fn: Any, called: str = "p(x | z)") -> Tensor:
+def mean_of(fn: Any, called: str = "p(x | z)", *, remedy: str = SAMPLES) -> Tensor:
     """Return the mean of a distribution.
+
+    Args:
+        fn: the distribution.
+        called: its name, for the error message.
+        remedy: what to do without a mean, for the error message.
 
     Raises:
         UndefinedMean: if it has none, such as a categorical distribution, or Student's t with
@@ -37,8 +56,7 @@ def mean_of(fn: Any, called: str = "p(x | z)") -> Tensor:
         return mean
     where = "" if mean is None else f" at {int(mean.isnan().sum()):,} of {mean.numel():,} entries"
     raise UndefinedMean(
-        f"{called} is a {type(innermost(fn)).__name__}, which has no mean{where}: draw samples "
-        "with vae.decode(z).sample() or vae.sample(n), or read the parameters of vae.decode(z)"
+        f"{called} is a {type(innermost(fn)).__name__}, which has no mean{where}: {remedy}"
     )
 
 
@@ -68,6 +86,17 @@ def innermost(fn: Any) -> Any:
     while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def is_deterministic(fn: Any) -> bool:
+    """Return whether a discrete distribution gives one value probability one, as codes do.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> is_deterministic(dist.Normal(0.0, 1.0))
+        False
+    """
+    return getattr(innermost(fn), "deterministic", False)
 
 
 def univariate_factors(fn: Any) -> Any:

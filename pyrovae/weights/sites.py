@@ -24,6 +24,7 @@ from pyrovae.data.domains import flat_line
 from pyrovae.weights.families import (
     UndefinedMean,
     innermost,
+    is_deterministic,
     mean_of,
     univariate_factors,
     unmasked,
@@ -42,6 +43,7 @@ __all__ = [
     "enumeration_dim",
     "innermost",
     "is_auxiliary_draw",
+    "is_deterministic",
     "is_point_mass",
     "is_training_factor",
     "log_prob",

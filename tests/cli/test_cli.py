@@ -18,7 +18,10 @@ from pyrovae.cli.grammar import APP
 from pyrovae.plots.image_grid import png
 
 PNG = b"\x89PNG\r\n\x1a\n"
-COMMANDS = "demo train sweep evaluate compare report sample reconstruct impute".split()
+COMMANDS = (
+    "demo train sweep evaluate compare report sample reconstruct walk interpolate manifold map "
+    "impute"
+).split()
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "400"]
 
 RECIPE = """
@@ -188,7 +191,7 @@ def test_version(capsys):
 # The commands.
 
 
-def test_demo(tmp_path, capsys, monkeypatch):
+def test_demo(tmp_path, capsys, monkeypatch, drawn):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--epochs", "2", "--particles", "100"]) == 0
     out = capsys.readouterr().out
@@ -323,7 +326,7 @@ def test_figures(command, run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("means", [False, True])
-def test_sample_shows_samples_of_x_or_their_means(means, run, tmp_path):
+def test_sample_shows_samples_of_x_or_their_means(means, run, tmp_path, drawn):
     path, options = tmp_path / "a.png", ["--means"] if means else []
     assert main(["sample", str(run), "-n", "6", "--out", str(path), *options]) == 0
     vae = pv.load(run)

@@ -19,6 +19,7 @@ from pyrovae.cli import main
 from pyrovae.cli import page as page_module
 from pyrovae.files import tensors_as_bytes
 from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
 
 VOID = {"meta", "link", "img", "br"}
@@ -97,7 +98,9 @@ def said(run) -> dict:
 
 @pytest.fixture(scope="module")
 def page(run) -> Page:
-    assert main(["report", str(run)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.cli.page.png", png)  # drawn
+        assert main(["report", str(run)]) == 0
     return Page((run / "report.html").read_text())
 
 
@@ -206,7 +209,7 @@ class TestPage:
         assert (said["data_set"], said["split"], said["limit"]) == ("digits", "test", 20)
         assert (said["seed"], said["binarization"]) == (0, "dynamic")
 
-    def test_is_the_same_when_it_is_written_again(self, page, run, tmp_path):
+    def test_is_the_same_when_it_is_written_again(self, page, run, tmp_path, drawn):
         assert main(["report", str(run), "--out", str(tmp_path / "again.html")]) == 0
         assert (tmp_path / "again.html").read_bytes() == (run / "report.html").read_bytes()
 

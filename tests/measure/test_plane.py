@@ -1,11 +1,10 @@
-"""Two dimensions of the latent space on a grid, and walks along one of them."""
+"""Two dimensions of the latent space on a grid."""
 
 import math
 
 import pytest
 import torch
-from aggregates import Aggregate, CorrelatedData
-from coded import Coded, assert_within, linear
+from coded import Coded, assert_within
 from torch import distributions as td
 from worlds import Hierarchy, random
 
@@ -13,7 +12,6 @@ import pyrovae as pv
 from pyrovae.measure.latents import latents
 from pyrovae.measure.latents.latents import Latents
 from pyrovae.measure.latents.plane import latent_plane
-from pyrovae.measure.latents.traverse import traverse
 
 
 class TestPlane:
@@ -80,59 +78,3 @@ class TestPlane:
         text = " ".join(label.get_text() for label in figure.legends[0].get_texts())
         assert f"{100 * plane.prior_mass_in_holes:.1f}% of the prior" in text
         assert f"{100 * plane.aggregate_mass_outside:.1f}% of the codes" in text
-
-
-class TestTraversal:
-    def test_moves_one_dimension_and_holds_the_others_at_the_code(self):
-        vae, x = linear(3)
-        found = traverse(vae, x, datum=5, dimensions=["z[1]", "z[0]"], quantiles=[0.1, 0.5, 0.9])
-        code = vae.posterior.gain @ x[5]
-        for row, column in enumerate([1, 0]):
-            for step in range(3):
-                z = code.clone()
-                z[column] = found.values[row, step]
-                torch.testing.assert_close(found.means[row, step], vae.likelihood.weight @ z)
-
-    def test_steps_are_the_quantiles_of_the_aggregate_posterior(self):
-        world = CorrelatedData()
-        aggregate = Aggregate(world)
-        shares = [0.1, 0.5, 0.9]
-        size = 4000
-        found = traverse(world.vae, world.sample(size), quantiles=shares)
-        order = [int(name[2]) for name in found.names]
-        for row, column in enumerate(order):
-            normal = td.Normal(aggregate.loc[column], aggregate.covariance[column, column].sqrt())
-            truth = normal.icdf(torch.tensor(shares).double())
-            density = normal.log_prob(truth).exp()
-            error = (torch.tensor(shares) * (1 - torch.tensor(shares)) / size).sqrt() / density
-            assert ((found.values[row] - truth).abs() < 4 * error).all()
-
-    def test_of_a_hierarchy_moves_one_level(self):
-        prior = pv.priors.Hierarchical(
-            pv.priors.StandardNormal(2), pv.priors.ConditionalNormal(pv.nets.MLP(2, 2 * 3))
-        )
-        guide = pv.guides.Hierarchical(
-            pv.guides.MeanFieldNormal(pv.nets.MLP(16, 2 * 3)),
-            pv.guides.MeanFieldNormal(pv.nets.MLP(3, 2 * 2)),
-        )
-        vae = pv.VAE(prior, pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16)), guide)
-        x = torch.bernoulli(torch.full((20, 16), 0.5))
-        found = traverse(vae, x, dimensions=["z_1[2]", "z_2[0]"])
-        assert found.means[0].std(0).min() > 0
-        assert found.means[1].std(0).max() < 1e-6  # x depends on z_2 through z_1 alone
-
-    def test_refuses_what_there_is_not(self):
-        vae, x = linear(3)
-        with pytest.raises(ValueError, match="no dimensions \\['z\\[2\\]'\\]"):
-            traverse(vae, x, dimensions=["z[2]"])
-        with pytest.raises(ValueError, match="datum=300"):
-            traverse(vae, x, datum=300)
-
-    def test_figure_has_a_row_for_each_dimension(self):
-        vae, x = linear(3)
-        figure = pv.plots.traversals(traverse(vae, x, dimensions=["z[1]"]), (1, 2, 2))
-        pixels = torch.as_tensor(figure.axes[0].images[0].get_array().filled(math.nan))
-        found = traverse(vae, x, dimensions=["z[1]"]).means
-        assert pixels.shape == (2, 9 * 3 - 1)
-        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["z[1]"]
-        assert found.shape == (1, 9, 4)

@@ -14,24 +14,30 @@ import warnings
 SECONDS = 300
 
 
+def context():
+    """Return the context of processes that are forked from one that has imported the library.
+
+    All tests of a process share it: the names given first are the ones that are imported. Those of
+    `tests/support` cannot be: the process has not the paths of pytest.
+    """
+    forkserver = multiprocessing.get_context("forkserver")
+    # PyTorch imports its compiler when it makes an optimizer, the library scikit-learn for digits.
+    late = ["torch._dynamo", "sklearn.datasets", "ipykernel.kernelapp"]
+    forkserver.set_forkserver_preload(["pyrovae.cli.train", *late])
+    return forkserver
+
+
 def printed_by(script, *arguments, folder):
     """Return what a script prints that is run in a folder; what it raises is raised."""
-    with _context().Pool(1) as pool:
+    with context().Pool(1) as pool:
         return pool.apply_async(_run, (str(script), arguments, str(folder))).get(SECONDS)
 
 
 def started(function, *arguments):
     """Start a function that prints nowhere, in a process that the caller ends."""
-    process = _context().Process(target=_silently, args=(function, *arguments))
+    process = context().Process(target=_silently, args=(function, *arguments))
     process.start()
     return process
-
-
-def _context():
-    context = multiprocessing.get_context("forkserver")
-    # PyTorch imports the second when it makes an optimizer, the library the third for digits.
-    context.set_forkserver_preload(["pyrovae", "torch._dynamo", "sklearn.datasets"])
-    return context
 
 
 def _silently(function, *arguments):

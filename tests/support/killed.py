@@ -1,22 +1,19 @@
 """Commands in processes that are killed at a chosen moment, forked from one that has imported."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
 
 import torch
+from fresh import context
 
 from pyrovae.cli import main
-
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def begun(*arguments):
     """Begin a command of the command line."""
-    CONTEXT.set_forkserver_preload(["killed", "pyrovae.cli.train", "sklearn.datasets"])
-    process = CONTEXT.Process(target=_run, args=([*map(str, arguments)],))
+    process = context().Process(target=_run, args=([*map(str, arguments)],))
     process.start()
     return process
 

@@ -1,7 +1,6 @@
 """Run functions in the processes of a gloo group, and what such functions do."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import traceback
@@ -10,6 +9,7 @@ from datetime import timedelta
 import pyro
 import pyro.distributions as dist
 import torch
+from fresh import context
 from torch import distributed
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
@@ -23,12 +23,10 @@ from pyrovae.measure.annealing import ais
 STEPS = 20
 
 
-def in_group(work, folder, *, world=2, patience=120):
+def in_group(work, folder, *, world=2, patience=300):
     """Run a function in every process of a group; return its results and the exit codes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes"])
     folder.mkdir(exist_ok=True)
-    several = [context.Process(target=_run, args=(work, folder, r, world)) for r in range(world)]
+    several = [context().Process(target=_run, args=(work, folder, r, world)) for r in range(world)]
     for process in several:
         process.start()
     for process in several:

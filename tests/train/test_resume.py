@@ -198,7 +198,7 @@ def test_an_eager_training_resumes_bit_for_bit(case, stop, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["annealed", "scheduled", "batch norm"])
-def test_a_compiled_training_resumes_bit_for_bit(case, tmp_path):
+def test_a_compiled_training_resumes_bit_for_bit(case, tmp_path, compiled_once):
     """The graphs are recorded and checked at the same steps, since they round in another way."""
     target, history, _ = train(case, tmp_path / "whole", compile=True, epochs=5)
     wanted = tensors(target, history)

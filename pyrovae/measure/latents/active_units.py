@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from pyrovae.measure.latents.sites import (
-    LatentSite,
-    drawn,
-    flat,
-    latent_sites,
-)
+from pyrovae.measure.latents.sites import latent_sites
 from pyrovae.types import ContextValue, Program, Target
-from pyrovae.weights.families import known_mean
 from pyrovae.weights.given import Given
+from pyrovae.weights.posterior_means import PROBED, posterior_means
 from pyrovae.weights.target import Resolved
 
 __all__ = ["ACTIVE", "PROBED", "Activity", "active_units", "check_several"]
@@ -32,12 +27,6 @@ ACTIVE: Final = 0.01
 The threshold assumes a standard normal prior and is not scaled for others. Under a narrow prior, a
 dimension below it may still be informative about x.
 """
-
-MEAN_DRAWS: Final = 100
-"""Draws that estimate a posterior mean without a closed form."""
-
-PROBED: Final = 8
-"""The number of data on which the sites of a program are inspected."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,8 @@ def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
 
     Posterior means are computed in closed form where the distribution has one and depends on no
     other site. Otherwise they are estimated from 100 draws per datum, and the variance of that
-    estimate is subtracted, so that the result is unbiased. Discrete sites are left out.
+    estimate is subtracted, so that the result is unbiased (see `weights.posterior_means`).
+    Discrete sites are left out.
 
     Args:
         target: a `VAE`, or a pair (model, guide) with a plate over data.
@@ -104,6 +94,7 @@ def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
 
     Raises:
         ValueError: for fewer than two data; and as `sites.latent_sites`.
+        UndefinedMean: if q(z | x) has no mean, as a Cauchy distribution has none.
 
     References:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders, section 5.2.
@@ -127,17 +118,9 @@ def _activity(guide: Program, given: Given) -> Activity:
     sites = [site for site in latent_sites(guide, *probed) if not site.discrete]
     if not sites:
         return Activity((), torch.zeros(len(given), 0))
-    probe = drawn(guide, 1, *probed)
-    closed = all(
-        not site.dependent and known_mean(probe.nodes[site.name]["fn"]) is not None
-        for site in sites
-    )
-    particles = 1 if closed else MEAN_DRAWS
-    pieces = [
-        _means(sites, drawn(guide, particles, *part), closed=closed)
-        for part in given.passes(particles)
-    ]
-    means, noise = (torch.cat(columns) for columns in zip(*pieces, strict=True))
+    found = posterior_means(guide, given, [site.name for site in sites])
+    means, noise = (torch.cat(parts, -1) for parts in zip(*found.values(), strict=True))
+    means = means.double()
     spread = (means - means.mean(0)).square() * (len(given) / (len(given) - 1))
     return Activity(tuple(name for site in sites for name in site.names), spread - noise)
 
@@ -152,13 +135,3 @@ def check_several(given: Given) -> None:
         raise ValueError(
             f"latent diagnostics compare different data; got {len(given)}: pass two or more"
         )
-
-
-def _means(sites: list[LatentSite], trace: Any, *, closed: bool) -> tuple[Tensor, Tensor]:
-    """Return posterior means and the sampling variances of these, [N, D] each, in float64."""
-    if closed:
-        means = [flat(trace.nodes[site.name]["fn"].mean) for site in sites]
-        mean = torch.cat(means, -1)[0].double()
-        return mean, torch.zeros_like(mean)
-    draws = torch.cat([flat(trace.nodes[site.name]["value"]) for site in sites], -1).double()
-    return draws.mean(0), draws.var(0) / len(draws)

@@ -31,6 +31,7 @@ __all__ = [
     "LatentSite",
     "Values",
     "alike",
+    "continuous",
     "drawn",
     "flat",
     "latent_sites",
@@ -131,6 +132,16 @@ def latent_values(trace: Any) -> Values:
         name: site["value"]
         for name, site in sample_sites(trace)
         if not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    }
+
+
+def continuous(trace: Any) -> dict[str, tuple[str, int]]:
+    """Return the site and the column of each continuous latent dimension of a trace, by name."""
+    return {
+        f"{name}[{j}]": (name, j)
+        for name, value in latent_values(trace).items()
+        if not trace.nodes[name]["fn"].support.is_discrete
+        for j in range(value[0, 0].numel())
     }
 
 

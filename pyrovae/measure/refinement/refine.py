@@ -127,9 +127,9 @@ def unrefined(target: Target, x: Tensor, *context: ContextValue) -> Refined:
     with resolved.evaluating(), torch.no_grad():
         parameters = net(*given).detach().clone()
         q = distribution(parameters)
-        if not q.has_rsample:
+        if not q.has_rsample or q.support.is_discrete:
             raise ValueError(
-                "refinement needs reparameterized draws; the guide's "
+                "refinement needs reparameterized draws of continuous latents; the guide's "
                 f"{type(q).__name__} has none: use a relaxed posterior"
             )
         site = _latent_site(resolved.model, given)

@@ -1,0 +1,168 @@
+r"""Assign factors to units: which unit of a representation holds which factor.
+
+    I*(z_j; v_k) = H(v_k) (I - E I) / (H(v_k) - E I)        in nats, from 0 to H(v_k)
+
+where I is the binned mutual information of unit j and factor k, and E I its mean if the rows of
+the factor are permuted, so that unit and factor are independent. This is the adjusted mutual
+information of Vinh et al. (2010), in nats: it is 0 on average for noise, and H(v_k) for a unit
+that determines the factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from pyrovae.measure.disentanglement.assignment import LOST, Assignment
+from pyrovae.measure.disentanglement.information import (
+    BINS,
+    binned,
+    binned_information,
+    check_bins,
+    entropies,
+)
+from pyrovae.measure.disentanglement.metric import LIMIT
+from pyrovae.measure.disentanglement.pairs import Codes, Pairs, Units
+from pyrovae.measure.findings import error_of_share
+
+__all__ = ["assign"]
+
+PERMUTATIONS: Final = 100
+"""The number of permutations of a factor that give the chance level."""
+
+HALVES: Final = 20
+"""The number of halves of the data that give the errors."""
+
+NEIGHBORS: Final = 10
+FOLDS: Final = 5
+
+
+def assign(
+    representation: Any,
+    factors: Any,
+    *,
+    names: Sequence[str] | None = None,
+    units: Sequence[str] | None = None,
+    bins: int = BINS,
+    limit: int | None = LIMIT,
+) -> Assignment:
+    """Find which unit of a representation holds which factor, in nats.
+
+    A factor is held by each unit with at least half as much information about it as the best unit
+    has; by one unit, or shared by several. It is lost if no unit has 10% of its entropy; but if
+    the 10 nearest neighbors in all units together tell such a factor, it is spread. These
+    thresholds are ours. Information that does not exceed that of 100 permutations of the factor,
+    at all units, counts as none.
+
+    Args:
+        representation: the units of N data, numbers [N, L], such as posterior means; or [N]. A
+            tensor, an array or a frame.
+        factors: what the data were made of, [N, F] or [N]: whole numbers, booleans or words. A
+            tensor, an array or a frame.
+        names: the names of the factors; by default a frame's own, or "factor 0", ...
+        units: the names of the units; by default a frame's own, or "z[0]", ...
+        bins: the number of bins of equal width that a unit is divided into, or the number of a
+            factor's values if that is greater.
+        limit: the largest number of data, drawn at random; None for all.
+
+    Returns:
+        The information of each unit about each factor, and the verdict for each factor.
+
+    Raises:
+        ValueError: if the two differ in length, there are fewer than two data or more units than
+            data, a value is missing or infinite, a factor has a single value or holds numbers that
+            are not whole, names do not fit, or there are fewer than two bins.
+
+    References:
+        Vinh, Epps, Bailey, 2010. Information Theoretic Measures for Clusterings Comparison.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> factors = torch.randint(3, (500, 2))
+        >>> noise = torch.randn(500, 1)
+        >>> found = pv.assign(torch.cat([noise, factors], 1), factors, names=["color", "shape"])
+        >>> found.held
+        {'z[1]': 'color', 'z[2]': 'shape'}
+        >>> found.verdict[0]
+        'Each of the 2 factors is in a unit of its own.'
+    """
+    pairs = Pairs.of(representation, factors, names=names, units=units)
+    check_bins(bins)
+    generator = np.random.default_rng(0)
+    pairs = pairs.limited(limit, generator)
+    columns = [
+        _of_factor(pairs.z, v, max(bins, size), generator)
+        for v, size in zip(pairs.v.T, pairs.sizes, strict=True)
+    ]
+    nats, errors = (
+        torch.from_numpy(np.stack(each, axis=1)) for each in zip(*columns, strict=True)
+    )
+    entropy = torch.from_numpy(entropies(pairs))
+    alone = (nats / entropy).max(0).values >= LOST
+    spread = [
+        name
+        for name, v, found in zip(pairs.factors, pairs.v.T, alone.tolist(), strict=True)
+        if not found and _told_together(pairs.z, v)
+    ]
+    return Assignment(
+        units=pairs.units,
+        factors=pairs.factors,
+        information=nats,
+        error=errors,
+        entropy=entropy,
+        spread=tuple(spread),
+        data=len(pairs),
+        bins=bins,
+    )
+
+
+def _of_factor(
+    z: Units, factor: Codes, bins: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the adjusted information of each unit about one factor and its error, [L] each."""
+    size, count = int(factor.max()) + 1, len(factor)
+    bins_of = binned(z, bins)
+    entropy = binned_information(factor[:, None], factor, size, size)
+    permuted = np.stack(
+        [
+            binned_information(bins_of, generator.permutation(factor), bins, size)
+            for _ in range(PERMUTATIONS)
+        ]
+    )
+    chance = permuted.mean(0)
+    found = binned_information(bins_of, factor, bins, size)
+    halves = []
+    for _ in range(HALVES):
+        rows = generator.permutation(count)[: count // 2]
+        half = binned_information(bins_of[rows], factor[rows], bins, size)
+        halves.append(_adjusted(half, 2 * chance, entropy))  # the bias is proportional to 1 / N
+    information = np.where(found > permuted.max(), _adjusted(found, chance, entropy), 0.0)
+    return information, np.std(halves, axis=0, ddof=1)
+
+
+def _adjusted(found: np.ndarray, chance: np.ndarray, entropy: np.ndarray) -> np.ndarray:
+    """Scale information so that chance is 0 and the factor's entropy is itself."""
+    room = entropy - chance
+    share = (found - chance) / np.where(room > 0, room, 1.0)
+    return np.where(room > 0, entropy * share.clip(0.0, 1.0), 0.0)
+
+
+def _told_together(z: Units, factor: Codes) -> bool:
+    """Return whether the nearest neighbors in all units tell a factor better than its mode."""
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+
+    if len(z) < 2 * FOLDS * NEIGHBORS:
+        return False
+    spread = z.std(0)
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    scaled = z / np.where(spread > 0, spread, 1.0)
+    guessed = cross_val_predict(KNeighborsClassifier(NEIGHBORS), scaled, factor, cv=folds)
+    right, most = (guessed == factor).mean(), np.bincount(factor).max() / len(factor)
+    beyond = right - most
+    return bool(
+        beyond > 3 * error_of_share(right * len(z), len(z)) and beyond / (1 - most) >= LOST
+    )

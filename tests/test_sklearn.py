@@ -1,0 +1,150 @@
+"""`pyrovae.sklearn.VAE` keeps scikit-learn's contract, and scores what it says it scores."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from worlds import LinearGaussian
+
+import pyrovae as pv
+from pyrovae.sklearn import VAE
+
+WORLD = LinearGaussian(latents=2, width=6)
+LINEAR = functools.partial(VAE, hidden=(), learning_rate=0.03, batch_size=100, random_state=0)
+"""A VAE of linear maps: its best model is probabilistic PCA."""
+
+
+@parametrize_with_checks([VAE(hidden=4, epochs=1, particles=2)])
+def test_keeps_scikit_learns_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def x():
+    with pv.seeded(0):
+        return WORLD.sample(1200).numpy()
+
+
+@pytest.fixture(scope="module")
+def fitted(x):
+    return LINEAR(2, epochs=40).fit(x[:600])
+
+
+class TestScore:
+    def test_is_the_held_out_evidence_of_the_linear_world(self, x, fitted):
+        """No model is above the truth, but by chance; the distance is paired over the data."""
+        test = x[600:]
+        lost = WORLD.log_evidence(torch.from_numpy(test)).numpy() - fitted.score_samples(test)
+        error = lost.std() / np.sqrt(600)
+        assert -4 * error < lost.mean() < 0.1
+        assert fitted.score(test) == pytest.approx(fitted.score_samples(test).mean())
+
+    def test_is_that_of_evaluate(self, x, fitted):
+        """In units of the error of one group of 100 particles and of the mean of ten."""
+        test = x[600:900]
+        bound = pv.evaluate(fitted.vae_, test, particles=1000, ks=[100]).iwae[100]
+        error = bound.standard_error * np.sqrt(10 + 1)
+        off = (torch.from_numpy(fitted.score_samples(test)) - bound.value) / error
+        assert 0.2 < off.square().mean().sqrt() < 2  # the particles are common to all data
+
+    def test_of_a_datum_does_not_depend_on_the_others(self, x, fitted):
+        whole = fitted.score_samples(x)
+        np.testing.assert_allclose(fitted.score_samples(x[7:9]), whole[7:9], rtol=1e-9)
+
+
+class TestMethods:
+    def test_transform_is_the_posterior_mean(self, x, fitted):
+        wanted = fitted.vae_.encode(torch.from_numpy(x)).mean.detach().numpy()
+        np.testing.assert_allclose(fitted.transform(x), wanted)
+
+    def test_inverse_transform_is_the_decoders_mean(self, x, fitted):
+        z = fitted.transform(x[:50])
+        rebuilt = fitted.inverse_transform(z)
+        np.testing.assert_allclose(rebuilt, fitted.vae_.decode(torch.from_numpy(z)).mean.detach())
+        by_pca = PCA(2).fit(x[:600])
+        lost = [
+            np.square(each - x[:50]).mean()
+            for each in (rebuilt, by_pca.inverse_transform(by_pca.transform(x[:50])))
+        ]
+        assert lost[0] < 1.5 * lost[1]  # PCA is the best linear reconstruction
+
+    def test_samples_have_the_moments_of_the_world(self, fitted):
+        drawn = fitted.sample(4000, random_state=1)
+        covariance = WORLD.marginal.covariance_matrix.numpy()
+        variance = covariance.diagonal()
+        assert (np.abs(drawn.mean(0) - WORLD.mean.numpy()) < 0.2 * np.sqrt(variance)).all()
+        assert (np.abs(drawn.var(0) / variance - 1) < 0.25).all()
+        assert np.array_equal(drawn, fitted.sample(4000, random_state=1))
+        assert not np.array_equal(drawn, fitted.sample(4000, random_state=2))
+
+    def test_float32_stays_float32(self, x):
+        model = LINEAR(2, epochs=1).fit(x.astype("float32"))
+        assert next(model.vae_.parameters()).dtype == torch.float32
+        assert model.transform(x).dtype == model.sample(3).dtype == np.float32
+
+    def test_torchs_generator_is_left_alone(self, x, fitted):
+        before = torch.get_rng_state()
+        clone(fitted).set_params(epochs=1).fit(x).sample(2)
+        fitted.score(x[:10])
+        fitted.inverse_transform(fitted.transform(x[:10]))
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_any_likelihood_is_taken(self):
+        bits = (np.random.default_rng(0).random((40, 6)) > 0.5).astype(float)
+        model = VAE(hidden=4, epochs=1, likelihood=pv.likelihoods.Bernoulli, random_state=0)
+        assert set(np.unique(model.fit(bits).sample(50))) <= {0.0, 1.0}
+        assert (model.score_samples(bits) < 0).all()
+        with pytest.raises(ValueError, match="Bernoulli takes values that are 0 or 1"):
+            model.fit(0.5 * bits)
+
+
+def test_a_grid_search_finds_the_number_of_latents(x):
+    """A second latent gains what PCA gains by it; a third, which does not exist, gains nothing."""
+    pipeline = make_pipeline(StandardScaler(), LINEAR(epochs=25))
+    search = GridSearchCV(pipeline, {"vae__n_components": [1, 2, 3]}, cv=2).fit(x[:600])
+    one, two, three = search.cv_results_["mean_test_score"]
+    by_pca = make_pipeline(StandardScaler(), PCA())
+    by_pca = GridSearchCV(by_pca, {"pca__n_components": [1, 2]}, cv=2).fit(x[:600])
+    gain = np.diff(by_pca.cv_results_["mean_test_score"])[0]
+    assert two - one == pytest.approx(gain, abs=0.1 * gain + 0.05)
+    assert abs(three - two) < 0.1 * gain
+    best = search.best_params_["vae__n_components"]
+    assert best >= 2
+    assert search.best_estimator_.get_feature_names_out().tolist() == [
+        f"vae{j}" for j in range(best)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_components": 0}, "at least 1|less than 1|latent"),
+        ({"epochs": 0}, "at least one epoch"),
+        ({"particles": 0}, "got particles=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_a_parameter_out_of_range_is_refused_by_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        VAE(**{"hidden": 4, "epochs": 1} | settings).fit(np.eye(8))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.inverse_transform(np.zeros((3, 5))), "latents have 2 columns"),
+        (lambda model: model.transform(np.full((2, 6), np.nan)), "contains NaN"),
+        (lambda model: model.score(np.zeros((2, 5))), "5 features"),
+        (lambda model: model.sample(0), "at least one row"),
+    ],
+)
+def test_bad_input_is_refused(call, message, fitted):
+    with pytest.raises(ValueError, match=message):
+        call(fitted)
