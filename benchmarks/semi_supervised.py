@@ -37,7 +37,7 @@ from pyrovae.weights.bounds import Estimate
 
 CLASSES, LABELS, HIDDEN, EMBEDDED = 10, 100, 200, 50
 STYLES = {"m2": 4, "m1m2": 10}
-EPOCHS = {"m1": 5, "m2": 10, "m1m2": 10}
+EPOCHS = {"m1": 5, "m2": 10, "m1m2": 4}
 ALPHA = {"m2": 1.0, "m1m2": 1.0}
 PUBLISHED = {"m2": 88.03, "m1m2": 96.67}
 ROWS = Path(__file__).with_suffix(".jsonl")

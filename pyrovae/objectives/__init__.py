@@ -18,6 +18,8 @@ of the guide (see `pyrovae.objectives.gradients`):
 
 Every site must lie in the plate over data, as for `log_weights`. An enumerated latent belongs to
 the model only: the bound does not contain its posterior, so a guide with one is refused.
+`SemiSupervised` takes such guides: it trains q of an enumerated class, of which some data have
+labels.
 """
 
 from pyrovae.objectives import aggregate, handlers, regularized
