@@ -11,7 +11,12 @@ for each beta, for held-out images, the ELBO, the total correlation, the mutual 
 (MIG: 1 if each factor is in one unit of z, 0 if in none or in several), and which unit holds which
 factor.
 
-OUTPUT
+In 47 s of one core (TC is the total correlation in nats):
+
+    beta  1.0  ELBO  -14.23  TC  0.34  MIG 0.122 +- 0.005  z[0] x, z[2] y, z[3] scale
+    beta  6.0  ELBO  -17.16  TC  0.19  MIG 0.088 +- 0.003  z[2] y, z[4] y, z[5] x
+
+The total correlation falls. In this one, short training the MIG falls too: y is in two units.
 
 References:
     Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
@@ -50,7 +55,7 @@ def describe(vae: pv.VAE, data: pv.data.DataSet) -> str:
     held = pv.assign(z, factors, names=data.factors).held
     return (
         f"ELBO {report.elbo.mean:7.2f}   total correlation {correlation:5.2f} nats   "
-        f"MIG {mig.mean:.3f} +- {mig.error:.3f}   "
+        f"MIG {mig.mean:.3f} +- {mig.error_over_data:.3f}   "
         + (", ".join(f"{unit} {factor}" for unit, factor in held.items()) or "no factor held")
     )
 

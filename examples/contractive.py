@@ -8,17 +8,23 @@ The guide is a point mass, and the KL term has the weight 0. The penalty is an o
 lines, composed with `Regularized` of the library. The decoder has the encoder's weights: otherwise
 the codes would shrink and the decoder would stretch them.
 
-A shorter Jacobian does not mean less information. The script prints, for test images, the squared
-norm; the directions that hold 90% of it; how far noise of standard deviation 0.25 a pixel moves a
-code, as a share of the distance between codes; the distance |x - W' z - c|^2 of the image decoded
-from the code, and from the code of the noisy image; and the accuracy of a linear classifier of the
-codes, which is fitted to those of clean training images.
+The script prints, for test images, the squared norm; the directions that hold 90% of it; how far
+noise of standard deviation 0.25 a pixel moves a code, as a share of the distance between codes;
+the distance |x - W' z - c|^2 of the image decoded from the code, and from the code of the noisy
+image; and the accuracy of a linear classifier fitted to the codes of clean training images. In
+38 s of one core:
 
-OUTPUT
+    weight                                 0             1             3
+    |J|^2                               9.50          3.43          1.44
+    directions; moved by noise   37.8; 26.0%   23.2; 15.6%   15.1; 10.7%
+    distance: clean; noisy        0.06; 2.32    0.38; 1.45    0.74; 1.34
+    accuracy: clean; noisy      96.6%; 89.9%  96.0%; 88.9%  95.6%; 88.6%
+
+The contracted codes remove noise. The classifier neither gains nor loses beyond the error of 297
+images, about one point on clean and two on noisy ones.
 
 References:
-    Rifai, Vincent, Muller, Glorot, Bengio, 2011. Contractive Auto-Encoders: Explicit Invariance
-        During Feature Extraction.
+    Rifai, Vincent, Muller, Glorot, Bengio, 2011. Contractive Auto-Encoders.
 """
 
 import argparse

@@ -12,7 +12,13 @@ for each gamma, for held-out images, the ELBO, the total correlation (by minibat
 the discriminator), the mutual information gap (MIG: 1 if each factor is in one unit of z, 0 if in
 none or in several), and which unit holds which factor.
 
-OUTPUT
+In 43 s of one core (TC is the total correlation in nats):
+
+    gamma  0.0  ELBO  -14.24  TC  0.33  MIG 0.090 +- 0.004
+    gamma 10.0  ELBO  -14.26  TC  0.33  MIG 0.031 +- 0.005
+
+In so few steps the discriminator has not learned, and the total correlation does not fall: Kim and
+Mnih take 300,000 steps. Raise `--epochs` and `--images` for a comparison of gammas.
 
 References:
     Kim, Mnih, 2018. Disentangling by Factorizing.
@@ -59,7 +65,7 @@ def describe(vae: pv.VAE, data: pv.data.DataSet) -> str:
     held = pv.assign(z, factors, names=data.factors).held
     return (
         f"ELBO {report.elbo.mean:7.2f}   total correlation {correlation:5.2f} nats   "
-        f"MIG {mig.mean:.3f} +- {mig.error:.3f}   "
+        f"MIG {mig.mean:.3f} +- {mig.error_over_data:.3f}   "
         + (", ".join(f"{unit} {factor}" for unit, factor in held.items()) or "no factor held")
     )
 

@@ -7,7 +7,13 @@ PCA; `VAE, scales` has one for each pixel as a function of z, where FactorAnalys
 The best model of each kind is then scored on test digits, and its latents are probed for the
 label. Measured with `python examples/sklearn_grid.py`:
 
-MEASURED
+                    latents  held out   test  ± over data  accuracy, linear
+    PCA                  20     29.43  28.36         0.57             0.913
+    FactorAnalysis       20     48.54  47.52         1.01             0.900
+    VAE                  10     29.81  34.52         0.63             0.907
+    VAE, scales           5     57.17  58.48         0.58             0.840
+
+A bound chooses a model of x: the best one has the fewest latents, and tells labels worst.
 """
 
 import argparse
@@ -28,8 +34,8 @@ def with_scales(net: pv.nets.MLP) -> pv.likelihoods.Normal:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--latents", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--latents", type=int, nargs="+", default=[5, 10, 20])
     parser.add_argument("--smoke", action="store_true", help="two epochs, two sizes")
     args = parser.parse_args()
     if args.smoke:

@@ -106,20 +106,20 @@ class TestMethods:
 
 
 def test_a_grid_search_finds_the_number_of_latents(x):
-    """A second latent gains what PCA gains by it; a third, which does not exist, gains nothing."""
-    pipeline = make_pipeline(StandardScaler(), LINEAR(epochs=25))
-    search = GridSearchCV(pipeline, {"vae__n_components": [1, 2, 3]}, cv=2).fit(x[:600])
-    one, two, three = search.cv_results_["mean_test_score"]
-    by_pca = make_pipeline(StandardScaler(), PCA())
-    by_pca = GridSearchCV(by_pca, {"pca__n_components": [1, 2]}, cv=2).fit(x[:600])
-    gain = np.diff(by_pca.cv_results_["mean_test_score"])[0]
-    assert two - one == pytest.approx(gain, abs=0.1 * gain + 0.05)
-    assert abs(three - two) < 0.1 * gain
-    best = search.best_params_["vae__n_components"]
-    assert best >= 2
-    assert search.best_estimator_.get_feature_names_out().tolist() == [
-        f"vae{j}" for j in range(best)
-    ]
+    """A latent gains what it gains PCA: of two in the world, the second is worth 0.26 nats.
+
+    Standardized noise is not isotropic, so a third still gains 0.02. The tolerance is for what
+    250 steps leave, up to 0.02 for each model over several settings.
+    """
+    scores, best = {}, {}
+    for name, model in (("vae", LINEAR(epochs=25, learning_rate=0.06)), ("pca", PCA())):
+        grid = {f"{name}__n_components": [1, 2, 3]}
+        search = GridSearchCV(make_pipeline(StandardScaler(), model), grid, cv=2).fit(x[:600])
+        scores[name], best[name] = search.cv_results_["mean_test_score"], search.best_estimator_
+    np.testing.assert_allclose(np.diff(scores["vae"]), np.diff(scores["pca"]), rtol=0, atol=0.06)
+    names = best["vae"].get_feature_names_out().tolist()
+    assert names == ["vae0", "vae1", "vae2"][: len(names)]
+    assert len(names) >= 2
 
 
 @pytest.mark.parametrize(

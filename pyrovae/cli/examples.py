@@ -108,6 +108,10 @@ examples:
   pyrovae factors runs/digits
   pyrovae factors runs/sprites --split validation
   pyrovae factors runs/mine --data images.npy --factors factors.csv""",
+    "probe": """\
+examples:
+  pyrovae probe runs/digits
+  pyrovae probe runs/digits --split train --limit 1000""",
     "report": """\
 examples:
   pyrovae report runs/digits

@@ -23,6 +23,7 @@ from pyrovae.cli.options import (
     Imputed,
     Opened,
     Place,
+    Probed,
     Reconstructed,
     Sampled,
     Swept,
@@ -174,6 +175,18 @@ def factors(run: Folder, /, *, options: Factored = Factored(), command: Command 
     from pyrovae.cli import factors
 
     return factors.factors(run, options, command=command)
+
+
+@APP.command(help_epilogue=EPILOGUES["probe"])
+def probe(run: Folder, /, *, options: Probed = Probed()) -> int:
+    """Predict the labels of data from a run's posterior means.
+
+    Prints the accuracy of a linear model and of the nearest neighbors, cross-validated, beside
+    that of as many principal components of the training data, of x itself, and of chance.
+    """
+    from pyrovae.cli import probe
+
+    return probe.probe(run, options)
 
 
 @APP.command(help_epilogue=EPILOGUES["sample"])

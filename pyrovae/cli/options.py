@@ -26,6 +26,7 @@ __all__ = [
     "Flag",
     "Imputed",
     "Opened",
+    "Probed",
     "Place",
     "Reconstructed",
     "Sampled",
@@ -363,6 +364,15 @@ class Imputed(WithRecipe):
     out: Annotated[Path, Parameter(help="The file to write, of one of these kinds.")]
     particles: Annotated[Count, Parameter(help="Samples per row.")] = 1000
     seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Probed(Opened):
+    """The options of `pyrovae probe`."""
+
+    split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+    limit: Annotated[Count | None, Parameter(help="Probe the first N data only.")] = None
 
 
 @Parameter(name="*")

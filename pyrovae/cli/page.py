@@ -45,14 +45,14 @@ HEADINGS: Final = {
     "latents": "The latent space",
 }
 FACTOR_HEADINGS: Final = {
-    "finding-factors": "Which unit holds which factor",
-    "finding-scores": "Disentanglement",
+    "factors": "Which unit holds which factor",
+    "scores": "Disentanglement",
 }
 OF_FINDING: Final = {
     "ais": ("sandwich",),
     "gaps": ("gaps",),
     "latents": ("holes", "traversals"),
-    "finding-factors": ("assignment",),
+    "factors": ("assignment",),
 }
 COLUMNS: Final = ("mean", "error_over_data", "error_over_particles")
 
@@ -185,7 +185,7 @@ def _factors(run: Run) -> dict[str, dict[str, Any]]:
     if run.assignment() is None:
         return {}
     said = read_factors(run.folder / FACTORS)
-    found = {"finding-factors": said["assignment"], "finding-scores": said.get("scores")}
+    found = {"factors": said["assignment"], "scores": said.get("scores")}
     return {
         key: {**each, "heading": FACTOR_HEADINGS[key], "figures": OF_FINDING.get(key, ())}
         for key, each in found.items()

@@ -1,5 +1,6 @@
 """`pyrovae factors`: the assignment that `pv.assign` makes of a run's posterior means."""
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -22,8 +23,8 @@ NAMES = ("hue", "size", "always")
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     """Leave out the slower metrics, which are tested apart."""
-    metrics = (MIG(resamples=3), DCI(resamples=0))
-    monkeypatch.setattr(pv.disentanglement, "__kwdefaults__", {"names": None, "metrics": metrics})
+    short = functools.partial(pv.disentanglement, metrics=(MIG(resamples=3), DCI(resamples=0)))
+    monkeypatch.setattr("pyrovae.cli.factors.disentanglement", short)
 
 
 def made(folder):
@@ -55,7 +56,7 @@ def world(tmp_path_factory) -> tuple[Path, Path, Path]:
     return made(tmp_path_factory.mktemp("factors"))
 
 
-def test_a_file_of_factors_is_assigned(world, capsys):
+def test_a_file_of_factors_is_assigned(world, capsys, drawn):
     """The rows of x are shuffled into the splits; those of the factors go with them."""
     run, _, known = world
     assert main(["factors", str(run), "--split", "train", "--factors", str(known)]) == 0

@@ -18,6 +18,7 @@ import pyrovae as pv
 from pyrovae.cli import main
 from pyrovae.cli import page as page_module
 from pyrovae.files import tensors_as_bytes
+from pyrovae.measure.disentanglement import MIG
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
@@ -88,6 +89,9 @@ def run(tmp_path_factory) -> Path:
         patch.setattr("pyrovae.cli.measure.Gaps", functools.partial(pv.Gaps, steps=4))
         patch.setattr("pyrovae.measure.annealing.ais.safe_to_compile", lambda _: False)
         assert main(["evaluate", str(folder), *EVALUATED]) == 0
+        short = functools.partial(pv.disentanglement, metrics=[MIG(resamples=2)])
+        patch.setattr("pyrovae.cli.factors.disentanglement", short)
+        assert main(["factors", str(folder), "--limit", "60"]) == 0
     return folder
 
 

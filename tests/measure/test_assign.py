@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.measure.disentanglement import Assignment, mutual_information
 
 ROWS = 1000
 
@@ -87,6 +88,23 @@ def test_information_is_that_of_a_noisy_channel():
     assert found.information.item() == pytest.approx(exact, abs=4 * error)
 
 
+def test_information_of_few_data_is_closer_to_that_of_many():
+    """One of 8 values is kept in half of 300 data: the plug-in bias is 7 * 7 / 600 nats."""
+    right, wrong = 0.5 + 0.5 / 8, 0.5 / 8
+    exact = math.log(8) + right * math.log(right) + 7 * wrong * math.log(wrong)
+    adjusted, plain = [], []
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        v = generator.integers(8, size=300)
+        z = np.where(generator.random(300) < 0.5, v, generator.integers(8, size=300))
+        adjusted.append(pv.assign(z, v).information.item())
+        plain.append(mutual_information(z, v).item())
+    assert np.mean(plain) - exact > 0.06
+    assert np.mean(adjusted) == pytest.approx(exact, abs=0.03)
+    found = pv.assign(z, v)
+    assert found.error.item() == pytest.approx(np.std(adjusted, ddof=1), rel=0.6)
+
+
 @pytest.mark.parametrize("rows", [60, 400])
 def test_noise_is_no_information(rows):
     """The plug-in value is far from 0 here: about 19 * 19 / 2N, 3 nats of 3 for 60 rows."""
@@ -115,6 +133,27 @@ def test_a_unit_of_several_factors_is_said_to_hold_them():
     assert found.holders == {"x": ("a",), "y": ("a",)}
     assert found.held == {"a": "x"} or found.held == {"a": "y"}
     assert "a holds x and y." in found.verdict[0]
+
+
+def test_what_counts_as_held_and_as_shared():
+    """Half of the best unit's information shares a factor; a tenth of the entropy holds it."""
+    nats = torch.tensor([[0.8, 0.8, 0.11, 0.09], [0.42, 0.38, 0.0, 0.0]]).double()
+    found = Assignment(
+        units=("a", "b"),
+        factors=("x", "y", "hue", "size"),
+        information=nats,
+        error=0.01 * nats,
+        entropy=torch.ones(4).double(),
+        spread=("size",),
+        data=100,
+        bins=20,
+    )
+    assert found.holders == {"x": ("a", "b"), "y": ("a",), "hue": ("a",), "size": ()}
+    assert found.held == {"a": "x", "b": "x"}
+    assert found.verdict == [
+        "2 of 4 factors are in one unit. x is shared by a and b. a holds x, y and hue. size is "
+        "spread: no unit has 10% of its entropy, but all units together tell it."
+    ]
 
 
 def test_the_table_shows_the_two_best_units():

@@ -137,10 +137,11 @@ def _of_factor(
     halves = []
     for _ in range(HALVES):
         rows = generator.permutation(count)[: count // 2]
-        half = binned_information(bins_of[rows], factor[rows], bins, size)
-        halves.append(_adjusted(half, 2 * chance, entropy))  # the bias is proportional to 1 / N
+        halves.append(binned_information(bins_of[rows], factor[rows], bins, size))
+    room = entropy - chance
+    scale = np.where(room > 0, entropy / np.where(room > 0, room, 1.0), np.nan)
     information = np.where(found > permuted.max(), _adjusted(found, chance, entropy), 0.0)
-    return information, np.std(halves, axis=0, ddof=1)
+    return information, scale * np.std(halves, axis=0, ddof=1)
 
 
 def _adjusted(found: np.ndarray, chance: np.ndarray, entropy: np.ndarray) -> np.ndarray:
