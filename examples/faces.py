@@ -1,7 +1,7 @@
 """A convolutional VAE with a normal likelihood of learned noise, on images of faces.
 
     python examples/faces.py --data freyfaces.npz --figure faces.png
-    python examples/faces.py --data freyfaces.npz --latents 2 --epochs 200 --figure plane.png
+    python examples/faces.py --data freyfaces.npz --latents 2 --epochs 120 --figure plane.png
     python examples/faces.py --data celeba --root data
 
 An .npz file contains grayscale images under the key "images" ([N, H, W], 0 to 255), as the Frey

@@ -30,10 +30,9 @@ from .measure.evaluate import evaluate as evaluate
 from .measure.impute import Imputation as Imputation
 from .measure.impute import impute as impute
 from .measure.impute_table import impute_table as impute_table
+from .measure.latents import paths as paths
 from .measure.latents.active_units import active_units as active_units
 from .measure.latents.interpolate import interpolate as interpolate
-from .measure.latents.interpolate import linear as linear
-from .measure.latents.interpolate import spherical as spherical
 from .measure.latents.latents import Latents as Latents
 from .measure.latents.manifold import manifold as manifold
 from .measure.latents.plane import latent_plane as latent_plane

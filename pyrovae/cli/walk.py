@@ -17,8 +17,8 @@ from pyrovae.cli.measure import image_shape, opened, write_figure
 from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
 from pyrovae.data.reading import extra
 from pyrovae.measure.latents.interpolate import interpolate as interpolated
-from pyrovae.measure.latents.interpolate import linear, spherical
 from pyrovae.measure.latents.manifold import manifold as decoded_plane
+from pyrovae.measure.latents.paths import linear, spherical
 from pyrovae.measure.latents.quantiles import normal_levels
 from pyrovae.measure.latents.traverse import MOST, Traversal, traverse
 from pyrovae.randomness import seeded

@@ -72,7 +72,7 @@ def interpolations(found: Mapping[str, Interpolation], shape: Shape | None = Non
     Example:
         >>> import torch, pyrovae as pv
         >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.rand(2, 64).round()
-        >>> paths = {"linear": pv.linear, "spherical": pv.spherical}
+        >>> paths = {"linear": pv.paths.linear, "spherical": pv.paths.spherical}
         >>> found = {name: pv.interpolate(vae, x, path=path) for name, path in paths.items()}
         >>> figure = pv.plots.interpolations(found, (1, 8, 8))
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()][:3]
@@ -121,7 +121,7 @@ def profiles(
     across = min(count, 5)
     rows = -(-count // across)
     tall = 0.5 + 0.16 * min(width, NAMED)
-    figure = blank(min(WIDTH, 1.9 + 1.4 * across), 0.4 + rows * tall)
+    figure = blank(min(WIDTH, 1.9 + 1.4 * across), max(2.2, 0.4 + rows * tall))
     panels = figure.subplots(rows, across, squeeze=False, sharey=True)
     titles, heads = labels(traversal, held), column_heads(traversal)
     for axes in panels.flat[count:]:

@@ -7,12 +7,12 @@ import pandas
 import pytest
 import torch
 from complaints import complaint
+from matplotlib.text import Text
 from PIL import Image
 
 import pyrovae as pv
 from pyrovae.cli import main
 from pyrovae.measure.disentanglement.saved import FACTORS, save_factors
-from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
 from pyrovae.runs.sources import Source
 
@@ -53,17 +53,33 @@ def cells(tmp_path_factory):
     )
 
 
-def drawn(path):
-    return path.read_bytes()
+@pytest.fixture
+def written(monkeypatch):
+    """Return the figures that commands write, instead of drawing them."""
+    figures = []
+    monkeypatch.setattr(
+        "pyrovae.plots.files.png", lambda figure: figures.append(figure) or b"drawn"
+    )
+    return figures
+
+
+def contents(figure):
+    """Return what a figure shows: the numbers of its images and points, and its words."""
+    images = [image.get_array() for axes in figure.axes for image in axes.images]
+    points = [dots.get_offsets() for axes in figure.axes for dots in axes.collections]
+    words = [text.get_text() for text in figure.findobj(Text)]
+    return [np.ma.filled(each, np.nan).tobytes() for each in (*images, *points)], words
 
 
 class TestWalk:
-    def test_draws_the_walk_of_the_test_data_and_prints_its_kl(self, run, tmp_path, capsys):
+    def test_draws_the_walk_of_the_test_data_and_prints_its_kl(
+        self, run, tmp_path, capsys, written
+    ):
         out = tmp_path / "walk.png"
         assert main(["walk", str(run), "--datum", "3", "-n", "1", "--out", str(out)]) == 0
         x = pv.data.load("digits").test.draw()
         walk = pv.traverse(pv.load(run), x, datum=3, dimensions=1, of="prior")
-        assert drawn(out) == png(pv.plots.traversals(walk, (1, 8, 8)))
+        assert contents(written[-1]) == contents(pv.plots.traversals(walk, (1, 8, 8)))
         lines = capsys.readouterr().out.splitlines()
         assert lines[1].split() == [walk.names[0], f"{walk.kl[0]:.3f}"]
         assert lines[-1] == f"written: {out}"
@@ -75,7 +91,7 @@ class TestWalk:
         with Image.open(out.with_suffix(".gif")) as gif:
             assert gif.n_frames == 48
 
-    def test_names_the_factors_that_the_run_has(self, run, tmp_path, capsys):
+    def test_names_the_factors_that_the_run_has(self, run, tmp_path, capsys, written):
         known = torch.randint(3, (200, 1), generator=torch.Generator().manual_seed(0))
         units = torch.cat([torch.randn(200, 1), known], 1)
         found = pv.assign(units, known, names=["slant"], units=["z[0]", "z[1]"])
@@ -90,18 +106,18 @@ class TestWalk:
             x = pv.data.load("digits").test.draw()
             walk = pv.traverse(pv.load(run), x, of="prior")
             figure = pv.plots.traversals(walk, (1, 8, 8), held=found.held)
-            assert drawn(out) == png(figure)
+            assert contents(written[-1]) == contents(figure)
             factors.write_text("{")
             assert "damaged" in complaint(capsys, "walk", run)
         finally:
             factors.unlink()
 
-    def test_of_numbers_shows_each_column(self, cells, tmp_path, capsys):
+    def test_of_numbers_shows_each_column(self, cells, tmp_path, capsys, written):
         out = tmp_path / "walk.png"
         assert main(["walk", str(cells), "--out", str(out)]) == 0
         test = pv.data.load(**loaded(cells)).test
         walk = pv.traverse(pv.load(cells), test.x, *test.context, of="prior")
-        assert drawn(out) == png(pv.plots.profiles(walk, list("abcde")))
+        assert contents(written[-1]) == contents(pv.plots.profiles(walk, list("abcde")))
         assert "--gif animates images" in complaint(capsys, "walk", cells, "--gif")
 
     def test_says_that_a_kl_is_not_known(self, tmp_path, capsys):
@@ -134,15 +150,15 @@ def loaded(folder):
 
 
 class TestInterpolate:
-    def test_draws_both_paths_between_two_rows(self, run, tmp_path, capsys):
+    def test_draws_both_paths_between_two_rows(self, run, tmp_path, capsys, written):
         out = tmp_path / "between.png"
         assert main(["interpolate", str(run), "5", "2", "-n", "4", "--out", str(out)]) == 0
         x = pv.data.load("digits").test.draw()[[5, 2]]
         found = {
             path.__name__: pv.interpolate(pv.load(run), x, steps=4, path=path)
-            for path in (pv.linear, pv.spherical)
+            for path in (pv.paths.linear, pv.paths.spherical)
         }
-        assert drawn(out) == png(pv.plots.interpolations(found, (1, 8, 8)))
+        assert contents(written[-1]) == contents(pv.plots.interpolations(found, (1, 8, 8)))
 
     def test_leaves_out_the_path_that_a_prior_has_not(self, tmp_path, capsys):
         likelihood = pv.likelihoods.Bernoulli(pv.nets.MLP(2, 64))
@@ -170,18 +186,18 @@ class TestInterpolate:
 
 
 class TestManifold:
-    def test_draws_the_plane_of_two_latents(self, run, tmp_path):
+    def test_draws_the_plane_of_two_latents(self, run, tmp_path, written):
         out = tmp_path / "plane.png"
         assert main(["manifold", str(run), "-n", "3", "--out", str(out)]) == 0
         found = pv.manifold(pv.load(run), side=3)
-        assert drawn(out) == png(pv.plots.manifold(found, (1, 8, 8)))
+        assert contents(written[-1]) == contents(pv.plots.manifold(found, (1, 8, 8)))
 
-    def test_of_named_dimensions(self, run, tmp_path):
+    def test_of_named_dimensions(self, run, tmp_path, written):
         out = tmp_path / "plane.png"
         named = ["--dimensions", "z[1]", "z[0]"]
         assert main(["manifold", str(run), "-n", "3", *named, "--out", str(out)]) == 0
         found = pv.manifold(pv.load(run), side=3, dimensions=["z[1]", "z[0]"])
-        assert drawn(out) == png(pv.plots.manifold(found, (1, 8, 8)))
+        assert contents(written[-1]) == contents(pv.plots.manifold(found, (1, 8, 8)))
 
     def test_refuses_what_is_no_plane(self, run, cells, capsys):
         assert "rows of 5 numbers, not images" in complaint(capsys, "manifold", cells)
@@ -190,21 +206,21 @@ class TestManifold:
 
 
 class TestMap:
-    def test_colors_the_data_by_class(self, run, tmp_path):
+    def test_colors_the_data_by_class(self, run, tmp_path, written):
         out = tmp_path / "map.png"
         assert main(["map", str(run), "-n", "30", "--out", str(out)]) == 0
         test = pv.data.load("digits").test
         figure = pv.plots.latent_map(pv.load(run), test.draw()[:30], test.labels[:30])
-        assert drawn(out) == png(figure)
+        assert contents(written[-1]) == contents(figure)
 
-    def test_colors_them_by_a_condition(self, cells, tmp_path, capsys):
+    def test_colors_them_by_a_condition(self, cells, tmp_path, capsys, written):
         test = pv.data.load(**loaded(cells)).test
         batch = ["xyz"[code] for code in test.context[0].argmax(1).tolist()]
         for by, labels in {"batch": batch, "age": test.context[1][:, 0]}.items():
             out = tmp_path / f"{by}.png"
             assert main(["map", str(cells), "--by", by, "--out", str(out)]) == 0
             figure = pv.plots.latent_map(pv.load(cells), test.x, labels, *test.context)
-            assert drawn(out) == png(figure)
+            assert contents(written[-1]) == contents(figure)
         line = complaint(capsys, "map", cells, "--by", "bach")
         assert "no covariate 'bach': did you mean batch? There are batch, age" in line
 
@@ -215,7 +231,7 @@ class TestMap:
 
 
 class TestSamplesBy:
-    def test_a_row_for_each_category(self, tmp_path, capsys):
+    def test_a_row_for_each_category(self, tmp_path, capsys, written):
         images = np.random.default_rng(0).random((40, 1, 4, 4), dtype="float32")
         np.savez(tmp_path / "x.npz", x=images, kind=np.array(["a", "b"] * 20))
         with pv.seeded(0):
@@ -234,7 +250,7 @@ class TestSamplesBy:
         again = pv.load(folder)
         with pv.seeded(0):
             figure = pv.plots.samples_by(again, kinds, 3, (1, 4, 4))
-        assert drawn(out) == png(figure)
+        assert contents(written[-1]) == contents(figure)
         assert "no covariate 'sort'" in complaint(capsys, "sample", folder, "--by", "sort")
 
     def test_is_for_images(self, cells, capsys):

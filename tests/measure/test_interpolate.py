@@ -11,9 +11,9 @@ from torch import distributions as td
 from worlds import LinearGaussian, random
 
 import pyrovae as pv
-from pyrovae import linear, spherical
 from pyrovae.measure.latents.interpolate import interpolate
 from pyrovae.measure.latents.manifold import manifold
+from pyrovae.measure.latents.paths import linear, spherical
 
 SHARES = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0], dtype=torch.float64)
 
@@ -61,7 +61,7 @@ class TestSpherical:
         ("b", "said"), [(-2 * random(7, 6), "are opposite"), (0 * random(7, 6), "is zero")]
     )
     def test_refuses_ends_without_a_circle(self, b, said):
-        with pytest.raises(ValueError, match=f"{said}.*use path=linear"):
+        with pytest.raises(ValueError, match=f"{said}.*use paths.linear"):
             spherical(random(7, 6), b, SHARES)
 
 
@@ -116,7 +116,7 @@ class TestInterpolate:
         case = CASES["flows: hypersphere"]()
         found = interpolate(case.vae, case.x[:2], path=spherical)
         torch.testing.assert_close(found.latents["z"].norm(dim=-1), torch.ones(11))
-        with pytest.raises(ValueError, match="outside the support of site 'z'.*path=spherical"):
+        with pytest.raises(ValueError, match="outside the support of site 'z'.*paths.spherical"):
             interpolate(case.vae, case.x[:2])
 
     def test_refuses_what_has_no_path(self):
@@ -131,9 +131,9 @@ class TestInterpolate:
         )
         with pytest.raises(ValueError, match="site 'kind' is discrete"):
             interpolate(joint.vae, joint.x[:2])
-        with pytest.raises(ValueError, match="depends on other sites: use path=linear"):
+        with pytest.raises(ValueError, match="depends on other sites: use paths.linear"):
             interpolate(clusters.vae, clusters.x[:2], path=spherical)
-        with pytest.raises(ValueError, match="site 'z' is a Laplace: use path=linear"):
+        with pytest.raises(ValueError, match="site 'z' is a Laplace: use paths.linear"):
             interpolate(laplace.vae, laplace.x[:2], path=spherical)
 
 
@@ -204,4 +204,4 @@ def test_every_part_is_interpolated_or_says_why_not(make, path):
         assert len(found.means) == 3
         assert found.means.isfinite().all()
         return
-    assert "is discrete" in said or "outside the support" in said or "path=linear" in said
+    assert "is discrete" in said or "outside the support" in said or "paths.linear" in said

@@ -99,7 +99,7 @@ def test_profiles_show_the_change_of_each_column_from_the_middle():
 
 def test_interpolations_are_rows_of_means():
     target, x = vae(), binary(2)
-    paths = {"linear": pv.linear, "spherical": pv.spherical}
+    paths = {"linear": pv.paths.linear, "spherical": pv.paths.spherical}
     found = {name: pv.interpolate(target, x, path=path, steps=3) for name, path in paths.items()}
     axes = plots.interpolations(found, SHAPE).axes[0]
     pixels = torch.as_tensor(axes.images[0].get_array().filled(math.nan))

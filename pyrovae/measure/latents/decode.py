@@ -121,5 +121,5 @@ def _check_support(site: Any, value: Tensor) -> None:
         raise ValueError(
             f"values on the way lie outside the support of site '{site['name']}', "
             f"{support}: its dimensions cannot be moved one by one or along a line; on a sphere, "
-            "use interpolate(vae, x, path=spherical)"
+            "use interpolate(vae, x, path=paths.spherical)"
         )

@@ -1,17 +1,7 @@
-r"""Interpolation between the latents of two data, along a line or a great circle.
-
-    line       z(t) = (1 - t) a + t b
-    circle     z(t) = ((1 - t)|a| + t|b|) (sin((1 - t) w) a/|a| + sin(t w) b/|b|) / sin w
-
-with w the angle between a and b. In many dimensions a standard normal has its mass near a sphere
-of radius sqrt(D). The middle of a line between two of its draws lies at 0.7 of this radius, where
-the decoder was hardly trained; the great circle stays at the radius.
-"""
+"""Interpolation between the latents of two data, decoded along a path (see `paths`)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +15,7 @@ from pyrovae.measure.latents.decode import (
     prior_program,
     prior_sites,
 )
+from pyrovae.measure.latents.paths import Path, linear, spherical
 from pyrovae.measure.latents.sites import Values, drawn, latent_values
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
@@ -32,10 +23,7 @@ from pyrovae.weights.families import innermost, univariate_factors
 from pyrovae.weights.given import Given
 from pyrovae.weights.target import Resolved
 
-__all__ = ["Interpolation", "Path", "interpolate", "linear", "spherical"]
-
-Path = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A path: of two latents [D] and S shares from 0 to 1, the latents [S, D] between them."""
+__all__ = ["Interpolation", "interpolate"]
 
 
 @dataclass(frozen=True)
@@ -53,63 +41,6 @@ class Interpolation:
     means: Tensor
 
 
-def linear(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
-    """Return latents on the line between two, [S, D].
-
-    Example:
-        >>> linear(torch.zeros(2), torch.ones(2), torch.tensor([0.0, 0.5, 1.0]))
-        tensor([[0.0000, 0.0000],
-                [0.5000, 0.5000],
-                [1.0000, 1.0000]])
-    """
-    return torch.lerp(start, end, shares.to(start).unsqueeze(-1))
-
-
-def spherical(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
-    r"""Return latents on the great circle between two (slerp), [S, D].
-
-    The angle from the start and the norm change in proportion to the share.
-
-    $$ z(t) = \left((1 - t) |a| + t |b|\right)
-       \frac{\sin((1 - t) \omega) \hat a + \sin(t \omega) \hat b}{\sin \omega},
-       \qquad \cos \omega = \hat a \cdot \hat b $$
-
-    Raises:
-        ValueError: if a latent is zero, which has no direction, or the two are opposite, between
-            which there are many great circles.
-
-    References:
-        Shoemake, 1985. Animating Rotation with Quaternion Curves.
-        White, 2016. Sampling Generative Networks.
-
-    Example:
-        >>> a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
-        >>> spherical(a, b, torch.tensor([0.5]))
-        tensor([[1.4142, 1.4142]])
-    """
-    a, b, t = start.double(), end.double(), shares.to(start).double().unsqueeze(-1)
-    norms = a.norm(), b.norm()
-    if min(norms) == 0:
-        raise ValueError(
-            "one of the latents is zero, the center of the prior, and has no direction to turn "
-            "from: use path=linear"
-        )
-    a, b = a / norms[0], b / norms[1]
-    # The angle by its half is accurate for small and for large angles (Kahan).
-    angle = 2 * torch.atan2((a - b).norm(), (a + b).norm())
-    if math.pi - angle < 1e-6:
-        raise ValueError(
-            "the two latents are opposite, and there are many great circles between them: use "
-            "path=linear"
-        )
-    if angle < 1e-6:  # The circle is a line to the accuracy of double precision.
-        weights = 1 - t, t
-    else:
-        weights = ((1 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()
-    found = torch.lerp(*norms, t) * (weights[0] * a + weights[1] * b)
-    return found.to(start)
-
-
 @torch.no_grad()
 def interpolate(
     vae: VAE,
@@ -120,26 +51,26 @@ def interpolate(
 ) -> Interpolation:
     """Decode latents on a path between the posterior means of two data.
 
-    The latents of every site move together. With `spherical`, they turn around the prior's mean
-    in units of its standard deviation, so the prior must be normal or uniform on a sphere. All
-    steps are decoded with the context of the first datum.
+    The latents of every site move together. With `paths.spherical`, they turn around the mean of
+    the prior in units of its standard deviation, so the prior must be normal or uniform on a
+    sphere. All steps are decoded with the context of the first datum.
 
     Args:
         vae: the VAE.
         x: the two data, [2, ...].
         *context: further arguments of the programs.
         steps: the number of steps S, both ends included.
-        path: `linear`, `spherical`, or a function of your own of the same signature.
+        path: `paths.linear`, `paths.spherical`, or a function of your own of the same signature.
 
     Raises:
         ValueError: if there are not two data, `steps` is below 2, a latent is discrete, the prior
-            is not one of those for `spherical`, or the path leaves the prior's support.
+            is not one of those for `paths.spherical`, or the path leaves the prior's support.
         UndefinedMean: if p(x | z) has no mean.
 
     Example:
         >>> import torch, pyrovae as pv
         >>> vae = pv.mlp_vae(64, latents=3, hidden=16)
-        >>> found = pv.interpolate(vae, torch.rand(2, 64).round(), path=pv.spherical)
+        >>> found = pv.interpolate(vae, torch.rand(2, 64).round(), path=pv.paths.spherical)
         >>> found.means.shape
         torch.Size([11, 64])
     """
@@ -191,8 +122,8 @@ def _frames(vae: VAE, ends: Values, row: Given) -> dict[str, tuple[Any, Any]]:
     dependent = [site.name for site in prior_sites(vae, row) if site.dependent]
     if dependent:
         raise ValueError(
-            f"the great circles of path=spherical turn around a fixed center; the prior of sites "
-            f"{dependent} depends on other sites: use path=linear"
+            f"the great circles of paths.spherical turn around a fixed center; the prior of sites "
+            f"{dependent} depends on other sites: use paths.linear"
         )
     found = {}
     for name in ends:
@@ -204,7 +135,7 @@ def _frames(vae: VAE, ends: Values, row: Given) -> dict[str, tuple[Any, Any]]:
             found[name] = 0.0, 1.0
         else:
             raise ValueError(
-                f"the great circles of path=spherical are of normal priors; the prior of site "
-                f"'{name}' is a {type(innermost(fn)).__name__}: use path=linear"
+                f"the great circles of paths.spherical are of normal priors; the prior of site "
+                f"'{name}' is a {type(innermost(fn)).__name__}: use paths.linear"
             )
     return found
