@@ -15,6 +15,8 @@ from . import sklearn as sklearn
 from . import train as train
 from . import weights as weights
 from .measure import discrepancies as discrepancies
+from .measure.accuracy import Accuracy as Accuracy
+from .measure.accuracy import class_probabilities as class_probabilities
 from .measure.annealing.ais import AIS as AIS
 from .measure.annealing.ais import AISFinding as AISFinding
 from .measure.codes import Codes as Codes

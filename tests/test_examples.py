@@ -22,7 +22,7 @@ FINDINGS = {
     "sklearn_grid": r"(?m)^(PCA|FactorAnalysis|VAE|VAE, scales) +\d+ +-?\d+\.\d+ ",
     "sparse_autoencoder": r"(?m)^KL weight (\d) .*explained +\d+\.\d%",
     "vq_vae": r"(?m)^ *(log p\(x \| k\) \+ log p\(k\) +-\d+\.\d+) ",
-    "semi_supervised": r"test accuracy +(\d+\.\d+)%",
+    "semi_supervised": r"(?m)^ accuracy(?:, labels alone)? +(0\.\d+) ",
 }
 
 

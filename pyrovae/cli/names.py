@@ -29,10 +29,13 @@ MODULES: Final = {
 QUANTIZERS: Final = frozenset({"Codebook", "Lattice", "Quantized", "Quantizer", "TorchCodebook"})
 
 FROM_PYTHON: Final = QUANTIZERS | {
-    *("Folded", "CausalTransformer"),
+    *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
     *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
 }
-"""Parts that wrap a module of one's own, or share a quantizer, which an experiment cannot name."""
+"""Parts that an experiment cannot name.
+
+They wrap a module of one's own, share a quantizer, or take labels.
+"""
 
 ELBO: Final = "ELBO"
 """The name of the default objective of `fit`, which is not a class of the library."""

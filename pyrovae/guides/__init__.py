@@ -15,6 +15,7 @@ from pyrovae.guides.hierarchical import Hierarchical, Ladder
 from pyrovae.guides.joint import Joint
 from pyrovae.guides.mixtures import MixtureOfNormals
 from pyrovae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
+from pyrovae.guides.of_context import OfContext
 from pyrovae.guides.sphere import PowerSpherical
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LowRankNormal",
     "MeanFieldNormal",
     "MixtureOfNormals",
+    "OfContext",
     "OneHot",
     "Posterior",
     "PowerSpherical",

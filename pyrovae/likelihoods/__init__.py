@@ -17,6 +17,7 @@ from pyrovae.likelihoods.counts import (
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
+from pyrovae.likelihoods.labels import Label
 from pyrovae.likelihoods.location_scale import Laplace, Normal, StudentT
 from pyrovae.likelihoods.masks import Masked, fill_missing
 from pyrovae.likelihoods.pixels import Categorical, DiscretizedLogisticMixture
@@ -29,6 +30,7 @@ __all__ = [
     "Beta",
     "Categorical",
     "Columns",
+    "Label",
     "ContinuousBernoulli",
     "DiscretizedLogisticMixture",
     "Laplace",

@@ -18,6 +18,8 @@ of the guide (see `pyrovae.objectives.gradients`):
 
 Every site must lie in the plate over data, as for `log_weights`. An enumerated latent belongs to
 the model only: the bound does not contain its posterior, so a guide with one is refused.
+`SemiSupervised` takes such guides: it trains q of an enumerated class, of which some data have
+labels.
 """
 
 from pyrovae.objectives import aggregate, handlers, regularized
@@ -26,6 +28,7 @@ from pyrovae.objectives.cubo import CUBO
 from pyrovae.objectives.lower_bounds import CIWAE, IWAE, MIWAE, Renyi
 from pyrovae.objectives.piwae import PIWAE
 from pyrovae.objectives.regularized import DIP, MMD, FactorVAE, TotalCorrelation
+from pyrovae.objectives.semi_supervised import SemiSupervised
 from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "Objective",
     "Renyi",
     "ReweightedWakeSleep",
+    "SemiSupervised",
     "TotalCorrelation",
     "aggregate",
     "handlers",

@@ -61,7 +61,17 @@ def class_and_style() -> Case:
     return case(prior, guide, 2 + 1)
 
 
+def bottleneck() -> Case:
+    vae = pv.VAE(
+        priors.StandardNormal(2),
+        pv.likelihoods.Label(MLP(2, 4, 3), classes=3),
+        guides.OfContext(guides.MeanFieldNormal(MLP(3, 4, 4))),
+    )
+    return Case(vae, torch.tensor([0, 2, 1, 2]), (X,))
+
+
 CASES = {
+    "Label and OfContext": bottleneck,
     "Hierarchical, bottom-up": bottom_up,
     "Hierarchical, Ladder": top_down,
     "ConditionalNormal": conditional,
