@@ -205,8 +205,8 @@ def _line(line: dict[str, Any], row: Row) -> str:
     return (
         f"| {line['row']} | {line['steps']:,} | {line['seed']} | {published} | "
         f"{line['nll']:.2f} | {line['over_data']:.2f} | {line['over_particles']:.3f} | {over} | "
-        f"{line['elbo']:.2f} | {line['kl']:.2f} | {units}{known} | {100 * line['untrusted']:.0f} % | "
-        f"{line['seconds']:,.0f} ({line['threads']}) |"
+        f"{line['elbo']:.2f} | {line['kl']:.2f} | {units}{known} | "
+        f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} ({line['threads']}) |"
     )
 
 

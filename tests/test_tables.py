@@ -74,11 +74,13 @@ def test_a_row_is_that_of_evaluate(tables, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_programs_of_each_table(tables, name):
-    x = torch.rand(6, 784)
+    x = torch.rand(500, 784)
     rows = importlib.import_module(name).TABLE.rows
     for row_name, row in rows.items():
         vae = row.make(x)
-        history = pv.fit(vae, x.round(), epochs=1, step=row.step(10), callbacks=row.callbacks())
+        history = pv.fit(
+            vae, x[:6].round(), epochs=1, step=row.step(10), callbacks=row.callbacks()
+        )
         assert history.epochs[0].loss > 0, row_name
 
 

@@ -51,8 +51,8 @@ TABLE = Table(
     title="Importance weighted autoencoders, MNIST",
     text="""Burda, Grosse, Salakhutdinov (2016), Table 1: -IWAE-5000 on the 10,000 test images.
 Theirs: 60,000 images, binarized anew at each use, batches of 20, Adam (eps 1e-4), eight stages of
-$3^i$ epochs at $10^{-3 - i/7}$, 9.8 million steps. Ours: the same schedule over the steps of the row,
-batches of 100, the same networks and plain gradients, the test images binarized once.""",
+$3^i$ epochs at $10^{-3 - i/7}$, 9.8 million steps. Ours: the same schedule over the steps of the
+row, batches of 100, the same networks and plain gradients, the test images binarized once.""",
     rows={
         "one layer, VAE-1": Row(one_layer, vae(1), 86.76, (19,)),
         "one layer, VAE-5": Row(one_layer, vae(5), 86.47, (20,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from iwae import one_layer
@@ -14,9 +15,7 @@ import pyrovae as pv
 Rate = Callable[[int], float]
 
 
-def trained_by(
-    lr: Callable[[int], Callable[[int], float]], **settings
-) -> Callable[[int], pv.Step]:
+def trained_by(lr: Callable[[int], Rate], **settings: Any) -> Callable[[int], pv.Step]:
     """Return the step of Adam with a schedule, a function of the number of steps."""
     settings = {"kind": torch.optim.Adam, "eps": 1e-4} | settings
     return lambda steps: pv.Step(pv.Optim(lr=lr(steps), **settings))
@@ -53,8 +52,8 @@ def averaged() -> list[pv.Callback]:
 TABLE = Table(
     title="Steps to the number",
     text="""The VAE-1 with one layer of the table of importance weighted autoencoders,
-784-200-200-50 with tanh, trained on the same images with the same number of images seen, by one change at a time.
-The first row is the recipe of Burda et al. (2016), compressed.""",
+784-200-200-50 with tanh, trained on the same images with the same number of images seen, by one
+change at a time. The first row is the recipe of Burda et al. (2016), compressed.""",
     rows={
         "staged, Adam, batch 100": Row(one_layer, trained_by(staged)),
         "cosine from 1e-3": Row(one_layer, trained_by(cosine(1e-3))),
