@@ -10,6 +10,7 @@ FactorAnalysis, so that `GridSearchCV` chooses among them by data that were held
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -108,6 +109,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ValueError: if there are fewer than two data, if X is not finite or outside the
                 likelihood's domain, or if a parameter is out of range.
         """
+        fresh = copy(self)  # a fit that fails leaves all attributes as they were
+        fresh._train(X)
+        self.__dict__ = fresh.__dict__
+        return self
+
+    def _train(self, X: Any) -> None:  # noqa: N803
         X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
         if self.particles < 1:
             raise ValueError(f"the score takes particles; got particles={self.particles}")
@@ -129,11 +136,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             callbacks=[ProgressBar()] if self.verbose else [],
         )
         self.vae_ = vae
-        return self
 
     def transform(self, X: Any) -> Any:  # noqa: N803
         """Return the posterior means [N, L] of X (`pyrovae.VAE.embed`)."""
-        return self.vae_.embed(self._checked(X)).numpy()
+        x = self._checked(X)
+        return self.vae_.embed(x).numpy()
 
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> Any:  # noqa: N803

@@ -7,10 +7,12 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted
 from worlds import LinearGaussian
 
 import pyrovae as pv
@@ -134,6 +136,32 @@ def test_a_grid_search_finds_the_number_of_latents(x):
 def test_a_parameter_out_of_range_is_refused_by_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         VAE(**{"hidden": 4, "epochs": 1} | settings).fit(np.eye(8))
+
+
+class TestAFitThatFails:
+    def test_leaves_the_fit_before_it(self):
+        x = np.random.default_rng(0).normal(size=(20, 3))
+        model = VAE(2, hidden=4, epochs=1, random_state=0).fit(x)
+        score, before = model.score(x), dict(vars(model))
+        with pytest.raises(ValueError, match="at least one epoch"):
+            model.set_params(n_components=1, particles=5, epochs=0).fit(x[:, :2])
+        kept = {name: value for name, value in vars(model).items() if name.endswith("_")}
+        assert {name: before[name] for name in kept} == kept
+        assert model.score(x) == score
+        assert model.get_feature_names_out().tolist() == ["vae0", "vae1"]
+
+    def test_is_no_fit(self):
+        model = VAE(hidden=4, epochs=0)
+        with pytest.raises(ValueError, match="at least one epoch"):
+            model.fit(np.eye(4))
+        with pytest.raises(NotFittedError):
+            check_is_fitted(model)
+
+
+@pytest.mark.parametrize("name", ["transform", "inverse_transform", "score", "score_samples"])
+def test_methods_ask_for_a_fit(name):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(VAE(), name)(np.eye(4))
 
 
 @pytest.mark.parametrize(
