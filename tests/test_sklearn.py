@@ -131,6 +131,10 @@ def test_a_grid_search_finds_the_number_of_latents(x):
         ({"epochs": 0}, "at least one epoch"),
         ({"particles": 0}, "got particles=0"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"n_components": 2.0}, "n_components takes whole numbers; got 2.0"),
+        ({"particles": 1.5}, "particles takes whole numbers; got 1.5"),
+        ({"hidden": (4, 2.5)}, "hidden takes whole numbers; got 2.5"),
+        ({"likelihood": "bernoulli"}, "likelihood takes a class, .*; got 'bernoulli'"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused_by_fit(settings, message):
@@ -156,6 +160,41 @@ class TestAFitThatFails:
             model.fit(np.eye(4))
         with pytest.raises(NotFittedError):
             check_is_fitted(model)
+
+
+def test_whole_numbers_may_be_numpys():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    given = {"n_components": 2, "hidden": 4, "epochs": 1, "batch_size": 10, "particles": 5}
+    wanted = VAE(**given, random_state=0).fit(x).score(x)
+    settings = {name: np.int64(value) for name, value in given.items()}
+    assert VAE(**settings, random_state=0).fit(x).score(x) == wanted
+    settings["hidden"] = np.array([4])
+    assert VAE(**settings, random_state=0).fit(x).score(x) == wanted
+
+
+def test_a_generator_of_numpy_is_a_random_state():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    first, again, other = (
+        VAE(hidden=4, epochs=1, random_state=np.random.default_rng(seed)).fit(x).score(x)
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_data_outside_the_domain_are_refused_alike_by_all_methods():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    model = VAE(hidden=4, epochs=1, likelihood=pv.likelihoods.Bernoulli).fit(x > 0)
+    for method in (model.fit, model.transform, model.score):
+        with pytest.raises(ValueError, match=r"takes values that are 0 or 1; .*: x > 0.5, torch"):
+            method(x)
+
+
+def test_counts_have_a_likelihood_by_partial():
+    x = np.random.default_rng(0).poisson(3.0, (40, 3))
+    likelihood = functools.partial(pv.likelihoods.NegativeBinomial, width=3)
+    model = VAE(hidden=4, epochs=1, likelihood=likelihood, random_state=0).fit(x)
+    assert -20 < model.score(x) < 0
+    assert (model.sample(5) >= 0).all()
 
 
 @pytest.mark.parametrize("name", ["transform", "inverse_transform", "score", "score_samples"])
