@@ -51,7 +51,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_components: the number of latent dimensions L.
         hidden: the widths of the guide's hidden layers; the likelihood's are in reverse order.
         likelihood: a class of `pyrovae.likelihoods` for D outputs and no context, `Normal`,
-            `StudentT`, `Laplace`, `Bernoulli`, `Beta`, `ContinuousBernoulli` or `Poisson`; or a
+            `StudentT`, `Laplace`, `Bernoulli`, `ContinuousBernoulli` or `Poisson`; or a
             function of a network, such as `functools.partial(NegativeBinomial, width=D)`.
         epochs: the number of passes over the data.
         batch_size: the number of data in a step.
