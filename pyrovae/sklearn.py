@@ -9,7 +9,9 @@ FactorAnalysis, so that `GridSearchCV` chooses among them by data that were held
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +32,7 @@ from pyrovae.weights.bounds import log_mean_exp
 from pyrovae.weights.given import Given
 from pyrovae.weights.run import LOG_W, run
 from pyrovae.weights.sites import mean_of
+from pyrovae.weights.target import check_data
 from pyrovae.weights.traces import held
 
 __all__ = ["VAE"]
@@ -47,12 +50,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Args:
         n_components: the number of latent dimensions L.
         hidden: the widths of the guide's hidden layers; the likelihood's are in reverse order.
-        likelihood: a class of `pyrovae.likelihoods`, or a function of a network.
+        likelihood: a class of `pyrovae.likelihoods` for D outputs and no context, `Normal`,
+            `StudentT`, `Laplace`, `Bernoulli`, `ContinuousBernoulli` or `Poisson`; or a
+            function of a network, such as `functools.partial(NegativeBinomial, width=D)`.
         epochs: the number of passes over the data.
         batch_size: the number of data in a step.
         learning_rate: that of Adam.
         particles: K, the number of particles of the score.
-        random_state: the seed, or a generator, for parameters, batches and noise.
+        random_state: the seed, a RandomState or a Generator of NumPy, from which parameters,
+            batches and noise follow; None for NumPy's global state.
         verbose: whether to show a progress bar.
 
     Attributes:
@@ -108,32 +114,48 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ValueError: if there are fewer than two data, if X is not finite or outside the
                 likelihood's domain, or if a parameter is out of range.
         """
+        fresh = copy(self)  # a fit that fails leaves all attributes as they were
+        fresh._train(X)
+        self.__dict__ = fresh.__dict__
+        return self
+
+    def _train(self, X: Any) -> None:  # noqa: N803
         X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
-        if self.particles < 1:
-            raise ValueError(f"the score takes particles; got particles={self.particles}")
+        latents, particles, epochs, batch_size = (
+            _whole(name, getattr(self, name))
+            for name in ("n_components", "particles", "epochs", "batch_size")
+        )
+        if particles < 1:
+            raise ValueError(f"the score takes particles; got particles={particles}")
+        if not callable(self.likelihood):
+            raise ValueError(
+                "likelihood takes a class, such as pyrovae.likelihoods.Bernoulli; got "
+                f"{self.likelihood!r}"
+            )
+        widths = self.hidden if isinstance(self.hidden, Sequence) else np.atleast_1d(self.hidden)
+        hidden = [_whole("hidden", width) for width in widths]
         seed = _seed(self.random_state)
         x = torch.tensor(X)
         with seeded(seed):
-            features = x.shape[1]
-            vae = mlp_vae(
-                *(features, self.n_components), hidden=self.hidden, likelihood=self.likelihood
-            ).to(x.dtype)
+            vae = mlp_vae(x.shape[1], latents, hidden=hidden, likelihood=self.likelihood)
+            vae = vae.to(x.dtype)
+            check_data(vae, x)
             _start(vae, x)
-            self._noise = torch.randn(self.particles, self.n_components, dtype=x.dtype)
+            self._noise = torch.randn(particles, latents, dtype=x.dtype)
         self.history_ = fit(
             *(vae, x),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
+            epochs=epochs,
+            batch_size=batch_size,
             step=Step(optim=Optim(torch.optim.Adam, lr=self.learning_rate)),
             seed=seed,
             callbacks=[ProgressBar()] if self.verbose else [],
         )
         self.vae_ = vae
-        return self
 
     def transform(self, X: Any) -> Any:  # noqa: N803
         """Return the posterior means [N, L] of X (`pyrovae.VAE.embed`)."""
-        return self.vae_.embed(self._checked(X)).numpy()
+        x = self._checked(X)
+        return self.vae_.embed(x).numpy()
 
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> Any:  # noqa: N803
@@ -162,6 +184,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         score of a datum does not depend on the others.
         """
         x = self._checked(X)
+        check_data(self.vae_, x)
         with generators_kept():
             found = [self._log_weights(*part) for part in Given(x).passes(len(self._noise))]
         return log_mean_exp(torch.cat(found, 1)).numpy()
@@ -202,7 +225,17 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _whole(name: str, value: Any) -> int:
+    """Return a whole number of Python or NumPy."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} takes whole numbers; got {value!r}") from None
+
+
 def _seed(random_state: Any) -> int:
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31 - 1))
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 

@@ -163,7 +163,8 @@ class VAE(nn.Module):
         They are computed in batches and in evaluation mode. Values of more than one axis are
         flattened. A categorical site with C classes gives their C probabilities. Where a site
         depends on others or has no mean in closed form, the mean of 100 draws stands for it; the
-        draws are the same at each call, and torch's generators are left as they were.
+        draws are the same at each call with the same data, and torch's generators are left as they
+        were. They depend on the batch: `embed(x)[:7]` and `embed(x[:7])` then differ by chance.
 
         Args:
             x: data [N, ...], an array, a split or a tuple (x, *context). A dynamic split is

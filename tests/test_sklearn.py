@@ -7,10 +7,12 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted
 from worlds import LinearGaussian
 
 import pyrovae as pv
@@ -129,11 +131,76 @@ def test_a_grid_search_finds_the_number_of_latents(x):
         ({"epochs": 0}, "at least one epoch"),
         ({"particles": 0}, "got particles=0"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"n_components": 2.0}, "n_components takes whole numbers; got 2.0"),
+        ({"particles": 1.5}, "particles takes whole numbers; got 1.5"),
+        ({"hidden": (4, 2.5)}, "hidden takes whole numbers; got 2.5"),
+        ({"likelihood": "bernoulli"}, "likelihood takes a class, .*; got 'bernoulli'"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused_by_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         VAE(**{"hidden": 4, "epochs": 1} | settings).fit(np.eye(8))
+
+
+class TestAFitThatFails:
+    def test_leaves_the_fit_before_it(self):
+        x = np.random.default_rng(0).normal(size=(20, 3))
+        model = VAE(2, hidden=4, epochs=1, random_state=0).fit(x)
+        score, before = model.score(x), dict(vars(model))
+        with pytest.raises(ValueError, match="at least one epoch"):
+            model.set_params(n_components=1, particles=5, epochs=0).fit(x[:, :2])
+        kept = {name: value for name, value in vars(model).items() if name.endswith("_")}
+        assert {name: before[name] for name in kept} == kept
+        assert model.score(x) == score
+        assert model.get_feature_names_out().tolist() == ["vae0", "vae1"]
+
+    def test_is_no_fit(self):
+        model = VAE(hidden=4, epochs=0)
+        with pytest.raises(ValueError, match="at least one epoch"):
+            model.fit(np.eye(4))
+        with pytest.raises(NotFittedError):
+            check_is_fitted(model)
+
+
+def test_whole_numbers_may_be_numpys():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    given = {"n_components": 2, "hidden": 4, "epochs": 1, "batch_size": 10, "particles": 5}
+    wanted = VAE(**given, random_state=0).fit(x).score(x)
+    settings = {name: np.int64(value) for name, value in given.items()}
+    assert VAE(**settings, random_state=0).fit(x).score(x) == wanted
+    settings["hidden"] = np.array([4])
+    assert VAE(**settings, random_state=0).fit(x).score(x) == wanted
+
+
+def test_a_generator_of_numpy_is_a_random_state():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    first, again, other = (
+        VAE(hidden=4, epochs=1, random_state=np.random.default_rng(seed)).fit(x).score(x)
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_data_outside_the_domain_are_refused_alike_by_all_methods():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    model = VAE(hidden=4, epochs=1, likelihood=pv.likelihoods.Bernoulli).fit(x > 0)
+    for method in (model.fit, model.transform, model.score):
+        with pytest.raises(ValueError, match=r"takes values that are 0 or 1; .*: x > 0.5, torch"):
+            method(x)
+
+
+def test_counts_have_a_likelihood_by_partial():
+    x = np.random.default_rng(0).poisson(3.0, (40, 3))
+    likelihood = functools.partial(pv.likelihoods.NegativeBinomial, width=3)
+    model = VAE(hidden=4, epochs=1, likelihood=likelihood, random_state=0).fit(x)
+    assert -20 < model.score(x) < 0
+    assert (model.sample(5) >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["transform", "inverse_transform", "score", "score_samples"])
+def test_methods_ask_for_a_fit(name):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(VAE(), name)(np.eye(4))
 
 
 @pytest.mark.parametrize(

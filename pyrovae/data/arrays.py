@@ -308,7 +308,7 @@ def _frame(value: Any, reading: _Reading) -> Any:
         return reading.array(_column(frame))
     if not isinstance(frame, narwhals.DataFrame):
         return value
-    columns = [_column(frame[name]) for name in frame.columns]
+    columns = [_column(series) for series in frame.iter_columns()]
     if not columns:
         raise ValueError("the frame has no columns")
     # Whole numbers beside whole numbers stay so; floats beside anything are floats.

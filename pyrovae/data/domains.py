@@ -206,8 +206,8 @@ def _in_words(domain: constraints.Constraint) -> tuple[str, str]:
 _DOMAINS: Final[dict[Any, tuple[str, str]]] = {
     constraints.boolean: (
         "0 or 1",
-        "Binarize grayscale pixels: pyrovae.data.load(binarization='dynamic') or "
-        "torch.bernoulli(x)",
+        "Binarize grayscale pixels: x > 0.5, torch.bernoulli(x), or for sets of images "
+        "pyrovae.data.load(name, binarization='dynamic')",
     ),
     constraints.real: ("finite real numbers", "Drop or mask the other values."),
     constraints.unit_interval: ("in [0, 1]", "Divide the pixels by 255."),

@@ -25,7 +25,7 @@ from torch.distributions import constraints
 from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.columns import labeled
 from pyrovae.data.datasets import Split
-from pyrovae.data.domains import check_finite, named
+from pyrovae.data.domains import named
 from pyrovae.measure.findings import Finding, Quantity, estimates_of
 from pyrovae.types import ContextValue, Data, Target
 from pyrovae.weights.bounds import Z95, Estimate, difference, students_factor
@@ -218,6 +218,11 @@ def probe(
     arrays = {name: _array(name, each, x, context, len(target)) for name, each in given.items()}
     if not arrays:
         raise ValueError("there is no representation to probe: give a VAE or an array")
+    if probes is not None and not (isinstance(probes, Mapping) and probes):
+        raise ValueError(
+            f"probes takes one scikit-learn estimator or more by name; got {probes!r}: give "
+            'probes={"ridge": Ridge()}, or None for the two'
+        )
     fold, splits = _folds(target, folds, seed)
     probes = _default_probes(target, folds) if probes is None else probes
     against = _predictions(_naive(target), np.zeros((len(target), 1)), target, splits)
@@ -240,11 +245,16 @@ def _labels(y: Any) -> Any:
     """Return labels as an array [N], of integers for classes and of floats for real numbers."""
     if y is None:
         raise ValueError(
-            "labels are missing: give y, one label for each datum, or a split that has labels"
+            "labels are missing: give y, one label for each datum, as the third argument or by "
+            "name, probe(z, y=y), or a split that has labels"
         )
-    target = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if isinstance(y, Tensor):
+        y = (y.double() if y.is_floating_point() else y).detach().cpu()
+    target = np.asarray(y)
     if target.ndim != 1:
         raise ValueError(f"y has shape {target.shape}: give one label for each datum, [N]")
+    if target.dtype.kind == "c":
+        raise ValueError("y has complex numbers: give y.real, y.imag or abs(y)")
     if target.dtype.kind != "f":
         target = labeled(target, "y").numpy()
     bad = np.flatnonzero(~np.isfinite(target))
@@ -256,6 +266,8 @@ def _labels(y: Any) -> Any:
     if len(target) and (target == target[0]).all():
         what = "real numbers are all equal" if _is_real(target) else "labels are of one class"
         raise ValueError(f"the {what}, so there is nothing to predict: give two or more")
+    if _is_real(target):
+        target = target / np.abs(target).max()  # R^2 is the same, and no square overflows
     return target
 
 
@@ -266,13 +278,20 @@ def _array(name: str, each: Any, x: Any, context: tuple[Any, ...], size: int) ->
         raise ValueError(f"{name} is a VAE, which embeds data: give x, as in probe(vae, x, y)")
     # The domain lets 8-bit pixels pass as the numbers that they are.
     z = embedded(each, x, *context) if programs else tensors(NUMBERS, each)[0]
+    if isinstance(getattr(each, "vae_", None), torch.nn.Module):
+        raise ValueError(f"{name} is an estimator of scikit-learn's kind: give its vae_")
     if not isinstance(z, Tensor) or z.ndim < 1:
         raise ValueError(f"{name} is neither a VAE nor an array [N, ...]; got {named(z)}")
     if len(z) != size:
         raise ValueError(
             f"{name} has {len(z)} rows and y has {size} labels: give one label for each datum"
         )
-    check_finite(z)
+    bad = (~torch.isfinite(z)).reshape(size, -1).any(1).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"{name} has NaN or infinite values in {len(bad)} of {size} rows, the first at row "
+            f"{int(bad[0])}: drop these data from all representations and y"
+        )
     return z.detach().cpu().double().reshape(size, -1).numpy()
 
 

@@ -162,6 +162,7 @@ FORMS = {
     "a sparse array by columns": sparse.csc_array(COUNTS.astype("float32")),
     "pandas": pandas.DataFrame(COUNTS, columns=NAMES),
     "pandas, nullable": pandas.DataFrame(COUNTS, columns=NAMES).astype("Int16"),
+    "pandas, columns by number": pandas.DataFrame(COUNTS),
     "polars": polars.DataFrame(COUNTS, schema=NAMES),
     "arrow": pyarrow.table(dict(zip(NAMES, COUNTS.T, strict=True))),
     "a tuple": (COUNTS,),
@@ -178,6 +179,14 @@ def test_every_form_trains_and_is_measured_as_the_dense_tensor(data):
         found = pv.log_weights(vae(pv.likelihoods.Poisson), x, particles=3)
     with pv.seeded(0):
         assert torch.equal(found, pv.log_weights(vae(pv.likelihoods.Poisson), DENSE, particles=3))
+
+
+def test_a_frame_with_columns_by_number_is_embedded_and_probed():
+    frame, target, y = pandas.DataFrame(COUNTS), vae(pv.likelihoods.Poisson), COUNTS[:, 0] > 0
+    assert torch.equal(target.embed(frame), target.embed(DENSE))
+    found, wanted = (pv.probe({"VAE": target, "z": x}, x, y) for x in (frame, DENSE))
+    for name, of in wanted.scores.items():
+        assert torch.equal(found.scores[name]["linear"].value, of["linear"].value)
 
 
 def test_the_cells_of_an_anndata_object_are_its_matrix():

@@ -1,6 +1,7 @@
 """Probes against worlds whose best accuracy is known, and against scikit-learn by hand."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -134,6 +135,20 @@ class TestRealNumbers:
         wanted = 1 - lost.sum() / whole.sum()
         assert found.scores["z"][LINEAR].mean == pytest.approx(wanted.item(), rel=1e-9)
 
+    @pytest.mark.parametrize("scale", [1e-200, 1e200])
+    def test_have_a_share_of_variance_at_any_scale(self, scale):
+        z = random(6, 200, 2)
+        y = z[:, 0] + random(7, 200)
+        wanted, found = pv.probe(z, y=y), pv.probe(z, y=scale * y)
+        for name, estimate in wanted.scores["z"].items():
+            assert found.scores["z"][name].mean == pytest.approx(estimate.mean, rel=1e-9)
+
+    def test_may_be_bfloat16(self):
+        z = random(6, 100, 2)
+        y = z[:, 0].bfloat16()
+        found, wanted = pv.probe(z, y=y), pv.probe(z, y=y.double())
+        assert torch.equal(found.scores["z"][LINEAR].value, wanted.scores["z"][LINEAR].value)
+
 
 class TestTargets:
     world = LinearGaussian()
@@ -175,6 +190,12 @@ class TestTargets:
         assert pv.probe(pixels, y=[0, 1] * 10, folds=2).dimensions == {"z": 2}
 
 
+@pytest.mark.parametrize("probes", [{}, [LogisticRegression()]])
+def test_probes_without_names_are_refused(probes):
+    with pytest.raises(ValueError, match="probes takes one scikit-learn estimator or more by nam"):
+        pv.probe(torch.zeros(10, 2), y=TEN, probes=probes)
+
+
 def vae():
     return pv.mlp_vae(64, latents=2, hidden=16)
 
@@ -187,7 +208,7 @@ TEN = torch.arange(10) % 2
     [
         ((torch.zeros(9, 2), None, TEN), "z has 9 rows and y has 10 labels: give one"),
         ((vae(), torch.zeros(9, 64), TEN), "VAE has 9 rows and y has 10 labels"),
-        ((torch.full((10, 2), math.nan), None, TEN), "NaN or infinite values in 10 of 10"),
+        ((torch.full((10, 2), math.nan), None, TEN), "z has NaN or infinite values in 10 of 10"),
         ((torch.zeros(10, 2), None, torch.zeros(10).long()), "labels are of one class"),
         ((torch.zeros(10, 2), None, torch.zeros(10)), "real numbers are all equal"),
         ((torch.zeros(10, 2), None, torch.full((10,), math.nan)), "NaN .* in 10 of 10 rows"),
@@ -199,6 +220,10 @@ TEN = torch.arange(10) % 2
         ((torch.zeros(4, 2), None, TEN[:4]), "got folds=5 and 4 data"),
         ((vae(), None, TEN), "VAE is a VAE, which embeds data: give x"),
         (({}, None, TEN), "no representation"),
+        (({"mine": torch.full((10, 2), math.nan)}, None, TEN), "mine has NaN or infinite values"),
+        ((torch.zeros(10, 2), TEN), r"as the third argument or by name, probe\(z, y=y\)"),
+        ((torch.zeros(10, 2), None, TEN * 1j), "y has complex numbers"),
+        ((SimpleNamespace(vae_=vae()), None, TEN), "z is an estimator .*: give its vae_"),
         (("digits", None, TEN), "neither a VAE nor an array .* got str"),
     ],
 )
