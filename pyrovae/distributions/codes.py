@@ -169,10 +169,13 @@ class KnownCodes(dist.TorchDistribution):
         """Return 0 at the vectors of the codes and minus infinity elsewhere, [...]."""
         if self._validate_args:
             self._validate_sample(value)
-        codes = self.quantizer.nearest(split_levels(value, self.quantizer))
-        same = (codes == self.codes).flatten(-2).all(-1)
+        # By the vectors: several codes may share one. Nothing differs from the NaN of a diverging
+        # encoder, whose penalty makes the result NaN.
+        own = self._value.detach()
+        rounding = 4 * torch.finfo(own.dtype).eps * own.abs().amax(-1, keepdim=True)
+        other = ((value.detach() - own).abs() > rounding).any(-1)
         pull = self._penalty - self._penalty.detach()
-        return torch.where(same, pull, -torch.inf)
+        return torch.where(other, -torch.inf, pull)
 
 
 class TokenChain(dist.TorchDistribution):

@@ -176,8 +176,9 @@ class Codebook(Quantizer):
 
     @torch.no_grad()
     def _nearest(self, level: int, left: Tensor) -> Tensor:
-        table = self.table[level]
-        return (table.square().sum(-1) - 2 * left @ table.T).argmin(-1)
+        # By differences: |e|^2 - 2 h e cancels, and may take another code than the vector's own.
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(left, self.table[level], compute_mode=exact).argmin(-1)
 
     def _penalty(self, rest: Tensor, left: Tensor, vector: Tensor) -> Tensor:
         pull = self.commitment * (rest - vector.detach()).square().sum(-1)
@@ -203,7 +204,12 @@ class Codebook(Quantizer):
         # Codes of this batch are left where they are: their vectors are in use.
         dead = (counts <= self.revive * mean) & (used == 0)
         distance = (rows - self.table[level][found]).square().sum(-1)
-        chosen = rows[torch.multinomial(distance + 1e-12, self.codes, replacement=True)]
+        # Rows of a diverging encoder are drawn as any other: the loss is refused for them.
+        weight = distance.nan_to_num(0.0, 0.0) + 1e-12
+        drawn = torch.multinomial(weight, self.codes, replacement=len(rows) < self.codes)
+        chosen = rows[
+            drawn[(dead.cumsum(0) - 1).clamp_min(0)]
+        ]  # the first dead code, the first row
         self.counts[level] = torch.where(dead, mean, counts)
         self.sums[level] = torch.where(dead.unsqueeze(-1), mean * chosen, sums)
         self.table[level] = torch.where(dead.unsqueeze(-1), chosen, self.table[level])

@@ -220,6 +220,30 @@ def test_a_prior_is_fitted_after_the_codes(update):
     torch.testing.assert_close(vae.prior.logits.softmax(-1), shares, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("codes", "batch", "offset"), [(200, 3, 0.0), (512, 100, 0.0), (64, 50, 30.0)]
+)
+def test_codes_that_share_a_vector_are_scored_as_one(codes, batch, offset):
+    """More codes than rows are revived on the same rows."""
+    torch.manual_seed(0)
+    book, net = Codebook(codes, 4), torch.nn.Linear(PIXELS, 8)
+    torch.nn.init.constant_(net.bias, offset)
+    guide = pv.guides.VectorQuantized(net, book)
+    vae = pv.VAE(pv.priors.Codes(book, 2), pv.likelihoods.Bernoulli(MLP(8, 6, PIXELS)), guide)
+    x = X.float().repeat(20, 1)
+    pv.fit(vae, x, epochs=4, batch_size=batch, callbacks=[], step=pv.Step(compile=False))
+    with torch.no_grad():
+        terms = pv.log_weight_terms(vae, x, particles=1)
+    torch.testing.assert_close(terms.rate[0], torch.full((len(x),), 2 * math.log(codes)))
+
+
+def test_a_diverging_encoder_is_refused_by_the_loss():
+    vae = world()
+    step = pv.Step(compile=False, optim=pv.Optim(torch.optim.SGD, lr=1e200))
+    with pytest.raises(pv.NonFiniteLoss, match="step"):
+        pv.fit(vae, X, epochs=20, batch_size=4, callbacks=[], step=step)
+
+
 @torch.no_grad()
 def test_measuring_moves_no_code():
     vae = world().train()

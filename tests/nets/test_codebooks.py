@@ -98,6 +98,31 @@ def test_all_codes_are_used_after_a_few_steps_from_a_poor_start():
     assert len(book.quantize(h).codes.unique()) > 60
 
 
+def test_the_nearest_code_of_each_vector_is_its_own_far_from_the_origin():
+    """Twins that differ by one rounding: |e|^2 - 2 h e would cancel."""
+    torch.manual_seed(0)
+    book = Codebook(256, 4)
+    with torch.no_grad():
+        book.table.add_(30.0)
+        book.table[0, 128:] = book.table[0, :128].nextafter(torch.tensor(99.0))
+    codes = torch.arange(256)[:, None]
+    assert torch.equal(book.nearest(book.lookup(codes)), codes)
+    h = 30.0 + torch.randn(500, 4)
+    by_hand = nearest_by_hand(h.double(), book.table[0].double())
+    own = (book.quantize(h).vectors[:, 0] - h).double().norm(dim=-1)
+    best = (book.table[0][by_hand] - h).double().norm(dim=-1)
+    torch.testing.assert_close(own, best, rtol=1e-5, atol=0)
+
+
+def test_dead_codes_are_put_on_rows_of_their_own():
+    torch.manual_seed(0)
+    book = Codebook(64, 2)
+    with torch.no_grad():
+        book.table[0, 1:] += 100.0
+    book.quantize(torch.randn(64, 2, requires_grad=True))
+    assert len(book.table[0].unique(dim=0)) == 64
+
+
 def test_it_moves_only_in_training_with_a_gradient():
     book = Codebook(4, 2)
     h = torch.randn(20, 2)
