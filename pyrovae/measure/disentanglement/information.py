@@ -103,11 +103,14 @@ def information(pairs: Pairs, bins: int | None = BINS, *, seed: int = 0) -> Numb
     if bins is None:
         from sklearn.feature_selection import mutual_info_classif
 
-        told = pairs.varies  # of constants, scikit-learn would see its own noise
+        z, told = (
+            pairs.standardized,
+            pairs.varies,
+        )  # of constants, scikit-learn would see its own noise
         found = [np.zeros(len(told)) for _ in pairs.factors]
         for nats, v in zip(found, pairs.v.T, strict=True):
             if told.any():
-                nats[told] = mutual_info_classif(pairs.z[:, told], v, random_state=seed)
+                nats[told] = mutual_info_classif(z[:, told], v, random_state=seed)
     else:
         bins_of = binned(pairs.z, bins)
         columns = zip(pairs.v.T, pairs.sizes, strict=True)

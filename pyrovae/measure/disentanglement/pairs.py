@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -93,6 +94,30 @@ class Pairs:
         """Whether each unit takes more than one value, [L]."""
         return np.asarray(self.z.max(0) > self.z.min(0))
 
+    @property
+    def standardized(self) -> Units:
+        """The units with the mean 0 and the standard deviation 1, [N, L]; constant ones as 0.
+
+        Predictors of scikit-learn round to single precision, so units of small scale or large
+        offset would be lost to them. Squares of huge units would overflow.
+
+        Example:
+            >>> z = np.array([[1e-200, 5.0], [3e-200, 5.0]])
+            >>> Pairs.of(z, [0, 1]).standardized.tolist()
+            [[-1.0, 0.0], [1.0, 0.0]]
+        """
+        z = self.z / _positive(np.abs(self.z).max(0))
+        z = z - z[0]
+        z = z / _positive(np.abs(z).max(0))
+        z = z - z.mean(0)
+        return np.asarray(z / _positive(np.where(self.varies, z.std(0), 0.0)))
+
+    def varied(self) -> Self:
+        """Return the same data without the factors that have a single value in them."""
+        kept = np.flatnonzero(self.v.max(0) > self.v.min(0))
+        names = tuple(self.factors[k] for k in kept)
+        return replace(self, factors=names, v=self.v[:, kept])
+
     def take(self, rows: Any) -> Self:
         """Return the data at some rows."""
         return replace(self, z=self.z[rows], v=self.v[rows])
@@ -102,6 +127,11 @@ class Pairs:
         if limit is None or limit >= len(self):
             return self
         return self.take(generator.permutation(len(self))[:limit])
+
+
+def _positive(scale: Units) -> Units:
+    """Return what to divide by: 1 where a scale is 0."""
+    return np.where(scale > 0, scale, 1.0)
 
 
 def sized(data: int, units: Sequence[str], factors: Sequence[str]) -> str:
@@ -167,7 +197,7 @@ def columns_of(table: Any, what: str) -> tuple[tuple[str, ...] | None, list[NDAr
         columns = [np.asarray(table[name]) for name in names]
         own: tuple[str, ...] | None = tuple(map(str, names))
     else:
-        values = table.detach().cpu().numpy() if isinstance(table, Tensor) else np.asarray(table)
+        values = _array(table) if isinstance(table, Tensor) else np.asarray(table)
         if values.ndim not in (1, 2):
             raise ValueError(
                 f"{what} must have one row for each datum, [N, C] or [N]; got {values.shape}"
@@ -178,6 +208,12 @@ def columns_of(table: Any, what: str) -> tuple[tuple[str, ...] | None, list[NDAr
     if not columns or not len(columns[0]):
         raise ValueError(f"{what} must have rows and columns; got none")
     return own, columns
+
+
+def _array(table: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array; bfloat16, which NumPy lacks, as float32."""
+    kept = table.detach().cpu()
+    return np.asarray((kept.float() if kept.dtype == torch.bfloat16 else kept).numpy())
 
 
 def _named(
