@@ -238,3 +238,54 @@ def test_a_constant_unit_tells_nothing():
     z = np.column_stack([np.zeros(30), GOOD_V[:, 0]])
     found = pv.assign(z, GOOD_V[:, 0])
     assert found.information[:, 0].tolist() == pytest.approx([0.0, math.log(2)], abs=0.01)
+
+
+def angles(seed):
+    """Return units that hold an angle up to a half turn, in two of their directions."""
+    generator = np.random.default_rng(seed)
+    v = generator.integers(40, size=2000)
+    turn = 4 * np.pi * v / 40
+    held = np.column_stack([np.cos(turn), np.sin(turn), generator.normal(size=(2000, 3))])
+    rotation = np.linalg.qr(generator.normal(size=(5, 5)))[0]
+    return held @ rotation + 0.3 * generator.normal(size=(2000, 5)), v
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_circular_factor_of_many_values_is_spread(seed):
+    """No single class can be told, as two angles are alike and neighbors are close."""
+    found = pv.assign(*angles(seed), names=["orientation"])
+    assert found.spread == ("orientation",) or found.holders["orientation"], "lost"
+    assert "Lost" not in found.verdict[0]
+
+
+@pytest.mark.parametrize("size", [2, 10, 40])
+def test_noise_is_not_spread(size):
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        v = generator.integers(size, size=500)
+        found = pv.assign(generator.normal(size=(500, 5)), v)
+        assert not found.spread, seed
+
+
+@pytest.mark.parametrize("rows", [100, 400, 5000])
+@pytest.mark.parametrize("outlier", [1000.0, -1e6])
+def test_an_outlier_hides_no_code(rows, outlier):
+    generator = np.random.default_rng(0)
+    v = generator.integers(5, size=rows)
+    z = v + 0.1 * generator.normal(size=rows)
+    wanted = pv.assign(z, v).share.item()
+    z[0] = outlier
+    assert pv.assign(z, v).share.item() == pytest.approx(wanted, abs=0.05)
+
+
+def test_rare_data_of_a_constant_unit_are_no_outliers():
+    v = np.isin(np.arange(1000), [3, 8]).astype(int)
+    assert pv.assign(np.column_stack([v, v]).astype(float), v).share[0].item() > 0.9
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-7, 1e200])
+def test_the_scale_of_units_is_ignored(scale):
+    z, factors, _ = world(2)
+    wanted, found = pv.assign(z, factors), pv.assign(z * scale, factors)
+    torch.testing.assert_close(found.information, wanted.information)
+    assert found.spread == wanted.spread
