@@ -513,7 +513,7 @@ class TestTable:
         scores = ["disentanglement", "FactorVAE score", "BetaVAE score", "modularity"]
         assert missing == [*scores, "interventional robustness"]
         (sentence,) = found.verdict
-        assert sentence == f"Not defined for this representation: {', '.join(missing)}."
+        assert sentence == f"Not defined for a single factor: {', '.join(missing)}."
         assert found.to_json()["quantities"]["modularity"]["mean"] is None
 
     def test_a_limit_takes_rows_at_random(self):

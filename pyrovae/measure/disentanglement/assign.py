@@ -10,7 +10,8 @@ that determines the factor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -121,7 +122,21 @@ def assign(
         spread=tuple(spread),
         data=len(pairs),
         bins=bins,
+        together=tuple(_together(pairs, entropy.tolist())),
     )
+
+
+def _together(pairs: Pairs, entropy: Sequence[float]) -> Iterator[tuple[str, str, float]]:
+    """Yield the pairs of factors that share at least 10% of the lesser entropy, in nats.
+
+    The bias of independent factors, (K - 1)(K' - 1) / 2N, is subtracted.
+    """
+    for a, b in itertools.combinations(range(len(pairs.factors)), 2):
+        sizes = pairs.sizes[a], pairs.sizes[b]
+        (plain,) = binned_information(pairs.v[:, [a]], pairs.v[:, b], *sizes)
+        nats = float(plain - (sizes[0] - 1) * (sizes[1] - 1) / (2 * len(pairs)))
+        if nats >= LOST * min(entropy[a], entropy[b]):
+            yield pairs.factors[a], pairs.factors[b], nats
 
 
 def _of_factor(

@@ -10,6 +10,7 @@ value is that of the empirical distribution; of independent variables it is not 
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
@@ -61,8 +62,10 @@ def check_bins(bins: int) -> None:
     Raises:
         ValueError: for fewer.
     """
-    if bins < 2:
-        raise ValueError(f"a unit needs two bins or more; got bins={bins}: give 20, say")
+    if not isinstance(bins, Integral) or bins < 2:
+        raise ValueError(
+            f"a unit needs two bins or more, a whole number; got bins={bins}: give 20, say"
+        )
 
 
 def joint_counts(bins_of: Codes, factor: Codes, bins: int, size: int) -> Codes:

@@ -85,9 +85,11 @@ class Scores(Finding):
     def verdict(self) -> Sequence[str]:
         """Which scores could not be computed."""
         missing = [name for name, number in self.numbers.items() if math.isnan(number.mean)]
-        if missing:
-            return [f"Not defined for this representation: {', '.join(missing)}."]
-        return []
+        of_one = len(self.factors) == 1 and not (
+            len(self.units) == 1 and "completeness" in missing
+        )
+        reason = "a single factor" if of_one else "this representation"
+        return [f"Not defined for {reason}: {', '.join(missing)}."] if missing else []
 
 
 @dataclass(frozen=True, kw_only=True)

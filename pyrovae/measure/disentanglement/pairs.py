@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -78,6 +79,12 @@ class Pairs:
                 f"the representation has more units than data, {z.shape[1]:,} and {len(z):,}: "
                 "give it as [N data, L units], of more data"
             )
+        for name, size in zip(factor_names, v.max(0) + 1, strict=True):
+            if size > len(v) / 2 and len(v) > 4:
+                raise ValueError(
+                    f"the factor {name!r} has {size:,} values in {len(v):,} data, so it is nearly "
+                    "an identifier: leave it out, or give fewer values, two data or more for each"
+                )
         return cls(unit_names, factor_names, z, v)
 
     def __len__(self) -> int:
@@ -123,10 +130,27 @@ class Pairs:
         return replace(self, z=self.z[rows], v=self.v[rows])
 
     def limited(self, limit: int | None, generator: np.random.Generator) -> Self:
-        """Return `limit` rows at random, or all if there are no more, or for None."""
-        if limit is None or limit >= len(self):
+        """Return `limit` rows at random, or all if there are no more, or for None.
+
+        Raises:
+            ValueError: if the limit is not a whole number of at least 2, or leaves a factor with a
+                single value.
+        """
+        if limit is None:
             return self
-        return self.take(generator.permutation(len(self))[:limit])
+        if not isinstance(limit, Integral) or limit < 2:
+            raise ValueError(f"limit must be a whole number of 2 or more, or None; got {limit!r}")
+        if limit >= len(self):
+            return self
+        found = self.take(generator.permutation(len(self))[:limit])
+        single = found.v.max(0) == found.v.min(0)
+        if single.any():
+            name = self.factors[int(single.argmax())]
+            raise ValueError(
+                f"the factor {name!r} has a single value in the {limit:,} data that were drawn: "
+                "raise limit, or leave the factor out"
+            )
+        return found
 
 
 def _positive(scale: Units) -> Units:
@@ -235,9 +259,8 @@ def _coded(values: NDArray[Any], name: str) -> Codes:
         if (values != np.round(values)).any():
             raise ValueError(
                 f"the factor {name!r} has numbers that are not whole, such as "
-                f"{values[values != np.round(values)][0]:.4g}: give the index of each value in "
-                "its finite set, np.unique(values, return_inverse=True)[1], or bin a continuous "
-                "factor"
+                f"{values[values != np.round(values)][0]:.4g}: make them whole numbers, the index "
+                "of each value in its finite set; divide a continuous factor into bins"
             )
     elif values.dtype.kind == "O":
         if any(map(_missing, values)):
