@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.cli import recipes
@@ -18,15 +21,22 @@ from pyrovae.data import DataSet, Split
 from pyrovae.data.array_files import numpy_arrays
 from pyrovae.data.frames import SUFFIXES, read_frame
 from pyrovae.measure.disentanglement import assign, disentanglement
+from pyrovae.measure.disentanglement.assignment import listed
 from pyrovae.measure.disentanglement.saved import FACTORS, save_factors
+from pyrovae.measure.report import USED
 from pyrovae.runs import Run
 from pyrovae.runs.record import provenance
 from pyrovae.runs.sources import first
+from pyrovae.seeds import seeded
 from pyrovae.vae import VAE
+from pyrovae.weights.kl import dimension_rates
 from pyrovae.weights.posterior_means import posterior_means
 from pyrovae.weights.target import Resolved
 
 __all__ = ["factors"]
+
+OF_KL: Final = 1_000
+"""The largest number of data that tell whether a unit is used."""
 
 
 def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
@@ -49,23 +59,28 @@ def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
     values, single = _varying({name: value[: len(split)] for name, value in values.items()})
     run.check_writable()
     with recipes.running(options.recipe):
-        z, units = vae.embed(split).cpu(), _units(vae, split)
+        z, units, unused = _embedded(vae, split)
+    details = {
+        **provenance(),
+        "command": list(command),
+        "run": run.config.get("run"),
+        "data_set": source.name,
+        "split": options.split,
+    }
     found = assign(z, values, units=units)
-    scores = disentanglement(z, values)
-    save_factors(
-        run.folder / FACTORS,
-        found,
-        scores,
-        **{**provenance(), "command": list(command)},
-        run=run.config.get("run"),
-        data_set=source.name,
-        split=options.split,
-    )
+    save_factors(run.folder / FACTORS, found, **details)
     print(f"Which unit holds which factor, of posterior means of {source.name}, {options.split}:")
     print(found)
-    print(scores)
+    if unused:
+        print(f"Left out: {listed(unused)}, whose posterior is the prior (KL < {USED} nats).")
     if single:
         print(f"Left out, as they have a single value: {', '.join(single)}.")
+    with warnings.catch_warnings():
+        # scikit-learn warns of classes that have few data, whose scores have large errors.
+        warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
+        scores = disentanglement(z, values)
+    save_factors(run.folder / FACTORS, found, scores, **details)
+    print(scores)
     print(f"written: {run.folder / FACTORS}")
     figures = {
         "assignment": plots.assignment(found),
@@ -136,10 +151,29 @@ def _varying(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return {name: column for name, column in values.items() if name not in single}, single
 
 
-def _units(vae: VAE, split: Split) -> list[str]:
-    """Return the names of the columns of `vae.embed`, such as "z[0]"."""
-    few, resolved = split.take(slice(2)), Resolved.of(vae)
-    given = resolved.given(few.draw(), *few.context)
-    with resolved.evaluating():
-        means = posterior_means(resolved.guide, given)
-    return [f"{site}[{j}]" for site, mean in means.items() for j in range(mean.value.shape[1])]
+@torch.no_grad()
+def _embedded(vae: VAE, split: Split) -> tuple[Tensor, list[str], list[str]]:
+    """Return the units that are used, [N, L], their names, and those of the unused ones.
+
+    A unit whose KL is not known counts as used, and so do all if none is.
+    """
+    z, resolved = vae.embed(split).cpu(), Resolved.of(vae)
+    few = split.take(slice(OF_KL))
+    x, context = few.draw(), few.context
+    with resolved.evaluating(), seeded(0):
+        means = posterior_means(resolved.guide, resolved.given(x, *context).first(2))
+        rates = dimension_rates(vae, x, *context, particles=1)
+    names, used = [], []
+    for site, mean in means.items():
+        size = mean.value.shape[1]
+        names += [f"{site}[{j}]" for j in range(size)]
+        known = rates[site].mean(0).tolist() if site in rates else []
+        used += [rate >= USED for rate in known] if len(known) == size else [True] * size
+    if not any(used):
+        return z, names, []
+    kept = [j for j, each in enumerate(used) if each]
+    return (
+        z[:, kept],
+        [names[j] for j in kept],
+        [n for n in names if n not in {names[j] for j in kept}],
+    )

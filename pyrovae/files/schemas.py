@@ -107,6 +107,7 @@ class _Assignment(_Finding, kw_only=True):
     error: list[list[_Number]]
     entropy: list[float]
     spread: list[str] = []
+    together: list[tuple[str, str, float]] = []
     held: dict[str, str] = {}
     data: _Size
     bins: _Size

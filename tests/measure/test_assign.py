@@ -151,7 +151,7 @@ def test_what_counts_as_held_and_as_shared():
     assert found.holders == {"x": ("a", "b"), "y": ("a",), "hue": ("a",), "size": ()}
     assert found.held == {"a": "x", "b": "x"}
     assert found.verdict == [
-        "2 of 4 factors are in one unit. x is shared by a and b. a holds x, y and hue. size is "
+        "2 of 4 factors are in one unit each. x is shared by a and b. a holds x, y and hue. size is "
         "spread: no unit has 10% of its entropy, but all units together tell it."
     ]
 
@@ -238,3 +238,110 @@ def test_a_constant_unit_tells_nothing():
     z = np.column_stack([np.zeros(30), GOOD_V[:, 0]])
     found = pv.assign(z, GOOD_V[:, 0])
     assert found.information[:, 0].tolist() == pytest.approx([0.0, math.log(2)], abs=0.01)
+
+
+def angles(seed):
+    """Return units that hold an angle up to a half turn, in two of their directions."""
+    generator = np.random.default_rng(seed)
+    v = generator.integers(40, size=2000)
+    turn = 4 * np.pi * v / 40
+    held = np.column_stack([np.cos(turn), np.sin(turn), generator.normal(size=(2000, 3))])
+    rotation = np.linalg.qr(generator.normal(size=(5, 5)))[0]
+    return held @ rotation + 0.3 * generator.normal(size=(2000, 5)), v
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_circular_factor_of_many_values_is_spread(seed):
+    """No single class can be told, as two angles are alike and neighbors are close."""
+    found = pv.assign(*angles(seed), names=["orientation"])
+    assert found.spread == ("orientation",) or found.holders["orientation"], "lost"
+    assert "Lost" not in found.verdict[0]
+
+
+@pytest.mark.parametrize("size", [2, 10, 40])
+def test_noise_is_not_spread(size):
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        v = generator.integers(size, size=500)
+        found = pv.assign(generator.normal(size=(500, 5)), v)
+        assert not found.spread, seed
+
+
+@pytest.mark.parametrize("rows", [100, 400, 5000])
+@pytest.mark.parametrize("outlier", [1000.0, -1e6])
+def test_an_outlier_hides_no_code(rows, outlier):
+    generator = np.random.default_rng(0)
+    v = generator.integers(5, size=rows)
+    z = v + 0.1 * generator.normal(size=rows)
+    wanted = pv.assign(z, v).share.item()
+    z[0] = outlier
+    assert pv.assign(z, v).share.item() == pytest.approx(wanted, abs=0.05)
+
+
+def test_rare_data_of_a_constant_unit_are_no_outliers():
+    v = np.isin(np.arange(1000), [3, 8]).astype(int)
+    assert pv.assign(np.column_stack([v, v]).astype(float), v).share[0].item() > 0.9
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-7, 1e200])
+def test_the_scale_of_units_is_ignored(scale):
+    z, factors, _ = world(2)
+    wanted, found = pv.assign(z, factors), pv.assign(z * scale, factors)
+    torch.testing.assert_close(found.information, wanted.information)
+    assert found.spread == wanted.spread
+
+
+def test_factors_that_are_alike_are_said_to_be():
+    generator = np.random.default_rng(0)
+    x = generator.integers(4, size=4000)
+    y = np.where(generator.random(4000) < 0.8, x, generator.integers(4, size=4000))
+    right, wrong = 0.85, 0.05
+    exact = math.log(4) + right * math.log(right) + 3 * wrong * math.log(wrong)
+    found = pv.assign(np.column_stack([x, y]), np.column_stack([x, y]), names=["x", "y"])
+    ((one, other, nats),) = found.together
+    assert (one, other) == ("x", "y")
+    assert nats == pytest.approx(
+        exact, abs=0.06
+    )  # four errors: the spread of log p, 0.96, in 4,000
+    assert f"x and y themselves share {nats:.2f} nats" in found.verdict[0]
+    assert not pv.assign(*world(0)[:2]).together
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limit": 1}, "limit must be a whole number of 2 or more, or None; got 1"),
+        ({"limit": 2.5}, "limit must be a whole number of 2 or more, or None; got 2.5"),
+        ({"bins": 2.5}, "two bins or more, a whole number; got bins=2.5"),
+        ({"limit": 5}, "'factor 0' has a single value in the 5 data that were drawn"),
+    ],
+)
+def test_limits_and_bins_are_whole(options, said):
+    rare = (np.arange(1000) < 2).astype(int)
+    with pytest.raises(ValueError, match=said):
+        pv.assign(np.random.default_rng(0).normal(size=(1000, 2)), rare, **options)
+
+
+def test_an_identifier_is_refused():
+    z = np.random.default_rng(0).normal(size=(5000, 2))
+    with pytest.raises(ValueError, match="'factor 0' has 5,000 values in 5,000 data"):
+        pv.assign(z, np.arange(5000))
+
+
+def test_of_many_names_five_are_said():
+    nats = torch.ones(9, 8).double()
+    found = Assignment(
+        units=tuple("abcdefghi"),
+        factors=tuple(f"f{k}" for k in range(8)),
+        information=nats,
+        error=0.01 * nats,
+        entropy=torch.ones(8).double(),
+        spread=(),
+        data=100,
+        bins=20,
+    )
+    (said,) = found.verdict
+    assert "f0 is shared by a, b, c, d, e and 4 more." in said
+    assert "f5 is shared" not in said
+    assert "3 more factors are shared." in said
+    assert "4 more units hold several factors." in said

@@ -513,7 +513,7 @@ class TestTable:
         scores = ["disentanglement", "FactorVAE score", "BetaVAE score", "modularity"]
         assert missing == [*scores, "interventional robustness"]
         (sentence,) = found.verdict
-        assert sentence == f"Not defined for this representation: {', '.join(missing)}."
+        assert sentence == f"Not defined for a single factor: {', '.join(missing)}."
         assert found.to_json()["quantities"]["modularity"]["mean"] is None
 
     def test_a_limit_takes_rows_at_random(self):
@@ -532,3 +532,35 @@ class TestTable:
 
 def _short(metric):
     return {"train": 200, "test": 100} if isinstance(metric, FactorVAEScore | BetaVAEScore) else {}
+
+
+@pytest.mark.parametrize("power", [-200, -7, 200])
+@every_metric
+def test_the_scale_and_the_offset_of_units_do_not_matter(case, power):
+    z = GRID + np.random.default_rng(1).normal(0, 0.4, size=GRID.shape)
+    moved = (z + 3.0) * 10.0**power
+    wanted, found = scored(case, z), scored(case, moved)
+    assert found == pytest.approx(wanted, abs=1e-6)
+    if case.metric.__class__ is not InterventionalRobustness:  # which weights units by scale
+        each = (z + [0.0, 5.0, -100.0]) * [1.0, 10.0**power, -1.0]
+        # A tree's threshold, halfway between two data, may round to the other side of a datum.
+        assert scored(case, each) == pytest.approx(wanted, abs=0.01 if case.draws > 1e-6 else 1e-6)
+
+
+@pytest.mark.parametrize("metric", [*METRICS, DCI(predictor="boosting"), DCI(predictor="lasso")])
+def test_a_value_of_one_datum_leaves_the_scores_defined(metric):
+    generator = np.random.default_rng(0)
+    v = generator.integers(3, size=(300, 3))
+    v[:, 2] = 0
+    v[7, 2] = 1
+    short = {**_short(metric), **({"predictor": metric.predictor} if type(metric) is DCI else {})}
+    found = type(metric)(resamples=4, **short)(v + generator.normal(0, 0.1, size=v.shape), v)
+    for name, number in found.numbers.items():
+        lasso = name == "informativeness" and metric == DCI(predictor="lasso")
+        assert lasso or math.isfinite(number.mean), name
+        assert lasso or math.isfinite(number.error_over_data), name
+
+
+def test_units_in_bfloat16_are_read():
+    z = torch.from_numpy(GRID).bfloat16()
+    assert MIG(resamples=0)(z, GRID).mean == pytest.approx(1.0)

@@ -10,7 +10,8 @@ that determines the factor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +27,6 @@ from pyrovae.measure.disentanglement.information import (
 )
 from pyrovae.measure.disentanglement.metric import LIMIT
 from pyrovae.measure.disentanglement.pairs import Codes, Pairs, Units
-from pyrovae.measure.findings import error_of_share
 
 __all__ = ["assign"]
 
@@ -37,7 +37,8 @@ HALVES: Final = 20
 """The number of halves of the data that give the errors."""
 
 NEIGHBORS: Final = 10
-FOLDS: Final = 5
+PRIOR: Final = 5
+"""The number of neighbors that a factor's frequencies count for; ours."""
 
 
 def assign(
@@ -53,9 +54,13 @@ def assign(
 
     A factor is held by each unit with at least half as much information about it as the best unit
     has; by one unit, or shared by several. It is lost if no unit has 10% of its entropy; but if
-    the 10 nearest neighbors in all units together tell such a factor, it is spread. These
-    thresholds are ours. Information that does not exceed that of 100 permutations of the factor,
-    at all units, counts as none.
+    the 10 nearest neighbors in all units together tell 10% of it, it is spread. These thresholds
+    are ours. Information that does not exceed that of 100 permutations of the factor, at all
+    units, counts as none.
+
+    The scale of a unit is ignored: one that hardly varies counts as any other, so leave out the
+    units whose posterior is the prior. Outliers are moved to the next datum, as bins are of equal
+    width.
 
     Args:
         representation: the units of N data, numbers [N, L], such as posterior means; or [N]. A
@@ -93,8 +98,9 @@ def assign(
     check_bins(bins)
     generator = np.random.default_rng(0)
     pairs = pairs.limited(limit, generator)
+    z = _clipped(pairs.z / np.maximum(np.abs(pairs.z).max(0), np.finfo(float).tiny))
     columns = [
-        _of_factor(pairs.z, v, max(bins, size), generator)
+        _of_factor(z, v, max(bins, size), generator)
         for v, size in zip(pairs.v.T, pairs.sizes, strict=True)
     ]
     nats, errors = (
@@ -105,7 +111,7 @@ def assign(
     spread = [
         name
         for name, v, found in zip(pairs.factors, pairs.v.T, alone.tolist(), strict=True)
-        if not found and _told_together(pairs.z, v)
+        if not found and _told_together(pairs, v)
     ]
     return Assignment(
         units=pairs.units,
@@ -116,7 +122,21 @@ def assign(
         spread=tuple(spread),
         data=len(pairs),
         bins=bins,
+        together=tuple(_together(pairs, entropy.tolist())),
     )
+
+
+def _together(pairs: Pairs, entropy: Sequence[float]) -> Iterator[tuple[str, str, float]]:
+    """Yield the pairs of factors that share at least 10% of the lesser entropy, in nats.
+
+    The bias of independent factors, (K - 1)(K' - 1) / 2N, is subtracted.
+    """
+    for a, b in itertools.combinations(range(len(pairs.factors)), 2):
+        sizes = pairs.sizes[a], pairs.sizes[b]
+        (plain,) = binned_information(pairs.v[:, [a]], pairs.v[:, b], *sizes)
+        nats = float(plain - (sizes[0] - 1) * (sizes[1] - 1) / (2 * len(pairs)))
+        if nats >= LOST * min(entropy[a], entropy[b]):
+            yield pairs.factors[a], pairs.factors[b], nats
 
 
 def _of_factor(
@@ -151,19 +171,38 @@ def _adjusted(found: np.ndarray, chance: np.ndarray, entropy: np.ndarray) -> np.
     return np.where(room > 0, entropy * share.clip(0.0, 1.0), 0.0)
 
 
-def _told_together(z: Units, factor: Codes) -> bool:
-    """Return whether the nearest neighbors in all units tell a factor better than its mode."""
-    from sklearn.model_selection import KFold, cross_val_predict
-    from sklearn.neighbors import KNeighborsClassifier
+def _told_together(pairs: Pairs, factor: Codes) -> bool:
+    r"""Return whether the nearest neighbors in all units have information about a factor.
 
-    if len(z) < 2 * FOLDS * NEIGHBORS:
+    A datum's neighbors predict its value with the probability $p = (n + c \pi) / (K + c)$, where n
+    of the K neighbors share it and $\pi$ is its frequency. The mean of $\log p / \pi$ is at most
+    the mutual information, up to sampling error, as the datum itself is left out; it is negative
+    for noise.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(pairs) < 10 * NEIGHBORS:
         return False
-    spread = z.std(0)
-    folds = KFold(FOLDS, shuffle=True, random_state=0)
-    scaled = z / np.where(spread > 0, spread, 1.0)
-    guessed = cross_val_predict(KNeighborsClassifier(NEIGHBORS), scaled, factor, cv=folds)
-    right, most = (guessed == factor).mean(), np.bincount(factor).max() / len(factor)
-    beyond = right - most
-    return bool(
-        beyond > 3 * error_of_share(right * len(z), len(z)) and beyond / (1 - most) >= LOST
-    )
+    fitted = NearestNeighbors(n_neighbors=NEIGHBORS).fit(pairs.standardized)
+    alike = (factor[fitted.kneighbors(return_distance=False)] == factor[:, None]).sum(1)
+    often = np.bincount(factor)[factor] / len(factor)
+    nats = np.log((alike + PRIOR * often) / (NEIGHBORS + PRIOR) / often)
+    error = nats.std(ddof=1) / np.sqrt(len(nats))
+    return bool(nats.mean() > 3 * error and nats.mean() >= LOST * -np.log(often).mean())
+
+
+def _clipped(z: Units) -> Units:
+    """Clip outliers, which would leave the other data in one bin of equal width.
+
+    They lie further from the central 99.8% of a unit, or from all data but its least and its
+    greatest, than these are wide. They move to the last datum that is none.
+    """
+    ordered = np.sort(z, axis=0)
+    cut = 1 + len(z) // 1000
+    if len(z) < 4 * cut:
+        return z
+    low, high = ordered[cut], ordered[-1 - cut]
+    width = high - low
+    inside = (width == 0) | ((ordered >= low - width) & (ordered <= high + width))
+    least = np.where(inside, ordered, np.inf).min(0)
+    return np.clip(z, least, np.where(inside, ordered, -np.inf).max(0))

@@ -13,13 +13,16 @@ from torch import Tensor
 from pyrovae.measure.disentanglement.pairs import sized
 from pyrovae.measure.findings import Finding, Number, Quantity, known
 
-__all__ = ["LOST", "SHARED", "Assignment"]
+__all__ = ["LOST", "SHARED", "Assignment", "listed"]
 
 LOST: Final = 0.1
 """The share of a factor's entropy below which no unit holds it. The threshold is ours."""
 
 SHARED: Final = 0.5
 """The part of the best unit's information from which another unit holds a factor, too; ours."""
+
+MOST: Final = 5
+"""The largest number of names in a sentence, and of sentences of one kind."""
 
 
 @final
@@ -37,6 +40,7 @@ class Assignment(Finding):
         spread: the factors that no unit holds, but that all units together tell.
         data: the number of data N.
         bins: the least number of bins of a unit.
+        together: pairs of factors that tell of each other, and how much, in nats.
     """
 
     units: tuple[str, ...]
@@ -47,6 +51,7 @@ class Assignment(Finding):
     spread: tuple[str, ...]
     data: int
     bins: int
+    together: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def share(self) -> Tensor:
@@ -128,27 +133,40 @@ class Assignment(Finding):
         }
         one = len(self.factors) == 1 and not alone
         sentences = [] if one else [self._first(alone, mixed=bool(several))]
-        for name, units in holders.items():
-            if len(units) > 1:
-                sentences.append(f"{name} is shared by {_listed(units)}.")
-        sentences += [f"{unit} holds {_listed(names)}." for unit, names in several.items()]
-        sentences += [
-            f"{name} is spread: no unit has {LOST:.0%} of its entropy, but all units together "
-            "tell it."
-            for name in self.spread
+        shared = [
+            f"{name} is shared by {listed(units)}."
+            for name, units in holders.items()
+            if len(units) > 1
         ]
+        sentences += _first_of(shared, "factors are shared")
+        held = [f"{unit} holds {listed(names)}." for unit, names in several.items()]
+        sentences += _first_of(held, "units hold several factors")
+        sentences += [
+            f"{a} and {b} themselves share {nats:.2f} nats, so a unit of one tells of the other."
+            for a, b, nats in self.together[:MOST]
+        ]
+        if self.spread:
+            of, be = ("its", "is") if len(self.spread) == 1 else ("their", "are")
+            sentences.append(
+                f"{listed(self.spread)} {be} spread: no unit has {LOST:.0%} of {of} entropy, but "
+                f"all units together tell {'it' if be == 'is' else 'them'}."
+            )
         lost = [name for name, units in holders.items() if not units and name not in self.spread]
         if lost:
-            sentences.append(f"Lost: {_listed(lost)}.")
+            sentences.append(f"Lost: {listed(lost)}.")
         return [" ".join(sentences)]
 
     def _first(self, alone: list[str], *, mixed: bool) -> str:
-        if len(alone) == len(self.factors) and not mixed:
+        if len(alone) == len(self.factors):
             if len(alone) == 1:
                 return f"{alone[0]} is in one unit."
+            if mixed:
+                return (
+                    f"Each of the {len(alone)} factors is in one unit, but not in one of its own."
+                )
             return f"Each of the {len(alone)} factors is in a unit of its own."
         counted = f"{len(alone)} of {len(self.factors)} factors"
-        return f"{counted} {'is' if len(alone) == 1 else 'are'} in one unit."
+        return f"{counted} {'is' if len(alone) == 1 else 'are'} in one unit each."
 
     @property
     def partial(self) -> bool:
@@ -165,6 +183,7 @@ class Assignment(Finding):
             "error": _numbers(self.error),
             "entropy": self.entropy.tolist(),
             "spread": list(self.spread),
+            "together": [list(each) for each in self.together],
             "held": self.held,
             "data": self.data,
             "bins": self.bins,
@@ -175,5 +194,19 @@ def _numbers(matrix: Tensor) -> list[list[float | None]]:
     return [[known(value) for value in row] for row in matrix.tolist()]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names as text, five at most.
+
+    Example:
+        >>> listed("abc"), listed("abcdefg")
+        ('a, b and c', 'a, b, c, d, e and 2 more')
+    """
+    if len(names) > MOST + 1:
+        return f"{', '.join(names[:MOST])} and {len(names) - MOST} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _first_of(sentences: Sequence[str], what: str) -> list[str]:
+    """Return five sentences at most, and how many more there are."""
+    more = len(sentences) - MOST
+    return [*sentences] if more < 2 else [*sentences[:MOST], f"{more} more {what}."]

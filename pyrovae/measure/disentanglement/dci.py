@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -74,19 +75,18 @@ class DCI(Metric):
 
     def values(self, pairs: Pairs, generator: np.random.Generator) -> Mapping[str, float]:
         """Compute the three scores."""
-        spread = pairs.z.std(0)
-        train, test = divided(pairs, generator)
-        z, unseen = (
-            (part.z - pairs.z.mean(0)) / np.where(spread > 0, spread, 1.0)
-            for part in (train, test)
-        )
+        train, test = divided(replace(pairs, z=pairs.standardized), generator)
         importances, right = [], []
         for k in range(len(pairs.factors)):
-            fitted = _predictor(self.predictor, generator).fit(z, train.v[:, k])
-            linear = self.predictor == "lasso"
+            linear, known = self.predictor == "lasso", train.v[:, k]
+            if known.min() == known.max() or (linear and np.ptp(test.v[:, k]) == 0):
+                importances.append(np.zeros(len(pairs.units)))
+                right.append(math.nan if linear else np.mean(test.v[:, k] == known[0]))
+                continue
+            fitted = _predictor(self.predictor, generator).fit(train.z, known)
             found = np.abs(fitted.coef_) if linear else fitted.feature_importances_
             importances.append(found)
-            guessed, truth = fitted.predict(unseen), test.v[:, k]
+            guessed, truth = fitted.predict(test.z), test.v[:, k]
             error = np.sqrt(np.mean(np.square(guessed - truth)))
             right.append(1 - error / truth.std() if linear else np.mean(guessed == truth))
         matrix = np.stack(importances, axis=1)

@@ -75,10 +75,9 @@ class FactorVAEScore(_FixedFactor):
     def values(self, pairs: Pairs, generator: np.random.Generator) -> Mapping[str, float]:
         """Compute the accuracy of the majority vote."""
         sharing = Sharing.of(pairs)
-        z = pairs.z[:, pairs.varies]
+        z = pairs.standardized[:, pairs.varies]
         if not sharing.usable or not z.size:
             return {"FactorVAE score": float("nan")}
-        z = z / z.std(0)
         factors = generator.integers(len(pairs.factors), size=self.train + self.test)
         units = np.empty_like(factors)
         step = max(1, CHUNK // (self.batch * z.shape[1]))
@@ -122,10 +121,9 @@ class BetaVAEScore(_FixedFactor):
         from sklearn.linear_model import LogisticRegression
 
         sharing = Sharing.of(pairs)
-        z = pairs.z[:, pairs.varies]
+        z = pairs.standardized[:, pairs.varies]
         if not sharing.usable or not z.size:
             return {"BetaVAE score": float("nan")}
-        z = z / z.std(0)
         factors = generator.integers(len(pairs.factors), size=self.train + self.test)
         apart = np.empty((len(factors), z.shape[1]))
         step = max(1, CHUNK // (2 * self.batch * z.shape[1]))

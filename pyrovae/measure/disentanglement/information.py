@@ -10,6 +10,7 @@ value is that of the empirical distribution; of independent variables it is not 
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
@@ -61,8 +62,10 @@ def check_bins(bins: int) -> None:
     Raises:
         ValueError: for fewer.
     """
-    if bins < 2:
-        raise ValueError(f"a unit needs two bins or more; got bins={bins}: give 20, say")
+    if not isinstance(bins, Integral) or bins < 2:
+        raise ValueError(
+            f"a unit needs two bins or more, a whole number; got bins={bins}: give 20, say"
+        )
 
 
 def joint_counts(bins_of: Codes, factor: Codes, bins: int, size: int) -> Codes:
@@ -103,11 +106,14 @@ def information(pairs: Pairs, bins: int | None = BINS, *, seed: int = 0) -> Numb
     if bins is None:
         from sklearn.feature_selection import mutual_info_classif
 
-        told = pairs.varies  # of constants, scikit-learn would see its own noise
+        z, told = (
+            pairs.standardized,
+            pairs.varies,
+        )  # of constants, scikit-learn would see its own noise
         found = [np.zeros(len(told)) for _ in pairs.factors]
         for nats, v in zip(found, pairs.v.T, strict=True):
             if told.any():
-                nats[told] = mutual_info_classif(pairs.z[:, told], v, random_state=seed)
+                nats[told] = mutual_info_classif(z[:, told], v, random_state=seed)
     else:
         bins_of = binned(pairs.z, bins)
         columns = zip(pairs.v.T, pairs.sizes, strict=True)

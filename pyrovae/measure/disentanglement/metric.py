@@ -85,9 +85,11 @@ class Scores(Finding):
     def verdict(self) -> Sequence[str]:
         """Which scores could not be computed."""
         missing = [name for name, number in self.numbers.items() if math.isnan(number.mean)]
-        if missing:
-            return [f"Not defined for this representation: {', '.join(missing)}."]
-        return []
+        of_one = len(self.factors) == 1 and not (
+            len(self.units) == 1 and "completeness" in missing
+        )
+        reason = "a single factor" if of_one else "this representation"
+        return [f"Not defined for {reason}: {', '.join(missing)}."] if missing else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,19 +147,27 @@ class Metric(abc.ABC):
 def resampled(metric: Metric, pairs: Pairs, generator: np.random.Generator) -> dict[str, float]:
     """Return the standard deviation of each score over random halves of the data.
 
-    It is NaN where a half has no score, and left out if there are fewer than two halves.
+    A half is scored with the factors and values that it has: a rare value may be missing from it.
+    The error is NaN if fewer than two halves have a score, and left out if no halves are wanted.
 
     References:
         Shao, Wu, 1989. A General Theory for Jackknife Variance Estimation.
         Politis, Romano, 1994. Large Sample Confidence Regions Based on Subsamples.
     """
-    halves = [
-        metric.values(pairs.take(generator.permutation(len(pairs))[: len(pairs) // 2]), generator)
-        for _ in range(metric.resamples)
-    ]
-    if len(halves) < 2:
+    if metric.resamples < 2:
         return {}
-    return {name: float(np.std([half[name] for half in halves], ddof=1)) for name in halves[0]}
+    found: dict[str, list[float]] = {}
+    for _ in range(metric.resamples):
+        rows = generator.permutation(len(pairs))[: len(pairs) // 2]
+        half = pairs.take(rows).varied()
+        for name, value in metric.values(half, generator).items() if half.factors else ():
+            found.setdefault(name, []).append(value)
+    return {name: _deviation(values) for name, values in found.items()}
+
+
+def _deviation(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
 
 
 def divided(pairs: Pairs, generator: np.random.Generator) -> tuple[Pairs, Pairs]:

@@ -26,7 +26,8 @@ class MIG(Metric):
 
     The paper draws $z$ from the guide. As this metric is given points, it bins them, as Locatello
     et al. do: a unit of B bins holds log B nats at most, so a factor with more values than bins
-    cannot reach 1.
+    cannot reach 1. Bins of equal width also lose a unit with outliers, whose other data are then
+    in few bins; `assign` moves outliers.
 
     Args:
         bins: the number of bins of a unit, or None for nearest neighbors.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,6 +79,12 @@ class Pairs:
                 f"the representation has more units than data, {z.shape[1]:,} and {len(z):,}: "
                 "give it as [N data, L units], of more data"
             )
+        for name, size in zip(factor_names, v.max(0) + 1, strict=True):
+            if size > len(v) / 2 and len(v) > 4:
+                raise ValueError(
+                    f"the factor {name!r} has {size:,} values in {len(v):,} data, so it is nearly "
+                    "an identifier: leave it out, or give fewer values, two data or more for each"
+                )
         return cls(unit_names, factor_names, z, v)
 
     def __len__(self) -> int:
@@ -93,15 +101,61 @@ class Pairs:
         """Whether each unit takes more than one value, [L]."""
         return np.asarray(self.z.max(0) > self.z.min(0))
 
+    @property
+    def standardized(self) -> Units:
+        """The units with the mean 0 and the standard deviation 1, [N, L]; constant ones as 0.
+
+        Predictors of scikit-learn round to single precision, so units of small scale or large
+        offset would be lost to them. Squares of huge units would overflow.
+
+        Example:
+            >>> z = np.array([[1e-200, 5.0], [3e-200, 5.0]])
+            >>> Pairs.of(z, [0, 1]).standardized.tolist()
+            [[-1.0, 0.0], [1.0, 0.0]]
+        """
+        z = self.z / _positive(np.abs(self.z).max(0))
+        z = z - z[0]
+        z = z / _positive(np.abs(z).max(0))
+        z = z - z.mean(0)
+        return np.asarray(z / _positive(np.where(self.varies, z.std(0), 0.0)))
+
+    def varied(self) -> Self:
+        """Return the same data without the factors that have a single value in them."""
+        kept = np.flatnonzero(self.v.max(0) > self.v.min(0))
+        names = tuple(self.factors[k] for k in kept)
+        return replace(self, factors=names, v=self.v[:, kept])
+
     def take(self, rows: Any) -> Self:
         """Return the data at some rows."""
         return replace(self, z=self.z[rows], v=self.v[rows])
 
     def limited(self, limit: int | None, generator: np.random.Generator) -> Self:
-        """Return `limit` rows at random, or all if there are no more, or for None."""
-        if limit is None or limit >= len(self):
+        """Return `limit` rows at random, or all if there are no more, or for None.
+
+        Raises:
+            ValueError: if the limit is not a whole number of at least 2, or leaves a factor with a
+                single value.
+        """
+        if limit is None:
             return self
-        return self.take(generator.permutation(len(self))[:limit])
+        if not isinstance(limit, Integral) or limit < 2:
+            raise ValueError(f"limit must be a whole number of 2 or more, or None; got {limit!r}")
+        if limit >= len(self):
+            return self
+        found = self.take(generator.permutation(len(self))[:limit])
+        single = found.v.max(0) == found.v.min(0)
+        if single.any():
+            name = self.factors[int(single.argmax())]
+            raise ValueError(
+                f"the factor {name!r} has a single value in the {limit:,} data that were drawn: "
+                "raise limit, or leave the factor out"
+            )
+        return found
+
+
+def _positive(scale: Units) -> Units:
+    """Return what to divide by: 1 where a scale is 0."""
+    return np.where(scale > 0, scale, 1.0)
 
 
 def sized(data: int, units: Sequence[str], factors: Sequence[str]) -> str:
@@ -167,7 +221,7 @@ def columns_of(table: Any, what: str) -> tuple[tuple[str, ...] | None, list[NDAr
         columns = [np.asarray(table[name]) for name in names]
         own: tuple[str, ...] | None = tuple(map(str, names))
     else:
-        values = table.detach().cpu().numpy() if isinstance(table, Tensor) else np.asarray(table)
+        values = _array(table) if isinstance(table, Tensor) else np.asarray(table)
         if values.ndim not in (1, 2):
             raise ValueError(
                 f"{what} must have one row for each datum, [N, C] or [N]; got {values.shape}"
@@ -178,6 +232,12 @@ def columns_of(table: Any, what: str) -> tuple[tuple[str, ...] | None, list[NDAr
     if not columns or not len(columns[0]):
         raise ValueError(f"{what} must have rows and columns; got none")
     return own, columns
+
+
+def _array(table: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array; bfloat16, which NumPy lacks, as float32."""
+    kept = table.detach().cpu()
+    return np.asarray((kept.float() if kept.dtype == torch.bfloat16 else kept).numpy())
 
 
 def _named(
@@ -199,9 +259,8 @@ def _coded(values: NDArray[Any], name: str) -> Codes:
         if (values != np.round(values)).any():
             raise ValueError(
                 f"the factor {name!r} has numbers that are not whole, such as "
-                f"{values[values != np.round(values)][0]:.4g}: give the index of each value in "
-                "its finite set, np.unique(values, return_inverse=True)[1], or bin a continuous "
-                "factor"
+                f"{values[values != np.round(values)][0]:.4g}: make them whole numbers, the index "
+                "of each value in its finite set; divide a continuous factor into bins"
             )
     elif values.dtype.kind == "O":
         if any(map(_missing, values)):

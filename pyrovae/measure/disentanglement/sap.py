@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,10 +59,11 @@ class SAP(Metric):
         if not units:
             return found
         if self.ordered:
-            together = np.corrcoef(pairs.z[:, units], pairs.v, rowvar=False)
+            together = np.corrcoef(pairs.standardized[:, units], pairs.v, rowvar=False)
             found[units] = np.square(together[: len(units), len(units) :])
             return found
-        train, test = divided(pairs, generator)
+        scaled = replace(pairs, z=pairs.standardized)
+        train, test = divided(scaled, generator)
         for k, size in enumerate(pairs.sizes):
             for j in units:
                 found[j, k] = _balanced(train.z[:, [j]], train.v[:, k], size, test, (j, k))
@@ -75,7 +76,8 @@ def _balanced(
     """Return the balanced accuracy of thresholds on one unit, on the held-out data."""
     from sklearn.tree import DecisionTreeClassifier
 
-    tree = DecisionTreeClassifier(max_leaf_nodes=size, class_weight="balanced", random_state=0)
+    leaves = max(size, 2)  # the last value may be missing among the rows to train on
+    tree = DecisionTreeClassifier(max_leaf_nodes=leaves, class_weight="balanced", random_state=0)
     guessed = tree.fit(z, v).predict(test.z[:, [place[0]]])
     truth = test.v[:, place[1]]
     return float(

@@ -98,6 +98,7 @@ def read_assignment(path: str | Path) -> Assignment:
         spread=tuple(said.get("spread", ())),
         data=said["data"],
         bins=said["bins"],
+        together=tuple((a, b, nats) for a, b, nats in said.get("together", ())),
     )
 
 
