@@ -83,6 +83,8 @@ def of_npz(path: Path, reading: Reading) -> Contents | None:
             number, key, columns = len(factors), "imgs.npy", DSPRITES
             if factors.shape[1:] != (len(DSPRITES),):
                 raise ValueError(f"latents_classes is not [N, 6] but {list(factors.shape)}")
+            if not (factors >= 0).all():
+                raise ValueError(f"latents_classes are indices from 0; got {factors.min()}")
         elif names == {"images.npy"}:
             with archive.open("images.npy") as file:
                 number = _header(file)[0][0]
@@ -93,11 +95,15 @@ def of_npz(path: Path, reading: Reading) -> Contents | None:
         else:
             return None
         with archive.open(key) as file:
-            shape, kind = _header(file)
+            shape, kind, fortran = _header(file)
             if shape[0] != number:
                 raise ValueError(f"there are {shape[0]} images and {number} rows of factors")
             rows = rows_kept(number, math.prod(shape[1:]), reading)
-            x = _chosen(_pieces(file, shape, kind), rows)
+            if fortran:  # The rows are not one after another: nothing but the whole can be read.
+                (whole,) = _pieces(file, (1, *shape[::-1]), kind)
+                x = whole[0].T[rows]
+            else:
+                x = _chosen(_pieces(file, shape, kind), rows)
     return with_factors(x, factors[rows], columns, reading)
 
 
@@ -121,6 +127,9 @@ def read_h5(path: Path, reading: Reading) -> Contents:
                 f"{', '.join(shapes) or 'nothing'}; save other arrays as .npz"
             )
         labels = file["labels"][:]
+        if not np.isfinite(labels).all():
+            row = int(np.argwhere(~np.isfinite(labels))[0, 0])
+            raise ValueError(f"{path} has labels that are not finite, first in row {row}")
         rows = rows_kept(number, math.prod(shape), reading)
         step = max(1, PIECE // math.prod(shape))
         pieces = (file["images"][first : first + step] for first in range(0, number, step))
@@ -162,10 +171,12 @@ def read_cars3d(folder: Path, reading: Reading) -> Contents:
 
 def _im(path: Path) -> Any:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
+    damaged = (MatReadError, ValueError, TypeError, NotImplementedError, OSError, EOFError)
     try:
         im = loadmat(path, variable_names=["im"]).get("im")
-    except (ValueError, TypeError, NotImplementedError, OSError, EOFError) as error:
+    except damaged as error:
         raise ValueError(f"{path} is no file of MATLAB 5, or is damaged: {error}") from error
     if im is None or im.ndim != 5 or im.shape[2] != 3 or im.dtype != np.uint8:
         met = "none" if im is None else f"{im.dtype} {list(im.shape)}"
@@ -176,11 +187,11 @@ def _im(path: Path) -> Any:
     return im
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read the header of an .npy file, and return the shape and dtype of what follows.
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Read the header of an .npy file: the shape, the dtype, and whether in Fortran's order.
 
     Raises:
-        ValueError: if it holds Python objects, or its first axis is not the outermost.
+        ValueError: if it holds Python objects, or one number without an axis.
     """
     readers: dict[Any, Callable[..., Any]] = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -190,9 +201,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if version not in readers:
         raise ValueError(f"an array is stored by version {version} of NumPy's format")
     shape, fortran, kind = readers[version](file)
-    if fortran or kind.hasobject or not shape:
-        raise ValueError(f"images are numbers in the order of C; got {kind} of shape {shape}")
-    return shape, kind
+    if kind.hasobject or not shape:
+        raise ValueError(f"images are numbers [N, H, W]; got {kind} of shape {shape}")
+    return shape, kind, fortran
 
 
 def _pieces(file: IO[bytes], shape: tuple[int, ...], kind: np.dtype[Any]) -> Iterator[Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from numbers import Integral
+from typing import Any, TypeGuard, final
 
 import torch
 from torch import Tensor
 
-__all__ = ["FactorGrid"]
+__all__ = ["FactorGrid", "is_whole"]
 
 
 @final
@@ -26,7 +27,8 @@ class FactorGrid:
         sizes: the number of values of each factor.
 
     Raises:
-        ValueError: if names repeat, a size is below 1, or there is not one size for each name.
+        ValueError: if names repeat or are no words, a size is no whole number from 1 on, or there
+            is not one size for each name.
 
     Example:
         >>> grid = FactorGrid(("shape", "x"), (3, 32))
@@ -42,12 +44,15 @@ class FactorGrid:
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check names and sizes."""
-        fits = len(self.names) == len(self.sizes) == len(set(self.names)) > 0
-        if not fits or min(self.sizes) < 1:
+        """Check names and sizes, and make tuples of them."""
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        words = all(isinstance(name, str) for name in self.names)
+        fits = words and len(self.names) == len(self.sizes) == len(set(self.names)) > 0
+        if not fits or not all(is_whole(size) and size >= 1 for size in self.sizes):
             raise ValueError(
-                "a grid has one size of at least 1 for each name of a factor, all different; got "
-                f"the names {list(self.names)} and sizes {list(self.sizes)}"
+                "a grid has one size of at least 1, a whole number, for each name of a factor, "
+                f"all different; got the names {list(self.names)} and sizes {list(self.sizes)}"
             )
 
     def __len__(self) -> int:
@@ -95,15 +100,17 @@ class FactorGrid:
                 own on the CPU.
 
         Raises:
-            ValueError: if a held factor or its value does not exist.
+            ValueError: if a held factor or its value does not exist, or the number is negative.
         """
         fixed = dict(fixed or {})
+        if not is_whole(number) or number < 0:
+            raise ValueError(f"a number of combinations is 0 or more; got {number!r}")
         for name, value in fixed.items():
             if name not in self.names:
                 raise ValueError(f"no factor {name!r}: there are {', '.join(self.names)}")
             size = self.sizes[self.names.index(name)]
-            if not 0 <= value < size:
-                raise ValueError(f"{name} has values 0 to {size - 1}; got {value} to hold it at")
+            if not is_whole(value) or not 0 <= value < size:
+                raise ValueError(f"{name} has values 0 to {size - 1}; got {value!r} to hold it at")
         device = None if generator is None else generator.device
         columns = [
             torch.full((number,), fixed[name], device=device)
@@ -120,6 +127,11 @@ class FactorGrid:
             ValueError: if they are not whole numbers [N, F], or an index is out of range.
         """
         _check(factors, self.sizes, f"indices [N, {len(self.sizes)}] of factors", names=self.names)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Return whether a value is a whole number: an int of Python or NumPy, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check(
@@ -140,6 +152,7 @@ def _check(
         raise ValueError(f"expected {what}, whole numbers; got {met}")
     columns = values.unbind(1) if ndim == 2 else (values,)
     for name, size, column in zip(names, sizes, columns, strict=True):
+        column = column.long()  # A bound may be beyond what uint8 holds.
         bad = column[(column < 0) | (column >= size)]
         if len(bad):
             raise ValueError(f"{name} goes from 0 to {size - 1}; got {int(bad[0])}")

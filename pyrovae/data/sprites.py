@@ -13,7 +13,7 @@ from typing import Final, Literal, final
 import torch
 from torch import Tensor
 
-from pyrovae.data.factors import FactorGrid
+from pyrovae.data.factors import FactorGrid, is_whole
 
 __all__ = ["LOOKS", "Look", "Sprites"]
 
@@ -56,7 +56,7 @@ class Sprites:
         look: "binary", "color" or "noise".
 
     Raises:
-        ValueError: if the side is below 8 or there is no such look.
+        ValueError: if the side is no whole number from 8 on or there is no such look.
 
     References:
         Higgins, Matthey, Pal, Burgess, Glorot, Botvinick, Mohamed, Lerchner, 2017. beta-VAE.
@@ -78,7 +78,7 @@ class Sprites:
 
     def __post_init__(self) -> None:
         """Check the side and the look."""
-        if self.side < 8 or self.look not in LOOKS:
+        if not is_whole(self.side) or self.side < 8 or self.look not in LOOKS:
             raise ValueError(
                 f"sprites have a side of at least 8 pixels and a look of {', '.join(LOOKS)}; got "
                 f"side={self.side!r}, look={self.look!r}"

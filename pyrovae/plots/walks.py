@@ -204,7 +204,7 @@ def column_heads(traversal: Traversal) -> list[str]:
     values: Tensor = traversal.values
     if traversal.of == "prior" and torch.allclose(values, values[:1].expand_as(values), atol=1e-3):
         return [f"{round(value, 2) + 0.0:g}" for value in values[0].tolist()]
-    return [f"{100 * level:.2g}%" for level in traversal.quantiles]
+    return [f"{round(100 * level, 1):g}%" for level in traversal.quantiles]
 
 
 def _caption(traversal: Traversal) -> str:

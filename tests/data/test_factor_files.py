@@ -75,6 +75,16 @@ def test_dsprites_are_read_without_their_pickle(tmp_path, monkeypatch):
     assert dict(found) == wanted
 
 
+def test_dsprites_in_the_order_of_fortran_are_the_same(tmp_path):
+    arrays = dsprites(tmp_path / "c.npz")
+    arrays["imgs"] = np.asfortranarray(arrays["imgs"])
+    np.savez_compressed(tmp_path / "f.npz", **arrays)
+    wanted, found = load(tmp_path / "c.npz", limit=40), load(tmp_path / "f.npz", limit=40)
+    for split in wanted.splits:
+        assert torch.equal(found.splits[split].x, wanted.splits[split].x)
+        assert torch.equal(found.splits[split].factors, wanted.splits[split].factors)
+
+
 def test_3d_shapes_are_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(factor_files, "PIECE", 48 * 7)
     labels = RNG.choice([-30.0, 0.5, 30.0], (ROWS, 6))
@@ -144,9 +154,10 @@ class TestRefused:
                 "72 images and 71 rows of factors",
             ),
             ({"latents_classes": np.zeros((ROWS, 5), int)}, r"latents_classes is not \[N, 6\]"),
-            ({"imgs": np.array([{}] * ROWS)}, "Python objects|in the order of C"),
-            ({"imgs": np.array(7)}, "in the order of C"),
+            ({"imgs": np.array([{}] * ROWS)}, "Python objects|images are numbers"),
+            ({"imgs": np.array(7)}, "images are numbers"),
             ({"latents_classes": np.array([{}] * ROWS)}, "which are not unpickled"),
+            ({"latents_classes": np.full((ROWS, 6), -1)}, "are indices from 0; got -1"),
         ],
     )
     def test_dsprites_that_do_not_fit(self, changed, message, tmp_path):
@@ -178,6 +189,14 @@ class TestRefused:
         ):
             load(path)
 
+    def test_3d_shapes_with_a_label_that_is_no_number(self, tmp_path):
+        labels = np.zeros((4, 6))
+        labels[2, 1] = np.nan
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["images"], file["labels"] = numbered(4, 4, 4, 3), labels
+        with pytest.raises(ValueError, match="labels that are not finite, first in row 2"):
+            load(tmp_path / "x.h5")
+
     def test_what_are_no_cars(self, tmp_path):
         cars(tmp_path)
         cars_path = tmp_path / "car_01_mesh.mat"
@@ -192,5 +211,8 @@ class TestRefused:
         with pytest.raises(ValueError, match="got none"):
             load(tmp_path)
         cars_path.write_bytes(b"no file of MATLAB" * 20)
+        with pytest.raises(ValueError, match="is no file of MATLAB 5, or is damaged"):
+            load(tmp_path)
+        cars_path.write_bytes(b"hi")
         with pytest.raises(ValueError, match="is no file of MATLAB 5, or is damaged"):
             load(tmp_path)

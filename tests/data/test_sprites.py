@@ -145,6 +145,13 @@ class TestGrid:
         assert torch.equal(grid.number(every), torch.arange(24))
         assert len(GRID) == 737_280
 
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+    def test_small_types_of_whole_numbers_are_numbers(self, dtype):
+        assert GRID.at(torch.tensor([3], dtype=dtype)).tolist() == [[0, 0, 0, 0, 3]]
+
+    def test_lists_of_names_and_sizes_are_tuples(self):
+        assert len({FactorGrid(["a"], [3]), FactorGrid(("a",), (3,))}) == 1
+
     def test_samples_hold_what_is_fixed_and_are_uniform_otherwise(self):
         found = drawn(12_000, shape=1, y=31)
         assert (found[:, 0] == 1).all()
@@ -162,6 +169,15 @@ class TestGrid:
             (lambda: FactorGrid(("a",), (0,)), "one size of at least 1"),
             (lambda: GRID.sample(2, fixed={"hue": 1}), "no factor 'hue': there are shape, scale"),
             (lambda: GRID.sample(2, fixed={"shape": 3}), "shape has values 0 to 2; got 3"),
+            (lambda: FactorGrid(("a",), (2.5,)), "a whole number, .*2.5"),
+            (lambda: FactorGrid((["a"],), (2,)), "one size of at least 1"),
+            (lambda: GRID.sample(2, fixed={"shape": 1.5}), "shape has values 0 to 2; got 1.5"),
+            (
+                lambda: GRID.sample(2, fixed={"shape": "heart"}),
+                "shape has values 0 to 2; got 'heart'",
+            ),
+            (lambda: GRID.sample(-1), "0 or more; got -1"),
+            (lambda: Sprites(side=8.5), "got side=8.5"),
             (lambda: GRID.at(torch.tensor([737_280])), "from 0 to 737279; got 737280"),
             (lambda: GRID.at(torch.zeros(2)), "whole numbers; got torch.float32"),
             (

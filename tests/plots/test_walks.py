@@ -61,6 +61,13 @@ class TestTraversals:
         assert texts(axes.get_xticklabels())[:2] == ["1%", "5%"]
         assert "quantiles of the aggregate posterior" in axes.get_xlabel()
 
+    def test_levels_of_a_normal_are_percent_with_one_decimal(self):
+        levels = pv.traverse(vae(), binary(9), of="prior").quantiles
+        walk = pv.traverse(vae(), binary(9), quantiles=levels)
+        heads = texts(plots.traversals(walk, SHAPE).axes[0].get_xticklabels())
+        assert heads[:3] == ["0.1%", "0.6%", "2.3%"]
+        assert heads[6:7] + heads[-3:] == ["50%", "97.7%", "99.4%", "99.9%"]
+
     def test_a_kl_that_is_not_known_is_left_out(self):
         target = vae(2)
         target.prior = pv.priors.StudentT(2)
