@@ -67,6 +67,10 @@ class Quantizer(Part):
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors [..., R, D] of codes [..., R]."""
 
+    def shares_codes(self, other: object) -> bool:
+        """Return whether another quantizer has the same codes, now and after training."""
+        return self is other
+
 
 class Codebook(Quantizer):
     r"""Keep K learned vectors e of width D, in each of R levels, and quantize by the nearest one.
@@ -250,16 +254,22 @@ class Lattice(Quantizer):
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
-        if not levels or any(isinstance(L, bool) or int(L) != L or L < 2 for L in levels):
+        sizes = torch.as_tensor(levels)
+        flat = sizes.ndim == 1 and not (sizes.is_floating_point() or sizes.dtype == torch.bool)
+        if not flat or (sizes < 2).any():
             raise ValueError(
                 "a lattice needs at least one coordinate, each with two levels or more, such as "
-                f"[8, 6, 5]; got {list(levels)}"
+                f"[8, 6, 5]; got {levels}"
             )
-        self.codes, self.width, self.depth = math.prod(levels), len(levels), 1
-        sizes = torch.tensor(list(levels))
+        self._sizes = tuple(sizes.tolist())
+        self.codes, self.width, self.depth = math.prod(self._sizes), len(sizes), 1
         self.register_buffer("levels", sizes, persistent=False)
         self.register_buffer("basis", sizes.cumprod(0) // sizes, persistent=False)
         self.register_buffer("scale", (sizes // 2).float(), persistent=False)
+
+    def shares_codes(self, other: object) -> bool:
+        """Return whether another lattice has the same levels."""
+        return isinstance(other, Lattice) and other._sizes == self._sizes
 
     def quantize(self, h: Tensor) -> Quantized:
         """Return the codes of vectors h [..., D]."""

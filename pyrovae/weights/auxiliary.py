@@ -20,9 +20,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.distributions import biject_to
 
-from pyrovae.weights.sites import is_point_mass, log_prob, sample_sites
+from pyrovae.weights.sites import innermost, is_deterministic, is_point_mass, log_prob, sample_sites
 
-__all__ = ["REVERSE_DENSITY", "check_guide", "check_transform"]
+__all__ = ["REVERSE_DENSITY", "check_codes", "check_guide", "check_transform"]
 
 REVERSE_DENSITY: Final = "_reverse_density"
 """The key of `infer` that marks a factor of a guide as -log r(u | z, x), where r is a normalized
@@ -51,6 +51,38 @@ def check_guide(guide_trace: Any) -> None:
     discrete = any(s["fn"].support.is_discrete for s in drawn.values())
     if drawn and (discrete or not points):
         raise _unknown(sites)
+
+
+def check_codes(model_trace: Any, guide_trace: Any) -> None:
+    """Check that the model gives probabilities to the values that the guide is certain of.
+
+    Raises:
+        ValueError: naming the site, if the model has a density there, another quantizer, or
+            another number of codes.
+    """
+    for name, site in sample_sites(guide_trace):
+        other = model_trace.nodes.get(name)
+        if other is None or not is_deterministic(site["fn"]):
+            continue
+        guide_fn, model_fn = innermost(site["fn"]), innermost(other["fn"])
+        if not other["fn"].support.is_discrete:
+            raise ValueError(
+                f"the guide gives one value of site '{name}' probability one, and the model's "
+                f"{type(model_fn).__name__} has a density there, so their ratio is no bound: use "
+                "a prior over codes, such as priors.Codes(guide.quantizer, positions)"
+            )
+        own = getattr(guide_fn, "quantizer", None)
+        if own is not None and not own.shares_codes(getattr(model_fn, "quantizer", None)):
+            raise ValueError(
+                f"site '{name}' cannot score its value: the prior and the guide have different "
+                "quantizers, also if one is a copy. Give the prior guide.quantizer"
+            )
+        if model_fn.event_shape != guide_fn.event_shape:
+            raise ValueError(
+                f"site '{name}' has event shape {tuple(model_fn.event_shape)} in the model but "
+                f"{tuple(guide_fn.event_shape)} in the guide: give the prior as many positions as "
+                f"the guide, whose network has {guide_fn.codes.shape[-2]}"
+            )
 
 
 def check_transform(
