@@ -24,10 +24,10 @@ from pyrovae.measure.disentanglement import assign, disentanglement
 from pyrovae.measure.disentanglement.assignment import listed
 from pyrovae.measure.disentanglement.saved import FACTORS, save_factors
 from pyrovae.measure.report import USED
+from pyrovae.randomness import seeded
 from pyrovae.runs import Run
 from pyrovae.runs.record import provenance
 from pyrovae.runs.sources import first
-from pyrovae.seeds import seeded
 from pyrovae.vae import VAE
 from pyrovae.weights.kl import dimension_rates
 from pyrovae.weights.posterior_means import posterior_means
@@ -172,8 +172,5 @@ def _embedded(vae: VAE, split: Split) -> tuple[Tensor, list[str], list[str]]:
     if not any(used):
         return z, names, []
     kept = [j for j, each in enumerate(used) if each]
-    return (
-        z[:, kept],
-        [names[j] for j in kept],
-        [n for n in names if n not in {names[j] for j in kept}],
-    )
+    unused = [name for name, each in zip(names, used, strict=True) if not each]
+    return z[:, kept], [names[j] for j in kept], unused

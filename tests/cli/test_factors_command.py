@@ -183,6 +183,32 @@ def test_what_is_wrong_is_one_line(world, tmp_path, capsys):
     assert "no run's folder at" in complaint(capsys, "factors", tmp_path / "none")
 
 
+def test_units_whose_posterior_is_the_prior_are_left_out(world, capsys, monkeypatch):
+    run, _, known = world
+
+    def rates(*_, **__):
+        return {"z": torch.tensor([[0.005, 2.0]] * 7)}
+
+    monkeypatch.setattr("pyrovae.cli.factors.dimension_rates", rates)
+    assert main(["factors", str(run), "--split", "train", "--factors", str(known)]) == 0
+    assert Run(run).assignment().units == ("z[1]",)
+    said = capsys.readouterr().out
+    assert "Left out: z[0], whose posterior is the prior (KL < 0.01 nats)." in said
+
+
+def test_the_assignment_is_kept_if_scores_fail(world, monkeypatch, capsys):
+    run, _, known = world
+    (run / "factors.json").unlink(missing_ok=True)
+
+    def failing(*_, **__):
+        raise ValueError("no scores")
+
+    monkeypatch.setattr("pyrovae.cli.factors.disentanglement", failing)
+    line = complaint(capsys, "factors", run, "--split", "train", "--factors", known)
+    assert "no scores" in line
+    assert Run(run).assignment().held == {"z[0]": "size", "z[1]": "hue"}
+
+
 class TestFile:
     @pytest.fixture
     def saved(self, tmp_path):

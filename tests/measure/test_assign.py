@@ -151,8 +151,8 @@ def test_what_counts_as_held_and_as_shared():
     assert found.holders == {"x": ("a", "b"), "y": ("a",), "hue": ("a",), "size": ()}
     assert found.held == {"a": "x", "b": "x"}
     assert found.verdict == [
-        "2 of 4 factors are in one unit each. x is shared by a and b. a holds x, y and hue. size is "
-        "spread: no unit has 10% of its entropy, but all units together tell it."
+        "2 of 4 factors are in one unit each. x is shared by a and b. a holds x, y and hue. size "
+        "is spread: no unit has 10% of its entropy, but all units together tell it."
     ]
 
 
@@ -312,7 +312,7 @@ def test_factors_that_are_alike_are_said_to_be():
     [
         ({"limit": 1}, "limit must be a whole number of 2 or more, or None; got 1"),
         ({"limit": 2.5}, "limit must be a whole number of 2 or more, or None; got 2.5"),
-        ({"bins": 2.5}, "two bins or more, a whole number; got bins=2.5"),
+        ({"bins": 2.5}, "two bins or more; got bins=2.5: give a whole number"),
         ({"limit": 5}, "'factor 0' has a single value in the 5 data that were drawn"),
     ],
 )

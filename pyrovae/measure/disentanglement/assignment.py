@@ -161,9 +161,7 @@ class Assignment(Finding):
             if len(alone) == 1:
                 return f"{alone[0]} is in one unit."
             if mixed:
-                return (
-                    f"Each of the {len(alone)} factors is in one unit, but not in one of its own."
-                )
+                return f"Each of the {len(alone)} factors is in one unit, not each in its own."
             return f"Each of the {len(alone)} factors is in a unit of its own."
         counted = f"{len(alone)} of {len(self.factors)} factors"
         return f"{counted} {'is' if len(alone) == 1 else 'are'} in one unit each."

@@ -64,7 +64,7 @@ def check_bins(bins: int) -> None:
     """
     if not isinstance(bins, Integral) or bins < 2:
         raise ValueError(
-            f"a unit needs two bins or more, a whole number; got bins={bins}: give 20, say"
+            f"a unit needs two bins or more; got bins={bins}: give a whole number, 20, say"
         )
 
 
