@@ -20,7 +20,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.distributions import biject_to
 
-from pyrovae.weights.sites import innermost, is_deterministic, is_point_mass, log_prob, sample_sites
+from pyrovae.weights.sites import (
+    innermost,
+    is_deterministic,
+    is_point_mass,
+    log_prob,
+    sample_sites,
+)
 
 __all__ = ["REVERSE_DENSITY", "check_codes", "check_guide", "check_transform"]
 
