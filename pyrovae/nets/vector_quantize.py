@@ -49,18 +49,19 @@ class TorchCodebook(Quantizer):
             raise ValueError(f"TorchCodebook takes one head; got heads={options['heads']}")
         self.codes, self.width, self.depth = codes, width, 1
         self.vq = _library().VectorQuantize(dim=width, codebook_size=codes, **options)
-        self._waiting: tuple[Tensor, Tensor] | None = None
+        # Plain tensors, which runs and checkpoints keep: the next step moves the codebook by them.
+        self.rows, self.found = torch.zeros(1, 0, width), torch.zeros(1, 0, dtype=torch.long)
 
     def quantize(self, h: Tensor) -> Quantized:
         """Return the codes of vectors h [..., D], and in training move the codebook."""
         moves = self.training and h.requires_grad
         rows = h.reshape(1, -1, self.width)
-        if moves and self._waiting is not None:
-            self.vq.update_indices(*self._waiting)
-        with _mode(self.vq, training=moves):
+        if moves and self.rows.numel():
+            self.vq.update_indices(self.rows, self.found)
+        with _mode(self.vq, training=moves, zero=0.0 * rows.sum()):
             found, codes, loss = self.vq(rows, freeze_codebook=self.vq.ema_update)
         if moves and self.vq.ema_update:
-            self._waiting = rows.detach(), codes
+            self.rows, self.found = rows.detach(), codes
         penalty = (loss * self.width).expand(h.shape[:-1])
         path = (found - found.detach()).reshape(h.shape)
         codes = codes.reshape(*h.shape[:-1], 1)
@@ -86,13 +87,19 @@ class TorchCodebook(Quantizer):
 
 
 @contextlib.contextmanager
-def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    before = module.training
+def _mode(module: nn.Module, *, training: bool, zero: Tensor) -> Iterator[None]:
+    """Set the mode, and the zero that the package adds to its losses.
+
+    The package marks its own zero as a parameter, which no part holds; `zero` depends on the data.
+    """
+    before, own = module.training, module.zero
     module.train(training)
+    module.zero = zero
     try:
         yield
     finally:
         module.train(before)
+        module.zero = own
 
 
 def _library() -> Any:

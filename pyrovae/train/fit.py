@@ -43,6 +43,7 @@ from pyrovae.weights.target import (
     device_of,
     intake_of,
     keep_steps,
+    parameters_kept,
     programs,
     safe_to_compile,
     steps_of,
@@ -200,7 +201,7 @@ def _prepare(
         averaged because the programs scale each to all data.
     """
     model, guide = programs(target)
-    with seeded(0), buffers_kept(target):
+    with seeded(0), buffers_kept(target), parameters_kept(target):
         if shown.validation is not None:
             check(target, shown.validation)
         x, *context = check(target, shown.train)

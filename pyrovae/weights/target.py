@@ -31,6 +31,7 @@ __all__ = [
     "intake_of",
     "keep_steps",
     "modules_of",
+    "parameters_kept",
     "placed",
     "programs",
     "programs_and_data",
@@ -254,6 +255,27 @@ def buffers_of(target: Target) -> dict[str, Tensor]:
                 met.add(id(buffer))
                 named.append((f"{number}.{name}", buffer))
     return dict(named)
+
+
+@contextlib.contextmanager
+def parameters_kept(target: Target) -> Iterator[None]:
+    """Restore the parameters of the target's modules after the block.
+
+    A codebook that is trained by a loss revives rows of its parameter in a forward pass.
+    """
+    before = [
+        (parameter, parameter.detach().clone())
+        for module in modules_of(target)
+        for parameter in module.parameters(recurse=False)
+        if not nn.parameter.is_lazy(parameter)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in before:
+                if not torch.equal(parameter, value):
+                    parameter.copy_(value)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 
+import pyrovae as pv
+
 from pyrovae.data.ranks import Ranks
 from pyrovae.nets import Codebook, Lattice
 
@@ -221,3 +223,20 @@ def test_codebooks_of_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(Ranks, "present", classmethod(lambda cls: cls(0, 2)))
     with pytest.raises(ValueError, match="train in one process, or use guides.FSQ"):
         Codebook(4, 2).quantize(torch.zeros(3, 2, requires_grad=True))
+
+
+class Refuse(pv.Callback):
+    def started(self, training):
+        raise OSError("no room")
+
+
+def test_the_check_before_a_training_leaves_the_codebook():
+    torch.manual_seed(0)
+    book = Codebook(64, 2, update="loss")
+    guide = pv.guides.VectorQuantized(pv.nets.MLP(4, 6), book)
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.MLP(6, 4))
+    vae = pv.VAE(pv.priors.Codes(book, 3), likelihood, guide)
+    before = book.table.detach().clone()
+    with pytest.raises(OSError, match="no room"):
+        pv.fit(vae, torch.eye(4).repeat(5, 1), callbacks=[Refuse()])
+    assert torch.equal(book.table, before)

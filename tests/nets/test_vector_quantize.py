@@ -53,38 +53,22 @@ OPTIONS = {
 
 
 @pytest.mark.usefixtures("_installed")
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_it_trains_moves_and_bounds_the_evidence(options, tmp_path):
-    vae = vae_with(TorchCodebook(3, 2, **options))
-    before = {
-        name: tensor.clone() for name, tensor in vae.posterior.quantizer.state_dict().items()
-    }
-    optim = torch.optim.Adam(vae.parameters(), 0.05)
-    svi = pv.SVI(vae.model, vae.guide, optim, pyro.infer.Trace_ELBO(), compile=False)
-    for _ in range(5):
-        svi.step(X.repeat(4, 1))
-    moved = vae.posterior.quantizer.state_dict()
-    assert not torch.equal(moved["vq._codebook.embed"], before["vq._codebook.embed"])
-    vae.eval()
-    codes = torch.cartesian_prod(*[torch.arange(3)] * 2)
-    z = vae.posterior.quantizer.lookup(codes[..., None])[..., 0, :].transpose(1, 2).flatten(1)
-    with torch.no_grad():
-        evidence = (vae.decode(z[:, None]).log_prob(X)).logsumexp(0) - 2 * torch.tensor(3.0).log()
-        bound = pv.log_weights(vae, X, particles=2)
-        assert (bound < evidence).all()
-        pv.save(vae, tmp_path)
-        assert torch.equal(pv.log_weights(pv.load(tmp_path).eval(), X, particles=2), bound)
-
-
-@pytest.mark.usefixtures("_installed")
-def test_bad_sizes_and_several_heads_are_refused():
-    with pytest.raises(ValueError, match="one head; got heads=2"):
-        TorchCodebook(8, 4, heads=2)
-    with pytest.raises(ValueError, match="at least two codes.*codes=1"):
-        TorchCodebook(1, 4)
-
-
-def test_without_the_package_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(ValueError, match=r"pip install 'pyrovae\[codes\]'"):
-        TorchCodebook(8, 4)
+def test_fit_trains_it_and_resumes_it(tmp_path):
+    step = pv.Step(pv.Optim(torch.optim.Adam, lr=0.05), compile=False)
+    trained = {}
+    for name, epochs in {"whole": [40], "resumed": [20, 40]}.items():
+        torch.manual_seed(2)
+        vae = vae_with(TorchCodebook(3, 2))
+        before = pv.log_weights(vae.eval(), X, particles=1).mean()
+        for i, last in enumerate(epochs):
+            pv.fit(
+                *(vae.train(), X.repeat(8, 1)),
+                epochs=last,
+                batch_size=12,
+                step=step,
+                callbacks=[pv.Checkpoint(tmp_path / name)],
+                resume=tmp_path / name if i else None,
+            )
+        trained[name] = pv.log_weights(vae.eval(), X, particles=1)
+        assert trained[name].mean() > before + 1.0
+    assert torch.equal(trained["resumed"], trained["whole"])
