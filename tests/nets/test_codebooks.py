@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import pyrovae as pv
-
 from pyrovae.data.ranks import Ranks
 from pyrovae.nets import Codebook, Lattice
 

@@ -1,8 +1,5 @@
 """The codebooks of vector-quantize-pytorch: the same numbers as ours, and an honest bound."""
 
-import sys
-
-import pyro
 import pytest
 import torch
 
