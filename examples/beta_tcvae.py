@@ -11,7 +11,7 @@ for each beta, for held-out images, the ELBO, the total correlation, the mutual 
 (MIG: 1 if each factor is in one unit of z, 0 if in none or in several), and which unit holds which
 factor.
 
-In 47 s of one core (TC is the total correlation in nats):
+In 47 s of one core (TC is what the script prints as total correlation, in nats):
 
     beta  1.0  ELBO  -14.23  TC  0.34  MIG 0.122 +- 0.005  z[0] x, z[2] y, z[3] scale
     beta  6.0  ELBO  -17.16  TC  0.19  MIG 0.088 +- 0.003  z[2] y, z[4] y, z[5] x

@@ -243,11 +243,11 @@ def test_a_constant_unit_tells_nothing():
 def angles(seed):
     """Return units that hold an angle up to a half turn, in two of their directions."""
     generator = np.random.default_rng(seed)
-    v = generator.integers(40, size=2000)
+    v = generator.integers(40, size=1000)
     turn = 4 * np.pi * v / 40
-    held = np.column_stack([np.cos(turn), np.sin(turn), generator.normal(size=(2000, 3))])
+    held = np.column_stack([np.cos(turn), np.sin(turn), generator.normal(size=(1000, 3))])
     rotation = np.linalg.qr(generator.normal(size=(5, 5)))[0]
-    return held @ rotation + 0.3 * generator.normal(size=(2000, 5)), v
+    return held @ rotation + 0.3 * generator.normal(size=(1000, 5)), v
 
 
 @pytest.mark.parametrize("seed", range(3))
