@@ -95,7 +95,7 @@ class Codes:
         """Measure a VAE, or a pair (model, guide), on data [N, ...].
 
         Raises:
-            NotMeasurable: if no site of the guide holds codes.
+            NotMeasurable: if no site of the guide holds codes, or another site holds none.
         """
         resolved = Resolved.of(target)
         given = resolved.given(x, *context).first(self.limit)
@@ -234,8 +234,10 @@ def _measured(given: Given) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, int
 
 def _levels(pair: TracePair) -> dict[str, tuple[Tensor, int]]:
     found: dict[str, tuple[Tensor, int]] = {}
+    others = []
     for name, site in sample_sites(pair.guide):
         if not is_deterministic(site["fn"]):
+            others.append(name)
             continue
         fn: Any = innermost(site["fn"])
         codes = fn.codes.reshape(-1, *fn.codes.shape[-2:]).cpu()  # one particle, N data
@@ -246,6 +248,11 @@ def _levels(pair: TracePair) -> dict[str, tuple[Tensor, int]]:
         raise NotMeasurable(
             f"the guide samples {[name for name, _ in sample_sites(pair.guide)]}, none of which "
             "holds codes: measure one with guides.VectorQuantized or guides.FSQ"
+        )
+    if others:
+        raise NotMeasurable(
+            f"the guide samples {others} beside the codes of {list(found)}, so that one draw of "
+            "them gives no bound: pyrovae.evaluate gives the bounds of such programs"
         )
     return found
 

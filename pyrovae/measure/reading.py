@@ -190,13 +190,15 @@ def reason(error: Exception) -> str:
 def points_of(given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the sites at which the guide is a Delta, and those with one value of probability one.
 
-    Deltas that transform an auxiliary draw are left out.
+    Deltas that transform an auxiliary draw are left out. The second are none if other sites are
+    random, since particles differ then.
     """
     _, guide = given.pair
     with generators_kept():
         trace = trace_guide(guide, *given, particles=2)
     sites = dict(sample_sites(trace))
     certain = tuple(name for name, site in sites.items() if is_deterministic(site["fn"]))
+    certain = certain if len(certain) == len(sites) else ()
     points = tuple(name for name, site in sites.items() if is_point_mass(site))
     if any(is_auxiliary_draw(site) for site in sites.values()):
         points = tuple(name for name in points if not _varies(sites[name]))

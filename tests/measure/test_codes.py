@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -74,3 +76,26 @@ def test_guides_without_codes_are_refused():
         pv.Codes()(vae, torch.eye(4))
     with pytest.raises(ValueError, match="limit=0"):
         pv.Codes(limit=0)
+
+
+class Beside(torch.nn.Module):
+    """Sample a normal u after a program's own sites; a prior gives both to the likelihood."""
+
+    def __init__(self, program, loc):
+        super().__init__()
+        self.program, self.loc = program, loc
+
+    def forward(self, *x):
+        z = self.program(*x)
+        u = pyro.sample("u", dist.Normal(self.loc * torch.ones(2), 1.0).to_event(1))
+        return z if x else z + u
+
+
+def test_a_random_site_beside_the_codes_has_an_error_over_particles(coded):
+    vae = pv.VAE(Beside(coded.prior, 0.0), coded.likelihood, Beside(coded.posterior, 2.0))
+    with pytest.raises(NotMeasurable, match=r"samples \['u'\] beside the codes of \['z'\]"):
+        pv.Codes()(vae, X)
+    report = pv.evaluate(vae, X, particles=20)
+    assert report.elbo.error_over_particles > 0.01
+    assert "no error over particles" not in str(report)
+    assert "no error over particles" in str(pv.evaluate(coded, X, particles=20))
