@@ -99,3 +99,17 @@ def test_a_random_site_beside_the_codes_has_an_error_over_particles(coded):
     assert report.elbo.error_over_particles > 0.01
     assert "no error over particles" not in str(report)
     assert "no error over particles" in str(pv.evaluate(coded, X, particles=20))
+
+
+def test_a_prior_without_probabilities_of_the_codes_is_refused(coded):
+    density = pv.VAE(pv.priors.StandardNormal(2), coded.likelihood, coded.posterior)
+    refused = "has a density there, so their ratio is no bound"
+    with pytest.raises(ValueError, match=refused):
+        pv.log_weights(density, X, particles=1)
+    with pytest.raises(ValueError, match=refused):
+        pv.evaluate(density, X, particles=2)
+    with pytest.raises(ValueError, match=refused):
+        pv.fit(density, X, epochs=1)
+    other = pv.priors.Codes(pv.nets.Codebook(4, 1), 2)
+    with pytest.raises(ValueError, match="different quantizers.*guide.quantizer"):
+        pv.log_weights(pv.VAE(other, coded.likelihood, coded.posterior), X, particles=1)
