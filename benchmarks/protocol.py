@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 import pyrovae as pv
 
 STAGES = 8
+
+
+class Splits(NamedTuple):
+    """The data of a table; those to validate are measured after each epoch of a training."""
+
+    train: pv.data.Split
+    test: pv.data.Split
+    validation: pv.data.Split | None = None
 
 
 def staged(steps: int, lr: float = 1e-3) -> Callable[[int], float]:
@@ -47,6 +55,11 @@ class Row:
         units: the published numbers of active units, from the data up.
         batch: the number of data in a batch.
         callbacks: returns further callbacks, such as an average of the weights.
+        loop: trains instead of `fit`, as another library or a loop by hand does, by
+            `loop(vae, x, curve, steps=steps, batch=batch)`. It is not resumed.
+        continuous: the likelihood is a density over pixels in [0, 1], whose bits per dimension
+            count the 256 levels of a pixel.
+        data: the row's own data, if they are not those of the table.
     """
 
     make: Callable[[torch.Tensor], pv.VAE]
@@ -55,6 +68,9 @@ class Row:
     units: Sequence[int] = ()
     batch: int = 100
     callbacks: Callable[[], list[pv.Callback]] = list
+    loop: Callable[..., None] | None = None
+    continuous: bool = False
+    data: Callable[[str], Splits] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,20 +81,21 @@ class Table:
         title: the heading of the page.
         text: what the page says of the protocol, theirs and ours.
         rows: the rows by name.
-        data: returns training and test data.
+        data: returns the data, given the folder where they are.
         steps: the number of steps of each row, unless the command says another.
+        bits: the number of dimensions by which bits are counted, None for nats per datum.
     """
 
     title: str
     text: str
     rows: Mapping[str, Row]
-    data: Callable[[str], tuple[pv.data.Split, pv.data.Split]]
+    data: Callable[[str], Splits]
     steps: int
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    bits: int | None = None
 
 
-def binary_mnist(root: str) -> tuple[pv.data.Split, pv.data.Split]:
+def binary_mnist(root: str) -> Splits:
     """Return MNIST's 60,000 training images, binarized anew in each batch, and 10,000 to test."""
     data = pv.data.load("mnist", root)
     x = torch.cat([data.train.x, data.validation.x])
-    return pv.data.Split(x, dynamic=True), data.test
+    return Splits(pv.data.Split(x, dynamic=True), data.test)

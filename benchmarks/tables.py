@@ -1,7 +1,7 @@
 """Train and measure the rows of a published table, and write the table beside what was published.
 
     python benchmarks/tables.py iwae --root data --out runs/tables
-    python benchmarks/tables.py iwae --root data --row "one layer, VAE-1" --steps 400000
+    python benchmarks/tables.py iwae --root data --row "one layer, VAE-1" --budget 400000
     python benchmarks/tables.py iwae --page
 
 The rows are those of a module in `benchmarks/tables/`. A row that was stopped goes on from its
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import platform
 import shlex
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from protocol import Row, Table
+from protocol import Row, Splits, Table
 
 import pyrovae as pv
 from pyrovae.measure.latents.active_units import active_units
@@ -52,7 +53,7 @@ class Curve(pv.Callback):
     def __init__(self, vae: pv.VAE, test: torch.Tensor, steps: int) -> None:
         self.vae, self.test, self.steps = vae, test[:CURVE_DATA], steps
         self.points: list[dict[str, float]] = []
-        self.seconds, self.began = 0.0, 0.0
+        self.seconds, self.began, self.step = 0.0, 0.0, 0
 
     def started_epoch(self, training: Any) -> None:
         """Start the clock."""
@@ -64,6 +65,7 @@ class Curve(pv.Callback):
 
     def finished_epoch(self, training: Any) -> None:
         """Measure, if a tenth of the steps is complete."""
+        self.step = training.step
         last = self.points[-1]["steps"] if self.points else 0
         if training.step * POINTS // self.steps == last * POINTS // self.steps:
             return
@@ -77,27 +79,34 @@ class Curve(pv.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds and the points so far."""
         points = [[p["steps"], p["seconds"], p["nll"]] for p in self.points]
-        return {"seconds": self.seconds, "points": points}
+        return {"seconds": self.seconds, "step": self.step, "points": points}
 
     def load_state_dict(self, state: Any) -> None:
         """Go on from an earlier part of the training."""
         self.seconds, self.began = float(state["seconds"]), time.process_time()
+        self.step = int(state["step"])
         self.points = [
             {"steps": int(steps), "seconds": float(seconds), "nll": float(nll)}
             for steps, seconds, nll in state["points"]
         ]
 
 
-def train(row: Row, splits: Any, folder: Path, *, steps: int, seed: int) -> tuple[Any, Any, Any]:
+def train(
+    row: Row, splits: Splits, folder: Path, *, steps: int, seed: int
+) -> tuple[Any, Any, Any]:
     """Train a row, or go on with it; return the VAE, its history and its curve."""
-    data, test = splits
+    data = splits.train
     torch.manual_seed(seed)
     vae = row.make(data.x)
-    curve = Curve(vae, test.draw(), steps)
+    curve = Curve(vae, splits.test.draw(), steps)
+    if row.loop is not None:
+        row.loop(vae, data.x, curve, steps=steps, batch=row.batch)
+        return vae, None, curve
     history = pv.fit(
         vae,
         data,
-        epochs=-(-steps * row.batch // len(data)) + 1,
+        validation=splits.validation,
+        epochs=-(-steps // -(-len(data) // row.batch)) + 1,
         batch_size=row.batch,
         step=row.step(steps),
         seed=seed,
@@ -143,26 +152,26 @@ def annealed(vae: pv.VAE, test: pv.data.Split, data: int, temperatures: int) -> 
 
 def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one row."""
-    row, steps = table.rows[name], args.steps * 100 // table.rows[name].batch
-    splits = table.data(args.root)
+    row, steps = table.rows[name], args.budget * 100 // table.rows[name].batch
+    splits = (row.data or table.data)(args.root)
     folder = args.out / args.table / f"{slug(name)}-{steps}-{args.seed}"
     vae, history, curve = train(row, splits, folder, steps=steps, seed=args.seed)
-    if history.ended == "interrupted":
+    if history is not None and history.ended == "interrupted":
         raise KeyboardInterrupt
     line = {
         "row": name,
-        "steps": steps,
-        "budget": args.steps,
+        "steps": curve.step,
+        "budget": args.budget,
         "batch": row.batch,
         "seed": args.seed,
         "seconds": curve.seconds,
-        "compile_seconds": history.compile_seconds,
+        "compile_seconds": history.compile_seconds if history else 0.0,
         "threads": torch.get_num_threads(),
         "curve": curve.points,
-        **measure(vae, splits[1], args.particles),
+        **measure(vae, splits.test, args.particles),
     }
     if args.ais:
-        line["ais"] = annealed(vae, splits[1], *args.ais)
+        line["ais"] = annealed(vae, splits.test, *args.ais)
     versions = {package: version(package) for package in ("pyrovae", "torch", "pyro-ppl")}
     command = shlex.join(["python", "benchmarks/tables.py", *sys.argv[1:]])
     return line | {"versions": versions, "python": platform.python_version(), "command": command}
@@ -188,12 +197,14 @@ def lines(name: str) -> list[dict[str, Any]]:
 def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
     """Return the table in Markdown."""
     head = "| | steps | seed | published | ours | ± over data | ± over particles | over published "
+    unit = "Bits per dimension" if table.bits else "Nats per datum"
     text = [
         f"# {table.title}\n",
         table.text + "\n",
-        f"Made by `python benchmarks/tables.py {name} --page` from `{name}.jsonl`, which has the "
-        "command, the curve and the versions of each row. Published numbers are from memory. Nats "
-        "per image; seconds are those of the processor over the steps.\n",
+        f"Made by `python benchmarks/tables.py {name} --page` from `{name}.jsonl`, which also has "
+        f"the curve of each row. Published numbers are from memory. {unit}; k-hat too large is "
+        "the share of the data whose k-hat is above 0.7; seconds are those of the processor over "
+        "the steps, on one thread.\n",
         head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
         "|---" * 2 + "|---:" * 11 + "|",
     ]
@@ -203,22 +214,35 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
             published = "" if row.published is None else f"{row.published:.2f}"
             text.append(f"| {row_name} | not run | | {published} |" + " |" * 9)
         text += [
-            _line(line, row) for line in sorted(found, key=lambda x: (x["budget"], x["seed"]))
+            _line(line, row, table)
+            for line in sorted(found, key=lambda x: (x["budget"], x["seed"]))
         ]
+    annealed = [f"- {line['row']}: {line['ais']['said']}" for line in measured if "ais" in line]
+    if annealed:
+        text += ["\n## By annealing\n", *annealed]
     if any(line["curve"] for line in measured):
-        text.append(f"\n![-IWAE-1000 on the first 1,000 test images]({name}.png)")
-    return "\n".join(text) + "\n"
+        text.append(f"\n![-IWAE-1000 on the first {CURVE_DATA:,} test data]({name}.png)")
+    commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
+    return "\n".join([*text, "\n## Commands\n", *commands]) + "\n"
 
 
-def _line(line: dict[str, Any], row: Row) -> str:
+def _versions(line: dict[str, Any]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in line["versions"].items())
+
+
+def _line(line: dict[str, Any], row: Row, table: Table) -> str:
+    unit = 1 / (table.bits * math.log(2)) if table.bits else 1.0
+    levels = 8.0 if table.bits and row.continuous else 0.0
     units = " + ".join(str(count) for count in line["units"].values())
     known = f" ({' + '.join(map(str, row.units))})" if row.units else ""
-    over = "" if row.published is None else f"{line['nll'] - row.published:+.2f}"
+    nll = unit * line["nll"] + levels
+    over = "" if row.published is None else f"{nll - row.published:+.2f}"
     published = "" if row.published is None else f"{row.published:.2f}"
     return (
         f"| {line['row']} | {line['steps']:,} | {line['seed']} | {published} | "
-        f"{line['nll']:.2f} | {line['over_data']:.2f} | {line['over_particles']:.3f} | {over} | "
-        f"{line['elbo']:.2f} | {line['kl']:.2f} | {units}{known} | "
+        f"{nll:.2f} | {unit * line['over_data']:.2f} | {unit * line['over_particles']:.3f} | "
+        f"{over} | {unit * line['elbo'] - levels:.2f} | {unit * line['kl']:.2f} | "
+        f"{units}{known} | "
         f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
     )
 
@@ -248,7 +272,7 @@ def main() -> None:
     names = sorted(path.stem for path in HERE.glob("*.py"))
     parser.add_argument("table", choices=names)
     parser.add_argument("--row", action="append", metavar="NAME", help="this row; may be repeated")
-    parser.add_argument("--steps", type=int, help="steps of 100 data; fewer for larger batches")
+    parser.add_argument("--budget", type=int, help="steps of 100 data; fewer for larger batches")
     parser.add_argument("--root", default="data", help="the folder of the data")
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
     parser.add_argument("--seed", type=int, default=0)
@@ -264,13 +288,13 @@ def main() -> None:
     unknown = set(args.row or []) - set(table.rows)
     if unknown:
         parser.error(f"no row {sorted(unknown)}; the rows are {list(table.rows)}")
-    args.steps = args.steps or table.steps
+    args.budget = args.budget or table.steps
     torch.set_num_threads(args.threads)
     done = {(line["row"], line["budget"], line["seed"]) for line in lines(args.table)}
     for name in [] if args.page else args.row or table.rows:
-        if (name, args.steps, args.seed) in done:
+        if (name, args.budget, args.seed) in done:
             continue
-        print(f"{name}: {args.steps:,} steps of 100", flush=True)
+        print(f"{name}: {args.budget:,} steps of 100", flush=True)
         line = run(name, table, args)
         with (HERE / f"{args.table}.jsonl").open("a") as rows:
             rows.write(json.dumps(line) + "\n")

@@ -2,9 +2,12 @@
 
 import argparse
 import importlib
+import math
 import sys
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -18,8 +21,10 @@ NAMES = sorted(path.stem for path in (BENCHMARKS / "tables").glob("*.py"))
 def tables(monkeypatch):
     for folder in (BENCHMARKS, BENCHMARKS / "tables"):
         monkeypatch.syspath_prepend(str(folder))
-    yield importlib.import_module("tables")
-    for name in ("tables", "protocol", *NAMES):
+    module = importlib.import_module("tables")
+    monkeypatch.setattr(module, "CURVE_DATA", 20)  # images and particles of each of ten points
+    yield module
+    for name in ("tables", "protocol", "peers", *NAMES):
         sys.modules.pop(name, None)
 
 
@@ -34,12 +39,14 @@ def small(tables, callbacks=list):
         callbacks=callbacks,
     )
     digits = pv.data.load("digits")
-    return protocol.Table("small", "", {"a": row}, lambda root: (digits.train, digits.test), 30)
+    return protocol.Table(
+        "small", "", {"a": row}, lambda root: protocol.Splits(digits.train, digits.test), 30
+    )
 
 
 def arguments(folder):
     return argparse.Namespace(
-        table="small", steps=30, seed=3, root="", out=folder, particles=20, ais=None
+        table="small", budget=30, seed=3, root="", out=folder, particles=20, ais=None
     )
 
 
@@ -74,14 +81,78 @@ def test_a_row_is_that_of_evaluate(tables, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_programs_of_each_table(tables, name):
-    x = torch.rand(500, 784)
-    rows = importlib.import_module(name).TABLE.rows
-    for row_name, row in rows.items():
+    table = importlib.import_module(name).TABLE
+    x = torch.rand(500, table.bits or 784).round()
+    for row_name, row in table.rows.items():
+        if row.loop is not None:
+            continue
         vae = row.make(x)
         history = pv.fit(
-            vae, x[:6].round(), epochs=1, step=row.step(10), callbacks=row.callbacks()
+            vae,
+            x[:6],
+            validation=x[:6],
+            epochs=1,
+            step=row.step(10),
+            callbacks=row.callbacks(),
         )
         assert history.epochs[0].loss > 0, row_name
+
+
+def test_a_step_by_hand_has_the_gradient_of_the_elbo(tables):
+    """With a guide of hardly any noise, so that the draws of the two do not matter."""
+    torch.manual_seed(0)
+    vae = pv.mlp_vae(16, latents=2, hidden=8)
+    with torch.no_grad():
+        vae.posterior.net.layers[-1].bias[2:] = -30.0
+    x = torch.rand(7, 16).round()
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    loss = pyro.infer.Trace_ELBO().differentiable_loss(vae.model, vae.guide, x) / len(x)
+    gradients = dict(zip(before, torch.autograd.grad(loss, list(vae.parameters())), strict=True))
+    loop = importlib.import_module("peers").by_hand(torch.optim.SGD, lambda steps: lambda t: 0.1)
+    curve = tables.Curve(vae, x, 1)
+    loop(vae, x, curve, steps=1, batch=7)
+    for name, p in vae.named_parameters():
+        moved = (before[name] - p) / 0.1
+        # The gradient of the scale is that of -log(scale) in both, to 1e-5 / scale.
+        torch.testing.assert_close(moved, gradients[name], atol=2e-3, rtol=2e-3)
+    assert [point["steps"] for point in curve.points] == [1]
+
+
+@pytest.mark.parametrize("name", ["VAE", "VAMP"])
+def test_the_programs_of_pythae_are_pythaes(tables, name):
+    pytest.importorskip("pythae")
+    side = importlib.import_module("side_by_side")
+    torch.manual_seed(0)
+    vae = side.theirs(name)(torch.rand(5, 784)).eval()
+    model = vae.posterior.model
+    x = torch.rand(5, 784).round()
+    found = model({"data": x})
+    q = vae.encode(x)
+    with pyro.poutine.condition(data={"z": found.z}):
+        trace = pyro.poutine.trace(vae.model).get_trace(x)
+    trace.compute_log_prob()
+    sites = {site: trace.nodes[site]["log_prob"].mean() for site in ("x", "z")}
+    torch.testing.assert_close(-sites["x"], found.recon_loss)
+    standard = dist.Normal(torch.zeros(40), 1.0).to_event(1)
+    kl = {
+        "VAE": lambda: torch.distributions.kl_divergence(
+            q, standard
+        ).mean(),  # in closed form there
+        "VAMP": lambda: q.log_prob(found.z).mean() - sites["z"],
+    }
+    torch.testing.assert_close(kl[name](), found.reg_loss, atol=1e-4, rtol=1e-4)
+
+
+def test_bits_count_the_levels_of_a_pixel(tables):
+    """A uniform density of 560 pixels in [0, 1], and uniform levels, have 8 bits each."""
+    protocol = sys.modules["protocol"]
+    table = protocol.Table("t", "", {}, lambda root: None, 1, bits=560)
+    line = dict.fromkeys(("over_data", "over_particles", "elbo", "kl", "untrusted"), 0.0)
+    line |= {"row": "r", "steps": 1, "seed": 0, "units": {"z": 3}, "seconds": 1.0}
+    for continuous, nll in ((True, 0.0), (False, 560 * math.log(256))):
+        row = protocol.Row(None, None, 8.25, continuous=continuous)
+        text = tables._line(line | {"nll": nll}, row, table)
+        assert text.startswith("| r | 1 | 0 | 8.25 | 8.00 | 0.00 | 0.000 | -0.25 |")
 
 
 def test_stages_are_those_of_the_paper(tables):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from protocol import Row, Table, binary_mnist, burda
@@ -40,30 +41,40 @@ def two_layers(x: Tensor) -> pv.VAE:
 
 def vae(particles: int) -> Callable[[int], pv.Step]:
     elbo = Trace_ELBO(particles, max_plate_nesting=1, vectorize_particles=True)
-    return lambda steps: pv.Step(burda(steps), loss=elbo)
+    return lambda steps: pv.Step(pv.Optim.muon(steps), loss=elbo)
 
 
 def iwae(particles: int) -> Callable[[int], pv.Step]:
-    return lambda steps: pv.Step(burda(steps), loss=pv.objectives.IWAE(particles))
+    return lambda steps: pv.Step(pv.Optim.muon(steps), loss=pv.objectives.IWAE(particles))
+
+
+def row(make: Callable[[Tensor], pv.VAE], step: Callable[[int], pv.Step], *published: Any) -> Row:
+    nll, *units = published
+    return Row(make, step, nll, units, batch=500)
 
 
 TABLE = Table(
     title="Importance weighted autoencoders, MNIST",
     text="""Burda, Grosse, Salakhutdinov (2016), Table 1: -IWAE-5000 on the 10,000 test images.
 Theirs: 60,000 images, binarized anew at each use, batches of 20, Adam (eps 1e-4), eight stages of
-$3^i$ epochs at $10^{-3 - i/7}$, 9.8 million steps. Ours: the same schedule over the steps of the
-row, batches of 100, the same networks and plain gradients, the test images binarized once.""",
+$3^i$ epochs at $10^{-3 - i/7}$, 9.8 million steps. Ours: the same images, networks and plain
+gradients; the best recipe of [steps to the number](recipes.md), Muon along a cosine from 0.03 with
+batches of 500, over the steps of the row; the test images binarized once. The last row has their
+schedule over the steps of the row, with batches of 100.""",
     rows={
-        "one layer, VAE-1": Row(one_layer, vae(1), 86.76, (19,)),
-        "one layer, VAE-5": Row(one_layer, vae(5), 86.47, (20,)),
-        "one layer, VAE-50": Row(one_layer, vae(50), 86.35, (20,)),
-        "one layer, IWAE-5": Row(one_layer, iwae(5), 85.54, (22,)),
-        "one layer, IWAE-50": Row(one_layer, iwae(50), 84.78, (25,)),
-        "two layers, VAE-1": Row(two_layers, vae(1), 85.33, (16, 5)),
-        "two layers, VAE-5": Row(two_layers, vae(5), 85.01, (17, 5)),
-        "two layers, VAE-50": Row(two_layers, vae(50), 84.78, (17, 5)),
-        "two layers, IWAE-5": Row(two_layers, iwae(5), 83.89, (21, 5)),
-        "two layers, IWAE-50": Row(two_layers, iwae(50), 82.90, (26, 7)),
+        "one layer, VAE-1": row(one_layer, vae(1), 86.76, 19),
+        "one layer, VAE-5": row(one_layer, vae(5), 86.47, 20),
+        "one layer, VAE-50": row(one_layer, vae(50), 86.35, 20),
+        "one layer, IWAE-5": row(one_layer, iwae(5), 85.54, 22),
+        "one layer, IWAE-50": row(one_layer, iwae(50), 84.78, 25),
+        "two layers, VAE-1": row(two_layers, vae(1), 85.33, 16, 5),
+        "two layers, VAE-5": row(two_layers, vae(5), 85.01, 17, 5),
+        "two layers, VAE-50": row(two_layers, vae(50), 84.78, 17, 5),
+        "two layers, IWAE-5": row(two_layers, iwae(5), 83.89, 21, 5),
+        "two layers, IWAE-50": row(two_layers, iwae(50), 82.90, 26, 7),
+        "one layer, VAE-1, their schedule": Row(
+            one_layer, lambda steps: pv.Step(burda(steps)), 86.76, (19,)
+        ),
     },
     data=binary_mnist,
     steps=80_000,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from protocol import Row, Table
+from protocol import Row, Splits, Table
 from torch import Tensor
 
 import pyrovae as pv
@@ -39,9 +39,9 @@ def step(steps: int) -> pv.Step:
     return pv.Step(optim, kl_weight=pv.schedules.linear(0, 1, WARM_UP))
 
 
-def splits(root: str) -> tuple[pv.data.Split, pv.data.Split]:
+def splits(root: str) -> Splits:
     data = pv.data.load("mnist", root)
-    return data.train, data.test
+    return Splits(data.train, data.test)
 
 
 TABLE = Table(

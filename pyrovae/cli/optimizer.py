@@ -10,7 +10,7 @@ from pyrovae.cli import names
 from pyrovae.cli.experiment import Training, named
 from pyrovae.train import learning_rates
 from pyrovae.train.learning_rates import LearningRate
-from pyrovae.train.optim import Optim
+from pyrovae.train.optim import Optim, by_adam
 
 __all__ = ["KNOWN", "check", "optimizer"]
 
@@ -27,7 +27,8 @@ def optimizer(table: Any, settings: Training, steps: int) -> Optim:
 
     Args:
         table: the table [optimizer]: a class of `torch.optim` as `name`, its arguments, and
-            `groups`, a table of such tables by patterns of names.
+            `groups`, a table of such tables by patterns of names. Without groups, Muon takes the
+            matrices and Adam the rest, as in `Optim.muon`.
         settings: the table [training], for the learning rate.
         steps: the number of steps of the training, for schedules that do not give it.
 
@@ -48,6 +49,8 @@ def optimizer(table: Any, settings: Training, steps: int) -> Optim:
         for pattern, group in named(entries.pop("groups", {})).items()
     }
     kind = _class(entries.pop("name", "Adam"))
+    if kind is torch.optim.Muon and not groups:
+        groups = dict(by_adam(length))
     rate = _rate(settings.lr, length)
     return Optim(kind, lr=rate, per=settings.lr_per, groups=groups, **entries)
 

@@ -129,13 +129,23 @@ def test_every_optimizer_is_known_by_its_name(name):
     assert not torch.equal(parameter, torch.ones(2))
 
 
-def test_muon_takes_the_matrices():
-    made = optimizer({"name": "Muon", "groups": {"*bias": {"name": "AdamW"}}}, Training(), 10)
+@pytest.mark.parametrize(
+    ("table", "rest"),
+    [
+        ({"name": "Muon", "groups": {"*bias": {"name": "AdamW"}}}, torch.optim.AdamW),
+        ("Muon", torch.optim.Adam),
+    ],
+    ids=["groups", "alone"],
+)
+def test_muon_takes_the_matrices(table, rest):
+    made = optimizer(table, Training(), 10)
     weight, bias = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (2,)))
     for parameter in (weight, bias):
         parameter.grad = torch.ones_like(parameter)
     made.take([weight, bias], {weight: "a.weight", bias: "a.bias"})
-    assert [type(each) for each in made.optimizers] == [torch.optim.Muon, torch.optim.AdamW]
+    assert {type(each) for each in made.optimizers} == {torch.optim.Muon, rest}
+    assert not torch.equal(weight, torch.ones(2, 3))
+    assert not torch.equal(bias, torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`Optim` steps as the optimizers of torch and Pyro do, by groups, at the rates of a schedule."""
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -114,6 +115,39 @@ def test_muon_steps_the_matrices_and_another_optimizer_the_rest(compiled):
         return Optim(torch.optim.Muon, lr=0.02, weight_decay=0.05, groups=MATRICES)
 
     assert_same(steps_of(SVI, ours, compile=compiled), loop_of_torch(theirs))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_muon_for_a_number_of_steps_is_muon_without_decay_and_adam_along_cosines():
+    def theirs(vae):
+        matrices = [p for p in vae.parameters() if p.ndim == 2]
+        others = [p for p in vae.parameters() if p.ndim != 2]
+        return [
+            torch.optim.Muon(matrices, lr=0.04, weight_decay=0.0),
+            torch.optim.Adam(others, lr=0.002),
+        ]
+
+    taken = itertools.count(1)
+
+    def along_a_cosine(optimizers):
+        way = (1 + math.cos(math.pi * next(taken) / 99)) / 2
+        for each, lr in zip(optimizers, (0.04, 0.002), strict=True):
+            each.param_groups[0]["lr"] = lr * way
+
+    wanted = loop_of_torch(theirs, between=along_a_cosine)
+    assert_same(steps_of(SVI, lambda _: Optim.muon(99, lr=0.04), compile=False), wanted)
+
+
+def test_muon_falls_along_a_cosine():
+    optim = Optim.muon(1000, lr=0.04)
+    found = {}
+    for t in (0, 9, 10, 505, 1000):
+        optim.at(t)
+        found[t] = optim.learning_rate
+    wanted = {0: 0.004, 9: 0.04, 10: 0.04, 505: 0.02, 1000: 0.0}
+    assert found == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="number of steps of the whole training; got 0"):
+        Optim.muon(0)
 
 
 def test_adafactor_steps_as_torchs():
