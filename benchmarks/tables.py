@@ -144,10 +144,18 @@ def measure(vae: pv.VAE, test: pv.data.Split, particles: int) -> dict[str, Any]:
 
 
 def annealed(vae: pv.VAE, test: pv.data.Split, data: int, temperatures: int) -> dict[str, Any]:
-    """Return -log p(x) by annealing from the guide, and its gap on simulated data."""
+    """Return log p(x) by annealing from the guide, and its gap on simulated data."""
     with pv.seeded(0):
-        found = pv.AIS(temperatures, start="guide")(vae, test.draw()[:data])
-    return {"data": data, "temperatures": temperatures, "said": str(found)}
+        found = pv.AIS(temperatures, limit=data, start="guide")(vae, test.draw())
+    return {
+        "data": data,
+        "temperatures": temperatures,
+        "mean": found.lower.mean,
+        "over_data": found.lower.error_over_data,
+        "over_particles": found.lower.error_over_particles,
+        "gap": found.gap.mean,
+        "gap_over_data": found.gap.error_over_data,
+    }
 
 
 def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
@@ -173,8 +181,14 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
     if args.ais:
         line["ais"] = annealed(vae, splits.test, *args.ais)
     versions = {package: version(package) for package in ("pyrovae", "torch", "pyro-ppl")}
-    command = shlex.join(["python", "benchmarks/tables.py", *sys.argv[1:]])
-    return line | {"versions": versions, "python": platform.python_version(), "command": command}
+    command = ["python", "benchmarks/tables.py", args.table, "--root", "data", "--row", name]
+    command += ["--budget", f"{args.budget}", "--particles", f"{args.particles}"]
+    command += ["--seed", f"{args.seed}", *(["--ais", *map(str, args.ais)] if args.ais else [])]
+    return line | {
+        "versions": versions,
+        "python": platform.python_version(),
+        "command": shlex.join(command),
+    }
 
 
 def slug(name: str) -> str:
@@ -217,13 +231,23 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
             _line(line, row, table)
             for line in sorted(found, key=lambda x: (x["budget"], x["seed"]))
         ]
-    annealed = [f"- {line['row']}: {line['ais']['said']}" for line in measured if "ais" in line]
-    if annealed:
-        text += ["\n## By annealing\n", *annealed]
+    found = [_annealing(line) for line in measured if "ais" in line]
+    if found:
+        text += ["\n## By annealing\n", *found]
     if any(line["curve"] for line in measured):
         text.append(f"\n![-IWAE-1000 on the first {CURVE_DATA:,} test data]({name}.png)")
     commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
     return "\n".join([*text, "\n## Commands\n", *commands]) + "\n"
+
+
+def _annealing(line: dict[str, Any]) -> str:
+    ais = line["ais"]
+    return (
+        f"- {line['row']}, {line['steps']:,} steps: {ais['mean']:.2f} ± {ais['over_data']:.2f} "
+        f"over the first {ais['data']} test data, ± {ais['over_particles']:.3f} over chains, from "
+        f"below; {ais['temperatures']:,} temperatures. The bounds from below and above on "
+        f"simulated data are {ais['gap']:.3f} ± {ais['gap_over_data']:.3f} apart."
+    )
 
 
 def _versions(line: dict[str, Any]) -> str:
