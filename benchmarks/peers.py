@@ -8,7 +8,7 @@ does: `started_epoch` before an epoch, `measuring` and `finished_epoch` after it
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,31 +21,34 @@ from torch.nn import functional
 import pyrovae as pv
 
 
-def by_hand(optimizer: Callable[[Any], torch.optim.Optimizer], lr: Callable[..., Any]) -> Any:
+def by_hand(
+    made: Callable[[pv.VAE, int], Sequence[tuple[torch.optim.Optimizer, Callable[[int], float]]]],
+) -> Callable[..., None]:
     """Return a training loop as one writes it in torch: closed-form KL, logits, no compiling.
 
     Args:
-        optimizer: takes the parameters.
-        lr: takes the number of all steps and returns the learning rate at each.
+        made: takes the VAE and the number of all steps, and returns torch optimizers, each with
+            its learning rate as a function of the steps so far.
     """
 
     def loop(vae: pv.VAE, x: Tensor, curve: Any, *, steps: int, batch: int) -> None:
         encoder, decoder = vae.posterior.net, vae.likelihood.net
-        optim, rate, step = optimizer(vae.parameters()), lr(steps), 0
+        optimizers, step = made(vae, steps), 0
         while step < steps:
             curve.started_epoch(None)
             for index in torch.randperm(len(x)).split(batch)[: steps - step]:
-                for group in optim.param_groups:
-                    group["lr"] = rate(step)
                 bits = torch.bernoulli(x[index])
                 loc, raw = encoder(bits).chunk(2, -1)
                 scale = functional.softplus(raw) + 1e-5
                 logits = decoder(loc + scale * torch.randn_like(loc))
                 nll = functional.binary_cross_entropy_with_logits(logits, bits, reduction="sum")
                 kl = (0.5 * (loc**2 + scale**2 - 1) - scale.log()).sum()
-                optim.zero_grad()
+                vae.zero_grad()
                 ((nll + kl) / len(bits)).backward()
-                optim.step()
+                for optimizer, rate in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate(step)
+                    optimizer.step()
                 step += 1
             curve.measuring(None)
             curve.finished_epoch(SimpleNamespace(step=step))
@@ -97,8 +100,38 @@ class PythaeVampPrior(nn.Module):
         return pyro.sample("z", dist.MixtureSameFamily(which, parts))
 
 
-def pythae_vae(model: Any) -> pv.VAE:
-    """Return the programs of a model of pythae, which our estimators score."""
+def pythae_vae(name: str, encoder: nn.Module, decoder: nn.Module, **settings: Any) -> pv.VAE:
+    """Return the programs of a model of pythae, which our estimators score.
+
+    Args:
+        name: the name of the model, such as "VAE".
+        encoder: maps x to the means and log-variances.
+        decoder: maps z to logits.
+        **settings: the configuration of the model.
+    """
+    from pythae import models
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.net = encoder
+
+        def forward(self, x: Tensor) -> Any:
+            loc, log_variance = self.net(x.flatten(1)).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.net = decoder
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
+
+    config = getattr(models, f"{name}Config")(reconstruction_loss="bce", **settings)
+    model = getattr(models, name)(config, Encoder(), Decoder())
     vamp = hasattr(model, "pseudo_inputs")
     prior = PythaeVampPrior(model) if vamp else pv.priors.StandardNormal(model.latent_dim)
     return pv.VAE(prior, PythaeLikelihood(model), PythaeGuide(model))

@@ -108,7 +108,9 @@ def test_a_step_by_hand_has_the_gradient_of_the_elbo(tables):
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
     loss = pyro.infer.Trace_ELBO().differentiable_loss(vae.model, vae.guide, x) / len(x)
     gradients = dict(zip(before, torch.autograd.grad(loss, list(vae.parameters())), strict=True))
-    loop = importlib.import_module("peers").by_hand(torch.optim.SGD, lambda steps: lambda t: 0.1)
+    loop = importlib.import_module("peers").by_hand(
+        lambda vae, steps: [(torch.optim.SGD(vae.parameters()), lambda t: 0.1)]
+    )
     curve = tables.Curve(vae, x, 1)
     loop(vae, x, curve, steps=1, batch=7)
     for name, p in vae.named_parameters():

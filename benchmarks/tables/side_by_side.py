@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peers import by_hand, by_pythae, pythae_vae
 from protocol import Row, Table, binary_mnist
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyrovae as pv
 
@@ -59,37 +59,15 @@ def our_vampprior(x: Tensor) -> pv.VAE:
 
 def theirs(name: str, **settings: Any) -> Callable[[Tensor], pv.VAE]:
     """Return a maker of pythae's model of that name with the same networks."""
-
-    def make(x: Tensor) -> pv.VAE:
-        from pythae import models
-        from pythae.models.base.base_utils import ModelOutput
-        from pythae.models.nn import BaseDecoder, BaseEncoder
-
-        class Encoder(BaseEncoder):
-            def __init__(self) -> None:
-                nn.Module.__init__(self)
-                self.net = encoder()
-
-            def forward(self, x: Tensor) -> Any:
-                loc, log_variance = self.net(x.flatten(1)).chunk(2, -1)
-                return ModelOutput(embedding=loc, log_covariance=log_variance)
-
-        class Decoder(BaseDecoder):
-            def __init__(self) -> None:
-                nn.Module.__init__(self)
-                self.net = decoder()
-
-            def forward(self, z: Tensor) -> Any:
-                return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
-
-        sizes = {"input_dim": (PIXELS,), "latent_dim": LATENTS, "reconstruction_loss": "bce"}
-        config = getattr(models, f"{name}Config")(**sizes, **settings)
-        return pythae_vae(getattr(models, name)(config, Encoder(), Decoder()))
-
-    return make
+    sizes = {"input_dim": (PIXELS,), "latent_dim": LATENTS}
+    return lambda x: pythae_vae(name, encoder(), decoder(), **sizes, **settings)
 
 
-LOOP = by_hand(torch.optim.Adam, by_milestones)
+def by_adam(vae: pv.VAE, steps: int) -> Any:
+    return [(torch.optim.Adam(vae.parameters()), by_milestones(steps))]
+
+
+LOOP = by_hand(by_adam)
 TRAINER = by_pythae(
     learning_rate=LR, scheduler_cls="MultiStepLR", scheduler_params=milestones, seed=0
 )
