@@ -212,13 +212,15 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
     """Return the table in Markdown."""
     head = "| | steps | seed | published | ours | ± over data | ± over particles | over published "
     unit = "Bits per dimension" if table.bits else "Nats per datum"
+    particles = " or ".join(f"{k:,}" for k in sorted({line["particles"] for line in measured}))
     text = [
         f"# {table.title}\n",
         table.text + "\n",
         f"Made by `python benchmarks/tables.py {name} --page` from `{name}.jsonl`, which also has "
-        f"the curve of each row. Published numbers are from memory. {unit}; k-hat too large is "
-        "the share of the data whose k-hat is above 0.7; seconds are those of the processor over "
-        "the steps, on one thread.\n",
+        f"the curve of each row. Published numbers are from memory. {unit}, -IWAE-K with K = "
+        f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, so "
+        "that the bound falls short of log p(x) there; seconds are those of the processor over the "
+        "steps, on one thread.\n",
         head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
         "|---" * 2 + "|---:" * 11 + "|",
     ]
