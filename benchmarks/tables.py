@@ -218,9 +218,9 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
         table.text + "\n",
         f"Made by `python benchmarks/tables.py {name} --page` from `{name}.jsonl`, which also has "
         f"the curve of each row. Published numbers are from memory. {unit}, -IWAE-K with K = "
-        f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, so "
-        "that the bound falls short of log p(x) there; seconds are those of the processor over the "
-        "steps, on one thread.\n",
+        f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, "
+        "so that the bound falls short of log p(x) there; seconds are those of the processor over "
+        "the steps, on one thread.\n",
         head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
         "|---" * 2 + "|---:" * 11 + "|",
     ]
@@ -288,6 +288,8 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
         xlabel="seconds of the processor over the steps",
         ylabel="-IWAE-1000, first 1,000 test images",
     )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     drawn.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return drawn
