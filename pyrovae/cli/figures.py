@@ -106,13 +106,13 @@ def is_image(shape: Shape | None) -> TypeGuard[Shape]:
 
 
 def held_factors(run: Run) -> dict[str, str]:
-    """Return the factor that each dimension holds, as `pyrovae factors` found.
+    """Return the factors that each dimension holds as text, as `pyrovae factors` found.
 
     Raises:
         ValueError: if the run's file of factors is damaged.
     """
     assignment = run.assignment()
-    return {} if assignment is None else assignment.held
+    return {} if assignment is None else assignment.labels
 
 
 def report_figures(
