@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from pyrovae.cli.names import MODULES, unknown
+from pyrovae.data.reading import ELSEWHERE
 from pyrovae.train import learning_rates, schedules
 
 __all__ = [
@@ -157,6 +158,11 @@ def named(entry: Any) -> Tables:
     """
     if isinstance(entry, str):
         return {"name": entry}
+    if isinstance(entry, list):
+        raise ValueError(
+            f"a part is one table, such as [prior]; got a list of {len(entry)}, as of [[prior]]: "
+            "write one pair of brackets"
+        )
     if not isinstance(entry, dict | None):
         raise ValueError(f"a part is a name or a table; got {entry!r}")
     return entry or {}
@@ -271,6 +277,8 @@ def settings(tables: Mapping[str, Any], table: str) -> Any:
     for key, value in entries.items():
         if key not in kind.__struct_fields__:
             said = unknown("entry", key, kind.__struct_fields__)
+            if kind is Data and key in ELSEWHERE:
+                said = f"no entry {key!r}: the {key} of sprites is --data.{ELSEWHERE[key]}"
             raise ValueError(said.replace(f"{key!r}", f"{key!r} in [{table}]", 1))
         try:
             msgspec.convert({key: value}, kind)

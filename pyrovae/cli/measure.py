@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -50,6 +50,9 @@ from pyrovae.runs.sources import Source, first
 from pyrovae.vae import VAE
 
 __all__ = ["compare", "evaluate", "opened", "reconstruct", "report", "sample", "write_figure"]
+
+SAMPLES: Final = 64
+"""The samples drawn by default."""
 
 
 def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> int:
@@ -180,8 +183,8 @@ def sample(folder: Path, options: Sampled) -> int:
         return tables.sample(run, run.table, options)
     source = run.source
     vae = recipes.load_vae(run, options.recipe, source.shape)
-    number = options.number or 64
-    beside, columns = _given_to_samples(source, number)
+    beside, columns = _given_to_samples(source, options.number)
+    number = options.number or min([SAMPLES, *map(len, beside)])
     with recipes.running(options.recipe), seeded(options.seed):
         shape = image_shape(source, lambda: vae.sample(1, *beside))
         if is_image(shape):
@@ -211,20 +214,25 @@ def _sample_by(run: Run, options: Sampled, by: str) -> int:
     return write_figure(figure, options.out, run, f"samples-by-{by}")
 
 
-def _given_to_samples(source: Source, number: int) -> tuple[list[Tensor], tuple[str, ...]]:
+def _given_to_samples(source: Source, number: int | None) -> tuple[list[Tensor], tuple[str, ...]]:
     """Return the context of samples, that of the first test data, and the names of columns.
 
+    Without a number, the context is of as many samples as there are data, at most `SAMPLES`.
+
     Raises:
-        ValueError: if there are fewer test data than samples that need a context.
+        ValueError: if there are fewer test data than samples that are asked for.
     """
     if source.name is None or is_image(source.shape) and "covariates" not in source.reading:
         return [], ()
     data = source.read_data()
-    if data.test.context and number > len(data.test):
+    if data.test.context and number is not None and number > len(data.test):
         raise ValueError(
             f"samples take the covariates of the first test data, of which there are "
             f"{len(data.test)}; got {number}: give a smaller -n"
         )
+    if data.test.context:
+        number = number or min(SAMPLES, len(data.test))
+        print(f"The covariates are those of the first {number:,} test data.")
     return [value[:number] for value in data.test.context], data.columns
 
 

@@ -11,6 +11,7 @@ import torch
 
 from pyrovae import plots
 from pyrovae.cli import recipes
+from pyrovae.cli.complaints import said
 from pyrovae.cli.conditions import labels_by
 from pyrovae.cli.figures import MAPPED, held_factors, is_image
 from pyrovae.cli.measure import image_shape, opened, write_figure
@@ -118,7 +119,7 @@ def interpolate(folder: Path, options: Interpolated, *, rows: tuple[int, int]) -
     if not found:
         raise refused[0][1]
     for name, why in refused:
-        print(f"The {name} path is left out: {why}")
+        print(f"The {name} path is left out: {said(why)}")
     if context:
         print(f"All steps are decoded with the covariates of row {rows[0]}.")
     return write_figure(

@@ -134,13 +134,18 @@ class TestWalk:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            (["--datum", "297"], "expected a datum from 0 to 296"),
+            (
+                ["--datum", "999"],
+                "starts at a row of x, from 0 to 296; got 999: choose another --datum",
+            ),
             (["--datum", "-1"], "Must be >= 0"),
             (["-n", "0"], "Must be >= 1"),
         ],
     )
     def test_refuses_what_there_is_not(self, run, options, said, capsys):
-        assert said in complaint(capsys, "walk", run, *options)
+        line = complaint(capsys, "walk", run, *options)
+        assert said in line
+        assert "quantiles" not in line
 
 
 def loaded(folder):
@@ -166,7 +171,9 @@ class TestInterpolate:
         vae = pv.VAE(pv.priors.Laplace(2), likelihood, guide)
         folder = saved(tmp_path / "run", vae, "digits")
         assert main(["interpolate", str(folder), "0", "1"]) == 0
-        assert "The spherical path is left out: the great circles" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "The spherical path is left out: great circles are of normal priors" in said
+        assert "paths." not in said
         assert (folder / "figures" / "interpolation-0-1.png").exists()
 
     def test_refuses_what_there_is_not(self, run, cells, capsys):
@@ -181,8 +188,12 @@ class TestInterpolate:
         )
         pv.save(discrete, run.parent / "classes", data=Source("digits").record)
         classes = run.parent / "classes"
-        assert "site 'z' is discrete" in complaint(capsys, "interpolate", classes, "0", "1")
-        assert "all latents are discrete" in complaint(capsys, "walk", classes)
+        between = complaint(capsys, "interpolate", classes, "0", "1")
+        assert "site 'z' is discrete" in between
+        along = complaint(capsys, "walk", classes)
+        assert "all latents are discrete" in along
+        assert "`pyrovae sample`" in along
+        assert "vae." not in between + along
 
 
 class TestManifold:
@@ -203,6 +214,13 @@ class TestManifold:
         assert "rows of 5 numbers, not images" in complaint(capsys, "manifold", cells)
         line = complaint(capsys, "manifold", run, "--dimensions", "z[1]")
         assert "expected two dimensions of" in line
+
+    def test_says_by_which_option_two_of_several_are_named(self, tmp_path, capsys, written):
+        folder = saved(tmp_path / "run", pv.mlp_vae(64, latents=3, hidden=8), "digits")
+        line = complaint(capsys, "manifold", folder)
+        assert line.endswith("name two, --dimensions z[0] z[1]")
+        words = line.partition("name two, ")[2].split()
+        assert main(["manifold", str(folder), "-n", "2", *words]) == 0
 
 
 class TestMap:
@@ -252,7 +270,23 @@ class TestSamplesBy:
             figure = pv.plots.samples_by(again, kinds, 3, (1, 4, 4))
         assert contents(written[-1]) == contents(figure)
         assert "no covariate 'sort'" in complaint(capsys, "sample", folder, "--by", "sort")
+        assert "Labels are for figures" in complaint(capsys, "sample", folder, "--by", "label")
 
     def test_is_for_images(self, cells, capsys):
         line = complaint(capsys, "sample", cells, "--by", "batch")
         assert "--by is for images" in line
+
+    def test_of_labels_is_refused_by_what_they_are(self, run, capsys):
+        line = complaint(capsys, "sample", run, "--by", "label")
+        assert "no covariate 'label': the run has none. Labels are for figures" in line
+        assert "--data.covariates COLUMN" in line
+
+
+def test_samples_are_as_many_as_there_are_covariates(cells, tmp_path, capsys):
+    """The test split has six rows; 64 samples are drawn by default, of a run without a context."""
+    out = tmp_path / "samples.csv"
+    assert main(["sample", str(cells), "--out", str(out)]) == 0
+    assert "The covariates are those of the first 6 test data." in capsys.readouterr().out
+    assert len(pandas.read_csv(out)) == 6
+    line = complaint(capsys, "sample", cells, "-n", "7")
+    assert "of which there are 6; got 7" in line
