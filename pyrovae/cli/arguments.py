@@ -126,7 +126,8 @@ def listed(table: Table, key: str, where: str) -> list[Any]:
     """
     found = required(table, key, where)
     if not isinstance(found, list):
-        raise ValueError(f"{where} takes {key}, {_nested(key, where)}; got {found!r}")
+        how = f": {_nested(key, where)}" if key in NESTED else ""
+        raise ValueError(f"{where} takes {key}, a list of tables; got {found!r}{how}")
     return found
 
 

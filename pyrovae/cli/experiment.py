@@ -142,6 +142,8 @@ def checked(tables: Mapping[str, Any]) -> Tables:
     for table, entries in tables.items():
         if table not in TABLES:
             raise ValueError(unknown("table", table, TABLES))
+        if isinstance(entries, list):
+            raise ValueError(f"{table} is one table; got a list of them: write [{table}]")
         found[table] = named(entries)
     return found
 
@@ -158,11 +160,6 @@ def named(entry: Any) -> Tables:
     """
     if isinstance(entry, str):
         return {"name": entry}
-    if isinstance(entry, list):
-        raise ValueError(
-            f"a part is one table, such as [prior]; got a list of {len(entry)}, as of [[prior]]: "
-            "write one pair of brackets"
-        )
     if not isinstance(entry, dict | None):
         raise ValueError(f"a part is a name or a table; got {entry!r}")
     return entry or {}

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from pyrovae.cli.recipes import described
 from pyrovae.measure.disentanglement.saved import FACTORS, read_factors
 from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.parts import as_call
 from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
 from pyrovae.runs.run import NEVER_TRAINED
@@ -233,7 +234,7 @@ def _making(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
         training["recipe"] = described(config["recipe"])
     used = ("binarization", "split", "limit", "particles")
     evaluation = {"data": said.get("data_set"), **{key: said.get(key) for key in used}}
-    model = {role: _call(part) for role, part in config["vae"].items()}
+    model = {role: as_call(part) for role, part in config["vae"].items()}
     return {"model": model, "training": training, "evaluation": evaluation}
 
 
@@ -250,21 +251,6 @@ def _provenance(said: Mapping[str, Any]) -> dict[str, Any]:
 def _entries(table: Mapping[str, Any]) -> str:
     given = ", ".join(f"{key}={value}" for key, value in table.items() if key != "name")
     return f"{table.get('name')}({given})" if given else str(table.get("name"))
-
-
-def _call(record: Any) -> str:
-    """Return the record of a part as a constructor call."""
-    if isinstance(record, list):
-        return f"[{', '.join(map(_call, record))}]"
-    if not isinstance(record, dict):
-        return str(record)
-    if "tuple" in record:
-        return f"({', '.join(map(_call, record['tuple']))})"
-    if "part" in record:
-        given = [*map(_call, record["args"])]
-        given += [f"{name}={_call(value)}" for name, value in record["kwargs"].items()]
-        return f"{record['part'].rpartition('.')[2]}({', '.join(given)})"
-    return str(record.get("torch.nn") or record.get("custom") or record)
 
 
 def _number(value: float | None) -> str:

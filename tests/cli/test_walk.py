@@ -136,7 +136,7 @@ class TestWalk:
         [
             (
                 ["--datum", "999"],
-                "starts at a row of x, from 0 to 296; got 999: choose another --datum",
+                "starts at a row of x, from 0 to 296; got datum=999: choose another --datum",
             ),
             (["--datum", "-1"], "Must be >= 0"),
             (["-n", "0"], "Must be >= 1"),

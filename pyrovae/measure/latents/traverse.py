@@ -140,14 +140,14 @@ def traverse(
 def _check(size: int, datum: int, levels: Sequence[float], of: Of) -> None:
     if not 0 <= datum < size:
         raise Advised(
-            f"the walk starts at a row of x, from 0 to {size - 1:,}; got {datum:,}",
+            f"the walk starts at a row of x, from 0 to {size - 1:,}; got datum={datum}",
             python="choose another datum",
             options="choose another --datum",
         )
     if not levels or not all(0 <= level <= 1 for level in levels):
         raise ValueError(
-            f"expected quantile levels between 0 and 1; got {list(levels)}: choose such as "
-            "[0.1, 0.5, 0.9]"
+            f"expected quantile levels between 0 and 1; got quantiles={list(levels)}: choose "
+            "such as [0.1, 0.5, 0.9]"
         )
     if of == "prior" and not all(0 < level < 1 for level in levels):
         raise ValueError(
