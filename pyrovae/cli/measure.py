@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import page, recipes, tables
+from pyrovae.cli import comparison_page, page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
+    MAPPED,
     MEASURED,
     assignment_figure,
     held_factors,
@@ -29,18 +31,21 @@ from pyrovae.cli.figures import (
     report_figures,
     save_figures,
     vae_figures,
+    walk_figure,
 )
 from pyrovae.cli.options import Evaluation, Opened, Reconstructed, Sampled
 from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
 from pyrovae.measure.annealing.ais import AIS
+from pyrovae.measure.compare import Comparison
 from pyrovae.measure.compare import compare as compare_reports
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.measure.findings import Diagnostic
 from pyrovae.measure.fingerprints import fingerprints
 from pyrovae.measure.latents.latents import Latents
-from pyrovae.measure.rank import rank
+from pyrovae.measure.latents.traverse import traverse
+from pyrovae.measure.rank import Ranking, rank
 from pyrovae.measure.refinement.gaps import Gaps
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.randomness import seeded
@@ -111,18 +116,23 @@ def compare(folders: Sequence[Path], *, out: Path | None) -> int:
     """
     names = _names(folders)
     reports = dict(zip(names, _evaluations(folders), strict=True))
+    found: Comparison | Ranking
     if len(folders) == 2:
-        a, b = names
-        pair = compare_reports(reports[a], reports[b], names=(a, b))
-        print(pair)
-        figure, name = plots.comparison(pair), f"comparison-with-{folders[1].resolve().name}"
+        found = compare_reports(*reports.values(), names=(names[0], names[1]))
+        figure, name = plots.comparison(found), f"comparison-with-{folders[1].resolve().name}"
     else:
-        ranking = rank(reports)
-        print(ranking)
-        figure, name = plots.ranking(ranking), f"comparison-of-{len(folders)}"
+        found = rank(reports)
+        figure, name = plots.ranking(found), f"comparison-of-{len(folders)}"
+    print(found)
     for model, saved in reports.items():
         if saved.partial:
             print(f"The evaluation of {model} is partial: it was interrupted.")
+    if out is not None and out.suffix.lower() == ".html":
+        runs = dict(zip(names, map(Run, folders), strict=True))
+        written = comparison_page.page(found, runs, reports, figure, out=out)
+        write_atomically(out, written.encode())
+        print(f"written: {out}")
+        return 0
     return write_figure(figure, out, Run(folders[0]), name)
 
 
@@ -160,6 +170,7 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe):
         source, data, left_out = _measured_data(options, run, vae, saved)
+        held = held_factors(run)
         figures = history_figure(run) | assignment_figure(run)
         x = None if data is None else data.draw()
         shape = None
@@ -167,11 +178,27 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
             shape = image_shape(source, lambda: vae.sample(1))
             figures |= vae_figures(vae, data, shape)
         beside = data.context if data else ()
-        figures |= report_figures(saved, vae, x, shape, beside, held_factors(run))
+        figures |= report_figures(saved, vae, x, shape, beside, held)
+        if data is not None and x is not None:
+            figures |= _walked(run, vae, replace(data, x=x, dynamic=False), shape, held)
     path = out or run.folder / "report.html"
-    write_atomically(path, page.page(run, saved, figures, left_out=left_out).encode())
+    written = page.page(run, saved, figures, left_out=left_out, out=path)
+    write_atomically(path, written.encode())
     print(f"written: {path}")
     return 0
+
+
+def _walked(
+    run: Run, vae: VAE, data: Split, shape: Shape | None, held: dict[str, str]
+) -> dict[str, Figure]:
+    """Draw the walk along the prior of the first data, if the VAE has one."""
+    few = data.take(slice(MAPPED))
+    names = [] if run.table is None else [column.name for column in run.table.columns]
+    with contextlib.suppress(ValueError), seeded(0):
+        found = traverse(vae, few.x, *few.context, of="prior")
+        figure = walk_figure(found, few.x, shape, columns=names, table=run.table, held=held)
+        return {"walk": figure}
+    return {}
 
 
 def sample(folder: Path, options: Sampled) -> int:
