@@ -1,5 +1,6 @@
 """`pyrovae walk`, `interpolate`, `manifold` and `map`: what they draw, and what they refuse."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -111,6 +112,18 @@ class TestWalk:
             assert "damaged" in complaint(capsys, "walk", run)
         finally:
             factors.unlink()
+
+    def test_names_all_factors_of_a_unit(self, run, tmp_path, capsys, written):
+        known = torch.randint(3, (200, 1), generator=torch.Generator().manual_seed(0))
+        units = torch.cat([torch.randn(200, 1), known], 1)
+        found = pv.assign(units, known.repeat(1, 2), names=["slant", "tilt"])
+        assert found.labels == {"z[1]": "slant and tilt"}
+        folder = tmp_path / "run"
+        shutil.copytree(run, folder)
+        save_factors(folder / FACTORS, found, run=Run(folder).config["run"])
+        assert main(["walk", str(folder), "--out", str(tmp_path / "walk.png")]) == 0
+        assert "slant and tilt" in capsys.readouterr().out
+        assert any("slant and tilt" in word for word in contents(written[-1])[1])
 
     def test_of_numbers_shows_each_column(self, cells, tmp_path, capsys, written):
         out = tmp_path / "walk.png"
