@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import plots
@@ -169,7 +168,7 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     saved = run.evaluation()
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe):
-        source, data, left_out = _measured_data(options, run, vae, saved)
+        source, data, columns, left_out = _measured_data(options, run, vae, saved)
         held = held_factors(run)
         figures = history_figure(run) | assignment_figure(run)
         x = None if data is None else data.draw()
@@ -180,25 +179,17 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
         beside = data.context if data else ()
         figures |= report_figures(saved, vae, x, shape, beside, held)
         if data is not None and x is not None:
-            figures |= _walked(run, vae, replace(data, x=x, dynamic=False), shape, held)
+            few = replace(data, x=x, dynamic=False).take(slice(MAPPED))
+            with contextlib.suppress(ValueError), seeded(0):
+                walk = traverse(vae, few.x, *few.context, of="prior")
+                figures["walk"] = walk_figure(
+                    walk, few.x, shape, columns=columns, table=run.table, held=held
+                )
     path = out or run.folder / "report.html"
     written = page.page(run, saved, figures, left_out=left_out, out=path)
     write_atomically(path, written.encode())
     print(f"written: {path}")
     return 0
-
-
-def _walked(
-    run: Run, vae: VAE, data: Split, shape: Shape | None, held: dict[str, str]
-) -> dict[str, Figure]:
-    """Draw the walk along the prior of the first data, if the VAE has one."""
-    few = data.take(slice(MAPPED))
-    names = [] if run.table is None else [column.name for column in run.table.columns]
-    with contextlib.suppress(ValueError), seeded(0):
-        found = traverse(vae, few.x, *few.context, of="prior")
-        figure = walk_figure(found, few.x, shape, columns=names, table=run.table, held=held)
-        return {"walk": figure}
-    return {}
 
 
 def sample(folder: Path, options: Sampled) -> int:
@@ -319,20 +310,20 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _measured_data(
     options: Opened, run: Run, vae: VAE, saved: SavedFinding
-) -> tuple[Source, Split | None, list[str]]:
-    """Return the data of an evaluation, or the reason why they are not shown."""
+) -> tuple[Source, Split | None, tuple[str, ...], list[str]]:
+    """Return the data of an evaluation and their columns, or the reason why none are shown."""
     recorded, split = measured_source(saved, run.config)
     if options.data is None and recorded.name is None:
         why = "The files record no data set, so no data are shown: name it with --data."
-        return recorded, None, [why]
+        return recorded, None, (), [why]
     source = recorded.given(options.data, options.root, vae=vae, split=split)
     loaded = source.load(download=options.root is not None)
     data = first(getattr(loaded, split), saved.said["data"])
     met = saved.fingerprint
     if met is not None and not torch.equal(met[:, 0], fingerprints(data.draw())[:, 0]):
         why = f"The data of {source.name} are not those of the evaluation, and are not shown."
-        return source, None, [why]
-    return replace(source, shape=loaded.shape), data, []
+        return source, None, (), [why]
+    return replace(source, shape=loaded.shape), data, loaded.columns, []
 
 
 def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
