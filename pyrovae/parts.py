@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-__all__ = ["Part", "build", "describe", "describe_together", "is_known"]
+__all__ = ["Part", "as_call", "build", "describe", "describe_together", "is_known"]
 
 
 class Part(torch.nn.Module, abc.ABC):
@@ -139,6 +139,27 @@ def _count_places(record: Any, places: Counter[int]) -> None:
     inside = record.values() if isinstance(record, dict) else record
     for item in inside if isinstance(record, dict | list) else ():
         _count_places(item, places)
+
+
+def as_call(record: Any) -> str:
+    """Return the record of a part as a constructor call, with the last part of each name.
+
+    Example:
+        >>> from pyrovae import nets
+        >>> as_call(nets.MLP(3, 4, 2).config), as_call(describe(print))
+        ('MLP(3, 4, 2)', 'print')
+    """
+    if isinstance(record, list):
+        return f"[{', '.join(map(as_call, record))}]"
+    if not isinstance(record, dict):
+        return str(record)
+    if "tuple" in record:
+        return f"({', '.join(map(as_call, record['tuple']))})"
+    if "part" in record:
+        given = [*map(as_call, record["args"])]
+        given += [f"{name}={as_call(value)}" for name, value in record["kwargs"].items()]
+        return f"{record['part'].rpartition('.')[2]}({', '.join(given)})"
+    return str(record.get("torch.nn") or record.get("custom") or record)
 
 
 def is_known(config: Any) -> bool:

@@ -52,7 +52,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         hidden: the widths of the guide's hidden layers; the likelihood's are in reverse order.
         likelihood: a class of `pyrovae.likelihoods` for D outputs and no context, `Normal`,
             `StudentT`, `Laplace`, `Bernoulli`, `ContinuousBernoulli` or `Poisson`; or a
-            function of a network, such as `functools.partial(NegativeBinomial, width=D)`.
+            function of a network, such as `functools.partial(NegativeBinomial, width=D)`. `Beta`,
+            `Categorical` and `DiscretizedLogisticMixture` take several outputs for each feature
+            and are refused; train them as a `pyrovae.VAE`. `Multinomial` is of counts given their
+            sum, so it has a score, but neither samples nor means.
         epochs: the number of passes over the data.
         batch_size: the number of data in a step.
         learning_rate: that of Adam.
@@ -112,7 +115,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         Raises:
             ValueError: if there are fewer than two data, if X is not finite or outside the
-                likelihood's domain, or if a parameter is out of range.
+                likelihood's domain, if the likelihood takes several outputs for each feature, or
+                if a parameter is out of range.
         """
         fresh = copy(self)  # a fit that fails leaves all attributes as they were
         fresh._train(X)
@@ -138,6 +142,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         x = torch.tensor(X)
         with seeded(seed):
             vae = mlp_vae(x.shape[1], latents, hidden=hidden, likelihood=self.likelihood)
+            _check_outputs(vae.likelihood, x.shape[1])
             vae = vae.to(x.dtype)
             check_data(vae, x)
             _start(vae, x)
@@ -231,6 +236,21 @@ def _whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(f"{name} takes whole numbers; got {value!r}") from None
+
+
+def _check_outputs(likelihood: Any, width: int) -> None:
+    """Check that a likelihood takes one output of its network for each feature.
+
+    Raises:
+        ValueError: if it takes several.
+    """
+    outputs = getattr(likelihood, "outputs", 1)
+    if outputs != 1:
+        raise ValueError(
+            f"{type(likelihood).__name__} takes {outputs} outputs of the network for each of the "
+            f"{width} features, and the estimator's network has one: choose another likelihood, "
+            "or train a pyrovae.VAE, whose networks are your own"
+        )
 
 
 def _seed(random_state: Any) -> int:

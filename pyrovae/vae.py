@@ -22,11 +22,13 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyrovae.data.domains import named
 from pyrovae.parts import Part, describe_together
 from pyrovae.types import ContextValue, Data, Program
 from pyrovae.weights.attributes import versions_of
+from pyrovae.weights.diagram import vae_as_html
 from pyrovae.weights.posterior_means import embedded
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
@@ -251,6 +253,10 @@ class VAE(nn.Module):
         with _local_parameters(), self._announced(parts), plate:
             yield
 
+    def _repr_html_(self) -> str:
+        """Return the diagrams, sites and parts for a notebook."""
+        return vae_as_html(self)
+
     def _announced(self, parts: tuple[Program, ...]) -> contextlib.AbstractContextManager[Any]:
         """Announce the parts' parameters, and hide the param sites that Pyro modules add."""
         own = _parameters_of(parts)
@@ -266,7 +272,9 @@ class VAE(nn.Module):
 def announce(name: str, parameter: Tensor) -> None:
     """Send the `param` message by which Pyro's optimizers find a parameter."""
     alias = aliased(parameter)
-    effectful(lambda *_, **__: alias, type="param")(name, name=name)
+    # Pyro's diagrams and its autoguides read the constraint that `pyro.param` gives.
+    given = {"name": name, "constraint": constraints.real}
+    effectful(lambda *_, **__: alias, type="param")(name, **given)
 
 
 def _parameters_of(parts: tuple[Program, ...]) -> set[int]:

@@ -189,6 +189,17 @@ def test_data_outside_the_domain_are_refused_alike_by_all_methods():
             method(x)
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "outputs"),
+    [(pv.likelihoods.Beta, 2), (functools.partial(pv.likelihoods.Categorical, classes=3), 3)],
+    ids=["Beta", "Categorical"],
+)
+def test_a_likelihood_of_several_outputs_is_refused_by_name(likelihood, outputs):
+    name = getattr(likelihood, "func", likelihood).__name__
+    with pytest.raises(ValueError, match=f"{name} takes {outputs} outputs.*of the 4 features"):
+        VAE(likelihood=likelihood).fit(np.full((9, 4), 0.5))
+
+
 def test_counts_have_a_likelihood_by_partial():
     x = np.random.default_rng(0).poisson(3.0, (40, 3))
     likelihood = functools.partial(pv.likelihoods.NegativeBinomial, width=3)

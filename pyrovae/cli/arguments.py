@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from torch import nn
@@ -21,6 +21,21 @@ __all__ = [
     "parameters",
     "required",
 ]
+
+NESTED: Final = {
+    "levels": ("Hierarchical", "a list of tables, a prior's from the top level down"),
+    "parts": ("Joint", "a table of tables by the names of their sites"),
+    "groups": ("Columns", "a list of tables, each with its columns"),
+}
+"""The class that takes each entry of nested tables, and what the entry is."""
+
+FORMS: Final = {
+    "levels": '[[{role}.levels]] in a file, or --{role}.levels \'[{{name = "...", latents = 2}}, '
+    "...]'",
+    "parts": "[{role}.parts.SITE] in a file, or --{role}.parts.SITE NAME",
+    "groups": "[[{role}.groups]] in a file",
+}
+"""How each entry of nested tables is written."""
 
 Table = Mapping[str, Any]
 
@@ -64,6 +79,12 @@ def arguments(
         entries["latents"] = table["latents"]
     found = {name: value for name, value in (derived or {}).items() if name in taken}
     for key, value in entries.items():
+        if key not in taken and key in NESTED:
+            owner = NESTED[key][0]
+            raise ValueError(
+                f"{where} {kind.__name__} takes no {key}, which are of {owner}: give the name "
+                f'too, name = "{owner}" in [{where}] or --{where} {owner}'
+            )
         if key not in taken or isinstance(found.get(key), nn.Module):
             raise ValueError(f"{where} {kind.__name__}: {names.unknown('argument', key, taken)}")
         found[key] = convert(value, hints[key], f"{where}.{key}")
@@ -93,7 +114,7 @@ def required(table: Table, key: str, where: str) -> Any:
         ValueError: if it is missing.
     """
     if not table.get(key):
-        raise ValueError(f"{where} needs {key}, a nested table")
+        raise ValueError(f"{where} needs {key}, {_nested(key, where)}")
     return table[key]
 
 
@@ -105,8 +126,16 @@ def listed(table: Table, key: str, where: str) -> list[Any]:
     """
     found = required(table, key, where)
     if not isinstance(found, list):
-        raise ValueError(f"{where} takes {key}, a list of tables; got {found!r}")
+        how = f": {_nested(key, where)}" if key in NESTED else ""
+        raise ValueError(f"{where} takes {key}, a list of tables; got {found!r}{how}")
     return found
+
+
+def _nested(key: str, where: str) -> str:
+    """Return what an entry of nested tables is, and how it is written."""
+    if key not in NESTED:
+        return "a nested table"
+    return f"{NESTED[key][1]}: {FORMS[key].format(role=where.partition(' ')[0])}"
 
 
 def keywords(kind: type, given: Table) -> dict[str, Any]:

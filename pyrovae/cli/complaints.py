@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_FINITE", "READER_GONE", "SIGTERMED", "complain"]
+__all__ = [
+    "BAD_INPUT",
+    "INTERRUPTED",
+    "NOT_FINITE",
+    "READER_GONE",
+    "SIGTERMED",
+    "complain",
+    "said",
+]
 
 NOT_FINITE: Final = 1
 BAD_INPUT: Final = 2
@@ -23,9 +31,14 @@ def complain(error: BaseException | str, code: int) -> int:
         130
     """
     if isinstance(error, BaseException):
-        # This imports torch, which errors of the grammar do not need.
-        from pyrovae.weights.sites import one_line
-
-        error = one_line(error)
+        error = said(error)
     print(f"pyrovae: error: {' '.join(error.split())}", file=sys.stderr)
     return code
+
+
+def said(error: BaseException) -> str:
+    """Return an error's message in one line, with options in place of calls if it has both."""
+    # This imports torch, which errors of the grammar do not need.
+    from pyrovae.weights.sites import one_line
+
+    return one_line(getattr(error, "in_options", error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -49,9 +50,18 @@ def conditions_by(by: str, read: DataSet, data: Split) -> dict[str, list[Any]]:
     return found
 
 
+def _those(kinds: Mapping[str, Any]) -> str:
+    return f"there are {', '.join(kinds)}" if kinds else "the run has none"
+
+
 def _found(by: str, read: DataSet) -> tuple[int, list[str] | None]:
     """Return the place of a covariate in the context, and its categories; None for a number."""
     kinds = read.reading.kinds
+    if by not in kinds and (not kinds or by in ("label", "labels", read.reading.labels)):
+        raise ValueError(
+            f"no covariate {by!r}: {_those(kinds)}. Labels are for figures, and the programs do "
+            "not get them: to sample by a column, train on it, --data.covariates COLUMN"
+        )
     if by not in kinds:
         raise ValueError(names.unknown("covariate", by, kinds))
     kind = kinds[by]

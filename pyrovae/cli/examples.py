@@ -102,7 +102,8 @@ examples:
 examples:
   pyrovae compare runs/wide runs/narrow
   pyrovae compare runs/wide runs/narrow runs/deep
-  pyrovae compare runs/wide runs/narrow --out comparison.png""",
+  pyrovae compare runs/wide runs/narrow --out comparison.png
+  pyrovae compare runs/wide runs/narrow runs/deep --out comparison.html""",
     "factors": """\
 examples:
   pyrovae factors runs/digits

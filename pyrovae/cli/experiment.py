@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from pyrovae.cli.names import MODULES, unknown
+from pyrovae.data.reading import ELSEWHERE
 from pyrovae.train import learning_rates, schedules
 
 __all__ = [
@@ -141,6 +142,8 @@ def checked(tables: Mapping[str, Any]) -> Tables:
     for table, entries in tables.items():
         if table not in TABLES:
             raise ValueError(unknown("table", table, TABLES))
+        if isinstance(entries, list):
+            raise ValueError(f"{table} is one table; got a list of them: write [{table}]")
         found[table] = named(entries)
     return found
 
@@ -271,6 +274,8 @@ def settings(tables: Mapping[str, Any], table: str) -> Any:
     for key, value in entries.items():
         if key not in kind.__struct_fields__:
             said = unknown("entry", key, kind.__struct_fields__)
+            if kind is Data and key in ELSEWHERE:
+                said = f"no entry {key!r}: the {key} of sprites is --data.{ELSEWHERE[key]}"
             raise ValueError(said.replace(f"{key!r}", f"{key!r} in [{table}]", 1))
         try:
             msgspec.convert({key: value}, kind)

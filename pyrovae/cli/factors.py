@@ -84,7 +84,7 @@ def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
     print(f"written: {run.folder / FACTORS}")
     figures = {
         "assignment": plots.assignment(found),
-        "factor_responses": plots.factor_responses(z, values, units=units),
+        "factor_responses": plots.factor_responses(z, values, units=units, assigned=found),
     }
     save_figures(figures, run)
     print(f"figures in {run.folder / 'figures'}: {', '.join(figures)}")

@@ -13,10 +13,12 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.data.datasets import Split
 from pyrovae.data.images import Shape
+from pyrovae.data.table import Table
 from pyrovae.measure.latents.plane import latent_plane
-from pyrovae.measure.latents.traverse import traverse
+from pyrovae.measure.latents.traverse import Traversal, traverse
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.plots.image_grid import value_range
 from pyrovae.randomness import seeded
 from pyrovae.runs import Run
 from pyrovae.train.callbacks import Epoch, History
@@ -33,6 +35,7 @@ __all__ = [
     "report_figures",
     "save_figures",
     "vae_figures",
+    "walk_figure",
 ]
 
 Figures = dict[str, Figure]
@@ -86,7 +89,8 @@ def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
     if is_image(shape):
         with seeded(0), contextlib.suppress(UndefinedMean):
             given = (value[:number] for value in beside)
-            found["samples"] = plots.samples(vae, number, shape, *given)
+            scale = value_range([split.x]) if split else None
+            found["samples"] = plots.samples(vae, number, shape, *given, scale=scale)
     if split is None:
         return found
     x = split.draw()
@@ -100,19 +104,44 @@ def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
     )
 
 
+def walk_figure(
+    found: Traversal,
+    x: Tensor,
+    shape: Shape | None,
+    *,
+    columns: Sequence[str] = (),
+    table: Table | None = None,
+    held: Mapping[str, str] | None = None,
+) -> Figure:
+    """Draw a walk: images on the scale of the data, or how each column of other data changes.
+
+    Args:
+        found: the walk.
+        x: the data.
+        shape: (channels, height, width) of an image, or (D,).
+        columns: the names of the columns of x.
+        table: the schema of a table, whose numbers are standardized.
+        held: the factors that each dimension holds, as of `held_factors`.
+    """
+    if is_image(shape):
+        return plots.traversals(found, shape, held=held, scale=value_range([x]))
+    unit = "units of x" if table is None else "numbers in standard deviations"
+    return plots.profiles(found, columns, held=held, unit=unit)
+
+
 def is_image(shape: Shape | None) -> TypeGuard[Shape]:
     """Return whether a shape is that of an image that figures can show."""
     return shape is not None and len(shape) == 3 and shape[0] in (1, 3)
 
 
 def held_factors(run: Run) -> dict[str, str]:
-    """Return the factor that each dimension holds, as `pyrovae factors` found.
+    """Return the factors that each dimension holds as text, as `pyrovae factors` found.
 
     Raises:
         ValueError: if the run's file of factors is damaged.
     """
     assignment = run.assignment()
-    return {} if assignment is None else assignment.held
+    return {} if assignment is None else assignment.labels
 
 
 def report_figures(
@@ -146,7 +175,7 @@ def report_figures(
         wanted["holes"] = lambda: plots.holes(latent_plane(vae, x, *context))
         if is_image(shape):
             wanted["traversals"] = lambda: plots.traversals(
-                traverse(vae, x, *context), shape, held=held
+                traverse(vae, x, *context), shape, held=held, scale=value_range([x])
             )
     return _possible(wanted)
 

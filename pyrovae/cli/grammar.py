@@ -132,7 +132,10 @@ def compare(
     /,
     *more: Annotated[Path, Parameter(name="MORE", help="The folders of further runs.")],
     out: Annotated[
-        Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
+        Path | None,
+        Parameter(
+            help="The file to write: a figure, .png (by default in RUN/figures), or a page, .html."
+        ),
     ] = None,
     common: Common = Common(),
 ) -> int:

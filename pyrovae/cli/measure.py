@@ -10,17 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import page, recipes, tables
+from pyrovae.cli import comparison_page, page, recipes, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
+    MAPPED,
     MEASURED,
     assignment_figure,
     held_factors,
@@ -29,18 +30,21 @@ from pyrovae.cli.figures import (
     report_figures,
     save_figures,
     vae_figures,
+    walk_figure,
 )
 from pyrovae.cli.options import Evaluation, Opened, Reconstructed, Sampled
 from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
 from pyrovae.measure.annealing.ais import AIS
+from pyrovae.measure.compare import Comparison
 from pyrovae.measure.compare import compare as compare_reports
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.measure.findings import Diagnostic
 from pyrovae.measure.fingerprints import fingerprints
 from pyrovae.measure.latents.latents import Latents
-from pyrovae.measure.rank import rank
+from pyrovae.measure.latents.traverse import traverse
+from pyrovae.measure.rank import Ranking, rank
 from pyrovae.measure.refinement.gaps import Gaps
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.randomness import seeded
@@ -50,6 +54,9 @@ from pyrovae.runs.sources import Source, first
 from pyrovae.vae import VAE
 
 __all__ = ["compare", "evaluate", "opened", "reconstruct", "report", "sample", "write_figure"]
+
+SAMPLES: Final = 64
+"""The samples drawn by default."""
 
 
 def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> int:
@@ -108,18 +115,23 @@ def compare(folders: Sequence[Path], *, out: Path | None) -> int:
     """
     names = _names(folders)
     reports = dict(zip(names, _evaluations(folders), strict=True))
+    found: Comparison | Ranking
     if len(folders) == 2:
-        a, b = names
-        pair = compare_reports(reports[a], reports[b], names=(a, b))
-        print(pair)
-        figure, name = plots.comparison(pair), f"comparison-with-{folders[1].resolve().name}"
+        found = compare_reports(*reports.values(), names=(names[0], names[1]))
+        figure, name = plots.comparison(found), f"comparison-with-{folders[1].resolve().name}"
     else:
-        ranking = rank(reports)
-        print(ranking)
-        figure, name = plots.ranking(ranking), f"comparison-of-{len(folders)}"
+        found = rank(reports)
+        figure, name = plots.ranking(found), f"comparison-of-{len(folders)}"
+    print(found)
     for model, saved in reports.items():
         if saved.partial:
             print(f"The evaluation of {model} is partial: it was interrupted.")
+    if out is not None and out.suffix.lower() == ".html":
+        runs = dict(zip(names, map(Run, folders), strict=True))
+        written = comparison_page.page(found, runs, reports, figure, out=out)
+        write_atomically(out, written.encode())
+        print(f"written: {out}")
+        return 0
     return write_figure(figure, out, Run(folders[0]), name)
 
 
@@ -156,7 +168,8 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
     saved = run.evaluation()
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     with recipes.running(options.recipe):
-        source, data, left_out = _measured_data(options, run, vae, saved)
+        source, data, columns, left_out = _measured_data(options, run, vae, saved)
+        held = held_factors(run)
         figures = history_figure(run) | assignment_figure(run)
         x = None if data is None else data.draw()
         shape = None
@@ -164,9 +177,17 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
             shape = image_shape(source, lambda: vae.sample(1))
             figures |= vae_figures(vae, data, shape)
         beside = data.context if data else ()
-        figures |= report_figures(saved, vae, x, shape, beside, held_factors(run))
+        figures |= report_figures(saved, vae, x, shape, beside, held)
+        if data is not None and x is not None:
+            few = replace(data, x=x, dynamic=False).take(slice(MAPPED))
+            with contextlib.suppress(ValueError), seeded(0):
+                walk = traverse(vae, few.x, *few.context, of="prior")
+                figures["walk"] = walk_figure(
+                    walk, few.x, shape, columns=columns, table=run.table, held=held
+                )
     path = out or run.folder / "report.html"
-    write_atomically(path, page.page(run, saved, figures, left_out=left_out).encode())
+    written = page.page(run, saved, figures, left_out=left_out, out=path)
+    write_atomically(path, written.encode())
     print(f"written: {path}")
     return 0
 
@@ -180,8 +201,8 @@ def sample(folder: Path, options: Sampled) -> int:
         return tables.sample(run, run.table, options)
     source = run.source
     vae = recipes.load_vae(run, options.recipe, source.shape)
-    number = options.number or 64
-    beside, columns = _given_to_samples(source, number)
+    beside, columns = _given_to_samples(source, options.number)
+    number = options.number or min([SAMPLES, *map(len, beside)])
     with recipes.running(options.recipe), seeded(options.seed):
         shape = image_shape(source, lambda: vae.sample(1, *beside))
         if is_image(shape):
@@ -211,20 +232,25 @@ def _sample_by(run: Run, options: Sampled, by: str) -> int:
     return write_figure(figure, options.out, run, f"samples-by-{by}")
 
 
-def _given_to_samples(source: Source, number: int) -> tuple[list[Tensor], tuple[str, ...]]:
+def _given_to_samples(source: Source, number: int | None) -> tuple[list[Tensor], tuple[str, ...]]:
     """Return the context of samples, that of the first test data, and the names of columns.
 
+    Without a number, the context is of as many samples as there are data, at most `SAMPLES`.
+
     Raises:
-        ValueError: if there are fewer test data than samples that need a context.
+        ValueError: if there are fewer test data than samples that are asked for.
     """
     if source.name is None or is_image(source.shape) and "covariates" not in source.reading:
         return [], ()
     data = source.read_data()
-    if data.test.context and number > len(data.test):
+    if data.test.context and number is not None and number > len(data.test):
         raise ValueError(
             f"samples take the covariates of the first test data, of which there are "
             f"{len(data.test)}; got {number}: give a smaller -n"
         )
+    if data.test.context:
+        number = number or min(SAMPLES, len(data.test))
+        print(f"The covariates are those of the first {number:,} test data.")
     return [value[:number] for value in data.test.context], data.columns
 
 
@@ -284,20 +310,20 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _measured_data(
     options: Opened, run: Run, vae: VAE, saved: SavedFinding
-) -> tuple[Source, Split | None, list[str]]:
-    """Return the data of an evaluation, or the reason why they are not shown."""
+) -> tuple[Source, Split | None, tuple[str, ...], list[str]]:
+    """Return the data of an evaluation and their columns, or the reason why none are shown."""
     recorded, split = measured_source(saved, run.config)
     if options.data is None and recorded.name is None:
         why = "The files record no data set, so no data are shown: name it with --data."
-        return recorded, None, [why]
+        return recorded, None, (), [why]
     source = recorded.given(options.data, options.root, vae=vae, split=split)
     loaded = source.load(download=options.root is not None)
     data = first(getattr(loaded, split), saved.said["data"])
     met = saved.fingerprint
     if met is not None and not torch.equal(met[:, 0], fingerprints(data.draw())[:, 0]):
         why = f"The data of {source.name} are not those of the evaluation, and are not shown."
-        return source, None, [why]
-    return replace(source, shape=loaded.shape), data, []
+        return source, None, (), [why]
+    return replace(source, shape=loaded.shape), data, loaded.columns, []
 
 
 def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,18 +18,34 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from pyrovae.cli.recipes import described
 from pyrovae.measure.disentanglement.saved import FACTORS, read_factors
 from pyrovae.measure.saved_findings import SavedFinding
+from pyrovae.parts import as_call
 from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
 from pyrovae.runs.run import NEVER_TRAINED
 from pyrovae.weights import psis as pareto
 
-__all__ = ["CAPTIONS", "page"]
+__all__ = [
+    "CAPTIONS",
+    "answer",
+    "environment",
+    "page",
+    "settings_of",
+    "shown_figure",
+]
 
 CSS_PIXELS_PER_INCH: Final = 96
+POINTS_PER_INCH: Final = 72
+
+LEAST_TEXT: Final = 9.0
+"""The height of the smallest letters of a figure in pixels, below which it is not shrunk."""
+
+EXPLORER: Final = "explore.html"
+"""The file of `pyrovae explore` that a page links to, if it is beside the page."""
 
 FIRST: Final = {"trust": "Can it be trusted?", "bounds": "Bounds on log p(x)"}
 LAST: Final = {
@@ -71,6 +88,7 @@ CAPTIONS: Final = {
     "history": "The ELBO and its two terms after each epoch.",
     "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
     "samples": "Means of p(x | z) at draws z from the prior.",
+    "walk": "The mean of p(x | z) as one dimension at a time takes the quantiles of the prior.",
     "assignment": "The information of each latent unit about each factor of the data, as a share "
     "of the factor's entropy. Framed: the units that hold a factor.",
     "latents": "The posterior mean of each datum, colored by its label.",
@@ -83,6 +101,7 @@ def page(
     figures: Mapping[str, Figure],
     *,
     left_out: Sequence[str] = (),
+    out: Path | None = None,
 ) -> str:
     """Return the page as HTML.
 
@@ -91,6 +110,7 @@ def page(
         saved: its evaluation, as of `read_report`.
         figures: the figures to show, by the names of `CAPTIONS`.
         left_out: sentences that explain what is not shown.
+        out: the file that the page is written to; by default report.html in the run's folder.
 
     Raises:
         ValueError: if the configuration or the metrics are damaged.
@@ -99,13 +119,13 @@ def page(
     findings, dimensions = _findings(saved) | _factors(run), _dimensions(said)
     missing = {
         "dimensions": not dimensions and "kl_per_dimension" not in figures,
-        "data": not {"reconstructions", "samples", "latents"} & figures.keys(),
+        "data": not {"reconstructions", "samples", "walk", "latents"} & figures.keys(),
         "training": not epochs,
     }
     of_findings = {key: found["heading"] for key, found in findings.items()}
     sections = {**FIRST, **of_findings, **LAST}
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             name=run.folder.resolve().name,
@@ -117,17 +137,19 @@ def page(
             cut=[heading(name) for name, found in saved.findings.items() if found.partial],
             findings=findings,
             dimensions=dimensions,
-            figures={name: _figure(name, figure) for name, figure in figures.items()},
+            figures={name: shown_figure(each, CAPTIONS[name]) for name, each in figures.items()},
+            explorer=_explorer(run, out),
             left_out=left_out,
-            **_making(config, said),
+            **settings_of(config, said),
             **(_last(epochs) if epochs else {}),
         )
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    environment.filters.update(
+def environment() -> Environment:
+    """Return the environment of the templates, which escapes all values."""
+    found = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    found.filters.update(
         code=_code,
         command=shlex.join,
         day=_day,
@@ -135,7 +157,7 @@ def _environment() -> Environment:
         provenance=_provenance,
         rows=_rows,
     )
-    return environment
+    return found
 
 
 def heading(finding: str) -> str:
@@ -186,17 +208,48 @@ def _factors(run: Run) -> dict[str, dict[str, Any]]:
         return {}
     said = read_factors(run.folder / FACTORS)
     found = {"factors": said["assignment"], "scores": said.get("scores")}
+    shared = {"origin": _origin(said)}
     return {
-        key: {**each, "heading": FACTOR_HEADINGS[key], "figures": OF_FINDING.get(key, ())}
+        key: {
+            **each,
+            **shared,
+            "heading": FACTOR_HEADINGS[key],
+            "figures": OF_FINDING.get(key, ()),
+        }
         for key, each in found.items()
         if each
     }
 
 
-def _figure(name: str, figure: Figure) -> dict[str, Any]:
+def _origin(said: Mapping[str, Any]) -> str:
+    """Return a sentence on the data that factors were assigned on, and the command."""
+    if not said.get("data_set"):
+        return "Of posterior means of data that the file does not name."
+    whose = f"Of the posterior means of {said['data_set']}, {said.get('split')} split"
+    return f"{whose}: `{shlex.join(said['command'])}`" if said.get("command") else f"{whose}."
+
+
+def _explorer(run: Run, out: Path | None) -> dict[str, Any]:
+    """Return the name of the explorer's file beside the page, or the command that makes it."""
+    file = (out or run.folder / "report.html").parent / EXPLORER
+    if file.exists():
+        return {"file": EXPLORER}
+    return {"command": ["pyrovae", "explore", str(run.folder), "--out", str(file)]}
+
+
+def shown_figure(figure: Figure, caption: str) -> dict[str, Any]:
+    """Return a figure as the template takes it: its PNG, its size and its least width in pixels.
+
+    At the least width, its smallest letters are 9 pixels high; a narrower screen scrolls.
+    """
     width, height = (round(CSS_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
     source = f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"
-    return {"caption": CAPTIONS[name], "width": width, "height": height, "source": source}
+    written = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    points = min((float(text.get_fontsize()) for text in written), default=math.inf)
+    smallest = points * CSS_PIXELS_PER_INCH / POINTS_PER_INCH
+    least = math.ceil(width * min(1.0, LEAST_TEXT / smallest))
+    size = {"width": width, "height": height, "least": least}
+    return {"caption": caption, **size, "source": source}
 
 
 def _rows(found: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -222,7 +275,7 @@ def _last(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"last_epoch": f"{len(epochs):,}", "epoch_rows": rows}
 
 
-def _making(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the model, the training and the evaluation."""
     experiment, source = config.get("experiment") or {}, config.get("data") or {}
     training = {"data": source.get("name"), "binarization": source.get("binarization")}
@@ -233,7 +286,7 @@ def _making(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
         training["recipe"] = described(config["recipe"])
     used = ("binarization", "split", "limit", "particles")
     evaluation = {"data": said.get("data_set"), **{key: said.get(key) for key in used}}
-    model = {role: _call(part) for role, part in config["vae"].items()}
+    model = {role: as_call(part) for role, part in config["vae"].items()}
     return {"model": model, "training": training, "evaluation": evaluation}
 
 
@@ -250,21 +303,6 @@ def _provenance(said: Mapping[str, Any]) -> dict[str, Any]:
 def _entries(table: Mapping[str, Any]) -> str:
     given = ", ".join(f"{key}={value}" for key, value in table.items() if key != "name")
     return f"{table.get('name')}({given})" if given else str(table.get("name"))
-
-
-def _call(record: Any) -> str:
-    """Return the record of a part as a constructor call."""
-    if isinstance(record, list):
-        return f"[{', '.join(map(_call, record))}]"
-    if not isinstance(record, dict):
-        return str(record)
-    if "tuple" in record:
-        return f"({', '.join(map(_call, record['tuple']))})"
-    if "part" in record:
-        given = [*map(_call, record["args"])]
-        given += [f"{name}={_call(value)}" for name, value in record["kwargs"].items()]
-        return f"{record['part'].rpartition('.')[2]}({', '.join(given)})"
-    return str(record.get("torch.nn") or record.get("custom") or record)
 
 
 def _number(value: float | None) -> str:

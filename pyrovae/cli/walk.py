@@ -11,8 +11,9 @@ import torch
 
 from pyrovae import plots
 from pyrovae.cli import recipes
+from pyrovae.cli.complaints import said
 from pyrovae.cli.conditions import labels_by
-from pyrovae.cli.figures import MAPPED, held_factors, is_image
+from pyrovae.cli.figures import MAPPED, held_factors, is_image, walk_figure
 from pyrovae.cli.measure import image_shape, opened, write_figure
 from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
 from pyrovae.data.reading import extra
@@ -21,6 +22,7 @@ from pyrovae.measure.latents.manifold import manifold as decoded_plane
 from pyrovae.measure.latents.paths import linear, spherical
 from pyrovae.measure.latents.quantiles import normal_levels
 from pyrovae.measure.latents.traverse import MOST, Traversal, traverse
+from pyrovae.plots.image_grid import value_range
 from pyrovae.randomness import seeded
 from pyrovae.runs import Run
 from pyrovae.weights.sites import UndefinedMean
@@ -59,14 +61,13 @@ def walk(folder: Path, options: Walked) -> int:
 
         found = along(None)
         print(_table(found, held))
-        if is_image(shape):
-            figure = plots.traversals(found, shape, held=held)
-        else:
-            figure = plots.profiles(found, read.columns, held=held)
+        figure = walk_figure(found, x, shape, columns=read.columns, table=read.table, held=held)
         write_figure(figure, options.out, run, "walk")
         if options.gif:
             path = (options.out or run.figure("walk")).with_suffix(".gif")
-            plots.save(plots.animation(along(normal_levels(FRAMES)), shape, held=held), path)
+            frames = along(normal_levels(FRAMES))
+            scale = value_range([x])
+            plots.save(plots.animation(frames, shape, held=held, scale=scale), path)
             print(f"written: {path}")
     return 0
 
@@ -118,11 +119,12 @@ def interpolate(folder: Path, options: Interpolated, *, rows: tuple[int, int]) -
     if not found:
         raise refused[0][1]
     for name, why in refused:
-        print(f"The {name} path is left out: {why}")
+        print(f"The {name} path is left out: {said(why)}")
     if context:
         print(f"All steps are decoded with the covariates of row {rows[0]}.")
     return write_figure(
-        plots.interpolations(found, shape), options.out, run, f"interpolation-{rows[0]}-{rows[1]}"
+        plots.interpolations(found, shape, scale=value_range([data.x])),
+        *(options.out, run, f"interpolation-{rows[0]}-{rows[1]}"),
     )
 
 
@@ -144,7 +146,8 @@ def manifold(folder: Path, options: Planned) -> int:
         found = decoded_plane(
             vae, *context, side=options.number or 20, dimensions=options.dimensions or None
         )
-    return write_figure(plots.manifold(found, shape), options.out, run, "manifold")
+    figure = plots.manifold(found, shape, scale=value_range([data.x]))
+    return write_figure(figure, options.out, run, "manifold")
 
 
 def latent_map(folder: Path, options: Mapped) -> int:

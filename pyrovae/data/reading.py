@@ -16,10 +16,13 @@ from typing import Any, Final, Literal, Self
 import msgspec
 import numpy as np
 
-__all__ = ["FRACTIONS", "Contents", "Kind", "Reading", "extra"]
+__all__ = ["ELSEWHERE", "FRACTIONS", "Contents", "Kind", "Reading", "extra"]
 
 Kind = Literal["category", "number"] | Sequence[str] | None
 """What a covariate is: a number, a category, one of these categories, or what its type says."""
+
+ELSEWHERE: Final = {"look": "key", "side": "size"}
+"""The options that are named otherwise for `pyrovae.data.Sprites`, and their names here."""
 
 FRACTIONS: Final = (0.8, 0.1, 0.1)
 """The shares of the rows in train, validation and test, where nothing else gives the splits."""
@@ -85,7 +88,9 @@ class Reading:
         names = [each.name for each in dataclasses.fields(cls)]
         for name in options:
             if name not in names:
-                raise ValueError(f"no option {name!r}: there are {', '.join(names)}")
+                here = ELSEWHERE.get(name)
+                hint = f"the {name} of sprites is {here}; " if here else ""
+                raise ValueError(f"no option {name!r}: {hint}there are {', '.join(names)}")
         split = options.pop("split", None)
         if isinstance(options.get("covariates"), str):
             options["covariates"] = [options["covariates"]]

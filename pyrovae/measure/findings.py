@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from pyrovae.files import html
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate
 
@@ -126,6 +127,13 @@ class Finding(abc.ABC):
     def __repr__(self) -> str:
         """Return the type and the title in one line; print the finding for its table."""
         return f"{type(self).__name__}({self.title})"
+
+    def _repr_html_(self) -> str:
+        """Return the table and the verdict for a notebook."""
+        parts = self._paragraphs()
+        return html.block(
+            *(_as_html(each) if isinstance(each, Table) else html.sentence(each) for each in parts)
+        )
 
     def table(self) -> Table:
         """Return the table of the quantities."""
@@ -274,6 +282,14 @@ def known(value: float) -> float | None:
 def or_zero(error: float) -> float:
     """Return an error, or 0 if it is NaN because it is not known."""
     return 0.0 if math.isnan(error) else error
+
+
+def _as_html(table: Table) -> str:
+    columns = table.columns
+    words = [i for i, column in enumerate(columns) if i and column.justify == "left"]
+    rows = zip(*(map(str, column.cells) for column in columns), strict=True)
+    heads = [str(column.header) for column in columns]
+    return html.table(str(table.title), heads, list(rows), words=words)
 
 
 def _shown(value: float) -> str:

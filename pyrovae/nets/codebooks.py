@@ -232,7 +232,7 @@ class Lattice(Quantizer):
         levels: the number of levels of each coordinate, such as [8, 6, 5] for 240 codes.
 
     Raises:
-        ValueError: if there are no levels, or one is below 2.
+        ValueError: if there are no levels, or one is no whole number or below 2.
 
     References:
         Mentzer, Minnen, Agustsson, Tschannen, 2024. Finite Scalar Quantization: VQ-VAE Made
@@ -255,7 +255,12 @@ class Lattice(Quantizer):
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         sizes = torch.as_tensor(levels)
-        flat = sizes.ndim == 1 and not (sizes.is_floating_point() or sizes.dtype == torch.bool)
+        if sizes.is_floating_point() and sizes.numel():
+            raise ValueError(
+                f"the levels of a lattice are whole numbers, of type int; got {levels}: write 8, "
+                "not 8.0"
+            )
+        flat = sizes.ndim == 1 and len(sizes) > 0 and sizes.dtype != torch.bool
         if not flat or (sizes < 2).any():
             raise ValueError(
                 "a lattice needs at least one coordinate, each with two levels or more, such as "

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pyrovae.data.images import Shape, fold
 from pyrovae.measure.latents.traverse import Traversal
-from pyrovae.plots.image_grid import shaded, value_range
+from pyrovae.plots.image_grid import Scale, scale_of, shaded
 from pyrovae.plots.style import blank
 from pyrovae.plots.walks import column_heads, labels
 
@@ -59,7 +59,11 @@ class Animation:
 
 
 def animation(
-    traversal: Traversal, shape: Shape | None = None, *, held: Mapping[str, str] | None = None
+    traversal: Traversal,
+    shape: Shape | None = None,
+    *,
+    held: Mapping[str, str] | None = None,
+    scale: Scale = None,
 ) -> Animation:
     """Animate a walk with one tile per dimension, from the first quantile to the last and back.
 
@@ -67,6 +71,7 @@ def animation(
         traversal: the result of `pyrovae.traverse`. The S quantiles make 2 S - 2 frames.
         shape: as for `reconstructions`.
         held: as for `traversals`.
+        scale: as for `samples`.
 
     Raises:
         ValueError: if there are fewer than two quantiles, or the means are not of this shape.
@@ -82,7 +87,7 @@ def animation(
     steps = len(traversal.quantiles)
     if steps < 2:
         raise ValueError(f"an animation needs two quantiles or more; got {steps}")
-    low, high = value_range(rows)
+    low, high = scale_of(rows, scale)
     across = min(len(rows), ACROSS)
     down = math.ceil(len(rows) / across)
     height, width, channels = rows[0].shape[1:]

@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
+from pyrovae.measure.disentanglement.assign import assign
 from pyrovae.measure.disentanglement.assignment import Assignment
-from pyrovae.measure.disentanglement.pairs import Codes, Pairs, Units
+from pyrovae.measure.disentanglement.pairs import Codes, Pairs, Units, values_of
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import OBJECTIVE, TRAIN, VALIDATION, blank, clean
 
@@ -21,15 +22,15 @@ ROWS: Final = 30
 PANELS: Final = 10
 """The largest number of units whose responses are shown."""
 
-ANSWERS: Final = 0.1
-"""The share of a unit's variance between the values of a factor from which it is colored."""
+TICKS: Final = 6
+"""The largest number of values of a factor that are all written."""
 
 
 def assignment(found: Assignment) -> Figure:
     """Plot the information of each unit about each factor, as a share of the factor's entropy.
 
     A frame marks the units that hold a factor. Of more than 30 units, those with the most
-    information are shown.
+    information are shown, and the title says of how many.
 
     Args:
         found: the result of `assign`.
@@ -60,7 +61,7 @@ def assignment(found: Assignment) -> Figure:
                 )
             if unit in found.holders[name]:
                 axes.add_patch(_frame(column, row))
-    axes.set_title("framed: held by the unit", size=9, loc="left")
+    axes.set_title(f"framed: held by the unit{_of_all(kept, found.units)}", size=9, loc="left")
     axes.set_xticks(range(len(found.factors)), found.factors, rotation=30, ha="right")
     axes.set_yticks(range(len(units)), units)
     axes.tick_params(labelsize=9, length=0)
@@ -87,21 +88,23 @@ def factor_responses(
     *,
     names: Sequence[str] | None = None,
     units: Sequence[str] | None = None,
+    assigned: Assignment | None = None,
 ) -> Figure:
     """Plot the mean of each unit against the values of each factor, with its standard deviation.
 
-    Units are rows and factors are columns. A panel is colored if at least 10% of the unit's
-    variance is between the values of the factor, a threshold of ours. Of more than 10 units, those
-    with the largest such shares are shown.
+    Units are rows and factors are columns. A panel is colored if the unit holds the factor, by
+    `assign`. Of more than 10 units, those with the most information about a factor are shown, and
+    the title says of how many.
 
     Args:
         representation: the units of N data, such as posterior means, [N, L], as of `assign`.
         factors: the factors [N, F], as of `assign`.
         names: the names of the factors.
         units: the names of the units.
+        assigned: what `assign` returned for the same units and factors; by default it is called.
 
     Raises:
-        ValueError: as `assign`.
+        ValueError: as `assign`, and if `assigned` is of other units or factors.
 
     Example:
         >>> import torch, pyrovae as pv
@@ -111,18 +114,25 @@ def factor_responses(
         ['', '', 'hue', 'size']
     """
     pairs = Pairs.of(representation, factors, names=names, units=units)
+    if assigned is None:
+        assigned = assign(representation, factors, names=names, units=units)
+    if (assigned.units, assigned.factors) != (pairs.units, pairs.factors):
+        raise ValueError(
+            f"the assignment is of the units {list(assigned.units)} and the factors "
+            f"{list(assigned.factors)}; got {list(pairs.units)} and {list(pairs.factors)}: assign "
+            "the same ones"
+        )
     moments = [_moments(pairs.z, v, size) for v, size in zip(pairs.v.T, pairs.sizes, strict=True)]
-    between = np.stack(
-        [_between(pairs.z, v, mean) for v, (mean, _) in zip(pairs.v.T, moments, strict=True)], 1
-    )
-    kept = np.sort(np.argsort(-between.max(1), kind="stable")[:PANELS])
+    told = assigned.share.max(1).values.argsort(descending=True, stable=True)
+    kept = sorted(told[:PANELS].tolist())
     columns = len(pairs.factors)
-    figure = blank(min(1.6 * WIDTH, 1.5 + 1.4 * columns), 0.5 + 0.9 * len(kept))
+    figure = blank(min(1.6 * WIDTH, 1.5 + 1.4 * columns), 0.7 + 0.9 * len(kept))
     grid = figure.subplots(len(kept), columns, squeeze=False, sharex="col", sharey="row")
     for row, j in zip(grid, kept, strict=True):
         for k, axes in enumerate(row):
             mean, spread = (moment[:, j] for moment in moments[k])
-            color = TRAIN if between[j, k] >= ANSWERS else OBJECTIVE
+            holds = pairs.units[j] in assigned.holders[pairs.factors[k]]
+            color = TRAIN if holds else OBJECTIVE
             values = np.arange(len(mean))
             axes.fill_between(
                 values, mean - spread, mean + spread, color=color, alpha=0.25, linewidth=0
@@ -131,11 +141,31 @@ def factor_responses(
             clean(axes)
             axes.tick_params(labelsize=7.5)
         row[0].set_ylabel(pairs.units[j])
-    for name, axes in zip(pairs.factors, grid[-1], strict=True):
+    for name, words, axes in zip(pairs.factors, values_of(factors), grid[-1], strict=True):
         axes.set_xlabel(name)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+        _name_values(axes, words)
+    figure.suptitle(
+        f"colored: held by the unit{_of_all(kept, pairs.units)}", size=9, x=0.01, ha="left"
+    )
     figure.align_ylabels(grid[:, 0])
     return figure
+
+
+def _of_all(kept: Sequence[int], units: Sequence[str]) -> str:
+    """Return a note on the units that are left out; empty if none is."""
+    if len(kept) == len(units):
+        return ""
+    return f". The {len(kept)} of {len(units)} units that tell most"
+
+
+def _name_values(axes: Any, words: Sequence[str]) -> None:
+    """Write the values of a factor at its ticks: all of a few, else some."""
+    shown = range(len(words))
+    if len(words) > TICKS:
+        shown = np.linspace(0, len(words) - 1, TICKS - 2).round().astype(int).tolist()
+    long = sum(len(words[i]) for i in shown) > 12
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(list(shown), [words[i] for i in shown], **turned)
 
 
 def _moments(z: Units, v: Codes, size: int) -> tuple[Units, Units]:
@@ -144,9 +174,3 @@ def _moments(z: Units, v: Codes, size: int) -> tuple[Units, Units]:
     return np.stack([group.mean(0) for group in groups]), np.stack(
         [group.std(0) for group in groups]
     )
-
-
-def _between(z: Units, v: Codes, mean: Units) -> Units:
-    """Return the share of each unit's variance that is between the values of a factor, [L]."""
-    whole = z.var(0)
-    return np.asarray(mean[v].var(0) / np.where(whole > 0, whole, 1.0))

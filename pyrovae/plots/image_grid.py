@@ -15,9 +15,11 @@ __all__ = [
     "PIXELS_PER_INCH",
     "WIDTH",
     "PortableFigure",
+    "Scale",
     "columns",
     "mosaic",
     "png",
+    "scale_of",
     "shaded",
     "tiled",
     "value_range",
@@ -26,6 +28,9 @@ __all__ = [
 PIXELS_PER_INCH: Final = 120
 WIDTH: Final = 7.2
 """The width of a figure in inches, that of a notebook page or a journal's double column."""
+
+Scale = tuple[float, float] | None
+"""The values drawn black and white, beyond which images are clipped; None for their own."""
 
 
 class PortableFigure(Figure):
@@ -43,7 +48,12 @@ def png(figure: Figure) -> bytes:
 
 
 def mosaic(
-    rows: list[Tensor], *, names: Sequence[str], heads: Sequence[str] = (), caption: str = ""
+    rows: list[Tensor],
+    *,
+    names: Sequence[str],
+    heads: Sequence[str] = (),
+    caption: str = "",
+    scale: Scale = None,
 ) -> Figure:
     """Draw rows of images [N_i, H, W, C] in one axes, with thin gaps between the images.
 
@@ -52,18 +62,19 @@ def mosaic(
         names: a label for each row, of a line or two, or none.
         heads: a label above each column, or none.
         caption: a line below the images, before the scale of their values.
+        scale: the values drawn black and white; by default those of `value_range`.
 
     Raises:
         ValueError: if a pixel is NaN or infinite.
     """
-    low, high = value_range(rows)
+    low, high = scale_of(rows, scale)
     count, height, width, channels = rows[0].shape
     gap = max(1, height // 14)
     canvas = tiled(rows, gap)
-    scale = "" if (low, high) == (0, 1) else f"darkest {low:.3g}, brightest {high:.3g}"
+    stated = "" if (low, high) == (0, 1) else f"darkest {low:.3g}, brightest {high:.3g}"
     lines = [line for name in names for line in name.splitlines()]
     beside = 0.085 * max(map(len, [*lines, ""]))
-    caption = "; ".join(filter(None, [caption, scale]))
+    caption = "; ".join(filter(None, [caption, stated]))
     axes = _frame(canvas, count, beside=beside, above=0.2 if heads else 0.0, caption=caption)
     axes.imshow(shaded(canvas, low, high).numpy(), cmap="gray", vmin=low, vmax=high)
     middles = [i * (height + gap) + (height - 1) / 2 for i in range(len(names))]
@@ -90,9 +101,12 @@ def tiled(rows: Sequence[Tensor], gap: int) -> Tensor:
 
 
 def shaded(canvas: Tensor, low: float, high: float) -> Tensor:
-    """Return a canvas as `imshow` takes it: gray values [H, W], or colors [H, W, 3] in [0, 1]."""
+    """Return a canvas as `imshow` takes it: gray values [H, W], or colors [H, W, 3] in [0, 1].
+
+    Colors beyond the scale are clipped, as `imshow` does with grays.
+    """
     if canvas.shape[-1] == 3:
-        canvas = ((canvas - low) / (high - low)).nan_to_num(nan=1.0)
+        canvas = ((canvas - low) / (high - low)).clamp(0.0, 1.0).nan_to_num(nan=1.0)
     return canvas.squeeze(-1)
 
 
@@ -116,6 +130,16 @@ def _frame(canvas: Tensor, count: int, *, beside: float, above: float, caption: 
     axes.tick_params(length=0, labelsize=9)
     axes.set_xlabel(caption, fontsize=9, loc="left")
     return axes
+
+
+def scale_of(rows: Sequence[Tensor], scale: Scale) -> tuple[float, float]:
+    """Return the values drawn black and white: a given scale, or that of the images themselves.
+
+    Raises:
+        ValueError: if a pixel is NaN or infinite.
+    """
+    own = value_range(rows)
+    return own if scale is None else scale
 
 
 def value_range(images: Iterable[Tensor]) -> tuple[float, float]:

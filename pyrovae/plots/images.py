@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.data.images import Shape, fold
-from pyrovae.plots.image_grid import columns, mosaic
+from pyrovae.plots.image_grid import Scale, columns, mosaic, value_range
 from pyrovae.randomness import seeded
 from pyrovae.types import ContextValue
 from pyrovae.vae import VAE
@@ -26,8 +26,8 @@ def reconstructions(
 ) -> Figure:
     """Plot data above their reconstructions, the mean of p(x | z) at one z ~ q(z | x).
 
-    The color scale is [0, 1] if all values lie in it, else the range of the values, which the
-    figure states.
+    The scale of gray or color is that of the data: [0, 1] if all data lie in it, else their range,
+    which the figure states. Reconstructions beyond it are clipped.
 
     Args:
         vae: the VAE.
@@ -54,12 +54,18 @@ def reconstructions(
     rows: list[Tensor] = []
     for pair in zip(data.split(columns), means.split(columns), strict=True):
         rows += pair
-    return mosaic(rows, names=["data", "reconstruction"] * (len(rows) // 2))
+    names = ["data", "reconstruction"] * (len(rows) // 2)
+    return mosaic(rows, names=names, scale=value_range([data]))
 
 
 @torch.no_grad()
 def samples(
-    vae: VAE, n: int, shape: Shape | None = None, *context: ContextValue, means: bool = True
+    vae: VAE,
+    n: int,
+    shape: Shape | None = None,
+    *context: ContextValue,
+    means: bool = True,
+    scale: Scale = None,
 ) -> Figure:
     """Plot the means of p(x | z) at n samples of the prior, z ~ p(z), or samples of x.
 
@@ -72,6 +78,8 @@ def samples(
         shape: as for `reconstructions`.
         *context: passed to the prior and the likelihood.
         means: whether to plot means, or samples of x.
+        scale: the values drawn black and white, such as (0, 1), beyond which images are clipped.
+            By default (0, 1) if all values lie in it, else their range, which the figure states.
 
     Raises:
         ValueError: if n is below 1, the samples are not of this shape, or p(x | z) has no mean
@@ -87,7 +95,7 @@ def samples(
         raise ValueError(f"a figure of samples needs at least one; got n={n}")
     with evaluation_mode(vae):
         x = mean_of(vae.predictive(n, *context)) if means else vae.sample(n, *context)
-    return mosaic(list(fold(x, shape).split(columns(n))), names=[])
+    return mosaic(list(fold(x, shape).split(columns(n))), names=[], scale=scale)
 
 
 @torch.no_grad()
@@ -98,6 +106,7 @@ def samples_by(
     shape: Shape | None = None,
     *,
     means: bool = True,
+    scale: Scale = None,
 ) -> Figure:
     """Plot samples under several conditions, one row each.
 
@@ -110,6 +119,7 @@ def samples_by(
         n: the number of images in a row.
         shape: as for `reconstructions`.
         means: whether to plot means of p(x | z), or samples of x.
+        scale: as for `samples`.
 
     Raises:
         ValueError: if there are no conditions, and as `samples`.
@@ -143,4 +153,4 @@ def samples_by(
             with seeded(seed):
                 x = mean_of(vae.predictive(n, *each)) if means else vae.sample(n, *each)
             rows.append(fold(x, shape))
-    return mosaic(rows, names=list(conditions))
+    return mosaic(rows, names=list(conditions), scale=scale)

@@ -13,7 +13,7 @@ from pyrovae.data.images import Shape, fold
 from pyrovae.measure.latents.interpolate import Interpolation
 from pyrovae.measure.latents.manifold import Manifold
 from pyrovae.measure.latents.traverse import Traversal
-from pyrovae.plots.image_grid import WIDTH, mosaic, shaded, tiled, value_range
+from pyrovae.plots.image_grid import WIDTH, Scale, mosaic, scale_of, shaded, tiled
 from pyrovae.plots.style import blank
 
 __all__ = ["column_heads", "interpolations", "labels", "manifold", "profiles", "traversals"]
@@ -26,7 +26,11 @@ TICKS: Final = 5
 
 
 def traversals(
-    traversal: Traversal, shape: Shape | None = None, *, held: Mapping[str, str] | None = None
+    traversal: Traversal,
+    shape: Shape | None = None,
+    *,
+    held: Mapping[str, str] | None = None,
+    scale: Scale = None,
 ) -> Figure:
     r"""Plot the means of p(x | z) along latent dimensions, one row per dimension.
 
@@ -36,7 +40,8 @@ def traversals(
     Args:
         traversal: the result of `pyrovae.traverse`.
         shape: as for `reconstructions`.
-        held: the factor that a dimension holds, by its name, as `held` of `pyrovae.assign`.
+        held: what a dimension holds, by its name, as `labels` of `pyrovae.assign`.
+        scale: as for `samples`.
 
     Raises:
         ValueError: if the means are not of this shape. Vectors that are no images are drawn by
@@ -56,15 +61,19 @@ def traversals(
         names=labels(traversal, held),
         heads=column_heads(traversal),
         caption=_caption(traversal),
+        scale=scale,
     )
 
 
-def interpolations(found: Mapping[str, Interpolation], shape: Shape | None = None) -> Figure:
+def interpolations(
+    found: Mapping[str, Interpolation], shape: Shape | None = None, *, scale: Scale = None
+) -> Figure:
     """Plot the means of p(x | z) between two data, one row per path.
 
     Args:
         found: results of `pyrovae.interpolate` with the same shares, by the name of the path.
         shape: as for `reconstructions`.
+        scale: as for `samples`.
 
     Raises:
         ValueError: if there is nothing to plot, or the means are not of this shape.
@@ -81,7 +90,8 @@ def interpolations(found: Mapping[str, Interpolation], shape: Shape | None = Non
     if not found:
         raise ValueError("a figure of interpolations needs at least one; got none")
     heads = [f"{share:.2g}" for share in next(iter(found.values())).shares.tolist()]
-    return mosaic([fold(i.means, shape) for i in found.values()], names=list(found), heads=heads)
+    rows = [fold(each.means, shape) for each in found.values()]
+    return mosaic(rows, names=list(found), heads=heads, scale=scale)
 
 
 def profiles(
@@ -89,16 +99,18 @@ def profiles(
     columns: Sequence[str] = (),
     *,
     held: Mapping[str, str] | None = None,
+    unit: str = "units of x",
 ) -> Figure:
     """Plot how the mean of each column of x changes along latent dimensions, for tables.
 
-    Colors are the mean of p(x | z) minus its value at the middle of the walk, in the units of x,
-    on one scale for all panels. Each panel is a dimension; up to 30 columns are named.
+    Colors are the mean of p(x | z) minus its value at the middle of the walk, on one scale for all
+    panels. Each panel is a dimension; up to 30 columns are named.
 
     Args:
         traversal: the result of `pyrovae.traverse`.
         columns: the names of the D columns of x; by default their indices.
         held: as for `traversals`.
+        unit: what the columns are measured in, for the color bar.
 
     Raises:
         ValueError: if the number of names is not D.
@@ -140,13 +152,13 @@ def profiles(
         axes.spines[:].set_visible(False)
     bar: Any = figure.colorbar(image, ax=panels, pad=0.02, aspect=40)
     bar.outline.set_visible(False)
-    bar.set_label("change of the mean of $x$", size=8.5)
+    bar.set_label(f"change of the mean of $x$, {unit}", size=8.5)
     bar.ax.tick_params(labelsize=8)
     figure.supxlabel(_caption(traversal), fontsize=8.5)
     return figure
 
 
-def manifold(found: Manifold, shape: Shape | None = None) -> Figure:
+def manifold(found: Manifold, shape: Shape | None = None, *, scale: Scale = None) -> Figure:
     """Plot the means of p(x | z) over two latent dimensions, without gaps.
 
     The first dimension runs to the right, the second up, as in a latent map. Coordinates are
@@ -155,6 +167,7 @@ def manifold(found: Manifold, shape: Shape | None = None) -> Figure:
     Args:
         found: the result of `pyrovae.manifold`.
         shape: as for `reconstructions`.
+        scale: as for `samples`.
 
     Raises:
         ValueError: if the means are not of this shape.
@@ -168,7 +181,7 @@ def manifold(found: Manifold, shape: Shape | None = None) -> Figure:
     """
     side = len(found.levels)
     rows = [fold(found.means[:, j], shape) for j in reversed(range(side))]
-    low, high = value_range(rows)
+    low, high = scale_of(rows, scale)
     height, width = rows[0].shape[1:3]
     canvas = tiled(rows, 0)
     tall = 0.8 * WIDTH * canvas.shape[0] / canvas.shape[1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.types import Program, Target
+from pyrovae.weights.auxiliary import check_codes
 from pyrovae.weights.run import run
 from pyrovae.weights.sites import check_supports, one_line
 from pyrovae.weights.target import check_data, programs
@@ -49,7 +50,7 @@ def attempt(model: Program, guide: Program, batch: Batch) -> None:
     except torch.OutOfMemoryError:
         raise
     except _FAILURES as error:
-        _check_supports(model, guide, batch)
+        _check_latents(model, guide, batch)
         x, *context = batch
         if context and _runs(model, guide, x):
             raise ValueError(
@@ -63,8 +64,8 @@ def attempt(model: Program, guide: Program, batch: Batch) -> None:
         raise ValueError(sentence(batch, error)) from error
 
 
-def _check_supports(model: Program, guide: Program, batch: Batch) -> None:
-    """Check the supports of the latent sites that are reached before the programs fail."""
+def _check_latents(model: Program, guide: Program, batch: Batch) -> None:
+    """Check the codes and the supports of the latent sites reached before the programs fail."""
     with torch.no_grad():
         try:
             guide_trace = trace_guide(guide, *batch, particles=1)
@@ -72,6 +73,7 @@ def _check_supports(model: Program, guide: Program, batch: Batch) -> None:
             return
         with poutine.trace() as met, contextlib.suppress(*_FAILURES):
             trace_model(model, *batch, particles=1, given=guide_trace)
+    check_codes(met.trace, guide_trace)  # first: codes of another quantizer have its support
     check_supports(met.trace, guide_trace)
 
 

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from pyrovae.files import html
 
 __all__ = ["Epoch", "History"]
+
+SHOWN: Final = 12
+"""The largest number of epochs in the table of a notebook."""
+
+COLUMNS: Final = {
+    "epoch": "epoch",
+    "loss": "loss",
+    "elbo": "ELBO",
+    "validation_elbo": "validation ELBO",
+    "rate": "rate",
+    "distortion": "distortion",
+    "kl_weight": "KL weight",
+    "seconds": "seconds",
+}
+"""The columns of this table, and their heads."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,19 @@ class History:
 
         return history(self)
 
+    def _repr_html_(self) -> str:
+        """Return the table of the epochs for a notebook: twelve of them, if there are more."""
+        shown = _spread(len(self.epochs), self.kept)
+        rows = [_row(self.epochs[i]) for i in shown]
+        count = f"{len(self.epochs):,} epochs"
+        title = f"{len(shown)} of {count}" if len(shown) < len(self.epochs) else count
+        said = f"{self.ended[:1].upper()}{self.ended[1:]}. Kept: epoch {self.kept}."
+        averaged = [html.sentence(f"Averaged: {self.averaged}.")] if self.averaged else []
+        return html.block(
+            html.table(f"{title}, nats per datum", list(COLUMNS.values()), rows),
+            *(html.sentence(said), *averaged),
+        )
+
     def lines(self) -> list[dict[str, float | None]]:
         """Return the epochs as JSON records; numbers that are not finite are None."""
         return [
@@ -78,3 +108,20 @@ class History:
             }
             for epoch in self.epochs
         ]
+
+
+def _spread(count: int, kept: int) -> list[int]:
+    """Return the places of the epochs to show: all of a few, else the kept one among others."""
+    if count <= SHOWN:
+        return list(range(count))
+    steps = SHOWN - 2
+    shown = {round(i * (count - 1) / steps) for i in range(steps + 1)}
+    return sorted(shown | ({kept - 1} if kept else set()))
+
+
+def _row(epoch: Epoch) -> list[str]:
+    """Return the cells of an epoch; a number that is not known is empty."""
+    number, *values = (getattr(epoch, name) for name in COLUMNS)
+    *nats, weight, seconds = values
+    cells = ["" if math.isnan(value) else f"{value:.3f}" for value in nats]
+    return [str(number), *cells, f"{weight:.3g}", f"{seconds:.1f}"]

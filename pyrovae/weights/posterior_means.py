@@ -23,6 +23,7 @@ from pyrovae.weights.sites import (
     innermost,
     is_point_mass,
     mean_of,
+    one_line,
     sample_sites,
 )
 from pyrovae.weights.target import Resolved
@@ -56,8 +57,29 @@ def embedded(target: Target, x: Data, *context: ContextValue, site: str | None =
     values = (*x, *context) if isinstance(x, tuple) else (x, *context)
     given = resolved.given(*drawn_once(values))
     with resolved.evaluating(), seeded(0):
+        _check_taken(resolved.guide, given)
         means = posterior_means(resolved.guide, given, None if site is None else [site])
     return torch.cat([mean.value for mean in means.values()], -1)
+
+
+def _check_taken(guide: Program, given: Given) -> None:
+    """Check that the guide takes the data with their context.
+
+    Raises:
+        ValueError: if a context argument has fewer rows than x, or is missing.
+    """
+    few = given.first(PROBED)
+    try:
+        trace_guide(guide, *few, particles=1, enumerate=False)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        shapes = [tuple(value.shape) for value in given if isinstance(value, Tensor)]
+        beside = f"the context {', '.join(map(str, shapes[1:]))}" if shapes[1:] else "no context"
+        raise ValueError(
+            f"the guide fails on x {shapes[0]} with {beside}: {one_line(error)}. Give x and the "
+            "context that the VAE was trained with, a row for each datum: embed(x, *context)"
+        ) from error
 
 
 def posterior_means(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from complaints import complaint
+from pages import Page
 
 import pyrovae as pv
 from pyrovae.cli import main
@@ -41,6 +42,46 @@ def test_several_runs_are_ranked(three, tmp_path, capsys, monkeypatch):
     assert figure.exists()
     assert main(["evaluate", str(three[0]), *SHORT]) == 0
     assert not figure.exists()
+
+
+@pytest.mark.parametrize("count", [2, 3], ids=["two", "three"])
+def test_a_page_has_the_numbers_of_the_comparison_and_of_each_run(three, count, tmp_path):
+    runs, out = three[:count], tmp_path / "compared.html"
+    (runs[0] / "report.html").touch()
+    try:
+        assert main(["compare", *map(str, runs), "--out", str(out)]) == 0
+    finally:
+        (runs[0] / "report.html").unlink()
+    page = Page(out.read_text())
+    reports = {folder.name: pv.runs.Run(folder).evaluation() for folder in runs}
+    names = tuple(reports)
+    found = pv.rank(reports) if count > 2 else pv.compare(*reports.values(), names=names)
+    columns = ("mean", "error_over_data", "error_over_particles")
+    rows = page.numbers("differences")
+    assert list(rows) == list(found.quantities)
+    for name, quantity in found.quantities.items():
+        values = [getattr(quantity, column) for column in columns]
+        assert rows[name][0] == [value for value in values if value == value]
+    bounds = page.numbers("runs")
+    for name in ("ELBO", "IWAE-20", "KL, closed form"):
+        each = [saved.quantities[name] for saved in reports.values()]
+        pairs = [(quantity.mean, quantity.error_over_data) for quantity in each]
+        assert bounds[name][0] == [value for pair in pairs for value in pair]
+    for sentence in found.verdict:
+        assert sentence.replace("`", "") in page.sections["verdict"]
+    assert "seed of the evaluation" in page.sections["settings"]
+    (link,) = page.attributes("a")
+    assert (tmp_path / link["href"]).resolve() == (runs[0] / "report.html").resolve()
+    assert "<script" not in out.read_text()
+
+
+def test_names_of_runs_are_text_on_the_page(three, tmp_path):
+    evil = tmp_path / "<script>&"
+    shutil.copytree(three[1], evil)
+    out = tmp_path / "compared.html"
+    assert main(["compare", str(three[0]), str(evil), "--out", str(out)]) == 0
+    assert "<script" not in out.read_text()
+    assert f"{three[0].name} - {evil.name}" in Page(out.read_text()).sections["header"]
 
 
 def test_runs_of_one_name_have_their_paths(three, tmp_path, capsys):

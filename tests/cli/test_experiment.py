@@ -239,6 +239,9 @@ class TestErrors:
         [
             ("[piror]\n", "no table 'piror': did you mean prior? There are prior, likelihood"),
             ("[training]\nepoch = 3\n", "no entry 'epoch' in [training]: did you mean epochs?"),
+            ("[data]\nlook = 'color'\n", "no entry 'look' in [data]: the look of sprites is --d"),
+            ("[data]\nside = 64\n", "no entry 'side' in [data]: the side of sprites is --data.si"),
+            ("[[prior]]\nlatents = 2\n", "prior is one table; got a list of them: write [prior]"),
             ("[training]\nepochs = 2.5\n", "--training.epochs: expected `int`, got `float`"),
             ("[training]\nepochs = 0\n", "--training.epochs: expected `int` >= 1; got 0"),
             ("[training]\ncompile = 3\n", "--training.compile: expected `bool | null`"),

@@ -142,11 +142,13 @@ def test_the_page_shows_the_assignment(world, tmp_path, monkeypatch):
     factors = np.random.default_rng(0).integers(3, size=(300, 2))
     found = pv.assign(factors, factors, names=["hue", "<b>"])
     scores = MIG(resamples=3)(factors, factors)
-    save_factors(folder / "factors.json", found, scores, run=Run(folder).config["run"])
+    record = {"run": Run(folder).config["run"], "data_set": "<i>", "split": "train"}
+    save_factors(folder / "factors.json", found, scores, **record)
     assert main(["report", str(folder)]) == 0
     page = (folder / "report.html").read_text()
     assert f"<h2>{heading}</h2>" in page
     assert "hue in z[0]" in page
+    assert page.count("Of the posterior means of &lt;i&gt;, train split.") == 2
     assert "<b>" not in page.replace("&lt;b&gt;", "")
     assert "<h2>Disentanglement</h2>" in page
     assert found.verdict[0] in page

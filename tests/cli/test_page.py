@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
 from complaints import complaint
+from matplotlib.figure import Figure
+from pages import Page
 from safetensors.torch import load_file
 
 import pyrovae as pv
@@ -23,60 +24,10 @@ from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.plots.image_grid import png
 from pyrovae.runs import Run
 
-VOID = {"meta", "link", "img", "br"}
 EVALUATED = (
     "--particles 30 --limit 20 --ais 3 --ais-start guide --ais-limit 2 --gaps --gaps-limit 2 "
     "--latents"
 ).split()
-
-
-class Page(HTMLParser):
-    """The tree of a page: every tag closed in order, texts and attributes by element."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.rows, self.sections = [], [], [], {}
-        self.section, self.ids = None, []
-        self.feed(text)
-        self.close()
-        assert self.open == [], f"left open: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        assert len(attributes) == len(attrs), f"twice: {attrs}"
-        self.tags.append((tag, attributes))
-        if tag not in VOID:
-            self.open.append(tag)
-        if "id" in attributes:
-            self.ids.append(attributes["id"])
-        if tag in ("header", "section"):
-            self.section = attributes.get("id", tag)
-            self.sections[self.section] = ""
-        if tag == "tr":
-            self.rows.append((self.section, [], []))
-        if tag == "data":
-            self.rows[-1][2].append(float(attributes["value"]))
-
-    def handle_endtag(self, tag):
-        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if self.section:
-            self.sections[self.section] += data
-        if {"th", "td"} & set(self.open):
-            self.rows[-1][1].append(data)
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def numbers(self, section):
-        """Return the rows of a section's tables: name, then the values in full and as shown."""
-        return {
-            words[0]: (values, words[1:])
-            for where, words, values in self.rows
-            if where == section and values
-        }
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +164,10 @@ class TestPage:
         assert (said["data_set"], said["split"], said["limit"]) == ("digits", "test", 20)
         assert (said["seed"], said["binarization"]) == (0, "dynamic")
 
-    def test_is_the_same_when_it_is_written_again(self, page, run, tmp_path, drawn):
-        assert main(["report", str(run), "--out", str(tmp_path / "again.html")]) == 0
-        assert (tmp_path / "again.html").read_bytes() == (run / "report.html").read_bytes()
+    def test_is_the_same_when_it_is_written_again(self, page, run, drawn):
+        before = (run / "report.html").read_bytes()
+        assert main(["report", str(run)]) == 0
+        assert (run / "report.html").read_bytes() == before
 
     def test_names_cannot_break_it(self, run, tmp_path):
         evil = '<script>alert("x")</script>&'
@@ -228,6 +180,45 @@ class TestPage:
         assert "<i>" not in text
         assert text.count("&lt;script&gt;alert(") >= 7
         assert "a&b<i>" in Page(text).sections["header"]
+
+    def test_says_which_data_the_factors_are_of(self, page, run):
+        for section in ("factors", "scores"):
+            said = page.sections[section]
+            assert "Of the posterior means of digits, test split: pyrovae factors" in said
+            assert f"pyrovae factors {run} --limit 60" in said
+
+    def test_links_the_explorer_beside_it_or_says_how_it_is_made(self, run, tmp_path):
+        out = tmp_path / "report.html"
+        assert main(["report", str(run), "--out", str(out)]) == 0
+        header = Page(out.read_text()).sections["header"]
+        assert f"pyrovae explore {run} --out {tmp_path / 'explore.html'}" in header
+        (tmp_path / "explore.html").touch()
+        assert main(["report", str(run), "--out", str(out)]) == 0
+        found = Page(out.read_text())
+        assert "pyrovae explore" not in found.sections["header"]
+        links = [a["href"] for a in found.attributes("a")]
+        assert links.count("explore.html") == 1
+
+    def test_letters_of_figures_are_nine_pixels_high_on_the_narrowest_screen(self, page):
+        """The least width is that of the smallest letters; what is wider scrolls."""
+        for size, wide in ((6.0, True), (9.0, False)):
+            figure = Figure(figsize=(7.2, 2.0))
+            figure.text(0.1, 0.1, "small", size=size)
+            figure.text(0.1, 0.5, "large", size=30.0)
+            figure.text(0.1, 0.9, "", size=1.0)
+            shown = page_module.shown_figure(figure, "")
+            pixels = size * 96 / 72
+            assert shown["width"] == 691
+            if wide:  # 8 pixels at its own width: it is not shrunk
+                assert shown["least"] == 691
+            else:
+                assert 9 <= shown["least"] / 691 * pixels < 9.02
+        for image in page.attributes("img"):
+            least = int(image["style"].removeprefix("min-width: ").removesuffix("px"))
+            assert 0 <= least <= int(image["width"])
+
+    def test_a_figure_without_letters_shrinks_to_any_width(self):
+        assert page_module.shown_figure(Figure(figsize=(7.2, 2.0)), "")["least"] == 0
 
 
 class TestWhatIsMissing:
@@ -281,7 +272,7 @@ class TestWhatIsMissing:
         found = Page((folder / "report.html").read_text())
         assert "The data of digits are not those of the evaluation" in found.sections["making"]
         shown = {image["alt"] for image in found.attributes("img")}
-        missing = {"holes", "traversals", "reconstructions", "latents"}
+        missing = {"holes", "traversals", "reconstructions", "latents", "walk"}
         captions = page_module.CAPTIONS
         assert shown == {captions[name] for name in captions.keys() - missing}
 

@@ -1,5 +1,6 @@
 """`pyrovae walk`, `interpolate`, `manifold` and `map`: what they draw, and what they refuse."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -112,6 +113,18 @@ class TestWalk:
         finally:
             factors.unlink()
 
+    def test_names_all_factors_of_a_unit(self, run, tmp_path, capsys, written):
+        known = torch.randint(3, (200, 1), generator=torch.Generator().manual_seed(0))
+        units = torch.cat([torch.randn(200, 1), known], 1)
+        found = pv.assign(units, known.repeat(1, 2), names=["slant", "tilt"])
+        assert found.labels == {"z[1]": "slant and tilt"}
+        folder = tmp_path / "run"
+        shutil.copytree(run, folder)
+        save_factors(folder / FACTORS, found, run=Run(folder).config["run"])
+        assert main(["walk", str(folder), "--out", str(tmp_path / "walk.png")]) == 0
+        assert "slant and tilt" in capsys.readouterr().out
+        assert any("slant and tilt" in word for word in contents(written[-1])[1])
+
     def test_of_numbers_shows_each_column(self, cells, tmp_path, capsys, written):
         out = tmp_path / "walk.png"
         assert main(["walk", str(cells), "--out", str(out)]) == 0
@@ -134,13 +147,18 @@ class TestWalk:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            (["--datum", "297"], "expected a datum from 0 to 296"),
+            (
+                ["--datum", "999"],
+                "starts at a row of x, from 0 to 296; got datum=999: choose another --datum",
+            ),
             (["--datum", "-1"], "Must be >= 0"),
             (["-n", "0"], "Must be >= 1"),
         ],
     )
     def test_refuses_what_there_is_not(self, run, options, said, capsys):
-        assert said in complaint(capsys, "walk", run, *options)
+        line = complaint(capsys, "walk", run, *options)
+        assert said in line
+        assert "quantiles" not in line
 
 
 def loaded(folder):
@@ -166,7 +184,9 @@ class TestInterpolate:
         vae = pv.VAE(pv.priors.Laplace(2), likelihood, guide)
         folder = saved(tmp_path / "run", vae, "digits")
         assert main(["interpolate", str(folder), "0", "1"]) == 0
-        assert "The spherical path is left out: the great circles" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "The spherical path is left out: great circles are of normal priors" in said
+        assert "paths." not in said
         assert (folder / "figures" / "interpolation-0-1.png").exists()
 
     def test_refuses_what_there_is_not(self, run, cells, capsys):
@@ -181,8 +201,12 @@ class TestInterpolate:
         )
         pv.save(discrete, run.parent / "classes", data=Source("digits").record)
         classes = run.parent / "classes"
-        assert "site 'z' is discrete" in complaint(capsys, "interpolate", classes, "0", "1")
-        assert "all latents are discrete" in complaint(capsys, "walk", classes)
+        between = complaint(capsys, "interpolate", classes, "0", "1")
+        assert "site 'z' is discrete" in between
+        along = complaint(capsys, "walk", classes)
+        assert "all latents are discrete" in along
+        assert "`pyrovae sample`" in along
+        assert "vae." not in between + along
 
 
 class TestManifold:
@@ -203,6 +227,13 @@ class TestManifold:
         assert "rows of 5 numbers, not images" in complaint(capsys, "manifold", cells)
         line = complaint(capsys, "manifold", run, "--dimensions", "z[1]")
         assert "expected two dimensions of" in line
+
+    def test_says_by_which_option_two_of_several_are_named(self, tmp_path, capsys, written):
+        folder = saved(tmp_path / "run", pv.mlp_vae(64, latents=3, hidden=8), "digits")
+        line = complaint(capsys, "manifold", folder)
+        assert line.endswith("name two, --dimensions z[0] z[1]")
+        words = line.partition("name two, ")[2].split()
+        assert main(["manifold", str(folder), "-n", "2", *words]) == 0
 
 
 class TestMap:
@@ -252,7 +283,23 @@ class TestSamplesBy:
             figure = pv.plots.samples_by(again, kinds, 3, (1, 4, 4))
         assert contents(written[-1]) == contents(figure)
         assert "no covariate 'sort'" in complaint(capsys, "sample", folder, "--by", "sort")
+        assert "Labels are for figures" in complaint(capsys, "sample", folder, "--by", "label")
 
     def test_is_for_images(self, cells, capsys):
         line = complaint(capsys, "sample", cells, "--by", "batch")
         assert "--by is for images" in line
+
+    def test_of_labels_is_refused_by_what_they_are(self, run, capsys):
+        line = complaint(capsys, "sample", run, "--by", "label")
+        assert "no covariate 'label': the run has none. Labels are for figures" in line
+        assert "--data.covariates COLUMN" in line
+
+
+def test_samples_are_as_many_as_there_are_covariates(cells, tmp_path, capsys):
+    """The test split has six rows; 64 samples are drawn by default, of a run without a context."""
+    out = tmp_path / "samples.csv"
+    assert main(["sample", str(cells), "--out", str(out)]) == 0
+    assert "The covariates are those of the first 6 test data." in capsys.readouterr().out
+    assert len(pandas.read_csv(out)) == 6
+    line = complaint(capsys, "sample", cells, "-n", "7")
+    assert "of which there are 6; got 7" in line

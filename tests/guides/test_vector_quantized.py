@@ -1,5 +1,6 @@
 """Codes in a VAE: the bound against the evidence, priors over codes, training, what is refused."""
 
+import copy
 import itertools
 import math
 
@@ -276,6 +277,23 @@ def test_the_information_in_codes_is_the_entropy_of_their_sequences():
     assert found.numbers["I(x; z)"].mean == pytest.approx(wanted)
 
 
+def test_what_is_infinite_of_codes_is_said_to_be_missing():
+    """A code that one datum alone has is impossible under all others: log 0 is no bound."""
+    vae = world()
+    for parameter in vae.posterior.net.parameters():
+        torch.nn.init.normal_(parameter, std=3.0)
+    _, places = vae.posterior.codes(X).flatten(1).unique(dim=0, return_inverse=True)
+    shared = (places == places.mode().values).nonzero().flatten()
+    alone = (places != places.mode().values).nonzero().flatten()[:1]
+    assert (len(shared) > 1, len(alone)) == (True, 1)
+    for rows, missing in ((shared, False), (torch.cat([shared, alone]), True)):
+        found = pv.Latents(draws=4 * len(rows))(vae, X[rows])
+        assert all(math.isfinite(number.mean) for number in found.quantities.values())
+        assert ("I(x; z), at most" not in found.numbers) == missing
+        assert ("marginal KL, at least" not in found.numbers) == missing
+        assert ("Missing: I(x; z), at most and marginal KL, at least" in str(found)) == missing
+
+
 REFUSED = {
     "stl": lambda vae: IWAE(2, gradient="stl").loss(vae.model, vae.guide, X),
     "dreg": lambda vae: IWAE(2, gradient="dreg").loss(vae.model, vae.guide, X),
@@ -292,6 +310,14 @@ def test_what_needs_a_density_of_codes_is_refused(ask):
     with pytest.raises(ValueError, match="probability one|KnownCodes|discrete") as refusal:
         ask(world())
     assert "\n" not in str(refusal.value)
+
+
+def test_a_copy_of_the_codebook_that_has_moved_is_called_another_quantizer():
+    vae = world(uniform)
+    vae.prior.quantizer = copy.deepcopy(vae.prior.quantizer)
+    vae.posterior.quantizer.table.add_(0.1)
+    with pytest.raises(ValueError, match="different quantizers, also if one is a copy"):
+        pv.fit(vae, X, epochs=1, callbacks=())
 
 
 def test_a_prior_with_another_codebook_is_refused():

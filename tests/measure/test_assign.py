@@ -132,6 +132,9 @@ def test_a_unit_of_several_factors_is_said_to_hold_them():
     found = pv.assign(z, factors, names=["x", "y"], units=["a", "b"])
     assert found.holders == {"x": ("a",), "y": ("a",)}
     assert found.held == {"a": "x"} or found.held == {"a": "y"}
+    assert {*found.contents["a"]} == {"x", "y"}
+    assert found.labels == {"a": " and ".join(found.contents["a"])}
+    assert found.contents["a"][0] == found.held["a"]
     assert "a holds x and y." in found.verdict[0]
 
 

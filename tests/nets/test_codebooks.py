@@ -211,6 +211,7 @@ def test_the_gradient_of_a_lattice_is_that_of_its_tanh():
         (lambda: Codebook(8, 4, commitment=-1.0), "commitment=-1.0"),
         (lambda: Lattice([]), r"at least one coordinate.*got \[\]"),
         (lambda: Lattice([8, 1]), r"two levels or more.*got \[8, 1\]"),
+        (lambda: Lattice([8.0, 5]), r"whole numbers, of type int; got \[8.0, 5\]: write 8"),
     ],
 )
 def test_bad_sizes_are_refused(make, said):

@@ -41,8 +41,10 @@ class TestAssignment:
         z, factors = world
         noise = np.random.default_rng(1).standard_normal((600, 40))
         found = pv.assign(np.hstack([noise, z]), factors)
-        labels = [t.get_text() for t in plots.assignment(found).axes[0].get_yticklabels()]
+        axes = plots.assignment(found).axes[0]
+        labels = [t.get_text() for t in axes.get_yticklabels()]
         assert len(labels) == 30
+        assert axes.get_title(loc="left").endswith("The 30 of 43 units that tell most")
         assert {"z[41]", "z[42]"} <= {*labels}
         assert labels == sorted(labels, key=found.units.index)
 
@@ -73,6 +75,45 @@ class TestResponses:
         labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
         assert len(labels) == 10
         assert {"z[41]", "z[42]"} <= {*labels}
+        assert figure.get_suptitle() == (
+            "colored: held by the unit. The 10 of 43 units that tell most"
+        )
+
+    def test_are_colored_by_the_assignment(self):
+        """Of 40 values in 60 data, a unit of noise varies between them, but tells nothing."""
+        generator = np.random.default_rng(0)
+        factors = np.column_stack([np.arange(80) % 40, generator.integers(2, size=80)])
+        z = np.column_stack([generator.standard_normal(80), factors[:, 1]])
+        means = np.stack([z[factors[:, 0] == v, 0].mean() for v in factors[:, 0]])
+        assert means.var() > 0.3 * z[:, 0].var()  # between the values of a factor it ignores
+        found = pv.assign(z, factors)
+        for given in (None, found):
+            panels = np.array(plots.factor_responses(z, factors, assigned=given).axes)
+            colors = [
+                to_hex(axes.lines[0].get_color(), keep_alpha=False).upper() for axes in panels
+            ]
+            held = [
+                f"factor {k}" in found.contents.get(f"z[{j}]", ()) for j, k in np.ndindex(2, 2)
+            ]
+            assert held == [False, False, False, True]
+            assert colors == [style.TRAIN if each else style.OBJECTIVE for each in held]
+        with pytest.raises(ValueError, match="assignment is of the units.*assign the same ones"):
+            plots.factor_responses(z, factors, names=["a", "b"], assigned=found)
+
+    def test_write_the_values_as_they_are(self):
+        generator = np.random.default_rng(0)
+        values = {
+            "shape": np.array(["square", "heart", "<b>"])[generator.integers(3, size=200)],
+            "size": np.array([0.0, 10.0, 25.0])[generator.integers(3, size=200)],
+            "many": np.arange(200) % 50 + 7,
+        }
+        figure = plots.factor_responses(generator.standard_normal((200, 1)), values)
+        shown = [[t.get_text() for t in axes.get_xticklabels()] for axes in figure.axes]
+        assert shown[0] == sorted({*values["shape"]})
+        assert shown[1] == ["0", "10", "25"]
+        assert shown[2][0] == "7"
+        assert shown[2][-1] == "56"
+        assert [axes.get_xticks()[-1] for axes in figure.axes] == [2, 2, 49]
 
     def test_bad_input_is_refused(self, world):
         z, factors = world

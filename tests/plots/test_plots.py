@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -117,6 +118,32 @@ class TestMosaics:
         figure = plots.reconstructions(target, x, (3, 4, 4))
         pixels = torch.as_tensor(figure.axes[0].images[0].get_array())[:4, :4]
         assert torch.allclose(pixels, ((x + 2) / 4).reshape(3, 4, 4).permute(1, 2, 0))
+
+    @pytest.mark.parametrize("channels", [1, 3], ids=["gray", "color"])
+    def test_data_are_drawn_as_they_are_where_a_reconstruction_leaves_their_scale(self, channels):
+        shape = (channels, 4, 4)
+        x = torch.rand(2, 16 * channels)
+        target = vae(width=16 * channels, likelihood=pv.likelihoods.Normal)
+        torch.nn.init.zeros_(target.likelihood.net.layers[-1].weight)
+        bias = torch.linspace(-3.0, 4.0, 16 * channels)
+        target.likelihood.net.layers[-1].bias.data.copy_(bias)
+        figure = plots.reconstructions(target, x, shape)
+        image = figure.axes[0].images[0]
+        pixels = torch.as_tensor(np.ma.filled(image.get_array(), math.nan)).reshape(9, 9, channels)
+        assert torch.equal(pixels[:4, :4], x[0].reshape(shape).permute(1, 2, 0))
+        assert figure.axes[0].get_xlabel() == ""
+        low, high = image.get_clim()
+        shown = ((pixels[5:, :4] - low) / (high - low)).clamp(0, 1)
+        wanted = bias.clamp(0, 1).reshape(shape).permute(1, 2, 0)
+        torch.testing.assert_close(shown, wanted.to(shown))
+
+    def test_samples_are_clipped_to_a_given_scale(self):
+        target = vae(width=48, likelihood=pv.likelihoods.Normal)
+        torch.nn.init.zeros_(target.likelihood.net.layers[-1].weight)
+        torch.nn.init.constant_(target.likelihood.net.layers[-1].bias, 1.5)
+        figure = plots.samples(target, 2, (3, 4, 4), scale=(0, 1))
+        assert (np.asarray(figure.axes[0].images[0].get_array()) == 1).all()
+        assert figure.axes[0].get_xlabel() == ""
 
     def test_an_image_of_one_value_and_of_one_pixel(self):
         target = vae(width=1, likelihood=pv.likelihoods.Normal)

@@ -100,6 +100,9 @@ def test_profiles_show_the_change_of_each_column_from_the_middle():
         assert ("wealth" in axes.get_title()) == (name == "z[0]")
     assert texts(panels[0].get_yticklabels()) == ["age", "height", "income"]
     assert texts(panels[0].get_xticklabels()) == ["-3", "0", "3"]
+    assert figure.axes[-1].get_ylabel() == "change of the mean of $x$, units of x"
+    figure = plots.profiles(walk, unit="numbers in standard deviations")
+    assert figure.axes[-1].get_ylabel().endswith("$x$, numbers in standard deviations")
     with pytest.raises(ValueError, match="x has 3 columns; got 2 names"):
         plots.profiles(walk, ["age", "height"])
 
@@ -118,6 +121,27 @@ def test_interpolations_are_rows_of_means():
     assert texts(axes.get_xticklabels()) == ["0", "0.5", "1"]
     with pytest.raises(ValueError, match="needs at least one"):
         plots.interpolations({}, SHAPE)
+
+
+def test_images_beyond_a_given_scale_are_clipped_alike():
+    """Means of a normal likelihood leave [0, 1]; the scale of the data is kept, in color too."""
+    target = vae(2, 48, pv.likelihoods.Normal)
+    torch.nn.init.normal_(target.likelihood.net.layers[-1].bias, std=3.0)
+    walk = pv.traverse(target, torch.rand(9, 48), of="prior")
+    between = {"linear": pv.interpolate(target, torch.rand(2, 48))}
+    figures = [
+        plots.traversals(walk, COLOR, scale=(0, 1)),
+        plots.interpolations(between, COLOR, scale=(0, 1)),
+        plots.manifold(pv.manifold(target, side=3), COLOR, scale=(0, 1)),
+    ]
+    for figure in figures:
+        (image,) = figure.axes[0].images
+        assert image.get_clim() == (0, 1)
+        assert "darkest" not in figure.axes[0].get_xlabel() + figure.axes[0].get_title(loc="left")
+    pixels = np.asarray(figures[0].axes[0].images[0].get_array())[:4, :4]
+    wanted = walk.means[0, 0].reshape(COLOR).permute(1, 2, 0).clamp(0, 1)
+    torch.testing.assert_close(torch.as_tensor(pixels), wanted)
+    assert walk.means[0, 0].max() > 1
 
 
 @pytest.mark.parametrize("shape", [SHAPE, COLOR])

@@ -149,3 +149,32 @@ def test_what_has_no_mean_is_refused():
 def test_bad_data_are_refused(x, message):
     with pytest.raises(ValueError, match=message):
         pv.mlp_vae(64, latents=2, hidden=16).embed(x)
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ((), r"x \(7, 6\) with no context: MLP expected.*embed\(x, \*context\)"),
+        ((torch.eye(3)[:2],), r"x \(7, 6\) with the context \(2, 3\): .*a row for each datum"),
+        ((torch.zeros(7, 2),), r"the context \(7, 2\): MLP expected inputs \[..., 9\]"),
+    ],
+    ids=["none", "short", "narrow"],
+)
+def test_a_context_that_is_missing_or_short_is_named(context, message):
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.nets.MLP(2 + 3, 6)),
+        pv.guides.MeanFieldNormal(pv.nets.MLP(6 + 3, 4)),
+    )
+    with pytest.raises(ValueError, match=message) as refused:
+        vae.embed(torch.zeros(7, 6), *context)
+    assert "\n" not in str(refused.value)
+    assert vae.embed(torch.zeros(7, 6), torch.zeros(7, 3)).shape == (7, 2)
+
+
+def test_a_guide_that_lacks_an_argument_is_named():
+    def guide(x, label):
+        return pyro.sample("z", dist.Normal(label, 1.0))
+
+    with pytest.raises(ValueError, match="no context: .*missing 1 required.*'label'"):
+        with_guide(guide).embed(torch.zeros(7, 6))

@@ -77,9 +77,12 @@ def assign(
         The information of each unit about each factor, and the verdict for each factor.
 
     Raises:
-        ValueError: if the two differ in length, there are fewer than two data or more units than
-            data, a value is missing or infinite, a factor has a single value or holds numbers that
-            are not whole, names do not fit, or there are fewer than two bins.
+        ValueError: if the representation is not numeric or not [N, L], there are fewer than two
+            data or more units than data, or the two differ in length; if a value is missing or
+            infinite; if a factor has a single value, also among `limit` data, has more values than
+            half the data, or holds numbers that are not whole, or neither numbers nor words; if
+            names do not fit; if there are fewer than two bins; or if `limit` is no whole number of
+            two or more.
 
     References:
         Vinh, Epps, Bailey, 2010. Information Theoretic Measures for Clusterings Comparison.

@@ -70,16 +70,28 @@ class Assignment(Finding):
         return found
 
     @property
-    def held(self) -> dict[str, str]:
-        """The factor that each unit holds, by the unit's name; that of the largest share."""
+    def contents(self) -> dict[str, tuple[str, ...]]:
+        """The factors that each unit holds, by the unit's name, those of the largest share first.
+
+        Units that hold none are left out.
+        """
         holders, found = self.holders, {}
         for unit, share in zip(self.units, self.share, strict=True):
             order = share.argsort(descending=True, stable=True).tolist()
-            for name in (self.factors[k] for k in order):
-                if unit in holders[name]:
-                    found[unit] = name
-                    break
+            names = [self.factors[k] for k in order if unit in holders[self.factors[k]]]
+            if names:
+                found[unit] = tuple(names)
         return found
+
+    @property
+    def held(self) -> dict[str, str]:
+        """The factor that each unit holds, by the unit's name; that of the largest share."""
+        return {unit: names[0] for unit, names in self.contents.items()}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """All factors that each unit holds as text, such as "hue and size", by the unit's name."""
+        return {unit: listed(names) for unit, names in self.contents.items()}
 
     @property
     def title(self) -> str:

@@ -17,7 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Codes", "Pairs", "Units", "columns_of", "factors_of", "sized", "units_of"]
+__all__ = [
+    "Codes",
+    "Pairs",
+    "Units",
+    "columns_of",
+    "factors_of",
+    "sized",
+    "units_of",
+    "values_of",
+]
 
 Units = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -204,8 +213,26 @@ def factors_of(factors: Any, names: Sequence[str] | None) -> tuple[tuple[str, ..
     """
     own, columns = columns_of(factors, "the factors")
     found = _named(own, names, [f"factor {i}" for i in range(len(columns))], "factors")
-    coded = [_coded(column, name) for column, name in zip(columns, found, strict=True)]
+    coded = [_coded(column, name)[1] for column, name in zip(columns, found, strict=True)]
     return found, np.stack(coded, axis=1)
+
+
+def values_of(factors: Any) -> list[list[str]]:
+    """Return the distinct values of each factor as text, in the order of their codes.
+
+    Raises:
+        ValueError: as `Pairs.of`.
+
+    Example:
+        >>> values_of({"hue": ["red", "blue", "red"], "size": [1.0, 2.0, 3.0]})
+        [['blue', 'red'], ['1', '2', '3']]
+    """
+    _, columns = columns_of(factors, "the factors")
+    distinct = [_coded(column, str(i))[0] for i, column in enumerate(columns)]
+    return [
+        [f"{value:.6g}" if values.dtype.kind == "f" else str(value) for value in values.tolist()]
+        for values in distinct
+    ]
 
 
 def columns_of(table: Any, what: str) -> tuple[tuple[str, ...] | None, list[NDArray[Any]]]:
@@ -251,8 +278,8 @@ def _named(
     return names
 
 
-def _coded(values: NDArray[Any], name: str) -> Codes:
-    """Number the distinct values of a factor in their order."""
+def _coded(values: NDArray[Any], name: str) -> tuple[NDArray[Any], Codes]:
+    """Return the distinct values of a factor in their order, and their numbers [N]."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise ValueError(f"the factor {name!r} has missing values: leave these rows out")
@@ -275,7 +302,7 @@ def _coded(values: NDArray[Any], name: str) -> Codes:
         raise ValueError(
             f"the factor {name!r} has a single value, so it has no entropy: leave it out"
         )
-    return codes.astype(np.int64)
+    return distinct, codes.astype(np.int64)
 
 
 def _missing(value: Any) -> bool:

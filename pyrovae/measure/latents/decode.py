@@ -14,6 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from pyrovae.measure.latents.advice import Advised
 from pyrovae.measure.latents.sites import LatentSite, Values, drawn, latent_sites, latent_values
 from pyrovae.types import Program
 from pyrovae.vae import VAE
@@ -118,8 +119,9 @@ def _check_support(site: Any, value: Tensor) -> None:
     if isinstance(innermost(site["fn"]), ExpRelaxedCategorical):  # its support in torch is larger
         support, inside = "log-probabilities", value.logsumexp(-1).abs() < 1e-3
     if not inside.all():
-        raise ValueError(
-            f"values on the way lie outside the support of site '{site['name']}', "
-            f"{support}: its dimensions cannot be moved one by one or along a line; on a sphere, "
-            "use interpolate(vae, x, path=paths.spherical)"
+        raise Advised(
+            f"values on the way lie outside the support of site '{site['name']}', {support}; its "
+            "dimensions cannot be moved one by one or along a line",
+            python="on a sphere, use interpolate(vae, x, path=paths.spherical)",
+            options="on a sphere, `pyrovae interpolate` follows its great circles",
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from pyrovae.measure.latents.advice import Advised
 from pyrovae.measure.latents.decode import (
     decode_means,
     mean_latents,
@@ -104,10 +105,11 @@ def _check_continuous(vae: VAE, row: Given) -> None:
     trace = drawn(vae.guide, 1, *row)
     for name in latent_values(trace):
         if trace.nodes[name]["fn"].support.is_discrete:
-            raise ValueError(
-                f"site '{name}' is discrete, and there is nothing between two of its values: "
-                "interpolate a VAE whose latents are continuous, or decode each value with "
-                "vae.decode(z)"
+            remedy = "interpolate a VAE whose latents are continuous"
+            raise Advised(
+                f"site '{name}' is discrete, and there is nothing between two of its values",
+                python=f"{remedy}, or decode each value with vae.decode(z)",
+                options=remedy,
             )
 
 
@@ -121,9 +123,10 @@ def _frames(vae: VAE, ends: Values, row: Given) -> dict[str, tuple[Any, Any]]:
     nodes = drawn(prior_program(vae), 1, *row).nodes
     dependent = [site.name for site in prior_sites(vae, row) if site.dependent]
     if dependent:
-        raise ValueError(
-            f"the great circles of paths.spherical turn around a fixed center; the prior of sites "
-            f"{dependent} depends on other sites: use paths.linear"
+        raise Advised(
+            f"great circles turn around a fixed center; the prior of sites {dependent} depends on "
+            "other sites",
+            python="use paths.linear",
         )
     found = {}
     for name in ends:
@@ -134,8 +137,9 @@ def _frames(vae: VAE, ends: Values, row: Given) -> dict[str, tuple[Any, Any]]:
         elif type(innermost(fn)).__name__ == "SphericalUniform":
             found[name] = 0.0, 1.0
         else:
-            raise ValueError(
-                f"the great circles of paths.spherical are of normal priors; the prior of site "
-                f"'{name}' is a {type(innermost(fn)).__name__}: use paths.linear"
+            raise Advised(
+                f"great circles are of normal priors; the prior of site '{name}' is a "
+                f"{type(innermost(fn)).__name__}",
+                python="use paths.linear",
             )
     return found

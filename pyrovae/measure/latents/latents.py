@@ -69,10 +69,12 @@ class Latents:
         aggregate mass outside   P_q[p(z) < hole q(z)], a probability
 
     The total correlation needs a density for every dimension; the dimension-wise KL also needs a
-    factorized prior. The two values of I(x; z) converge as $N \to \infty$: they are biased by
-    half the mean of $Var_x(q(z|x)) / q(z)^2$ over N, with opposite signs. Errors over data are of
-    first order. If q(z) equals the prior, the marginal KL and the total correlation are of second
-    order, and the two values say more than their errors.
+    factorized prior. The two lines with each draw's own datum left out are missing where they are
+    infinite: where a draw is impossible under all other data, as a code is that one datum has.
+    The two values of I(x; z) converge as $N \to \infty$: they are biased by half the mean of
+    $Var_x(q(z|x)) / q(z)^2$ over N, with opposite signs. Errors over data are of first order. If
+    q(z) equals the prior, the marginal KL and the total correlation are of second order, and the
+    two values say more than their errors.
 
     Args:
         limit: the number of data to measure, taken from the start; None for all.
@@ -203,7 +205,10 @@ def _surgery(draws: LatentDraws, mixture: Mixture) -> dict[str, Number]:
         MARGINAL: joint - log_prior,
         AT_LEAST: others - log_prior,
     }
-    return {name: two_stage(part, mixture.size) for name, part in parts.items()}
+    found = {name: two_stage(part, mixture.size) for name, part in parts.items()}
+    # A code that one datum alone has is impossible under all others: there is no such bound.
+    none = [name for name in (AT_MOST, AT_LEAST) if math.isinf(found[name].mean)]
+    return {name: number for name, number in found.items() if name not in none}
 
 
 def _by_dimension(draws: LatentDraws, mixture: Mixture, *, factorized: bool) -> dict[str, Number]:

@@ -206,8 +206,14 @@ class LatentsFinding(Finding):
     def _caveats(self) -> list[str]:
         """Describe the uncertainty about the population, and what was left out."""
         caveats = []
-        low, high = self.numbers[INFORMATION].mean, self.numbers[AT_MOST].mean
-        ceiling = math.log(self.data)
+        low, ceiling = self.numbers[INFORMATION].mean, math.log(self.data)
+        high = self.numbers[AT_MOST].mean if AT_MOST in self.numbers else math.nan
+        if math.isnan(high):
+            caveats.append(
+                f"Missing: {AT_MOST} and {AT_LEAST}. Some draws are impossible under all data but "
+                "their own, as codes are that one datum alone has, so I(x; z) of the population "
+                f"has no upper value here. That of these data is at most log N = {ceiling:.2f}."
+            )
         if high - low > UNSETTLED:
             caveats.append(
                 f"{self.data:,} data are too few to determine I(x; z) of the population: it lies "

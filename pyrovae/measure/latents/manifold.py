@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.measure.latents.advice import Advised
 from pyrovae.measure.latents.decode import decode_means, prior_program, repeated
 from pyrovae.measure.latents.quantiles import prior_quantiles
 from pyrovae.measure.latents.sites import continuous, drawn, flat, latent_values
@@ -103,10 +104,12 @@ def _two(dimensions: Sequence[str] | None, known: list[str]) -> tuple[str, str]:
     """Return the names of the two dimensions."""
     names = known if dimensions is None else list(dimensions)
     if dimensions is None and len(known) != 2:
-        raise ValueError(
+        few = len(known) < 2
+        raise Advised(
             f"a manifold is over two latent dimensions; the VAE has {len(known)} continuous ones, "
-            f"{known}: "
-            + (f"name two, dimensions={(*known[:2],)}" if len(known) > 1 else "it needs two")
+            f"{known}",
+            python="it needs two" if few else f"name two, dimensions={(*known[:2],)}",
+            options="" if few else f"name two, --dimensions {' '.join(known[:2])}",
         )
     if len(names) != 2 or names[0] == names[1] or not {*names} <= {*known}:
         raise ValueError(f"expected two dimensions of {known}; got {names}: name two of these")

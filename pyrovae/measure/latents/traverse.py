@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.measure.latents.active_units import active_units, check_several
+from pyrovae.measure.latents.advice import Advised
 from pyrovae.measure.latents.decode import decode_means, mean_latents, repeated
 from pyrovae.measure.latents.quantiles import aggregate_quantiles, normal_levels, prior_quantiles
 from pyrovae.measure.latents.sites import Values, continuous, drawn, flat, latent_values
@@ -137,11 +138,16 @@ def traverse(
 
 
 def _check(size: int, datum: int, levels: Sequence[float], of: Of) -> None:
-    valid = all(0 <= level <= 1 for level in levels)
-    if not 0 <= datum < size or not levels or not valid:
+    if not 0 <= datum < size:
+        raise Advised(
+            f"the walk starts at a row of x, from 0 to {size - 1:,}; got datum={datum}",
+            python="choose another datum",
+            options="choose another --datum",
+        )
+    if not levels or not all(0 <= level <= 1 for level in levels):
         raise ValueError(
-            f"expected a datum from 0 to {size - 1} and quantiles between 0 and 1; got "
-            f"datum={datum}, quantiles={list(levels)}: choose a row of x and valid levels"
+            f"expected quantile levels between 0 and 1; got quantiles={list(levels)}: choose "
+            "such as [0.1, 0.5, 0.9]"
         )
     if of == "prior" and not all(0 < level < 1 for level in levels):
         raise ValueError(
@@ -159,9 +165,11 @@ def _places(vae: VAE, given: Given) -> dict[str, tuple[str, int]]:
     trace = drawn(vae.guide, 1, *given.first(PROBED))
     found = continuous(trace)
     if not found:
-        raise ValueError(
+        raise Advised(
             f"all latents are discrete, the sites {list(latent_values(trace))}, and have no "
-            "quantiles to walk along: decode each class with vae.decode(z)"
+            "quantiles to walk along",
+            python="decode each class with vae.decode(z)",
+            options="`pyrovae sample` shows what the model makes of them",
         )
     return found
 
