@@ -89,12 +89,11 @@ def _head(folder: Path, options: Explored, number: int, shape: Any) -> str:
         load = (
             "run.load_vae(\n    prior=made.prior, likelihood=made.likelihood, guide=made.posterior\n)"
         )
-    split = f"{options.split!r}, limit={number}"
-    data = f"data = run.data({split})"
+    data = f"data = run.data({options.split!r}, limit={number})"
     if options.data is not None or options.root is not None:
         root = None if options.root is None else f"Path({str(options.root)!r})"
         given = f"{options.data!r}, {root}, vae=vae, split={options.split!r}"
-        data = f"data = run.source.given({given}).split({split})"
+        data = f"data = run.source.given({given}).load().{options.split}.take(slice({number}))"
     return f"""\
 from pathlib import Path
 

@@ -253,7 +253,7 @@ class World:
             "python": f"""\
 from sklearn.manifold import TSNE
 
-plane = TSNE(perplexity={perplexity:g}, random_state=0).fit_transform(z.float().cpu().numpy())""",
+plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().cpu().numpy())""",
         }
 
     def _bound(self, i: int) -> dict[str, float] | None:
