@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,16 +83,22 @@ class TestAnswers:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("change", ["", "x", "short", "é"], ids=["none", "long", "short", "accent"])
+    @pytest.mark.parametrize(
+        "change", ["", "x", "short", "é"], ids=["none", "long", "short", "accent"]
+    )
     def test_another_token(self, application, change):
         token = application.token[:-1] if change == "short" else change and application.token + "x"
         token = "%C3%A9" if change == "é" else token
         for method, path in (("GET", f"/{token}/"), ("POST", f"/{token}/world")):
-            status, _, text = asked(application, method, path, "[]", Content_Type="application/json")
+            status, _, text = asked(
+                application, method, path, "[]", Content_Type="application/json"
+            )
             assert status == 403
             assert "lacks its token" in text
 
-    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1.evil.example:{port}"])
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1", "127.0.0.1.evil.example:{port}"]
+    )
     def test_another_host(self, application, host):
         host = host.format(port=application.port)
         status, text = question(application, "world", Host=host)
@@ -157,17 +163,18 @@ def test_a_browser_that_goes_away_leaves_the_server_answering(application, capfd
     assert capfd.readouterr().err == ""
 
 
-class TestCommand:
-    @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("explore") / "run"
-        pv.save(
-            pv.mlp_vae(64, latents=2, hidden=8),
-            folder,
-            data={"name": "digits", "shape": [1, 8, 8], "binarization": "dynamic"},
-        )
-        return folder
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explore") / "run"
+    pv.save(
+        pv.mlp_vae(64, latents=2, hidden=8),
+        folder,
+        data={"name": "digits", "shape": [1, 8, 8], "binarization": "dynamic"},
+    )
+    return folder
 
+
+class TestCommand:
     def test_it_serves_until_ctrl_c_and_writes_nothing(self, run):
         def contents():
             return {path: path.stat().st_mtime_ns for path in [run, *run.rglob("*")]}
@@ -180,14 +187,7 @@ class TestCommand:
         try:
             url = process.stdout.readline().strip()
             port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/([\w-]{32})/", url).groups()
-            for _ in range(200):
-                try:
-                    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
-                    connection.request("GET", f"/{token}/")
-                    assert connection.getresponse().status == 200
-                    break
-                except ConnectionError:
-                    time.sleep(0.05)
+            assert asked(SimpleNamespace(port=int(port)), "GET", f"/{token}/")[0] == 200
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
             assert process.stderr.read() == ""
@@ -218,4 +218,6 @@ class TestCommand:
     def test_starlette_is_asked_for(self, run, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "starlette", None)
         line = complaint(capsys, "explore", run, "-n", "5")
-        assert line.endswith("starlette is not installed: python -m pip install 'pyrovae[explore]'")
+        assert line.endswith(
+            "starlette is not installed: python -m pip install 'pyrovae[explore]'"
+        )

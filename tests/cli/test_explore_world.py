@@ -1,4 +1,4 @@
-"""What the explorer shows, held against torch, against known evidence and against its own lines."""
+"""What the explorer shows, held against torch, known evidence and its own lines."""
 
 import math
 
@@ -45,7 +45,14 @@ def executed(world, lines, **known):
 
 
 def own(vae, x, *context):
-    return {"vae": vae, "data": (x, *context), "x": x, "context": context, "torch": torch, "pv": pv}
+    return {
+        "vae": vae,
+        "data": (x, *context),
+        "x": x,
+        "context": context,
+        "torch": torch,
+        "pv": pv,
+    }
 
 
 class TestMap:
@@ -60,14 +67,18 @@ class TestMap:
     def test_its_lines_compute_it(self, world, vae, x):
         said = world.world()
         names = executed(world, said["python"]["view"], **own(vae, x))
-        assert names["plane"] == pytest.approx(np.array(said["map"]["planes"]["PCA"]["xy"]), abs=1e-4)
+        assert names["plane"] == pytest.approx(
+            np.array(said["map"]["planes"]["PCA"]["xy"]), abs=1e-4
+        )
 
     def test_the_latents_are_ordered_by_kl(self, world, vae, x):
         q = vae.encode(x)
         kl = td.kl_divergence(td.Normal(q.mean, q.stddev), td.Normal(0.0, 1.0)).mean(0)
         latents = world.world()["latents"]
         assert [each["index"] for each in latents] == kl.argsort(descending=True).tolist()
-        assert [each["kl"] for each in latents] == pytest.approx(kl.sort(descending=True)[0].tolist())
+        assert [each["kl"] for each in latents] == pytest.approx(
+            kl.sort(descending=True)[0].tolist()
+        )
         inside = torch.tensor([[each["low"], each["high"]] for each in latents])
         z = vae.embed(x)[:, [each["index"] for each in latents]]
         assert (inside[:, 0] <= z.amin(0)).all()
@@ -95,7 +106,9 @@ class TestMap:
         vae = pv.mlp_vae(6, latents=1, hidden=8)
         (plane,) = World(vae, x).world()["map"]["planes"].values()
         q = vae.encode(x)
-        assert torch.tensor(plane["xy"]) == pytest.approx(torch.cat([q.mean, q.stddev], 1).detach(), abs=6e-5)
+        assert torch.tensor(plane["xy"]) == pytest.approx(
+            torch.cat([q.mean, q.stddev], 1).detach(), abs=6e-5
+        )
 
 
 class TestDatum:
@@ -104,7 +117,9 @@ class TestDatum:
         assert found["x"] == x[7].tolist()
         assert found["z"] == pytest.approx(q.mean[0].tolist(), abs=6e-5)
         assert found["scale"] == pytest.approx(q.stddev[0].tolist(), abs=6e-5)
-        assert found["reconstruction"] == pytest.approx(vae.decode(q.mean).mean[0].tolist(), abs=1e-6)
+        assert found["reconstruction"] == pytest.approx(
+            vae.decode(q.mean).mean[0].tolist(), abs=1e-6
+        )
 
     def test_its_lines_compute_it(self, vae, x):
         world = World(vae, x)
@@ -141,9 +156,13 @@ class TestPoint:
 
     @pytest.mark.parametrize("deviation", [0.1, 0.01])
     @pytest.mark.parametrize("z", [0.5, 0.0, -1.0])
-    def test_a_hole_is_where_the_aggregate_posterior_has_none_of_the_priors_mass(self, z, deviation):
+    def test_a_hole_is_where_the_aggregate_posterior_has_none_of_the_priors_mass(
+        self, z, deviation
+    ):
         guide = pv.guides.MeanFieldNormal(Narrow(deviation))
-        vae = pv.VAE(pv.priors.StandardNormal(1), pv.likelihoods.Bernoulli(pv.nets.MLP(1, 6)), guide)
+        vae = pv.VAE(
+            pv.priors.StandardNormal(1), pv.likelihoods.Bernoulli(pv.nets.MLP(1, 6)), guide
+        )
         found = World(vae, torch.zeros(5, 6)).density([z])
         of_x = vae.encode(torch.zeros(1, 6))
         p = td.Normal(0.0, 1.0).log_prob(torch.tensor(z))
@@ -208,7 +227,9 @@ class TestBounds:
         assert not any("colors" in piece for piece in pieces[:-1])
         whole = sum((piece["iwae"] for piece in pieces), [])
         assert pieces[-1]["colors"][bounds.IWAE]["values"] == whole
-        assert world.world()["lists"]["least known"] == np.argsort(whole, kind="stable")[:20].tolist()
+        assert (
+            world.world()["lists"]["least known"] == np.argsort(whole, kind="stable")[:20].tolist()
+        )
 
     def test_nan_is_in_no_list(self):
         nan, high = math.nan, [0.9, math.nan, 0.6, 0.2]
@@ -223,7 +244,9 @@ class TestBounds:
         )
         world = World(vae, x)
         density = world.density([0.0, 0.0])
-        assert density["prior"] == pytest.approx(2 * td.Normal(0.0, 1.0).log_prob(torch.tensor(0.0)))
+        assert density["prior"] == pytest.approx(
+            2 * td.Normal(0.0, 1.0).log_prob(torch.tensor(0.0))
+        )
         assert (density["aggregate"], density["hole"]) == (None, None)
         assert "is a Delta" in density["missing"]
         assert all(each["kl"] is None for each in world.world()["latents"])
@@ -317,7 +340,12 @@ def reproduced(world, i=1):
 
 class TestRuns:
     def test_digits_are_images_with_the_factors_of_their_latents(self, tmp_path):
-        folder = of_run(tmp_path / "run", lambda data: pv.mlp_vae(64, 2, hidden=8), "digits", binarization="dynamic")
+        folder = of_run(
+            tmp_path / "run",
+            lambda data: pv.mlp_vae(64, 2, hidden=8),
+            "digits",
+            binarization="dynamic",
+        )
         digits = pv.data.load("digits").test
         factors = torch.stack([digits.labels % 3, digits.labels // 3], 1)
         found = pv.assign(pv.load(folder).embed(digits), factors, names=("rest", "third"))
@@ -326,11 +354,17 @@ class TestRuns:
         said = world.world()
         assert (said["kind"], said["shape"], said["range"]) == ("image", [1, 8, 8], [0.0, 1.0])
         held = Run(folder).assignment().held
-        assert {e["name"]: e["factor"] for e in said["latents"]} == {n: held.get(n) for n in ("z[0]", "z[1]")}
+        assert {e["name"]: e["factor"] for e in said["latents"]} == {
+            n: held.get(n) for n in ("z[0]", "z[1]")
+        }
         label = said["colors"]["label"]
-        assert [label["names"][v] for v in label["values"]] == [str(v) for v in digits.labels[:50].tolist()]
+        assert [label["names"][v] for v in label["values"]] == [
+            str(v) for v in digits.labels[:50].tolist()
+        ]
         names, datum = reproduced(world)
-        assert names["reconstruction"][0].tolist() == pytest.approx(datum["reconstruction"], abs=1e-6)
+        assert names["reconstruction"][0].tolist() == pytest.approx(
+            datum["reconstruction"], abs=1e-6
+        )
         assert datum["x"] == digits.draw()[1].tolist()
 
     def test_rows_with_covariates_are_decoded_with_those_of_the_datum(self, tmp_path):
@@ -357,7 +391,9 @@ class TestRuns:
             mean = loaded.decode(torch.tensor([[0.5, 0.5]]), data.context[0][[at]]).mean
             assert found[at] == pytest.approx(mean[0].tolist(), abs=1e-6)
         names, datum = reproduced(world)
-        assert names["reconstruction"][0].tolist() == pytest.approx(datum["reconstruction"], abs=1e-6)
+        assert names["reconstruction"][0].tolist() == pytest.approx(
+            datum["reconstruction"], abs=1e-6
+        )
 
     def test_mixed_columns_are_shown_in_words_and_gaps_as_missing(self, tmp_path):
         pytest.importorskip("narwhals")
@@ -370,7 +406,9 @@ class TestRuns:
         )
         frame.to_csv(tmp_path / "people.csv", index=False)
         folder = of_run(
-            tmp_path / "run", lambda data: pv.table_vae(data.table, 2, hidden=8), str(tmp_path / "people.csv")
+            tmp_path / "run",
+            lambda data: pv.table_vae(data.table, 2, hidden=8),
+            str(tmp_path / "people.csv"),
         )
         world = world_of(folder, Explored(split="train"))
         data, table = Run(folder).data("train"), Run(folder).table
@@ -399,7 +437,12 @@ class TestRuns:
         recipe.write_text(
             "import pyrovae as pv\n\ndef vae(shape):\n    return pv.mlp_vae(64, 2, hidden=8)\n"
         )
-        folder = of_run(tmp_path / "run", lambda data: pv.mlp_vae(64, 2, hidden=8), "digits", binarization="dynamic")
+        folder = of_run(
+            tmp_path / "run",
+            lambda data: pv.mlp_vae(64, 2, hidden=8),
+            "digits",
+            binarization="dynamic",
+        )
         x = random(6, 12, 8, 8).gt(0).numpy().astype("uint8") * 255
         np.save(tmp_path / "others.npy", x)
         options = Explored(recipe=recipe, data=str(tmp_path / "others.npy"))

@@ -69,9 +69,7 @@ def _colors(read: DataSet, data: Split) -> dict[str, list[Any]]:
     """Return the factors and the covariates of data, by name."""
     found: dict[str, list[Any]] = {}
     if data.factors is not None:
-        found |= {
-            name: data.factors[:, i].tolist() for i, name in enumerate(read.factors)
-        }
+        found |= {name: data.factors[:, i].tolist() for i, name in enumerate(read.factors)}
     for name in read.reading.kinds:
         try:
             values = labels_by(name, read, data)
@@ -86,9 +84,8 @@ def _head(folder: Path, options: Explored, number: int, shape: Any) -> str:
     load, more = "run.load_vae()", ""
     if options.recipe is not None:
         more = f"\nmade = pv.cli.recipes.run(Path({str(options.recipe)!r}), {shape}, seed=0)"
-        load = (
-            "run.load_vae(\n    prior=made.prior, likelihood=made.likelihood, guide=made.posterior\n)"
-        )
+        parts = "prior=made.prior, likelihood=made.likelihood, guide=made.posterior"
+        load = f"run.load_vae(\n    {parts}\n)"
     data = f"data = run.data({options.split!r}, limit={number})"
     if options.data is not None or options.root is not None:
         root = None if options.root is None else f"Path({str(options.root)!r})"

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -101,7 +100,9 @@ class Contents:
         rows = [list(row) for row in zip(*each, strict=True)]
         if mask is not None:
             for row, seen in zip(rows, mask.tolist(), strict=True):
-                row[:] = [word if there else "missing" for word, there in zip(row, seen, strict=True)]
+                row[:] = [
+                    word if there else "missing" for word, there in zip(row, seen, strict=True)
+                ]
         return rows
 
     def colors(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Any]:

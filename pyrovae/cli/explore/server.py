@@ -124,7 +124,6 @@ class Application:
         except Exception as error:  # of the user's own programs
             return 500, {"error": f"{type(error).__name__}: {one_line(error)}"}
 
-
     def _turn(self, name: str) -> contextlib.AbstractAsyncContextManager[Any]:
         """Return the turn of a question: Pyro's stack of handlers is one for the whole process.
 

@@ -349,7 +349,9 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
         if len(self.measured) * bounds.BATCH < len(self.given):
             return {}
         whole = {
-            name: [value for start in sorted(self.measured) for value in self.measured[start][name]]
+            name: [
+                value for start in sorted(self.measured) for value in self.measured[start][name]
+            ]
             for name in bounds.MEASURED
         }
         return {
