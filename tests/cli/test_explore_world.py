@@ -34,7 +34,7 @@ def x():
 
 @pytest.fixture(scope="module")
 def world(vae, x):
-    return World(vae, x, head="# given")
+    return World(vae, x)
 
 
 def executed(world, lines, **known):
@@ -430,7 +430,10 @@ class TestRuns:
         each = [city.log_prob(torch.tensor([[float(level)]])).item() for level in range(3)]
         most = np.argmax(each)
         assert found[2] == table.columns[2].levels[most]
-        reproduced(world)
+        names, datum = reproduced(world)
+        assert names["reconstruction"]["cells"][0] == datum["reconstruction cells"]
+        names = executed(world, world.decode(z)["python"])
+        assert names["found"]["cells"][0] == found
 
     def test_a_recipe_and_other_data_are_in_the_lines(self, tmp_path):
         recipe = tmp_path / "mine.py"

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from pyrovae.cli import recipes
 from pyrovae.cli.conditions import labels_by
 from pyrovae.cli.explore.contents import Contents
+from pyrovae.cli.explore.lines import Origin
 from pyrovae.cli.explore.server import serve
 from pyrovae.cli.explore.world import World
 from pyrovae.cli.figures import held_factors
@@ -49,9 +50,12 @@ def world_of(folder: Path, options: Explored) -> World:
         data,
         contents=_contents(binarized, data),
         title=folder.resolve().name,
-        held=held_factors(run),
         colors=_colors(read, data),
-        head=_head(folder, options, number, run.source.shape),
+        origin=Origin(
+            held_factors(run),
+            _head(folder, options, number, run.source.shape),
+            _again(folder, options, number),
+        ),
     )
 
 
@@ -102,3 +106,18 @@ run = Run(Path({str(folder)!r})){more}
 vae = {load}.eval()
 {data}
 x, context = data.draw(), data.context"""
+
+
+def _again(folder: Path, options: Explored, number: int) -> str:
+    """Return the lines of Python that make the world of a run."""
+    paths = {"recipe": options.recipe, "root": options.root}
+    given = {name: f"Path({str(path)!r})" for name, path in paths.items() if path is not None}
+    if options.data is not None:
+        given["data"] = repr(options.data)
+    more = "".join(f", {name}={value}" for name, value in given.items())
+    chosen = f"Explored(split={options.split!r}, number={number}{more})"
+    return f"""\
+from pyrovae.cli.explore.command import world_of
+from pyrovae.cli.walk_options import Explored
+
+world = world_of(Path({str(folder)!r}), {chosen})"""

@@ -6,7 +6,7 @@ A datum is sent as numbers; a row of a table also as words, in the units of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from torch import Tensor
@@ -40,7 +40,6 @@ class Contents:
         range: the values of x that are drawn black and white.
         columns: the names of the columns; () if they have none.
         table: the schema of mixed columns; None if x is no table of these.
-        labels: what the labels of the data stand for, by their number.
 
     Example:
         >>> Contents((1, 28, 28), constraints.boolean).kind
@@ -54,7 +53,6 @@ class Contents:
     range: tuple[float, float] = (0.0, 1.0)
     columns: tuple[str, ...] = ()
     table: Table | None = None
-    labels: Sequence[str] = field(default=())
 
     @property
     def kind(self) -> Kind:

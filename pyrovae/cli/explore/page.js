@@ -131,7 +131,7 @@ class Explorer {
   colorOptions() {
     const chosen = $("color").value, names = Object.keys(this.world.colors);
     $("color").replaceChildren(...[...names, "none"].map((name) => element("option", { value: name }, name)));
-    if (chosen && names.includes(chosen)) $("color").value = chosen;
+    if (chosen) $("color").value = chosen;
   }
 
   /* The plane that is shown: of latents [D] to its point; and back, with the rest of `z` kept. */
