@@ -317,7 +317,7 @@ class Explorer {
     show($("decoded"), this.world, [{ name: found.of || "mean of p(x | z)", x: found.x[0], cells: found.cells && found.cells[0] }]);
     $("decoded").dataset.z = JSON.stringify(z);
     const ofDatum = this.datum !== null && this.data[this.datum].every((value, k) => value === z[k]);
-    if (!ofDatum) this.python(found.python, "the point");
+    if (!ofDatum) this.pointLines({ decode: found.python });
   }
 
   async showDensity() {
@@ -325,8 +325,17 @@ class Explorer {
     const nats = (value) => (value === null ? "unknown" : `${short(value, 2)} nats`);
     $("density").replaceChildren(
       `log p(z) ${nats(found.prior)}, log q(z) ${nats(found.aggregate)}. `,
-      found.hole ? element("span", { className: "warned" }, found.hole) : "", found.missing || "",
+      element("span", { className: (found.hole || "").startsWith("A hole") ? "warned" : "" }, found.hole || ""),
+      found.missing || "",
     );
+    if (this.lines) this.pointLines({ density: found.python });
+  }
+
+  /* The lines of the point: those that decode it, and those that weigh it. */
+  pointLines(some) {
+    this.lines = { ...this.lines, ...some };
+    const { decode, density } = this.lines;
+    this.python([decode, density].filter(Boolean).join("\n\n"), "the point");
   }
 
   take(x, y) {
@@ -396,6 +405,7 @@ class Explorer {
 
   python(lines, of) {
     if (!lines) return;
+    if (of !== "the point") this.lines = null;
     const start = this.world.python && this.world.python.start;
     $("python-of").textContent = `The lines of ${of}.`;
     $("python").textContent = start ? `${start}\n\n${lines}` : lines;
