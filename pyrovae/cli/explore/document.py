@@ -17,7 +17,7 @@ __all__ = ["document", "script"]
 
 FOLDER: Final = Path(__file__).parent
 
-SCRIPTS: Final = ("map.js", "draw.js", "page.js")
+SCRIPTS: Final = ("source.js", "map.js", "draw.js", "hands.js", "page.js")
 """The scripts of every page, in order."""
 
 
