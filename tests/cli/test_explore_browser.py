@@ -188,7 +188,10 @@ class TestSeen:
         until(page, "[...$('color').options].some((o) => o.value === 'k-hat')")
         least = application.world.world()["lists"]["least known"]
         rows = page.locator("#lists ul").first.locator("button").all_inner_texts()
-        assert rows == [str(i) for i in least]
+        assert [row.strip() for row in rows] == [str(i) for i in least]
+        page.wait_for_selector("#lists button >> nth=0 >> canvas")
+        shown = pixels(page, "#lists button canvas >> nth=0")
+        assert shown == levels(application.world.given.x[least[0]])
         page.select_option("#color", "log p(x), IWAE-100")
         assert page.locator("#legend .ramp").count() == 1
         page.locator("#lists button").first.click()

@@ -91,7 +91,7 @@ class Density:
             ValueError: if the guide has no density, as a Delta.
         """
         posterior, values = self._posterior, self.coordinates.values(z)
-        nobody = torch.full((len(z),), -1)
+        nobody = torch.full((len(z),), -1, device=self.given.x.device)
         total: Tensor | None = None
         if any(site.dependent for site in posterior.sites):
             parts = (

@@ -309,6 +309,20 @@ class Explorer {
       return element("div", {}, element("h3", {}, title), ...inside);
     });
     $("lists").replaceChildren(...parts);
+    if (this.world.kind === "image") this.pictured([...$("lists").querySelectorAll("button")]);
+  }
+
+  /* Put its picture on each button of the lists, one after another. */
+  async pictured(buttons) {
+    for (const button of buttons) {
+      const i = Number(button.textContent);
+      try {
+        button.prepend(picture(this.world, (await this.source.datum(i)).x, `datum ${i}`, 44));
+      } catch (error) {
+        return trouble(error.message, "lists");
+      }
+    }
+    return undefined;
   }
 
   /* Measure batch after batch, and wait where a person is moving. */

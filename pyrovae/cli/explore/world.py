@@ -106,7 +106,7 @@ class World:
     @property
     def z(self) -> Tensor:
         """The posterior means, [N, D]."""
-        return self.posteriors.z.to(self.given.x.dtype)
+        return self.posteriors.z.to(self.given.x)
 
     def world(self) -> dict[str, Any]:
         """Return the map, the latents and the colors: what is shown first.
@@ -393,5 +393,5 @@ def _points(z: Sequence[Sequence[float]]) -> Tensor:
 
 def _rounded(values: Tensor) -> list[Any]:
     """Return values with the decimals that are sent; NaN stays NaN, which JSON has as null."""
-    rounded: list[Any] = np.round(values.double().numpy(), DIGITS).tolist()
+    rounded: list[Any] = np.round(values.double().cpu().numpy(), DIGITS).tolist()
     return rounded
