@@ -12,7 +12,6 @@ from pyrovae.cli.explore.coordinates import Coordinates
 from pyrovae.measure.latents.decode import decode_means
 from pyrovae.measure.latents.sites import Values, drawn
 from pyrovae.measure.most_probable import most_probable
-from pyrovae.types import Target
 from pyrovae.vae import VAE
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import UndefinedMean, mean_of, sample_sites
@@ -53,7 +52,7 @@ class Decoder:
         contents: what x is.
     """
 
-    target: Target
+    target: Any
     coordinates: Coordinates
     contents: Contents
 

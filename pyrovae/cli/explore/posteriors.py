@@ -13,7 +13,6 @@ from pyrovae.cli.explore.coordinates import Coordinates
 from pyrovae.measure.latents.decode import Means
 from pyrovae.measure.latents.sites import Values, drawn, latent_values
 from pyrovae.randomness import seeded
-from pyrovae.types import Program
 from pyrovae.weights.given import Given
 from pyrovae.weights.kl import pair_kl_by_dimension
 from pyrovae.weights.sites import is_point_mass
@@ -107,7 +106,7 @@ def _kl(given: Given) -> dict[str, float]:
     }
 
 
-def prior_draws(model: Program, coordinates: Coordinates, row: Given, number: int) -> Tensor:
+def prior_draws(model: Any, coordinates: Coordinates, row: Given, number: int) -> Tensor:
     """Return draws of the prior given the context of one datum, [number, D].
 
     Raises:

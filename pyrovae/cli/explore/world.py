@@ -27,7 +27,6 @@ from pyrovae.data.datasets import Split, drawn_once
 from pyrovae.measure.latents.paths import linear, spherical
 from pyrovae.measure.latents.sites import drawn
 from pyrovae.randomness import seeded
-from pyrovae.types import Data, Target
 from pyrovae.vae import VAE
 from pyrovae.weights import psis
 from pyrovae.weights.given import Given
@@ -76,8 +75,8 @@ class World:
 
     def __init__(
         self,
-        target: Target,
-        data: Data,
+        target: Any,
+        data: Any,
         *,
         contents: Contents | None = None,
         title: str = "A latent space",
