@@ -143,7 +143,7 @@ class World:
             ValueError: if there is no such row, or it cannot be decoded.
         """
         row = self._row(i)
-        mask = self._mask(row)
+        mask = self._observed(row)
         found = self._decoded(self.posteriors.z[[i]], row)
         words = self.contents.words(row.x, mask)
         return {
@@ -281,7 +281,7 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
             raise ValueError(f"there are the data 0 to {len(self.given) - 1:,}; got {i}")
         return self.given.rows(slice(i, i + 1))
 
-    def _mask(self, given: Given) -> Tensor | None:
+    def _observed(self, given: Given) -> Tensor | None:
         """Return which entries are observed: a last context of booleans of the shape of x."""
         last: Any = given.context[-1] if given.context else None
         known = isinstance(last, Tensor) and last.dtype == torch.bool
@@ -345,7 +345,7 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
         for name, values in self.given_colors.items():
             words = [value for value in values if not isinstance(value, float)]
             found[name] = categories([str(v) for v in values]) if words else numbers(values)
-        return found | self.contents.colors(self.given.x, self._mask(self.given))
+        return found | self.contents.colors(self.given.x, self._observed(self.given))
 
     def _labels(self, i: int) -> dict[str, str]:
         """Return what is known of a datum beside x, in words."""
