@@ -11,10 +11,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from commands import commands
 from docstrings import to_rst
 from public import ROOT, Public, everything
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
+TABLE = ".. list-table::\n   :class: names\n   :widths: 1 3\n"
 PAGES = Path(__file__).parents[1] / "reference"
 
 
@@ -28,6 +31,8 @@ def page(folder: str) -> str:
     title = folder if folder == "pyrovae" else f"pyrovae.{folder}"
     names = [item for item in everything() if item.page == folder]
     parts = [f"{title}\n{'=' * len(title)}", to_rst(_docstring(_init(folder)))]
+    if folder == "cli":
+        parts += commands()
     if names:
         parts += [_table(names), *map(_documented, names)]
     return "\n\n".join([*parts, _files(folder)]) + "\n"
@@ -51,11 +56,15 @@ def _table(names: list[Public]) -> str:
         f"   * - :py:obj:`~{item.name}`\n     - {_sentence(_text(item))}"
         for item in sorted(names, key=lambda item: item.name.lower())
     ]
-    return "\n".join([".. list-table::\n   :widths: 1 3\n", *rows])
+    return "\n".join([TABLE, *rows])
 
 
 def _text(item: Public) -> str:
-    return inspect.cleandoc(item.value.__doc__ or "") if callable(item.value) else ""
+    """Return the docstring of an object, or what stands under a constant or an alias."""
+    if inspect.isclass(item.value) or inspect.isroutine(item.value):
+        return inspect.cleandoc(item.value.__doc__ or "")
+    described = ModuleAnalyzer.for_module(item.module).find_attr_docs()
+    return "\n".join(described.get(("", item.name.rpartition(".")[2]), []))
 
 
 def _documented(item: Public) -> str:
@@ -73,7 +82,7 @@ def _files(folder: str) -> str:
         for path in sorted(found)
         if path.name not in ("__init__.py", "__main__.py")
     ]
-    return "\n".join(["Files\n-----\n", ".. list-table::\n   :widths: 1 3\n", *rows])
+    return "\n".join(["Files\n-----\n", TABLE, *rows])
 
 
 def write(app: Sphinx) -> None:
