@@ -13,7 +13,7 @@ from typing import Any
 
 from commands import commands
 from docstrings import to_rst
-from public import ROOT, Public, everything
+from public import ROOT, Public, everything, modules
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
@@ -27,15 +27,30 @@ def folders() -> list[str]:
 
 
 def page(folder: str) -> str:
-    """Return the page of a folder."""
+    """Return the page of a folder: its own names, then those of each public module in it."""
     title = folder if folder == "pyrovae" else f"pyrovae.{folder}"
     names = [item for item in everything() if item.page == folder]
-    parts = [f"{title}\n{'=' * len(title)}", to_rst(_docstring(_init(folder)))]
-    if folder == "cli":
-        parts += commands()
-    if names:
-        parts += [_table(names), *map(_documented, names)]
+    here = [item for item in names if item.holder in ("pyrovae", title)]
+    parts = [_title(title, "="), f".. py:module:: {title}", to_rst(_docstring(_init(folder)))]
+    parts += commands() if folder == "cli" else _listed(here)
+    for holder in [name for name in modules() if name not in ("pyrovae", title)]:
+        inside = [item for item in names if item.holder == holder]
+        if inside:
+            text = to_rst(inspect.getdoc(modules()[holder]) or "", modules()[holder])
+            parts += [_title(holder, "-"), f".. py:module:: {holder}", text, *_listed(inside)]
+    others = [item for item in names if item.holder not in modules()]
+    if others:
+        parts += [_title("Taken and returned", "-"), *_listed(others)]
     return "\n\n".join([*parts, _files(folder)]) + "\n"
+
+
+def _title(text: str, line: str) -> str:
+    return f"{text}\n{line * len(text)}"
+
+
+def _listed(names: list[Public]) -> list[str]:
+    """Return a table of names, and the description of each."""
+    return [_table(names), *map(_documented, names)] if names else []
 
 
 def _init(folder: str) -> Path:
@@ -82,7 +97,7 @@ def _files(folder: str) -> str:
         for path in sorted(found)
         if path.name not in ("__init__.py", "__main__.py")
     ]
-    return "\n".join(["Files\n-----\n", TABLE, *rows])
+    return "\n".join([f"{_title('Files', '-')}\n", TABLE, *rows])
 
 
 def write(app: Sphinx) -> None:
