@@ -106,7 +106,7 @@ class Optim(OneOptimizer):
             Jordan et al., 2024. Muon: An Optimizer for Hidden Layers in Neural Networks.
 
         Example:
-            >>> import pyrovae as pv
+            >>> import torch, pyrovae as pv
             >>> step = pv.Step(optim=pv.Optim.muon(steps=20 * 8))
             >>> vae, x = pv.mlp_vae(16, latents=2, hidden=8), torch.rand(800, 16).round()
             >>> history = pv.fit(vae, x, epochs=20, batch_size=100, step=step)
