@@ -24,10 +24,14 @@ extensions = [
     "sphinx.ext.intersphinx",
     "mathml",
     "docstrings",
+    "links",
     "reference",
+    "signatures",
+    "stored_notebooks",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "**/.ipynb_checkpoints", "README.md"]
 nitpicky = True
+nitpick_ignore_regex = [("py:class", r"(.*\.)?(Item|_Latent)")]  # a type variable, a private class
 
 # Pages
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
@@ -42,11 +46,10 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {
-    name: f"pyrovae.types.{name}" for name in ("ContextValue", "Data", "Program", "Target")
-}
 maximum_signature_line_length = 72
+napoleon_attr_annotations = False
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 add_module_names = False
 
@@ -56,9 +59,13 @@ intersphinx_mapping = {
     for name, address in {
         "python": "https://docs.python.org/3/",
         "pyro": "https://docs.pyro.ai/en/stable/",
+        "numpy": "https://numpy.org/doc/stable/",
         "torch": "https://docs.pytorch.org/docs/stable/",
         "zuko": "https://zuko.readthedocs.io/stable/",
         "matplotlib": "https://matplotlib.org/stable/",
+        "narwhals": "https://narwhals-dev.github.io/narwhals/",
+        "pillow": "https://pillow.readthedocs.io/en/stable/",
+        "rich": "https://rich.readthedocs.io/en/stable/",
     }.items()
 }
 

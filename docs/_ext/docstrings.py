@@ -7,6 +7,7 @@ link to it, and the first of each word of the glossary a link to the glossary.
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -16,7 +17,10 @@ from words import Unlinked
 
 PIECES = re.compile(r"(`+)(?P<code>[^`]+)\1|\$(?P<math>[^$]+)\$", re.DOTALL)
 DISPLAYED = re.compile(r" *\$\$(?P<math>.+)\$\$", re.DOTALL)
-ENTRY = re.compile(r" *[A-Z][^.:]*, \d{4}[a-z]?\. ")
+ENTRY = re.compile(r" {4}[A-Z].*, \d{4}[a-z]?\. ")
+ONE_PARAGRAPH = "attribute", "data", "property"
+
+_kept: dict[str, list[str]] = {}
 
 
 def to_rst(text: str, scope: Any = None) -> str:
@@ -26,7 +30,7 @@ def to_rst(text: str, scope: Any = None) -> str:
         text: a docstring without its indentation.
         scope: the object that it documents, in whose module its names are looked up.
     """
-    unlinked, margin, out = Unlinked(), 0, []
+    unlinked, margin, out = Unlinked(text), 0, []
     for paragraph in re.split(r"\n[ \n]*\n", text):
         depth = len(paragraph) - len(paragraph.lstrip())
         if ">>>" in paragraph:
@@ -77,16 +81,26 @@ def _references(paragraph: str) -> str:
 
 
 def _item(line: str) -> str:
-    depth = len(line) - len(line.lstrip())
-    return " " * depth + ("- " if ENTRY.match(line) else "  ") + line.lstrip()
+    return ("    - " if ENTRY.match(line) else "      ") + line.lstrip()
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite the docstring of an object before napoleon reads its sections."""
-    lines[:] = to_rst("\n".join(lines), obj).split("\n")
+    text = "\n".join(lines)
+    undocumented = what == "data" and text.strip() == inspect.getdoc(type(obj))
+    lines[:] = [""] if undocumented else to_rst(text, obj).split("\n")
+    if what in ONE_PARAGRAPH:
+        _kept[name] = lines[:]
+
+
+def restore(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Undo what napoleon made of a constant or a property: a word before a colon is no type."""
+    if what in ONE_PARAGRAPH:
+        lines[:] = _kept.pop(name, lines)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Rewrite docstrings ahead of napoleon."""
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -32,7 +33,7 @@ def _within(space: Any, parts: list[str]) -> str | None:
     if value is MISSING or (inspect.ismodule(value) and len(parts) == 1):
         return None
     public = spelling(value)
-    if public is None and inspect.isclass(owner) and spelling(owner):
+    if public is None and inspect.isclass(owner) and spelling(owner) and _shown(owner, parts[-1]):
         return f"{spelling(owner)}.{parts[-1]}"
     return public
 
@@ -42,3 +43,10 @@ def _arguments(scope: Any) -> set[str]:
         return set(inspect.signature(scope).parameters)
     except (TypeError, ValueError):
         return set()
+
+
+def _shown(owner: type, member: str) -> bool:
+    """Return whether the reference has a member: it is the class's own, and has a docstring."""
+    value = vars(owner).get(member)
+    described = inspect.isroutine(value) or isinstance(value, property | functools.cached_property)
+    return member[0] != "_" and described and bool(value.__doc__)

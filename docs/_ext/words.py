@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 GLOSSARY = Path(__file__).parents[1] / "glossary.md"
+BESIDE = {"rate": "KL|distortion|latent", "rates": "KL|distortion|latent", "site": "latent|Pyro"}
+"""Words with a second meaning, as in "learning rate", and what a docstring has for this one."""
 
 
 @functools.cache
@@ -28,14 +30,15 @@ def _pattern() -> re.Pattern[str]:
     """Return a pattern that matches any word of the glossary as a whole, the longest first."""
     words = sorted(glossary(), key=len, reverse=True)
     spaced = [r"\s+".join(map(re.escape, word.split())) for word in words]
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(spaced)})(?![\w-])" if words else "(?!)")
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(spaced)})(?![\w-])")
 
 
 class Unlinked:
     """The entries of the glossary that one docstring has not yet linked."""
 
-    def __init__(self):
-        self.entries = set(glossary().values())
+    def __init__(self, text: str):
+        other = {word for word, beside in BESIDE.items() if not re.search(beside, text)}
+        self.entries = set(glossary().values()) - other
 
     def link(self, text: str) -> str:
         """Link the first word of each entry, and take the entry out."""
