@@ -69,6 +69,7 @@ class _Text:
 def _linked(annotation: Any, home: dict[str, Any]) -> str:
     """Return an annotation with the full name of each thing, `~` telling to show the last part."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text)
     return NAME.sub(lambda found: _full(found[0], home), text)
 
 

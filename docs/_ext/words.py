@@ -17,7 +17,7 @@ def glossary() -> dict[str, str]:
     found, entry = {}, ""
     inside = re.search(r"```\{glossary\}\n(.*?)```", GLOSSARY.read_text(), re.DOTALL)
     for line in inside[1].splitlines() if inside else ():
-        if line.strip() and not line.startswith((" ", ":")):
+        if line.strip() and not line.startswith(" "):
             entry = entry or line.strip()
             found[line.strip()] = entry
         else:
@@ -30,7 +30,7 @@ def _pattern() -> re.Pattern[str]:
     """Return a pattern that matches any word of the glossary as a whole, the longest first."""
     words = sorted(glossary(), key=len, reverse=True)
     spaced = [r"\s+".join(map(re.escape, word.split())) for word in words]
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(spaced)})(?![\w-])")
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(spaced)})(?![\w(:-])")
 
 
 class Unlinked:

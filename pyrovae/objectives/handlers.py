@@ -172,7 +172,7 @@ class _KLTerm(abc.ABC):
 
 
 class free_bits(_KLTerm):  # noqa: N801
-    r"""Exempt the first nats of each latent's KL from the objective.
+    r"""Exempt the first nats of each latent's KL, its free bits, from the objective.
 
     $$ E_q \log p(x | z) - \sum_i \max(\lambda, \overline{KL_i}),\qquad
        \overline{KL_i} = \frac1N \sum_n KL(q(z_i | x_n) \| p(z_i)) $$

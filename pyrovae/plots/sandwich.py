@@ -14,7 +14,7 @@ __all__ = ["sandwich"]
 
 
 def sandwich(found: Finding) -> Figure:
-    """Plot the bounds on log p(x) of simulated data, and the sorted gaps between them.
+    """Plot the sandwich of bounds on log p(x) of simulated data, and the sorted gaps between them.
 
     The first panel shows the upper against the lower bound of each datum; on the diagonal they
     agree. The second shows their difference, with its mean and a band of two standard errors over

@@ -351,7 +351,7 @@ def normalized_weights(log_w: Tensor, k: int | None = None) -> Tensor:
 
 
 def bits_per_dimension(nats: float | Tensor, dimensions: int) -> float | Tensor:
-    r"""Return the code length of a log-probability, $-\log p(x) / (D \log 2)$, in bits.
+    r"""Return the code length of a log-probability, $-\log p(x) / (D \log 2)$, bits per dimension.
 
     It is comparable between models of the same integer pixels. If `nats` is a density of pixels
     that were divided by 256, add 8 bits.

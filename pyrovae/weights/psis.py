@@ -149,7 +149,7 @@ def smoothed(log_w: Tensor) -> Tensor:
 
 
 def psis(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `smoothed` and `pareto_k` of the same weights, from one fit of each tail.
+    """Return what PSIS finds, `smoothed` and `pareto_k`, from one fit of each tail.
 
     Raises:
         ValueError: if log_w does not have shape [K, N].

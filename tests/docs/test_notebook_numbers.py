@@ -40,9 +40,9 @@ DERIVED = {
         "1.050": lambda text: -math.log(0.35),
     },
     "04_objectives": {
-        "3.36": lambda text: less(text, "shallow    ", "deep    "),
+        "3.36": lambda text: less(text, "shallow          ", "deep           "),
         "0.32": lambda text: numbers(text, "warm-up, 30")[1] - numbers(text, "warm-up, 30")[0],
-        "1.72": lambda text: less(text, "free bits, 2 per site", "deep    "),
+        "1.72": lambda text: less(text, "free bits, 2 per site", "deep           "),
         "8.28": lambda text: less(text, "β = 0.25 ", "β = 1 ", 3),
         "13.26": lambda text: less(text, "β = 0.25 ", "β = 1 ", 2),
         "6.23": lambda text: less(text, *two_epochs(), 0),

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from torch.distributions import Distribution
 
 import pyrovae as pv
 
@@ -93,7 +94,9 @@ class TestReference:
                         ends = {found for found in documented if found.endswith(f".{last}")}
                     assert ends & documented, f"{spelled} is on no page of the reference"
 
-    def test_what_is_in_another_project_is_there(self):
+    def test_what_is_in_another_project_is_there(self, monkeypatch):
+        validates = Distribution._validate_args  # which the import of a project may change
+        monkeypatch.setattr(Distribution, "_validate_args", validates)
         for path in (DOCS / "inventories").glob("*.txt"):
             for line in path.read_text().splitlines()[3:]:
                 found(line.split()[0])

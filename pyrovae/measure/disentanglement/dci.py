@@ -25,7 +25,7 @@ Predictor = Literal["forest", "boosting", "lasso"]
 class DCI(Metric):
     r"""Score disentanglement, completeness and informativeness (Eastwood, Williams, 2018).
 
-    Each factor k is predicted from all units; $R_{jk}$ is the importance of unit j.
+    DCI predicts each factor k from all units; $R_{jk}$ is the importance of unit j.
 
         disentanglement    $\sum_j \rho_j (1 - H_F(P_j))$, where $P_{jk} = R_{jk} / \sum_k R_{jk}$,
                            $H_F$ is the entropy to the base F, and $\rho_j$ is the part of unit j

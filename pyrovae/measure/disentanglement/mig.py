@@ -20,9 +20,9 @@ class MIG(Metric):
 
     $$ MIG = \frac{1}{F} \sum_k \frac{I(z_{(1)}; v_k) - I(z_{(2)}; v_k)}{H(v_k)} $$
 
-    where $z_{(1)}$ and $z_{(2)}$ are the units with the most information about $v_k$. It is 1 if
-    one unit determines each factor and no other unit knows of it, and about 0 for noise and for
-    rotated factors. Two factors in one unit are not penalized.
+    where $z_{(1)}$ and $z_{(2)}$ are the units with the most information about $v_k$. The MIG is
+    1 if one unit determines each factor and no other unit knows of it, and about 0 for noise and
+    for rotated factors. Two factors in one unit are not penalized.
 
     The paper draws $z$ from the guide. As this metric is given points, it bins them, as Locatello
     et al. do: a unit of B bins holds log B nats at most, so a factor with more values than bins

@@ -22,9 +22,9 @@ class SAP(Metric):
 
     For classes, $S_{jk}$ is the balanced accuracy at which thresholds on unit j predict factor k
     on held-out data. For ordered factors it is the $R^2$ of a linear regression on unit j. Noise
-    scores about 0. The maximum is that of a unit that predicts each factor next to one that tells
-    nothing: 1 for ordered factors, and the mean of $1 - 1 / K_k$ for classes of K values, as
-    guessing is right once in K.
+    scores about 0. The maximum of SAP is that of a unit that predicts each factor next to one
+    that tells nothing: 1 for ordered factors, and the mean of $1 - 1 / K_k$ for classes of K
+    values, as guessing is right once in K.
 
     As in the paper, thresholds are fitted to the balanced error, and a constant unit has S = 0.
     They are those of a decision tree with a leaf for each value; disentanglement_lib fits a linear
