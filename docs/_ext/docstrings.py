@@ -11,7 +11,7 @@ import inspect
 import re
 from typing import Any
 
-from names import resolve
+from names import elsewhere, resolve
 from sphinx.application import Sphinx
 from words import Unlinked
 
@@ -61,8 +61,8 @@ def _prose(text: str, scope: Any, unlinked: Unlinked) -> str:
 
 def code(inside: str, scope: Any = None) -> str:
     """Return code in backticks as a link if the reference has what it names."""
-    dotted = re.fullmatch(r"(?:pv\.)?([A-Za-z_][\w.]*)(\(\))?", inside)
-    target = resolve(dotted[1], scope) if dotted else None
+    dotted = re.fullmatch(r"(?:pv\.|pyrovae\.)?([A-Za-z_][\w.]*)(\(\))?", inside)
+    target = (resolve(dotted[1], scope) or elsewhere(dotted[1])) if dotted else None
     return f":py:obj:`{inside} <{target}>`" if target else f"``{inside}``"
 
 

@@ -12,28 +12,11 @@ import importlib
 from typing import Any
 
 from docutils import nodes
-from names import resolve
+from names import elsewhere, resolve
 from public import everything
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-
-ELSEWHERE = {
-    "ELBO": "pyro.infer.elbo.ELBO",
-    "PyroOptim": "pyro.optim.optim.PyroOptim",
-    "pyro.distributions.distribution.Distribution": "pyro.distributions.Distribution",
-    "Optimizer": "torch.optim.Optimizer",
-    "Tensor": "torch.Tensor",
-    "torch._C.Generator": "torch.Generator",
-    "torch.nn.modules.module.Module": "torch.nn.Module",
-    "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
-    "torch.utils.data.dataset.Dataset": "torch.utils.data.Dataset",
-    "numpy.random._generator.Generator": "numpy.random.Generator",
-    "NDArray": "numpy.typing.NDArray",
-    "nw.DataFrame": "narwhals.DataFrame",
-    "nw.Series": "narwhals.Series",
-}
-"""Names of other projects as signatures have them, and as their sites do."""
 
 
 def complete(
@@ -43,7 +26,7 @@ def complete(
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
-    node["reftarget"] = ELSEWHERE.get(target) or documented(target) or target
+    node["reftarget"] = documented(target) or elsewhere(target) or target
     return env.domains.python_domain.resolve_xref(
         env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, contnode
     )

@@ -30,6 +30,11 @@ class Public(NamedTuple):
     module: str
 
     @property
+    def holder(self) -> str:
+        """The module or class that has it, as it is spelled."""
+        return self.name.rpartition(".")[0]
+
+    @property
     def page(self) -> str:
         """The folder of the package in which it is defined, or "pyrovae" at the top."""
         top = self.module.split(".")[1:2]
@@ -62,12 +67,13 @@ def everything() -> tuple[Public, ...]:
                 item = Public(f"{name}.{member}", value, _defined_in(value, module))
                 found.setdefault(_key(item), item)
     rest = list(found.values())
-    while rest:
-        for met in _mentioned(rest.pop(0)):
-            item = Public(f"{met.__module__}.{met.__qualname__}", met, met.__module__)
-            if _key(item) not in found:
-                found[_key(item)] = item
-                rest.append(item)
+    met = [*_exceptions().values(), *(kind for item in rest for kind in _mentioned(item))]
+    while met:
+        kind = met.pop(0)
+        item = Public(f"{kind.__module__}.{kind.__qualname__}", kind, kind.__module__)
+        if _key(item) not in found:
+            found[_key(item)] = item
+            met += _mentioned(item)
     return tuple(found.values())
 
 

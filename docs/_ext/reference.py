@@ -11,10 +11,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from commands import commands
 from docstrings import to_rst
-from public import ROOT, Public, everything
+from public import ROOT, Public, everything, modules
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
+TABLE = ".. list-table::\n   :class: names\n   :widths: 1 3\n"
 PAGES = Path(__file__).parents[1] / "reference"
 
 
@@ -24,13 +27,30 @@ def folders() -> list[str]:
 
 
 def page(folder: str) -> str:
-    """Return the page of a folder."""
+    """Return the page of a folder: its own names, then those of each public module in it."""
     title = folder if folder == "pyrovae" else f"pyrovae.{folder}"
     names = [item for item in everything() if item.page == folder]
-    parts = [f"{title}\n{'=' * len(title)}", to_rst(_docstring(_init(folder)))]
-    if names:
-        parts += [_table(names), *map(_documented, names)]
+    here = [item for item in names if item.holder in ("pyrovae", title)]
+    parts = [_title(title, "="), f".. py:module:: {title}", to_rst(_docstring(_init(folder)))]
+    parts += commands() if folder == "cli" else _listed(here)
+    for holder in [name for name in modules() if name not in ("pyrovae", title)]:
+        inside = [item for item in names if item.holder == holder]
+        if inside:
+            text = to_rst(inspect.getdoc(modules()[holder]) or "", modules()[holder])
+            parts += [_title(holder, "-"), f".. py:module:: {holder}", text, *_listed(inside)]
+    others = [item for item in names if item.holder not in modules()]
+    if others:
+        parts += [_title("Taken and returned", "-"), *_listed(others)]
     return "\n\n".join([*parts, _files(folder)]) + "\n"
+
+
+def _title(text: str, line: str) -> str:
+    return f"{text}\n{line * len(text)}"
+
+
+def _listed(names: list[Public]) -> list[str]:
+    """Return a table of names, and the description of each."""
+    return [_table(names), *map(_documented, names)] if names else []
 
 
 def _init(folder: str) -> Path:
@@ -51,11 +71,15 @@ def _table(names: list[Public]) -> str:
         f"   * - :py:obj:`~{item.name}`\n     - {_sentence(_text(item))}"
         for item in sorted(names, key=lambda item: item.name.lower())
     ]
-    return "\n".join([".. list-table::\n   :widths: 1 3\n", *rows])
+    return "\n".join([TABLE, *rows])
 
 
 def _text(item: Public) -> str:
-    return inspect.cleandoc(item.value.__doc__ or "") if callable(item.value) else ""
+    """Return the docstring of an object, or what stands under a constant or an alias."""
+    if inspect.isclass(item.value) or inspect.isroutine(item.value):
+        return inspect.cleandoc(item.value.__doc__ or "")
+    described = ModuleAnalyzer.for_module(item.module).find_attr_docs()
+    return "\n".join(described.get(("", item.name.rpartition(".")[2]), []))
 
 
 def _documented(item: Public) -> str:
@@ -73,7 +97,7 @@ def _files(folder: str) -> str:
         for path in sorted(found)
         if path.name not in ("__init__.py", "__main__.py")
     ]
-    return "\n".join(["Files\n-----\n", ".. list-table::\n   :widths: 1 3\n", *rows])
+    return "\n".join([f"{_title('Files', '-')}\n", TABLE, *rows])
 
 
 def write(app: Sphinx) -> None:
