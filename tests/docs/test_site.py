@@ -6,13 +6,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 from torch.distributions import Distribution
 
 import pyrovae as pv
 
-pytest.importorskip("sphinx", reason="the site is built with `pip install 'pyrovae[docs]'`")
+for name in ("sphinx", "latex2mathml"):
+    pytest.importorskip(name, reason="the site is built with `pip install 'pyrovae[docs]'`")
 
 DOCS = Path(__file__).parents[2] / "docs"
 BUILT = DOCS / "_build" / "html"
@@ -70,6 +72,24 @@ class TestDocstrings:
 
     def test_characters_of_markup_are_escaped(self):
         assert self.rst("KL(q | p), 2 * x") == r"KL(q \| p), 2 \* x"
+
+
+class TestFormulas:
+    def test_names_of_functions_stand_apart(self):
+        mathml = extension("mathml").mathml
+        assert "<mi>log</mi><mspace" in mathml(r"\log p(x)")
+        assert "</msub><mspace" in mathml(r"\log_{10} K")
+        assert "</mi></msub><mspace" in mathml(r"E_q \log p")
+        assert "mspace" not in mathml(r"\log (x)")
+        assert "&#x0223C;" in mathml(r"z \sim q"), "a relation, no letter"
+
+    def test_those_of_every_docstring_are_well_formed(self):
+        texts = [inspect.getdoc(item.value) or "" for item in extension("public").everything()]
+        rst = "\n\n".join(map(extension("docstrings").to_rst, texts))
+        formulas = re.findall(r":math:`([^`]+)`|\.\. math:: (.+)", rst)
+        assert len(formulas) > 100
+        for inline, display in formulas:
+            ElementTree.fromstring(extension("mathml").mathml(inline or display))
 
 
 def test_signatures_are_those_of_the_source():
