@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from commands import commands
@@ -68,25 +70,41 @@ def _sentence(docstring: str) -> str:
 
 def _table(names: list[Public]) -> str:
     rows = [
-        f"   * - :py:obj:`~{item.name}`\n     - {_sentence(_text(item))}"
+        f"   * - :py:obj:`~{item.name}`\n     - {_sentence(described(item))}"
         for item in sorted(names, key=lambda item: item.name.lower())
     ]
     return "\n".join([TABLE, *rows])
 
 
-def _text(item: Public) -> str:
+def described(item: Public) -> str:
     """Return the docstring of an object, or what stands under a constant or an alias."""
     if inspect.isclass(item.value) or inspect.isroutine(item.value):
         return inspect.cleandoc(item.value.__doc__ or "")
-    described = ModuleAnalyzer.for_module(item.module).find_attr_docs()
-    return "\n".join(described.get(("", item.name.rpartition(".")[2]), []))
+    last = item.name.rpartition(".")[2]
+    holders = [name for name, held in sys.modules.items() if _has(held, last, item.value)]
+    texts = [_under(name, last) for name in (item.module, *sorted(holders))]
+    return next(filter(None, texts), "")
+
+
+def _has(module: Any, name: str, value: Any) -> bool:
+    own = getattr(module, "__name__", "").startswith("pyrovae.")
+    return own and vars(module).get(name) is value
+
+
+def _under(module: str, name: str) -> str:
+    """Return what stands under a constant in the source of a module, "" if nothing."""
+    lines = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])
+    return "\n".join(lines).strip()
 
 
 def _documented(item: Public) -> str:
     if inspect.isclass(item.value):
         return f".. autoclass:: {item.name}\n   :members:"
-    kind = "autofunction" if inspect.isroutine(item.value) else "autodata"
-    return f".. {kind}:: {item.name}"
+    if inspect.isroutine(item.value):
+        return f".. autofunction:: {item.name}"
+    seen = _under(item.module, item.name.rpartition(".")[2])
+    text = "" if seen else to_rst(described(item))  # of a constant that its package imports
+    return f".. autodata:: {item.name}\n\n{indent(text, '   ')}".rstrip()
 
 
 def _files(folder: str) -> str:

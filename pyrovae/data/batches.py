@@ -24,6 +24,7 @@ from pyrovae.types import Data
 __all__ = ["Batch", "Batches"]
 
 Batch = tuple[Any, ...]
+"""The arguments of the programs for some data, (x, *context)."""
 Rows = Tensor | Sparse | Mapped
 """What gives a tensor of some rows when it is indexed by them."""
 

@@ -27,6 +27,7 @@ from pyrovae.types import Data
 __all__ = ["HELD_OUT", "PIXELS", "Binarization", "DataSet", "Split", "drawn_once", "load"]
 
 Binarization = Literal["dynamic", "static"]
+"""When the pixels of gray images become 0 or 1: anew at each use, or once."""
 
 PIXELS: Final = 0x9E3779B9
 """The seed that binarizes a dynamic split for evaluation, distinct from the particles' seeds."""

@@ -182,6 +182,7 @@ class _OpenUnitInterval(constraints.Constraint):
 
 
 open_unit_interval: Final = _OpenUnitInterval()
+"""The constraint 0 < x < 1."""
 
 
 def in_words(domain: constraints.Constraint) -> str:

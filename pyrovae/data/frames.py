@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "numeric", "read", "read_frame"]
 
 SUFFIXES: Final = (".csv", ".parquet", ".feather")
+"""The ends of the names of files that are read as a frame."""
 
 
 def read_frame(path: str | Path) -> nw.DataFrame[Any]:

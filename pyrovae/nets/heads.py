@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 SMALLEST_SCALE: Final = 1e-5
+"""The least value of `positive`."""
 
 
 def positive(h: Tensor) -> Tensor:

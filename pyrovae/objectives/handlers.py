@@ -278,6 +278,7 @@ class capacity(_KLTerm):  # noqa: N801
 
 
 Handler = kl_weight | free_bits | capacity
+"""A handler of the training objective."""
 
 
 class _SendPosteriors(Messenger):

@@ -196,6 +196,7 @@ class Plateau:
 
 
 LearningRate = float | Schedule | Plateau
+"""A number, a function of the number of steps so far, or a rate reduced on a plateau."""
 
 KNOWN: Final = {
     "cosine": "cosine:RATE[:WARMUP[:STEPS]]",

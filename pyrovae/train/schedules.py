@@ -13,6 +13,7 @@ from typing import Final
 __all__ = ["KNOWN", "STEEPNESS", "Schedule", "cyclical", "linear", "parse", "sigmoid"]
 
 Schedule = Callable[[float], float]
+"""A function of the number of epochs so far, with fractions, that returns a KL weight."""
 
 STEEPNESS: Final = 12.0
 """The steepness of the sigmoid: a logistic function of it is within 0.25% of its limits."""
@@ -105,6 +106,7 @@ def sigmoid(start: float, end: float, epochs: float) -> Schedule:
 
 
 KNOWN: Final = {schedule.__name__: schedule for schedule in (linear, cyclical, sigmoid)}
+"""The schedules by their names, as `parse` reads them."""
 
 
 def parse(text: str) -> float | Schedule:

@@ -117,6 +117,10 @@ class TestReference:
                         ends = {found for found in documented if found.endswith(f".{last}")}
                     assert ends & documented, f"{spelled} is on no page of the reference"
 
+    def test_every_documented_name_has_a_sentence(self):
+        text = extension("reference").described
+        assert not [item.name for item in extension("public").everything() if not text(item)]
+
     def test_what_is_in_another_project_is_there(self):
         for path in (DOCS / "inventories").glob("*.txt"):
             for line in path.read_text().splitlines()[3:]:
