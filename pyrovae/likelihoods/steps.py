@@ -29,7 +29,7 @@ class EachStep(Likelihood):
 
     Example:
         >>> import pyro, torch, pyrovae as pv
-        >>> likelihood = EachStep(pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 88)))
+        >>> likelihood = pv.likelihoods.EachStep(pv.likelihoods.Bernoulli(pv.nets.MLP(3, 16, 88)))
         >>> mask = torch.tensor([[True, True], [True, False]])
         >>> with pyro.plate("data", 2):
         ...     likelihood(torch.zeros(2, 2, 3), None, mask).shape

@@ -39,7 +39,7 @@ class Markov(Prior):
 
     Example:
         >>> import pyro, torch, pyrovae as pv
-        >>> prior = Markov(pv.nets.MLP(3, 16, 2 * 3), 3)
+        >>> prior = pv.priors.Markov(pv.nets.MLP(3, 16, 2 * 3), 3)
         >>> with pyro.plate("data", 5):
         ...     prior(torch.ones(5, 7, dtype=torch.bool)).shape
         torch.Size([5, 7, 3])

@@ -13,17 +13,46 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.distributions.markov import EachStep, MarkovChain
 from pyrovae.types import Program
 
 __all__ = ["Filtered", "StateSpace", "filter_particles"]
+
+
+@runtime_checkable
+class Chain(Protocol):
+    """A distribution of z_1:T whose steps are known, such as `distributions.MarkovChain`.
+
+    Attributes:
+        first: z_0, [..., D].
+    """
+
+    first: Tensor
+    batch_shape: Any
+    event_shape: Any
+
+    def step(self, t: int, before: Tensor) -> Any:
+        """Return the distribution of z_t given z_{t-1} [..., D]."""
+
+
+@runtime_checkable
+class Observations(Protocol):
+    """A distribution of x_1:T whose steps are independent, such as `distributions.EachStep`.
+
+    Attributes:
+        mask: the steps, booleans [N, T].
+    """
+
+    mask: Tensor
+
+    def log_prob_at(self, t: int, z: Tensor, value: Tensor) -> Tensor:
+        """Return log p(x_t | z_t) of z_t [..., D] and the sequences x [..., T, *event]."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +80,9 @@ class StateSpace:
         scale: the factor by which the plate scales each datum.
     """
 
-    prior: MarkovChain
-    guide: MarkovChain
-    observed: EachStep
+    prior: Chain
+    guide: Chain
+    observed: Observations
     x: Tensor
     scale: Any
 
@@ -62,22 +91,22 @@ class StateSpace:
         """Run the two programs once, and return what they say of each step.
 
         Raises:
-            ValueError: if the site "z" is no `MarkovChain` in both, or "x" no `EachStep`.
+            ValueError: if the site "z" is no `Chain` in both, or "x" has no `Observations`.
         """
         with _Undrawn():
             proposed = poutine.trace(guide).get_trace(*args)
             modeled = poutine.trace(model).get_trace(*args)
         found = [proposed.nodes.get("z"), modeled.nodes.get("z"), modeled.nodes.get("x")]
-        kinds = (MarkovChain, MarkovChain, EachStep)
+        kinds = (Chain, Chain, Observations)
         for node, kind, where in zip(found, kinds, ("guide", "model", "model"), strict=True):
-            met = "no such site" if node is None else type(node["fn"]).__name__
             if node is None or not isinstance(node["fn"], kind):
-                site = "x" if kind is EachStep else "z"
+                site, wanted = ("z", "MarkovChain") if kind is Chain else ("x", "EachStep")
+                met = "no such site" if node is None else type(node["fn"]).__name__
                 raise ValueError(
                     f"a filter needs the distribution of each step: the site {site!r} of the "
-                    f"{where} must be a pyrovae.distributions.{kind.__name__}; got {met}. Use "
-                    "priors.Markov, guides.Combiner and likelihoods.EachStep, or these "
-                    "distributions in programs of your own"
+                    f"{where} must be a pyrovae.distributions.{wanted}, or have its methods; got "
+                    f"{met}. Use priors.Markov, guides.Combiner and likelihoods.EachStep, or "
+                    "these distributions in programs of your own"
                 )
         q, p, x = (node["fn"] for node in found)
         return cls(p, q, x, found[2]["value"], found[2]["scale"])
@@ -87,7 +116,7 @@ class _Undrawn(Messenger):
     """Give chains a value without drawing it: only their distributions are read."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if isinstance(msg["fn"], MarkovChain) and not msg["is_observed"]:
+        if isinstance(msg["fn"], Chain) and not msg["is_observed"]:
             shape = (*msg["fn"].batch_shape, *msg["fn"].event_shape)
             msg["value"] = msg["fn"].first.unsqueeze(-2).expand(shape)
             msg["done"] = True
