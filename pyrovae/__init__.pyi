@@ -38,6 +38,8 @@ from .measure.latents.manifold import manifold as manifold
 from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
+from .measure.particle_filter import ParticleFilter as ParticleFilter
+from .measure.particle_filter import ParticleFilterFinding as ParticleFilterFinding
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
 from .measure.probe import ProbeFinding as ProbeFinding
 from .measure.probe import probe as probe

@@ -24,6 +24,7 @@ from pyrovae.data.frame_files import write_frame
 from pyrovae.data.images import Shape, fold, rotated
 from pyrovae.data.labeled import Labeled
 from pyrovae.data.reading import Reading
+from pyrovae.data.sequences import pad
 from pyrovae.data.sprites import Sprites
 from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
@@ -54,6 +55,7 @@ __all__ = [
     "fold",
     "frames",
     "load",
+    "pad",
     "named",
     "open_unit_interval",
     "rotated",

@@ -5,16 +5,19 @@ from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, TotalsMultinomial
 from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
+from pyrovae.distributions.markov import EachStep, MarkovChain
 from pyrovae.distributions.mixtures import NormalMixture
 from pyrovae.distributions.spheres import PowerSpherical, SphericalUniform
 
 __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "EachStep",
     "JointColumns",
     "Levels",
     "LogConcrete",
     "LogPoisson",
+    "MarkovChain",
     "NormalMixture",
     "OverdispersedPoisson",
     "PowerSpherical",

@@ -8,6 +8,7 @@ or module.
 
 from pyrovae.guides.base import Guide, Posterior
 from pyrovae.guides.codes import FSQ, VectorQuantized
+from pyrovae.guides.combiner import Combiner
 from pyrovae.guides.delta import Delta
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.guides.flow import Flow
@@ -22,6 +23,7 @@ __all__ = [
     "FSQ",
     "Bernoulli",
     "Categorical",
+    "Combiner",
     "Delta",
     "Flow",
     "FullRankNormal",

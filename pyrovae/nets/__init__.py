@@ -17,12 +17,14 @@ from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, un
 from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
+from pyrovae.nets.sequences import BackwardGRU
 from pyrovae.nets.transformer import CausalTransformer
 from pyrovae.nets.vector_quantize import TorchCodebook
 
 __all__ = [
     "MLP",
     "SMALLEST_SCALE",
+    "BackwardGRU",
     "CausalTransformer",
     "Codebook",
     "ConvDecoder",

@@ -25,6 +25,7 @@ labels.
 from pyrovae.objectives import aggregate, handlers, regularized
 from pyrovae.objectives.base import LowerBound, Objective
 from pyrovae.objectives.cubo import CUBO
+from pyrovae.objectives.fivo import FIVO
 from pyrovae.objectives.lower_bounds import CIWAE, IWAE, MIWAE, Renyi
 from pyrovae.objectives.piwae import PIWAE
 from pyrovae.objectives.regularized import DIP, MMD, FactorVAE, TotalCorrelation
@@ -35,6 +36,7 @@ __all__ = [
     "CIWAE",
     "CUBO",
     "DIP",
+    "FIVO",
     "IWAE",
     "MIWAE",
     "MMD",

@@ -12,6 +12,7 @@ from pyrovae.priors.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHo
 from pyrovae.priors.flow import Flow
 from pyrovae.priors.hierarchical import ConditionalNormal, Hierarchical
 from pyrovae.priors.joint import Joint
+from pyrovae.priors.markov import Markov
 from pyrovae.priors.mixtures import MixtureOfNormals
 from pyrovae.priors.normal import Normal
 from pyrovae.priors.sphere import UniformSphere
@@ -28,6 +29,7 @@ __all__ = [
     "Hierarchical",
     "Joint",
     "Laplace",
+    "Markov",
     "MixtureOfNormals",
     "Normal",
     "OneHot",

@@ -1,0 +1,154 @@
+r"""Markov chains: each step is drawn given the step before it.
+
+$$ p(z_{1:T}) = \prod_t p(z_t | z_{t-1}, h_t) $$
+
+A draw takes T evaluations of the transition in turn; a score takes one, for all steps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["EachStep", "MarkovChain"]
+
+Transition = Callable[[Tensor, Tensor | None], Any]
+"""A function of z before [..., D] and h [..., H] that returns the distribution of z, event [D]."""
+
+
+class MarkovChain(dist.TorchDistribution):
+    r"""A chain of events [T, D], each drawn given the one before.
+
+    $$ \log p(z_{1:T}) = \sum_t m_t \log p(z_t | z_{t-1}, h_t) $$
+
+    Steps that the mask leaves out have log-density 0, so that a model and a guide with the same
+    mask agree on them. They must be the last ones of a sequence: a step is drawn given the one
+    before it, whether that one counts or not.
+
+    Args:
+        transition: maps z before [..., D] and h [..., H] to the distribution of z, with event
+            shape [D]. It broadcasts over all leading axes.
+        first: z_0, [D] or [..., D].
+        mask: booleans [..., T], True where there is a step.
+        inputs: h, [..., T, H]; None if the transition has none.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(
+        self, transition: Transition, first: Tensor, mask: Tensor, inputs: Tensor | None = None
+    ) -> None:
+        self.transition, self.first, self.mask, self.inputs = transition, first, mask, inputs
+        size = torch.broadcast_shapes(
+            mask.shape, inputs.shape[:-1] if inputs is not None else (), (*first.shape[:-1], 1)
+        )
+        event = torch.Size((size[-1], first.shape[-1]))
+        super().__init__(torch.Size(size[:-1]), event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of a step, for all steps."""
+        one = self.step(0, self.first).support
+        return constraints.independent(one, 1)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether the steps are reparameterized."""
+        return bool(self.step(0, self.first).has_rsample)
+
+    def step(self, t: int, before: Tensor) -> Any:
+        """Return the distribution of step t given the one before, [..., D]."""
+        inputs = None if self.inputs is None else self.inputs[..., t, :]
+        return self.transition(before, inputs)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
+        """Return the same chain with a larger batch shape."""
+        mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
+        return MarkovChain(self.transition, self.first, mask, self.inputs)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw all steps in turn, [*sample_shape, *batch_shape, T, D]."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        z = self.first.expand(*shape, self.first.shape[-1])
+        steps = []
+        for t in range(self.event_shape[0]):
+            z = self._drawn(self.step(t, z), shape)
+            steps.append(z)
+        return torch.stack(steps, dim=-2)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw all steps in turn, without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def _drawn(self, step: Any, shape: torch.Size) -> Tensor:
+        missing = len(shape) - len(step.batch_shape)
+        if torch.Size((1,) * missing) + step.batch_shape != shape:
+            step = step.expand(shape)
+        drawn: Tensor = step.rsample() if step.has_rsample else step.sample()
+        return drawn
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the sum over the steps that count, [...]."""
+        first = self.first.unsqueeze(-2).expand_as(value[..., :1, :])
+        before = torch.cat([first, value[..., :-1, :]], dim=-2)
+        scores = self.transition(before, self.inputs).log_prob(value)
+        return torch.where(self.mask, scores, 0.0).sum(-1)
+
+
+class EachStep(dist.TorchDistribution):
+    r"""Independent observations of a sequence, $\log p(x | z) = \sum_t m_t \log p(x_t | z_t)$.
+
+    Args:
+        observed: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
+        z: [..., T, D].
+        mask: booleans [..., T], True where there is a step.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, observed: Callable[[Tensor], Any], z: Tensor, mask: Tensor) -> None:
+        self.observed, self.mask, self.steps = observed, mask, observed(z)
+        batch = torch.broadcast_shapes(self.steps.batch_shape, mask.shape)
+        event = torch.Size((batch[-1], *self.steps.event_shape))
+        super().__init__(torch.Size(batch[:-1]), event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of a step, for all steps."""
+        return constraints.independent(self.steps.support, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each step, [..., T, *event]."""
+        mean: Tensor = self.steps.mean
+        return mean.expand(*self.batch_shape, *self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> EachStep:
+        """Return the same observations with a larger batch shape."""
+        wider = EachStep.__new__(EachStep)
+        wider.observed, wider.steps = self.observed, self.steps
+        wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
+        super(EachStep, wider).__init__(torch.Size(batch_shape), self.event_shape)
+        return wider
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw every step, also those of padding."""
+        steps = self.steps.expand((*self.batch_shape, self.event_shape[0]))
+        drawn: Tensor = steps.sample(sample_shape)
+        return drawn
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the sum over the steps that count, [...]."""
+        return torch.where(self.mask, self.steps.log_prob(value), 0.0).sum(-1)
+
+    def log_prob_at(self, t: int, z: Tensor, value: Tensor) -> Tensor:
+        """Return log p(x_t | z_t) of z_t [..., D] and the sequences x [..., T, *event]."""
+        axis = value.ndim - len(self.event_shape)
+        score: Tensor = self.observed(z).log_prob(value.select(axis, t))
+        return score

@@ -1,0 +1,69 @@
+r"""Structured posteriors of sequences: $q(z_{1:T} | x) = \prod_t q(z_t | z_{t-1}, x_{t:T})$.
+
+A recurrent network reads the sequence from its end; each step combines what it has read with the
+latent before. The exact posterior of a state-space model has this form.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.distributions.markov import MarkovChain
+from pyrovae.nets.heads import diagonal_normal
+from pyrovae.nets.sequences import step_mask
+from pyrovae.parts import Part
+
+__all__ = ["Combiner"]
+
+
+class Combiner(Part):
+    r"""Sample the site "z" of a sequence, each step given the one before and what follows.
+
+    $$ q(z_{1:T} | x) = \prod_t N(z_t; m(z_{t-1}, h_t), \mathrm{diag}\, s(z_{t-1}, h_t)^2) $$
+
+    Args:
+        reader: maps x [N, T, ...] and the mask [N, T] to h [N, T, H], such as
+            `nets.BackwardGRU`, which reads $x_{t:T}$ into h_t.
+        net: maps (z [..., D], h [..., H]), concatenated, to 2 D numbers: D means, then D
+            unconstrained scales (see `nets.positive`).
+        latents: D.
+
+    Attributes:
+        first: z_0, a parameter that starts at zero.
+
+    Raises:
+        ValueError: if the context does not end in a mask of the steps.
+
+    References:
+        Krishnan, Shalit, Sontag, 2017. Structured Inference Networks for Nonlinear State Space
+            Models.
+
+    Example:
+        >>> import pyro, torch, pyrovae as pv
+        >>> guide = pv.guides.Combiner(pv.nets.BackwardGRU(88, 32), pv.nets.MLP(3 + 32, 16, 2 * 3), 3)
+        >>> with pyro.plate("data", 5):
+        ...     guide(torch.zeros(5, 7, 88), torch.ones(5, 7, dtype=torch.bool)).shape
+        torch.Size([5, 7, 3])
+    """
+
+    def __init__(self, reader: nn.Module, net: nn.Module, latents: int) -> None:
+        super().__init__()
+        self.reader, self.net = reader, net
+        self.first = nn.Parameter(torch.zeros(latents))
+
+    def transition(self, before: Tensor, inputs: Tensor | None) -> dist.Distribution:
+        """Return q(z_t | z_{t-1}, h_t) for z_{t-1} [..., D] and h_t [..., H]."""
+        return diagonal_normal(self.net(before, inputs), self)
+
+    def distribution(self, x: Tensor, *context: Tensor) -> MarkovChain:
+        """Return q(z_{1:T} | x)."""
+        mask = step_mask(context, "Combiner")
+        return MarkovChain(self.transition, self.first, mask, self.reader(x, mask))
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        """Sample z ~ q(z | x), [..., T, D]."""
+        z: Tensor = pyro.sample("z", self.distribution(x, *context))
+        return z

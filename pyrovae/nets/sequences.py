@@ -1,0 +1,71 @@
+"""Networks that read sequences [N, T, ...], and the mask that tells their steps from padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.parts import Part
+
+__all__ = ["BackwardGRU", "step_mask"]
+
+
+def step_mask(context: tuple[Tensor, ...], owner: str) -> Tensor:
+    """Return the mask of the steps, the last context, booleans [N, T].
+
+    Raises:
+        ValueError: if it is none, or a sequence has no step, or padding before its last step; the
+            message names `owner`.
+    """
+    if not context or context[-1].dtype != torch.bool or context[-1].ndim < 2:
+        met = f"{tuple(context[-1].shape)} of {context[-1].dtype}" if context else "no context"
+        raise ValueError(
+            f"{owner} takes the mask of the steps as its last context, booleans [N, T], True for "
+            f"the steps of a sequence and False for padding; got {met}"
+        )
+    return context[-1]
+
+
+class BackwardGRU(Part):
+    r"""Read sequences from their ends, so that output t depends on $x_{t:T}$.
+
+    Values of padding are not read, and the output there has no meaning.
+
+    Args:
+        inputs: the width of x.
+        hidden: the width H of the outputs.
+
+    References:
+        Cho et al., 2014. Learning Phrase Representations using RNN Encoder-Decoder.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> BackwardGRU(4, 8)(torch.zeros(1, 3, 4), mask).shape
+        torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(inputs, hidden, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return h [N, T, H] of x [N, T, D]."""
+        order = reversed_steps(mask)
+        backward, _ = self.gru(_steps_at(x.flatten(2), order))
+        return _steps_at(backward, order)
+
+
+def reversed_steps(mask: Tensor) -> Tensor:
+    """Return the order [N, T] that reverses the steps and leaves the padding where it is.
+
+    Example:
+        >>> reversed_steps(torch.tensor([[True, True, True, False]]))
+        tensor([[2, 1, 0, 3]])
+    """
+    steps = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    return torch.where(mask, mask.sum(1, keepdim=True) - 1 - steps, steps)
+
+
+def _steps_at(values: Tensor, order: Tensor) -> Tensor:
+    return values.gather(1, order.unsqueeze(-1).expand(*order.shape, values.shape[-1]))

@@ -1,0 +1,171 @@
+r"""Particle filters: unbiased estimates of p(x) whose variance grows with T as little as it can.
+
+One weight for a whole sequence has a variance that grows exponentially with its length. A filter
+weighs particles step by step and resamples them,
+
+$$ \hat p(x) = \prod_t \frac{1}{K} \sum_k
+   \frac{p(z_t^k | z_{t-1}^k)\, p(x_t | z_t^k)}{q(z_t^k | z_{t-1}^k, x)} $$
+
+The estimate is unbiased whichever steps resample, so that its logarithm is a lower bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyrovae.types import Program
+
+__all__ = ["Filtered", "StateSpace", "filter_particles"]
+
+
+@runtime_checkable
+class Chain(Protocol):
+    """A distribution of z_1:T whose steps are known, such as `distributions.MarkovChain`.
+
+    Attributes:
+        first: z_0, [..., D].
+    """
+
+    first: Tensor
+    batch_shape: Any
+    event_shape: Any
+
+    def step(self, t: int, before: Tensor) -> Any:
+        """Return the distribution of z_t given z_{t-1} [..., D]."""
+
+
+@runtime_checkable
+class Observations(Protocol):
+    """A distribution of x_1:T whose steps are independent, such as `distributions.EachStep`.
+
+    Attributes:
+        mask: the steps, booleans [N, T].
+    """
+
+    mask: Tensor
+
+    def log_prob_at(self, t: int, z: Tensor, value: Tensor) -> Tensor:
+        """Return log p(x_t | z_t) of z_t [..., D] and the sequences x [..., T, *event]."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a particle filter found.
+
+    Attributes:
+        log_z: the logarithm of the estimate of p(x), [N], in nats.
+        size: the effective sample size before each resampling, [T, N]; NaN at padding.
+    """
+
+    log_z: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True)
+class StateSpace:
+    """A chain of latents, its proposals and its observations, as two programs have them.
+
+    Attributes:
+        prior: p(z_1:T).
+        guide: q(z_1:T | x), with batch shape [N].
+        observed: p(x_1:T | z_1:T).
+        x: the sequences, [N, T, ...].
+        scale: the factor by which the plate scales each datum.
+    """
+
+    prior: Chain
+    guide: Chain
+    observed: Observations
+    x: Tensor
+    scale: Any
+
+    @classmethod
+    def of(cls, model: Program, guide: Program, *args: Any) -> StateSpace:
+        """Run the two programs once, and return what they say of each step.
+
+        Raises:
+            ValueError: if the site "z" is no `Chain` in both, or "x" has no `Observations`.
+        """
+        with _Undrawn():
+            proposed = poutine.trace(guide).get_trace(*args)
+            modeled = poutine.trace(model).get_trace(*args)
+        found = [proposed.nodes.get("z"), modeled.nodes.get("z"), modeled.nodes.get("x")]
+        kinds = (Chain, Chain, Observations)
+        for node, kind, where in zip(found, kinds, ("guide", "model", "model"), strict=True):
+            if node is None or not isinstance(node["fn"], kind):
+                site, wanted = ("z", "MarkovChain") if kind is Chain else ("x", "EachStep")
+                met = "no such site" if node is None else type(node["fn"]).__name__
+                raise ValueError(
+                    f"a filter needs the distribution of each step: the site {site!r} of the "
+                    f"{where} must be a pyrovae.distributions.{wanted}, or have its methods; got "
+                    f"{met}. Use priors.Markov, guides.Combiner and likelihoods.EachStep, or "
+                    "these distributions in programs of your own"
+                )
+        q, p, x = (node["fn"] for node in found)
+        return cls(p, q, x, found[2]["value"], found[2]["scale"])
+
+
+class _Undrawn(Messenger):
+    """Give chains a value without drawing it: only their distributions are read."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], Chain) and not msg["is_observed"]:
+            shape = (*msg["fn"].batch_shape, *msg["fn"].event_shape)
+            msg["value"] = msg["fn"].first.unsqueeze(-2).expand(shape)
+            msg["done"] = True
+
+
+def filter_particles(space: StateSpace, particles: int) -> Filtered:
+    """Run a filter of K particles, with the guide's steps as proposals.
+
+    Particles are resampled where their effective sample size falls below K / 2. No gradient goes
+    through the choice of ancestors, as in Maddison et al. (2017).
+
+    References:
+        Gordon, Salmond, Smith, 1993. Novel approach to nonlinear/non-Gaussian Bayesian state
+            estimation.
+        Maddison et al., 2017. Filtering Variational Objectives.
+    """
+    prior, guide, mask = space.prior, space.guide, space.observed.mask
+    n, length = mask.shape
+    before_p, before_q = (chain.first.expand(particles, n, -1) for chain in (prior, guide))
+    log_w, log_z = before_q.new_zeros(particles, n), before_q.new_zeros(n)
+    sizes = []
+    for t in range(length):
+        proposal = guide.step(t, before_q)
+        z = proposal.rsample() if proposal.has_rsample else proposal.sample()
+        score = prior.step(t, before_p).log_prob(z) - proposal.log_prob(z)
+        score = score + space.observed.log_prob_at(t, z, space.x)
+        log_w = log_w + torch.where(mask[:, t], score, 0.0)
+        size = _effective_size(log_w)
+        sizes.append(torch.where(mask[:, t], size, math.nan))
+        if t + 1 < length:
+            few = (size < particles / 2) & mask[:, t + 1]
+            log_z = log_z + torch.where(few, _log_mean(log_w), 0.0)
+            z = torch.where(few.unsqueeze(-1), _resampled(z, log_w), z)
+            log_w = torch.where(few, 0.0, log_w)
+        before_p = before_q = z
+    return Filtered(log_z + _log_mean(log_w), torch.stack(sizes))
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+def _effective_size(log_w: Tensor) -> Tensor:
+    log_w = log_w.detach()
+    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+
+
+def _resampled(z: Tensor, log_w: Tensor) -> Tensor:
+    """Draw K ancestors of each datum in proportion to the weights, with replacement."""
+    weights = (log_w.detach() - log_w.detach().max(0).values).exp()
+    ancestors = torch.multinomial(weights.T, len(z), replacement=True).T
+    return z.gather(0, ancestors.unsqueeze(-1).expand_as(z))

@@ -1,0 +1,31 @@
+"""Sequences are padded at their ends, and the mask has their lengths."""
+
+import numpy as np
+import pytest
+import torch
+
+import pyrovae as pv
+
+
+def test_the_mask_takes_the_sequences_out_again():
+    own = [np.arange(2.0 * n).reshape(n, 2) + n for n in (3, 1, 5)]
+    x, mask = pv.data.pad(own)
+    assert x.shape == (3, 5, 2)
+    for row, kept, wanted in zip(x, mask, own, strict=True):
+        np.testing.assert_array_equal(row[kept].numpy(), wanted)
+        assert not row[~kept].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "at least one sequence; got none"),
+        ([torch.ones(2, 3), torch.ones(0, 3)], r"sequence 1 of shape \(0, 3\)"),
+        ([torch.ones(2)], r"sequence 0 of shape \(2,\)"),
+        ([torch.ones(2, 3), torch.ones(2, 4)], "all of one shape"),
+    ],
+    ids=["none", "empty", "flat", "widths"],
+)
+def test_what_is_no_sequence_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        pv.data.pad(given)
