@@ -43,7 +43,8 @@ class Combiner(Part):
 
     Example:
         >>> import pyro, torch, pyrovae as pv
-        >>> guide = pv.guides.Combiner(pv.nets.BackwardGRU(88, 32), pv.nets.MLP(3 + 32, 16, 2 * 3), 3)
+        >>> reader, net = pv.nets.BackwardGRU(88, 32), pv.nets.MLP(3 + 32, 16, 2 * 3)
+        >>> guide = pv.guides.Combiner(reader, net, 3)
         >>> with pyro.plate("data", 5):
         ...     guide(torch.zeros(5, 7, 88), torch.ones(5, 7, dtype=torch.bool)).shape
         torch.Size([5, 7, 3])
