@@ -142,6 +142,10 @@ examples:
 examples:
   pyrovae map runs/digits --embedding tsne
   pyrovae map runs/cells --by batch --split train""",
+    "explore": """\
+examples:
+  pyrovae explore runs/digits
+  pyrovae explore runs/cells --split train -n 2000 --port 8000""",
     "impute": """\
 examples:
   pyrovae impute runs/people --data gaps.parquet --out filled.parquet""",

@@ -29,7 +29,7 @@ from pyrovae.cli.options import (
     Swept,
     Trained,
 )
-from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
+from pyrovae.cli.walk_options import Explored, Interpolated, Mapped, Planned, Walked
 
 __all__ = ["APP"]
 
@@ -266,3 +266,16 @@ def impute(run: Folder, /, *, options: Imputed) -> int:
     from pyrovae.cli import tables
 
     return tables.impute(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["explore"])
+def explore(run: Folder, /, *, options: Explored = Explored()) -> int:
+    """Walk the latent space of a run in a browser.
+
+    Serves a page on this machine alone, at an address with a token, until Ctrl-C: the map of
+    posterior means over the prior and the aggregate posterior, each datum with its bounds, a
+    slider for each latent, decoded at once. Nothing is written. Needs 'pyrovae[explore]'.
+    """
+    from pyrovae.cli.explore import command
+
+    return command.explore(run, options)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pyrovae.cli.options import Count, Flag, Place, Reconstructed
+from pyrovae.cli.options import Count, Flag, Opened, Place, Reconstructed, Split
 
-__all__ = ["Interpolated", "Mapped", "Planned", "Walked"]
+__all__ = ["Explored", "Interpolated", "Mapped", "Planned", "Walked"]
 
 
 @Parameter(name="*")
@@ -72,3 +72,15 @@ class Mapped(Reconstructed):
             help="How more than two dimensions are mapped to a plane; umap needs 'pyrovae[umap]'."
         ),
     ] = "pca"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Explored(Opened):
+    """The options of `pyrovae explore`."""
+
+    split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
+    number: Annotated[
+        Count | None, Parameter(name="-n", help="The number of data, the first ones (10000).")
+    ] = None
+    port: Annotated[Place, Parameter(help="The port, on this machine alone; 0: any free one.")] = 0

@@ -1,0 +1,84 @@
+"""The lines of Python that compute what a view shows.
+
+They assume what `Lines.head` defines: the VAE `vae`, its data, the tensor x and the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pyrovae.cli.explore.bounds import BATCH, PARTICLES
+
+__all__ = ["OWN", "Lines"]
+
+OWN: Final = """\
+import torch
+import pyrovae as pv
+
+# vae and data are yours, as given to World(vae, data)"""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines for a target.
+
+    Attributes:
+        head: the lines that load the VAE and its data, and name them `vae` and `data`.
+        simple: whether `vae.embed` and `vae.decode` have the coordinates of the page: a VAE with
+            one continuous site, of one axis. Others go through `World`.
+        context: whether the programs take a context.
+    """
+
+    head: str
+    simple: bool
+    context: bool
+
+    @property
+    def start(self) -> str:
+        """The lines that come before those of any view."""
+        more = "\nfrom pyrovae.cli.explore import World\n\nworld = World(vae, data)"
+        return self.head if self.simple else self.head + more
+
+    def latents(self) -> str:
+        """Return the lines of the map: posterior means [N, D] and their principal components."""
+        first = "z = vae.embed(data)" if self.simple else "z = world.z"
+        return f"""\
+{first}
+from sklearn.decomposition import PCA
+
+plane = PCA(2, random_state=0).fit_transform(z.double().cpu().numpy())"""
+
+    def datum(self, i: int) -> str:
+        """Return the lines of one datum: its latents, its reconstruction and its bounds."""
+        start = i // BATCH * BATCH
+        rows, beside = f"{start}:{start + BATCH}", ""
+        if self.context:
+            beside = f", *(value[{rows}] for value in context)"
+        if self.simple:
+            own = f", *(value[[{i}]] for value in context)" if self.context else ""
+            first = f"z = vae.embed(x[[{i}]]{own})\nreconstruction = vae.decode(z{own}).mean"
+        else:
+            first = f"z = world.z[[{i}]]\nreconstruction = world.decode(z.tolist(), {i})"
+        return f"""\
+{first}
+torch.manual_seed({start})
+with torch.no_grad():
+    log_w = pv.log_weights(vae, x[{rows}]{beside}, particles={PARTICLES})[:, [{i - start}]]
+iwae, elbo, khat = pv.bounds.iwae(log_w), pv.bounds.elbo(log_w), pv.psis.pareto_k(log_w)"""
+
+    def decode(self, z: Sequence[Sequence[float]], at: int) -> str:
+        """Return the lines that decode points [S, D] with the context of datum `at`."""
+        rows = ",\n    ".join(f"[{', '.join(repr(round(float(v), 6)) for v in row)}]" for row in z)
+        if not self.simple:
+            return f"found = world.decode([\n    {rows},\n], {at})"
+        beside = ""
+        if self.context:
+            beside = f", *(value[[{at}]].expand(len(z), -1) for value in context)"
+        return f"z = torch.tensor([\n    {rows},\n])\nmeans = vae.decode(z{beside}).mean"
+
+    def between(self, a: int, b: int, steps: int) -> str:
+        """Return the lines that interpolate between two data."""
+        beside = f", *(value[[{a}, {b}]] for value in context)" if self.context else ""
+        return f"means = pv.interpolate(vae, x[[{a}, {b}]]{beside}, steps={steps}).means"
