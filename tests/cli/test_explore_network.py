@@ -37,7 +37,7 @@ def page():
 def in_the_browser(page, data, inputs):
     """Return the means that decode.js gives for inputs [N, D + E]."""
     code = """async ([data, inputs]) => {
-      const decoder = await Decoder.read(data);
+      const decoder = await decoding.Decoder.read(data);
       return inputs.map((input) => [...decoder.mean(input)]);
     }"""
     return torch.tensor(page.evaluate(code, [data, inputs.tolist()]), dtype=torch.float64)
@@ -200,7 +200,7 @@ def test_large_outputs_stay_finite_as_in_torch(page):
 
 
 def test_the_browser_knows_the_same_kinds_of_layer(page):
-    assert page.evaluate("Object.keys(KINDS)") == list(KINDS)
+    assert page.evaluate("Object.keys(decoding.KINDS)") == list(KINDS)
     assert set(ACTIVATIONS) < set(KINDS)
 
 

@@ -1,9 +1,9 @@
-// The forward pass of a decoder that is written as data: the layers of forward.py, for one datum.
-//
-// A value is {shape, at}: its axes, and its numbers in row-major order as 64-bit floats. Weights
-// are 32-bit floats. `Decoder.read(data)` unpacks the weights, `decoder.mean(z)` is E[x | z].
 "use strict";
+/* The forward pass of a decoder that is written as data: the layers of forward.py, for one datum.
 
+   A value is {shape, at}: its axes, and its numbers in row-major order as 64-bit floats. Weights
+   are 32-bit floats. `Decoder.read(data)` unpacks the weights, `decoder.mean(z)` is E[x | z]. */
+const decoding = (() => {
 class Decoder {
   constructor(data, numbers) {
     this.inputs = data.inputs;
@@ -52,7 +52,7 @@ const product = (shape) => shape.reduce((size, side) => size * side, 1);
 const vector = (at) => ({ shape: [at.length], at });
 const map = (x, f) => ({ shape: x.shape, at: x.at.map(f) });
 
-// Functions of one number.
+/* Functions of one number. */
 
 const sigmoid = (h) => (h >= 0 ? 1 / (1 + Math.exp(-h)) : Math.exp(h) / (1 + Math.exp(h)));
 const softplus = (h) => Math.max(h, 0) + Math.log1p(Math.exp(-Math.abs(h)));
@@ -81,7 +81,7 @@ function selu(h) {
   return scale * (h > 0 ? h : alpha * Math.expm1(h));
 }
 
-// coth(t) - 1 / t, whose terms cancel near 0: there the first terms of its series.
+/* coth(t) - 1 / t, whose terms cancel near 0: there the first terms of its series. */
 function langevin(t) {
   if (Math.abs(t) > 0.25) return 1 / Math.tanh(t) - 1 / t;
   const s = t * t;
@@ -110,7 +110,7 @@ const ACTIVATIONS = {
   tanhshrink: (h) => h - Math.tanh(h),
 };
 
-// Layers.
+/* Layers. */
 
 function linear(x, { weight, bias }) {
   const [outputs, inputs] = weight.shape;
@@ -128,7 +128,7 @@ function linear(x, { weight, bias }) {
   return { shape: [...x.shape.slice(0, -1), outputs], at };
 }
 
-// Call visit(start, step, size) for each line of numbers along an axis, counted from the last.
+/* Call visit(start, step, size) for each line of numbers along an axis, counted from the last. */
 function eachLine(shape, axis, visit) {
   const place = shape.length + axis;
   const size = shape[place];
@@ -165,7 +165,7 @@ function glu(x, { axis }) {
   return { shape, at };
 }
 
-// Subtract the mean of each run of `size` numbers, and divide by the standard deviation.
+/* Subtract the mean of each run of `size` numbers, and divide by the standard deviation. */
 function normalized(x, size, eps) {
   const at = new Float64Array(x.at.length);
   for (let start = 0; start < at.length; start += size) {
@@ -202,8 +202,8 @@ function prelu(x, { slope }) {
   return map(x, (h, i) => (h > 0 ? h : slope.at[Math.floor(i / size)] * h));
 }
 
-// Call visit(from, to, kernel) for each pair of pixels that a kernel joins, along one axis: the
-// position `near` on the strided side, `far` on the other one, and the place in the kernel.
+/* The pixels that a kernel joins along one axis: the position `near` on the strided side, `far` on
+   the other one, and the place in the kernel. */
 function* joined(near, far, kernel, stride, padding, dilation) {
   for (let n = 0; n < near; n += 1) {
     for (let k = 0; k < kernel; k += 1) {
@@ -213,7 +213,7 @@ function* joined(near, far, kernel, stride, padding, dilation) {
   }
 }
 
-// Convolution and its transpose: both join the same pixels, and differ in which are the inputs.
+/* Convolution and its transpose: both join the same pixels, and differ in which are the inputs. */
 function convolve(x, { weight, bias, stride, padding, dilation, groups }, sides, transposed) {
   const [inputs, ...from] = x.shape;
   const outputs = transposed ? weight.shape[1] * groups : weight.shape[0];
@@ -263,7 +263,7 @@ function transposed(x, layer) {
   return convolve(x, layer, sides, true);
 }
 
-// Return an image whose pixel (c, i, j) is number source(c, i, j) of x.
+/* Return an image whose pixel (c, i, j) is number source(c, i, j) of x. */
 function picked(x, shape, source) {
   const [number, height, width] = shape;
   const at = new Float64Array(product(shape));
@@ -311,7 +311,7 @@ function beside(x, { layers }) {
   return vector(Float64Array.of(...inner.at, x.at.at(-1)));
 }
 
-// The means of likelihoods, from what their networks return.
+/* The means of likelihoods, from what their networks return. */
 
 const half = (x) => x.at.length / 2;
 
@@ -381,6 +381,7 @@ const KINDS = {
   transposed,
   repeat,
   shuffle,
+  pick: (x, { places }) => vector(Float64Array.from(places, (place) => x.at[place])),
   reshape: (x, { shape }) => ({ shape, at: x.at }),
   crop,
   add: (x, { values }) => map(x, (h, i) => h + values.at[i]),
@@ -396,3 +397,6 @@ const KINDS = {
   levels,
   logistics,
 };
+
+return { Decoder, KINDS, unpacked };
+})();

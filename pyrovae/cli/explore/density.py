@@ -66,7 +66,7 @@ class Density:
         return {
             "prior": None if math.isnan(prior) else max(prior, -1e300),
             "aggregate": None if math.isnan(aggregate) else max(aggregate, -1e300),
-            "hole": self._hole(prior, aggregate) if known else None,
+            "hole": self.hole(prior, aggregate) if known else None,
             "missing": " ".join(missing) or None,
         }
 
@@ -111,7 +111,7 @@ class Density:
         """The guide's traces of all data, whose distributions score every point."""
         return [drawn(self.given.pair[1], 1, *part) for part in self.given.passes(1)]
 
-    def _hole(self, prior: float, aggregate: float) -> str | None:
+    def hole(self, prior: float, aggregate: float) -> str | None:
         """Return a sentence if a point is a hole, or if the prior hardly samples there."""
         ratio, hole = aggregate - prior, math.log(Latents().hole)
         if ratio < hole:

@@ -147,6 +147,7 @@ KINDS: Final[Mapping[str, Callable[[Layer, Tensor], Tensor]]] = {
     "transposed": _transposed,
     "repeat": _repeat,
     "shuffle": lambda layer, x: F.pixel_shuffle(x, layer["by"]),
+    "pick": lambda layer, x: x[..., layer["places"]],
     "reshape": lambda layer, x: x.reshape(-1, *layer["shape"]),
     "crop": _crop,
     "add": lambda layer, x: x + layer["values"],

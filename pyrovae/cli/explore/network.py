@@ -26,7 +26,16 @@ from pyrovae.distributions.counts import HIGHEST_LOG_MEAN, LARGEST_LOG
 from pyrovae.weights.sites import UndefinedMean, mean_of
 from pyrovae.weights.target import evaluation_mode
 
-__all__ = ["TOLERANCE", "NotExpressible", "as_data", "packed", "unpacked", "with_weights"]
+__all__ = [
+    "TOLERANCE",
+    "NotExpressible",
+    "as_columns",
+    "as_data",
+    "compressed",
+    "packed",
+    "unpacked",
+    "with_weights",
+]
 
 TOLERANCE: Final = 1e-5
 """The largest error of a mean m, in units of 1 + |m|."""
@@ -60,25 +69,34 @@ def as_data(vae: Any, z: Tensor, *context: Tensor) -> dict[str, Any]:
         >>> decoder["error"] < 1e-5
         True
     """
-    likelihood, used = getattr(vae, "likelihood", None), context
+    likelihood = getattr(vae, "likelihood", None)
     if type(likelihood) is likelihoods.Masked:
-        likelihood, used = likelihood.likelihood, context[:-1]
+        likelihood = likelihood.likelihood
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) < 2:
         met = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise NotExpressible(f"the decoder takes latents {met}, where [N, D] is wanted, N > 1")
     with evaluation_mode(vae):
-        inputs = torch.cat([z, *(_as_columns(value, z) for value in used)], -1)
+        columns = as_columns(vae, *context)
+        inputs = torch.cat([z, *(column.to(z) for column in columns)], -1)
         numbers: list[Tensor] = []
-        layers = _stored(_of_likelihood(likelihood, inputs, len(used)), numbers)
+        layers = _stored(_of_likelihood(likelihood, inputs, len(columns)), numbers)
         weights = packed(torch.cat([torch.zeros(0), *numbers]).numpy())
         data = {"inputs": inputs.shape[-1], "layers": layers, "weights": weights}
         return {**data, "error": _error(data, inputs, _mean(vae, z, *context))}
 
 
-def _as_columns(value: Any, z: Tensor) -> Tensor:
-    if not isinstance(value, Tensor) or value.shape[:1] != z.shape[:1]:
-        raise NotExpressible("the context is not a tensor with a row for each datum")
-    return value.reshape(len(z), -1).to(z.dtype)
+def as_columns(vae: Any, *context: Any) -> list[Tensor]:
+    """Return the context that the decoder takes, [N, E] each: all of it but a mask.
+
+    Raises:
+        NotExpressible: if an argument is not a tensor with a row for each datum.
+    """
+    if type(getattr(vae, "likelihood", None)) is likelihoods.Masked:
+        context = context[:-1]
+    for value in context:
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            raise NotExpressible("the context is not a tensor with a row for each datum")
+    return [value.reshape(len(value), -1) for value in context]
 
 
 def _of_likelihood(likelihood: Any, inputs: Tensor, given: int) -> list[Layer]:
@@ -188,7 +206,11 @@ def packed(numbers: np.ndarray) -> str:
         >>> unpacked(packed(np.float32([1.0, -0.5])), "f4")
         array([ 1. , -0.5], dtype=float32)
     """
-    content = numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+    return compressed(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+
+
+def compressed(content: bytes) -> str:
+    """Return bytes, compressed and in base64."""
     return base64.b64encode(zlib.compress(content, 9)).decode()
 
 

@@ -136,23 +136,35 @@ class World:
     def datum(self, i: int) -> dict[str, Any]:
         """Return one datum, its posterior, its reconstruction and its bounds in nats.
 
-        The reconstruction is decoded at the posterior mean. The bounds are None until `measure`
-        has computed those of the datum's batch.
+        The reconstruction is decoded at the posterior mean.
 
         Raises:
             ValueError: if there is no such row, or it cannot be decoded.
         """
+        known = self.known(i)
+        found = self._decoded(self.posteriors.z[[i]], self._row(i))
+        return {
+            **known,
+            "reconstruction": found["x"][0],
+            "of": found["of"],
+            "reconstruction cells": None if found["cells"] is None else found["cells"][0],
+        }
+
+    def known(self, i: int) -> dict[str, Any]:
+        """Return one datum without its reconstruction.
+
+        The bounds are None until `measure` has computed those of the datum's batch.
+
+        Raises:
+            ValueError: if there is no such row.
+        """
         row = self._row(i)
         mask = self._mask(row)
-        found = self._decoded(self.posteriors.z[[i]], row)
         words = self.contents.words(row.x, mask)
         return {
             "x": row.x[0].flatten().tolist(),
             "cells": None if words is None else words[0],
             "observed": None if mask is None else mask[0].flatten().tolist(),
-            "reconstruction": found["x"][0],
-            "of": found["of"],
-            "reconstruction cells": None if words is None else found["cells"][0],
             "z": _rounded(self.posteriors.z[i]),
             "scale": _rounded(self.posteriors.scale[i]),
             "bound": self._bound(i),
@@ -195,13 +207,13 @@ class World:
         shares = torch.linspace(0, 1, n, dtype=torch.float64)
         ends = self.posteriors.coordinates.values(_points([start, end]))
         steps = {
-            name: (spherical if name in self._spheres else linear)(
+            name: (spherical if name in self.spheres else linear)(
                 *value.double().flatten(1), shares
             ).reshape(1, n, -1)
             for name, value in ends.items()
         }
         z = _rounded(self.posteriors.coordinates.vectors(steps))
-        known = rows is not None and len(rows) == 2 and self.lines.simple and not self._spheres
+        known = rows is not None and len(rows) == 2 and self.lines.simple and not self.spheres
         return {"z": z, "python": self.lines.between(*rows, n) if rows and known else None}
 
     def density(self, z: Sequence[float], at: int = 0) -> dict[str, Any]:
@@ -295,7 +307,7 @@ plane = TSNE(perplexity={perplexity:g}, random_state=0).fit_transform(z.float().
         return draws[:: max(1, math.ceil(len(draws) / DRAWN))]
 
     @cached_property
-    def _spheres(self) -> set[str]:
+    def spheres(self) -> set[str]:
         """The sites whose prior is uniform on a sphere."""
         with self._quiet():
             nodes = drawn(self.given.pair[0], 1, *self._row(0)).nodes
