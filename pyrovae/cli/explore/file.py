@@ -122,6 +122,7 @@ def contents(world: World) -> dict[str, Any]:
         "scale": _floats(world.posteriors.scale),
         "context": _context(world) if decoder else None,
         "decoded": None if decoder else _decoded(world),
+        "columns": _columns(world),
         "of": world.decode(world.posteriors.z[:1].tolist())["of"],
         "density": _density(world),
         "spheres": _spheres(world),
@@ -201,12 +202,10 @@ def _decoder(world: World) -> dict[str, Any]:
     vae = world.target
     if not isinstance(vae, VAE):
         raise NotExpressible("the model is a program of one's own, not a VAE of a likelihood")
-    if world.contents.table is not None:
-        raise NotExpressible("a row of a table is shown in words")
     places, width = _places(world, vae), world.posteriors.z.shape[1]
     rows = world.given.first(CHECKED)
     z = world.z[: len(rows), places].to(rows.x.device)
-    data = as_data(vae, z, *rows.context)
+    data = as_data(vae, z, *rows.context, likely=world.contents.table is not None)
     if places != list(range(width)):
         rest = data["inputs"] - len(places)
         pick = {"kind": "pick", "places": [*places, *range(width, width + rest)]}
@@ -245,6 +244,24 @@ def _context(world: World) -> dict[str, Any] | None:
     """Return the context of each datum, as the decoder takes it; None without one."""
     columns = as_columns(world.target, *world.given.context)
     return _floats(torch.cat([c.float() for c in columns], -1)) if columns else None
+
+
+def _columns(world: World) -> list[dict[str, Any]] | None:
+    """Return how codes of a table's columns become words; None if x is no table."""
+    if world.contents.table is None:
+        return None
+    columns = world.contents.table.columns
+    codes = torch.arange(max(len(column.levels) for column in columns) or 1)
+    words = world.contents.words(codes[:, None].expand(-1, len(columns)))
+    found: list[dict[str, Any]] = []
+    for i, column in enumerate(columns):
+        if column.levels and words is not None:
+            found.append({"levels": [words[k][i] for k in range(len(column.levels))]})
+        else:
+            counted = column.kind == "count"
+            by, plus = (1.0, 0.0) if counted else (column.scale, column.loc)
+            found.append({"by": by, "plus": plus})
+    return found
 
 
 def _decoded(world: World) -> dict[str, Any]:

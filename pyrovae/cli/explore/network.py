@@ -23,6 +23,7 @@ from pyrovae import likelihoods, nets
 from pyrovae.cli.explore.forward import Layer, forward
 from pyrovae.cli.explore.layers import NotExpressible, layers_of
 from pyrovae.distributions.counts import HIGHEST_LOG_MEAN, LARGEST_LOG
+from pyrovae.measure.most_probable import most_probable
 from pyrovae.weights.sites import UndefinedMean, mean_of
 from pyrovae.weights.target import evaluation_mode
 
@@ -37,12 +38,14 @@ __all__ = [
     "with_weights",
 ]
 
+Heads = dict[type, Callable[[Any], list[Layer]]]
+
 TOLERANCE: Final = 1e-5
 """The largest error of a mean m, in units of 1 + |m|."""
 
 
 @torch.no_grad()
-def as_data(vae: Any, z: Tensor, *context: Tensor) -> dict[str, Any]:
+def as_data(vae: Any, z: Tensor, *context: Tensor, likely: bool = False) -> dict[str, Any]:
     r"""Return the decoder of a VAE as data, $(z, c) \mapsto E[x | z, c]$.
 
     Args:
@@ -50,6 +53,8 @@ def as_data(vae: Any, z: Tensor, *context: Tensor) -> dict[str, Any]:
         z: latents [N, D] on which the decoder is checked, two rows or more.
         *context: further arguments of the likelihood, [N, ...]. The decoder takes them as numbers
             after those of z; the mask of a `Masked` likelihood is left out.
+        likely: whether entries of finitely many values are decoded to the most probable one in
+            place of the mean, as in a row of a table.
 
     Returns:
         A JSON object: "inputs", the number D + E of inputs; "layers"; "weights", the numbers that
@@ -79,10 +84,11 @@ def as_data(vae: Any, z: Tensor, *context: Tensor) -> dict[str, Any]:
         columns = as_columns(vae, *context)
         inputs = torch.cat([z, *(column.to(z) for column in columns)], -1)
         numbers: list[Tensor] = []
-        layers = _stored(_of_likelihood(likelihood, inputs, len(columns)), numbers)
+        heads = HEADS | (LIKELY if likely else {})
+        layers = _stored(_of_likelihood(likelihood, inputs, len(columns), heads), numbers)
         weights = packed(torch.cat([torch.zeros(0), *numbers]).numpy())
         data = {"inputs": inputs.shape[-1], "layers": layers, "weights": weights}
-        return {**data, "error": _error(data, inputs, _mean(vae, z, *context))}
+        return {**data, "error": _error(data, inputs, _wanted(vae, z, *context, likely=likely))}
 
 
 def as_columns(vae: Any, *context: Any) -> list[Tensor]:
@@ -99,14 +105,14 @@ def as_columns(vae: Any, *context: Any) -> list[Tensor]:
     return [value.reshape(len(value), -1) for value in context]
 
 
-def _of_likelihood(likelihood: Any, inputs: Tensor, given: int) -> list[Layer]:
+def _of_likelihood(likelihood: Any, inputs: Tensor, given: int, heads: Heads) -> list[Layer]:
     """Return the layers from the inputs, latents and `given` contexts, to the mean."""
     if type(likelihood) is likelihoods.Columns:
         trunk = [] if likelihood.trunk is None else _of_net(likelihood.trunk, inputs, given)
         x, given = forward(trunk, inputs), given * (likelihood.trunk is None)
-        branches = [_of_likelihood(part, x, given) for part in likelihood.likelihoods]
+        branches = [_of_likelihood(part, x, given, heads) for part in likelihood.likelihoods]
         return [*trunk, {"kind": "columns", "branches": branches, "place": _places(likelihood)}]
-    head = HEADS.get(type(likelihood))
+    head = heads.get(type(likelihood))
     if head is None:
         name = type(likelihood).__name__
         raise NotExpressible(f"the mean of a likelihood of class {name} has no form as data")
@@ -156,7 +162,7 @@ def _shares(likelihood: Any) -> list[Layer]:
     return [{"kind": "shares"}]
 
 
-HEADS: Final[dict[type, Callable[[Any], list[Layer]]]] = {
+HEADS: Final[Heads] = {
     likelihoods.Bernoulli: lambda _: [{"kind": "sigmoid"}],
     likelihoods.ContinuousBernoulli: lambda _: [{"kind": "tilted"}],
     likelihoods.Beta: lambda _: [{"kind": "beta"}],
@@ -175,11 +181,28 @@ HEADS: Final[dict[type, Callable[[Any], list[Layer]]]] = {
 """The layers from the output of a likelihood's network to its mean."""
 
 
-def _mean(vae: Any, z: Tensor, *context: Tensor) -> Tensor:
+LIKELY: Final[Heads] = {
+    likelihoods.Bernoulli: lambda _: [{"kind": "above"}],
+    likelihoods.Categorical: lambda of: [{"kind": "likeliest", "levels": of.classes}],
+    likelihoods.DiscretizedLogisticMixture: lambda of: [
+        {"kind": "likeliest_logistic", "components": of.components, "levels": of.levels}
+    ],
+}
+"""The layers to the most probable value, of likelihoods of finitely many."""
+
+
+def _wanted(vae: Any, z: Tensor, *context: Tensor, likely: bool) -> Tensor:
+    """Return what torch decodes."""
+    fn: Any = vae.decode(z, *context)
     try:
-        return mean_of(vae.decode(z, *context))
+        mean = mean_of(fn)
     except UndefinedMean as error:
         raise NotExpressible(f"p(x | z) has no mean ({error})") from error
+    if not likely:
+        return mean
+    while hasattr(fn, "base_dist") and not hasattr(fn, "parts"):
+        fn = fn.base_dist
+    return most_probable(fn, torch.ones(1, 1, len(z)).to(z), mean)
 
 
 def _error(data: dict[str, Any], inputs: Tensor, wanted: Tensor) -> float:

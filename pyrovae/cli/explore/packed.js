@@ -64,6 +64,14 @@ function circle(start, end, shares) {
 
 const rounded = (z) => z.map((value) => Math.round(value * 1e4) / 1e4);
 
+/* A number with four digits, as "%.4g" writes it. */
+function general(value) {
+  if (value === 0 || !Number.isFinite(value)) return String(value);
+  const [digits, power] = value.toExponential(3).split("e"), plain = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
+  if (power >= -4 && power < 4) return plain(value.toFixed(3 - power));
+  return `${plain(digits)}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+}
+
 class Packed {
   constructor(text) {
     this.text = text;
@@ -96,26 +104,31 @@ class Packed {
   }
 
   async datum(i) {
-    const cells = this.known && this.said.decoded.cells;
+    const found = this.known ? this.nearest(this.means[i]) : this.exact(this.z.row(i), i);
     return {
       ...this.said.data[i],
       x: this.x.row(i),
-      reconstruction: this.known ? this.known.row(i) : this.mean(this.z.row(i), i),
-      "reconstruction cells": cells && cells[i],
+      reconstruction: found.x,
+      "reconstruction cells": found.cells,
       of: this.said.of,
       z: this.means[i],
       scale: this.scale.row(i),
     };
   }
 
-  /* The mean of p(x | z) with the context of datum `at`. */
-  mean(z, at) {
+  /* What a point decodes to with the context of datum `at`. */
+  exact(z, at) {
     const context = this.context ? this.context.row(at) : [];
-    return Array.from(this.decoder.mean([...z, ...context]));
+    const x = Array.from(this.decoder.mean([...z, ...context])), { of, columns } = this.said;
+    return { x, of, cells: columns && this.words(x, columns) };
+  }
+
+  words(x, columns) {
+    return columns.map(({ levels, by, plus }, i) => (levels ? levels[Math.round(x[i])] : general(by * x[i] + plus)));
   }
 
   async decode(z, at = 0) {
-    const found = z.map((point) => (this.decoder ? { x: this.mean(point, at), of: this.said.of } : this.nearest(point)));
+    const found = z.map((point) => (this.decoder ? this.exact(point, at) : this.nearest(point)));
     const cells = found.map((each) => each.cells);
     return {
       x: found.map(({ x }) => x),
