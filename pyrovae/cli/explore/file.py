@@ -109,7 +109,7 @@ def contents(world: World) -> dict[str, Any]:
         decoder = _decoder(world)
     except NotExpressible as error:
         reason = str(error)
-    x = _numbers(world, world.given.x.flatten(1))
+    x = _numbers(world, world.given.x.reshape(len(world.given), -1))
     shown = world.world()
     notes = [*shown["missing"], *_notes(decoder, reason, x)]
     shown |= {"decoder": decoder, "exact": decoder is not None, "note": " ".join(notes)}
