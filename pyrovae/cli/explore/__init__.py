@@ -1,7 +1,7 @@
 """The latent explorer: a local page in which the latent space of a run is walked.
 
-    world      what a view shows, as plain data
-    server     the page and its questions, over HTTP on this machine alone
+world      what a view shows, as plain data
+server     the page and its questions, over HTTP on this machine alone
 """
 
 from pyrovae.cli.explore.contents import Contents

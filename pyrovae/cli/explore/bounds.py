@@ -24,7 +24,7 @@ __all__ = ["BATCH", "IWAE", "LISTED", "MEASURED", "PARTICLES", "lists", "measure
 PARTICLES: Final = 100
 """K, the number of particles for each datum."""
 
-BATCH: Final = 200
+BATCH: Final = 100
 """The data of one batch."""
 
 LISTED: Final = 20

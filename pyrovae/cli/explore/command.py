@@ -13,6 +13,7 @@ from pyrovae.cli import recipes
 from pyrovae.cli.conditions import labels_by
 from pyrovae.cli.explore import file
 from pyrovae.cli.explore.contents import Contents
+from pyrovae.cli.explore.lines import Origin
 from pyrovae.cli.explore.server import serve
 from pyrovae.cli.explore.world import World
 from pyrovae.cli.figures import held_factors
@@ -56,9 +57,12 @@ def world_of(folder: Path, options: Explored) -> World:
         data,
         contents=_contents(binarized, data),
         title=folder.resolve().name,
-        held=held_factors(run),
         colors=_colors(read, data),
-        head=_head(folder, options, number, run.source.shape),
+        origin=Origin(
+            held_factors(run),
+            _head(folder, options, number, run.source.shape),
+            _again(folder, options, number),
+        ),
     )
 
 
@@ -76,9 +80,7 @@ def _colors(read: DataSet, data: Split) -> dict[str, list[Any]]:
     """Return the factors and the covariates of data, by name."""
     found: dict[str, list[Any]] = {}
     if data.factors is not None:
-        found |= {
-            name: data.factors[:, i].tolist() for i, name in enumerate(read.factors)
-        }
+        found |= {name: data.factors[:, i].tolist() for i, name in enumerate(read.factors)}
     for name in read.reading.kinds:
         try:
             values = labels_by(name, read, data)
@@ -93,15 +95,13 @@ def _head(folder: Path, options: Explored, number: int, shape: Any) -> str:
     load, more = "run.load_vae()", ""
     if options.recipe is not None:
         more = f"\nmade = pv.cli.recipes.run(Path({str(options.recipe)!r}), {shape}, seed=0)"
-        load = (
-            "run.load_vae(\n    prior=made.prior, likelihood=made.likelihood, guide=made.posterior\n)"
-        )
-    split = f"{options.split!r}, limit={number}"
-    data = f"data = run.data({split})"
+        parts = "prior=made.prior, likelihood=made.likelihood, guide=made.posterior"
+        load = f"run.load_vae(\n    {parts}\n)"
+    data = f"data = run.data({options.split!r}, limit={number})"
     if options.data is not None or options.root is not None:
         root = None if options.root is None else f"Path({str(options.root)!r})"
         given = f"{options.data!r}, {root}, vae=vae, split={options.split!r}"
-        data = f"data = run.source.given({given}).split({split})"
+        data = f"data = run.source.given({given}).load().{options.split}.take(slice({number}))"
     return f"""\
 from pathlib import Path
 
@@ -113,3 +113,18 @@ run = Run(Path({str(folder)!r})){more}
 vae = {load}.eval()
 {data}
 x, context = data.draw(), data.context"""
+
+
+def _again(folder: Path, options: Explored, number: int) -> str:
+    """Return the lines of Python that make the world of a run."""
+    paths = {"recipe": options.recipe, "root": options.root}
+    given = {name: f"Path({str(path)!r})" for name, path in paths.items() if path is not None}
+    if options.data is not None:
+        given["data"] = repr(options.data)
+    more = "".join(f", {name}={value}" for name, value in given.items())
+    chosen = f"Explored(split={options.split!r}, number={number}{more})"
+    return f"""\
+from pyrovae.cli.explore.command import world_of
+from pyrovae.cli.walk_options import Explored
+
+world = world_of(Path({str(folder)!r}), {chosen})"""

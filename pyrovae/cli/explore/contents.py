@@ -6,10 +6,9 @@ A datum is sent as numbers; a row of a table also as words, in the units of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -41,7 +40,6 @@ class Contents:
         range: the values of x that are drawn black and white.
         columns: the names of the columns; () if they have none.
         table: the schema of mixed columns; None if x is no table of these.
-        labels: what the labels of the data stand for, by their number.
 
     Example:
         >>> Contents((1, 28, 28), constraints.boolean).kind
@@ -55,7 +53,6 @@ class Contents:
     range: tuple[float, float] = (0.0, 1.0)
     columns: tuple[str, ...] = ()
     table: Table | None = None
-    labels: Sequence[str] = field(default=())
 
     @property
     def kind(self) -> Kind:
@@ -101,7 +98,9 @@ class Contents:
         rows = [list(row) for row in zip(*each, strict=True)]
         if mask is not None:
             for row, seen in zip(rows, mask.tolist(), strict=True):
-                row[:] = [word if there else "missing" for word, there in zip(row, seen, strict=True)]
+                row[:] = [
+                    word if there else "missing" for word, there in zip(row, seen, strict=True)
+                ]
         return rows
 
     def colors(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Any]:

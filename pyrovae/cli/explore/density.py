@@ -89,7 +89,9 @@ class Density:
         nobody = torch.full((len(z),), -1)
         total: Tensor | None = None
         if any(site.dependent for site in posterior.sites):
-            parts = (posterior.log_sums(values, nobody, *p)[:, 0] for p in self.given.passes(len(z)))
+            parts = (
+                posterior.log_sums(values, nobody, *p)[:, 0] for p in self.given.passes(len(z))
+            )
         else:
             parts = (
                 posterior.log_q(trace, values)[..., 0].double().logsumexp(-1)
@@ -116,8 +118,8 @@ class Density:
         ratio, hole = aggregate - prior, math.log(Latents().hole)
         if ratio < hole:
             return (
-                f"A hole: q(z) is below {Latents().hole:g} p(z), so the decoder was hardly trained "
-                f"here. {self.share_in_holes:.0%} of the prior's draws lie in holes."
+                f"A hole: q(z) is below {Latents().hole:g} p(z), so the decoder was hardly "
+                f"trained here. {self.share_in_holes:.0%} of the prior's draws lie in holes."
             )
         if -ratio < hole:
             return (

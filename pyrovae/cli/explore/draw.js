@@ -55,15 +55,25 @@ function tabled(world, series, rows) {
   return element("div", { className: "scroll", tabIndex: 0 }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...body)));
 }
 
+/* The range of values on a chart: that of all series, with zero in it. */
+function extent(series) {
+  let low = 0, high = 0;
+  for (const { x } of series) {
+    for (const value of x) {
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+  }
+  return [low, high > low ? high : low + 1];
+}
+
 /* A chart of series over the entries of x: bars of the first if it holds counts, else lines. */
-function chart(world, series, label) {
+function chart(world, series, label, [low, high] = extent(series)) {
   const canvas = element("canvas", { className: "chart", role: "img", width: 800, height: 280 });
   canvas.setAttribute("aria-label", label);
   const context = canvas.getContext("2d"), { width, height } = canvas;
   const channels = world.kind === "sequence" ? world.shape[world.shape.length - 1] : 1;
   const length = series[0].x.length / channels;
-  const all = series.flatMap(({ x }) => x).filter((v) => v !== null);
-  const low = Math.min(0, ...all), high = Math.max(...all, low + 1e-12);
   const at = (i) => 50 + ((i + 0.5) / length) * (width - 60);
   const up = (v) => 10 + (1 - (v - low) / (high - low)) * (height - 30);
   const colors = [styled("--prior"), styled("--link")];
@@ -119,8 +129,9 @@ function showSteps(holder, world, steps, side = 84) {
   else if (world.kind === "image") {
     holder.replaceChildren(...named.map(({ x, name }) => picture(world, x, `step ${name} of ${steps.length}`, side)));
   } else {
+    const range = extent(steps);
     holder.replaceChildren(...named.map((step) => {
-      const drawn = figure(chart(world, [{ ...step, bars: world.kind === "counts" }], `step ${step.name}`), step.name);
+      const drawn = figure(chart(world, [{ ...step, bars: world.kind === "counts" }], `step ${step.name}`, range), step.name);
       drawn.style.width = "11rem";
       return drawn;
     }));

@@ -1,17 +1,17 @@
 """The lines of Python that compute what a view shows.
 
-They assume what `Lines.head` defines: the VAE `vae`, its data, the tensor x and the context.
+They assume what `Lines.start` defines: the VAE `vae`, its data, the tensor x and the context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from pyrovae.cli.explore.bounds import BATCH, PARTICLES
 
-__all__ = ["OWN", "Lines"]
+__all__ = ["Lines", "Origin"]
 
 OWN: Final = """\
 import torch
@@ -19,27 +19,47 @@ import pyrovae as pv
 
 # vae and data are yours, as given to World(vae, data)"""
 
+AGAIN: Final = """\
+from pyrovae.cli.explore import World
+
+world = World(vae, data)"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a world comes from.
+
+    Attributes:
+        held: the factor that each latent holds, by the latent's name, as a run records it.
+        head: the lines of Python that load the VAE and its data.
+        again: the lines that make the world again.
+    """
+
+    held: Mapping[str, str] = field(default_factory=dict)
+    head: str = OWN
+    again: str = AGAIN
+
 
 @dataclass(frozen=True)
 class Lines:
     """The lines for a target.
 
     Attributes:
-        head: the lines that load the VAE and its data, and name them `vae` and `data`.
+        origin: the lines that load the VAE and its data, and name them `vae` and `data`.
         simple: whether `vae.embed` and `vae.decode` have the coordinates of the page: a VAE with
             one continuous site, of one axis. Others go through `World`.
         context: whether the programs take a context.
     """
 
-    head: str
+    origin: Origin
     simple: bool
     context: bool
 
     @property
     def start(self) -> str:
         """The lines that come before those of any view."""
-        more = "\nfrom pyrovae.cli.explore import World\n\nworld = World(vae, data)"
-        return self.head if self.simple else self.head + more
+        head, again = self.origin.head, self.origin.again
+        return head if self.simple else f"{head}\n\n{again}"
 
     def latents(self) -> str:
         """Return the lines of the map: posterior means [N, D] and their principal components."""

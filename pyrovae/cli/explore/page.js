@@ -41,8 +41,8 @@ class Served {
 const $ = (id) => document.getElementById(id);
 const STEPS = 9, NEAR = 14;
 
-/* Run a question at a time, and after it the last one that came meanwhile. */
-function latest(work) {
+/* Run a question at a time, and after it the last one that came meanwhile; its trouble is its own. */
+function latest(of, work) {
   let running = false, next = null;
   return async function run(...args) {
     next = args;
@@ -53,18 +53,23 @@ function latest(work) {
       next = null;
       try {
         await work(...now);
-        trouble(null);
+        trouble(null, of);
       } catch (error) {
-        trouble(error.message);
+        trouble(error.message, of);
       }
     }
     running = false;
   };
 }
 
-function trouble(message) {
-  $("trouble").hidden = !message;
-  $("trouble").textContent = message || "";
+const troubles = new Map();
+
+/* Say what is wrong with one of the things that are shown; null if nothing is any more. */
+function trouble(message, of = "page") {
+  if (message) troubles.set(of, message);
+  else troubles.delete(of);
+  $("trouble").hidden = !troubles.size;
+  $("trouble").textContent = [...new Set(troubles.values())].join(" ");
 }
 
 class Explorer {
@@ -78,10 +83,10 @@ class Explorer {
     this.ends = [null, null];
     this.touched = 0;
     this.map = new PlaneMap($("map"));
-    this.previewed = latest((i) => this.showDatum(i));
-    this.decoded = latest(() => this.showPoint());
-    this.weighed = latest(() => this.showDensity());
-    this.joined = latest(() => this.showBetween());
+    this.previewed = latest("datum", (i) => this.showDatum(i));
+    this.decoded = latest("point", () => this.showPoint());
+    this.weighed = latest("density", () => this.showDensity());
+    this.joined = latest("between", () => this.showBetween());
   }
 
   begin() {
@@ -126,7 +131,7 @@ class Explorer {
   colorOptions() {
     const chosen = $("color").value, names = Object.keys(this.world.colors);
     $("color").replaceChildren(...[...names, "none"].map((name) => element("option", { value: name }, name)));
-    if (chosen && names.includes(chosen)) $("color").value = chosen;
+    if (chosen) $("color").value = chosen;
   }
 
   /* The plane that is shown: of latents [D] to its point; and back, with the rest of `z` kept. */
@@ -206,6 +211,7 @@ class Explorer {
 
   async choosePlane() {
     const name = $("plane").value;
+    trouble(null, "choice");
     if (name === "t-SNE" && !this.planes[name]) {
       this.said(" t-SNE is being computed, which takes a while.");
       try {
@@ -213,7 +219,7 @@ class Explorer {
         this.planes[name] = found;
         this.python(found.python, "t-SNE");
       } catch (error) {
-        trouble(error.message);
+        trouble(error.message, "choice");
         $("plane").selectedIndex = 0;
       }
       this.said("");
@@ -225,7 +231,8 @@ class Explorer {
   /* ---- a datum and a point ---- */
 
   select(i) {
-    if (!(i >= 0 && i < this.data.length)) return trouble(`There are the data 0 to ${this.data.length - 1}.`);
+    if (!(i >= 0 && i < this.data.length)) return trouble(`There are the data 0 to ${this.data.length - 1}.`, "choice");
+    trouble(null, "choice");
     this.datum = i;
     $("index").value = i;
     this.z = this.data[i].slice();
@@ -323,7 +330,8 @@ class Explorer {
   }
 
   take(x, y) {
-    if (!this.shown.back) return trouble("This plane has no way back to the latents: choose PCA or two latents to take a point.");
+    if (!this.shown.back) return trouble("This plane has no way back to the latents: choose PCA or two latents to take a point.", "choice");
+    trouble(null, "choice");
     this.z = this.shown.back(x, y, this.z).map((value) => Math.round(value * 1e4) / 1e4);
     this.marks();
     return this.moved();

@@ -23,7 +23,7 @@ from pyrovae.cli.explore.world import World
 from pyrovae.data.reading import extra
 from pyrovae.weights.sites import one_line
 
-__all__ = ["HOST", "Application", "listening", "serve"]
+__all__ = ["HOST", "Application", "listening", "serve", "uvicorn_server"]
 
 HOST: Final = "127.0.0.1"
 
@@ -117,13 +117,19 @@ class Application:
             arguments = json.loads(await _body(request))
             if not isinstance(arguments, list):
                 raise TypeError("a question is a list of arguments")
-            # Pyro's stack of handlers is one for the whole process.
-            async with self.one_at_a_time:
+            async with self._turn(name):
                 return 200, await asyncio.to_thread(getattr(self.world, name), *arguments)
         except (ValueError, TypeError) as error:
             return 422, {"error": one_line(error)}
         except Exception as error:  # of the user's own programs
             return 500, {"error": f"{type(error).__name__}: {one_line(error)}"}
+
+    def _turn(self, name: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Return the turn of a question: Pyro's stack of handlers is one for the whole process.
+
+        A plane runs no program, and takes long.
+        """
+        return contextlib.nullcontext() if name == "plane" else self.one_at_a_time
 
 
 async def _body(request: Any) -> bytes:
@@ -170,12 +176,28 @@ def serve(world: World, *, port: int = 0) -> None:
         ValueError: if starlette or uvicorn is not installed.
         OSError: if the port is in use.
     """
-    uvicorn = extra("uvicorn", "explore")
     with listening(port) as sock:
         application = Application(world, sock.getsockname()[1])
-        config = uvicorn.Config(
-            application, log_level="warning", access_log=False, lifespan="off", ws="none"
-        )
-        print(f"{application.url}\nopen this address in a browser of this machine; Ctrl-C ends it", flush=True)
+        server = uvicorn_server(application)
+        print(application.url)
+        print("open this address in a browser of this machine; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[sock])
+            server.run(sockets=[sock])
+
+
+def uvicorn_server(application: Application) -> Any:
+    """Return uvicorn's server of an application, which prints warnings alone.
+
+    Raises:
+        ValueError: if uvicorn is not installed.
+    """
+    uvicorn = extra("uvicorn", "explore")
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=2,
+    )
+    return uvicorn.Server(config)

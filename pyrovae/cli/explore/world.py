@@ -21,7 +21,7 @@ from pyrovae.cli.explore import bounds
 from pyrovae.cli.explore.contents import Contents, categories, numbers
 from pyrovae.cli.explore.decoder import Decoder
 from pyrovae.cli.explore.density import Density
-from pyrovae.cli.explore.lines import OWN, Lines
+from pyrovae.cli.explore.lines import Lines, Origin
 from pyrovae.cli.explore.posteriors import Posteriors, prior_draws
 from pyrovae.data.datasets import Split, drawn_once
 from pyrovae.measure.latents.paths import linear, spherical
@@ -57,9 +57,8 @@ class World:
         data: a split of a data set, x [N, ...], or a tuple (x, *context).
         contents: what the data are; by default an image if the shape of x is one, else a vector.
         title: the name of the view.
-        held: the factor that each latent holds, by the latent's name.
         colors: further values [N] by which the map can be colored, by name: words or numbers.
-        head: the lines of Python that load the VAE and its data.
+        origin: the run that it comes from, for the factors of latents and the lines of Python.
 
     Raises:
         ValueError: if the data do not fit the programs, or the guide samples no latent site.
@@ -81,14 +80,13 @@ class World:
         *,
         contents: Contents | None = None,
         title: str = "A latent space",
-        held: Mapping[str, str] | None = None,
         colors: Mapping[str, Sequence[Any]] | None = None,
-        head: str | None = None,
+        origin: Origin = Origin(),  # noqa: B008 it is frozen
     ) -> None:
         resolved = Resolved.of(target)
         values = drawn_once(data)
         x, *context = values if isinstance(values, tuple) else (values,)
-        self.target, self.title, self.held = target, title, dict(held or {})
+        self.target, self.title, self.held = target, title, origin.held
         self.given = resolved.given(x, *context)
         self.contents = contents or Contents(tuple(self.given.x.shape[1:]) or (1,))
         self.given_colors = dict(colors or {})
@@ -99,7 +97,7 @@ class World:
             self.prior, self.no_prior = self._prior()
         self.decoder = Decoder(target, self.posteriors.coordinates, self.contents)
         self.density_at = Density(self.given, self.posteriors.coordinates, self.prior)
-        self.lines = Lines(head or OWN, self._simple(), bool(context))
+        self.lines = Lines(origin, self._simple(), bool(context))
         self.measured: dict[int, dict[str, list[float]]] = {}
         self.missing: str | None = None
 
@@ -265,7 +263,7 @@ class World:
             "python": f"""\
 from sklearn.manifold import TSNE
 
-plane = TSNE(perplexity={perplexity:g}, random_state=0).fit_transform(z.float().cpu().numpy())""",
+plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().cpu().numpy())""",
         }
 
     def _bound(self, i: int) -> dict[str, float] | None:
@@ -361,7 +359,9 @@ plane = TSNE(perplexity={perplexity:g}, random_state=0).fit_transform(z.float().
         if len(self.measured) * bounds.BATCH < len(self.given):
             return {}
         whole = {
-            name: [value for start in sorted(self.measured) for value in self.measured[start][name]]
+            name: [
+                value for start in sorted(self.measured) for value in self.measured[start][name]
+            ]
             for name in bounds.MEASURED
         }
         return {
