@@ -16,7 +16,8 @@ from torch.distributions import constraints
 import pyrovae as pv
 from pyrovae.cli import main
 from pyrovae.cli.explore import Contents, World, file
-from pyrovae.cli.explore.network import unpacked
+from pyrovae.cli.explore.forward import forward
+from pyrovae.cli.explore.network import as_columns, unpacked, with_weights
 from pyrovae.runs.sources import Source
 
 WORDS = "</script><script>window.ran = true</script>"
@@ -161,6 +162,19 @@ def test_densities_and_holes_are_those_of_the_world(browser, digits, digits_file
             holes.add(found["hole"] and found["hole"][:6])
     assert None in holes
     assert len(holes) > 1
+
+
+def test_the_density_of_a_mixture_of_normals_is_in_the_file(browser, tmp_path):
+    with pv.seeded(0):
+        prior = pv.priors.MixtureOfNormals(2, components=3)
+        vae = pv.mlp_vae(8, latents=2, hidden=4)
+        prior.logits.data = torch.tensor([0.0, 1.0, -2.0])
+    world = World(pv.VAE(prior, vae.likelihood, vae.posterior), torch.rand(10, 8).round())
+    path, _ = written(world, tmp_path)
+    with opened(browser, path) as page:
+        for z in ([0.0, 0.0], [1.5, -0.5], [-4.0, 3.0]):
+            found = asked(page, f"density({z})")["prior"]
+            assert found == pytest.approx(world.density(z)["prior"], abs=1e-3)
 
 
 def test_two_data_are_interpolated_as_in_the_world(browser, digits, digits_file):
@@ -348,6 +362,37 @@ def test_latents_of_several_sites_reach_the_decoder_in_its_order(browser, tmp_pa
     z = [0.5, -1.0, 2.0]
     with opened(browser, path) as page:
         assert close(asked(page, f"decode([{z}])")["x"], world.decode([z])["x"])
+
+
+WITHOUT_A_DECODER = {
+    "codes: VectorQuantized, two levels": "something else than the latents",
+    "codes: AutoregressiveCodes, two levels": "something else than the latents",
+    "latents: Categorical": "something else than the latents",
+    "latents: RelaxedOneHot": "something else than the latents",
+    "latents: Label and OfContext": "class Label",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in all_cases.CASES if n.startswith(("codes:", "flows:", "latents:", "priors:"))],
+)
+def test_latents_of_every_family_are_decoded_as_in_the_world(name, monkeypatch):
+    monkeypatch.setattr("pyrovae.cli.explore.bounds.PARTICLES", 5)
+    torch.manual_seed(0)
+    case = all_cases.CASES[name]()
+    world = World(case.vae, (case.x, *case.context))
+    found = file.contents(world)
+    decoder = found["world"]["decoder"]
+    if name in WITHOUT_A_DECODER:
+        assert decoder is None
+        assert WITHOUT_A_DECODER[name] in found["world"]["note"]
+        assert found["decoded"]["x"]["width"] == case.x[0].numel()
+        return
+    z = world.posteriors.draws[[0]]
+    context = [value[:1].double() for value in as_columns(case.vae, *world.given.context)]
+    means = forward(with_weights(decoder), torch.cat([z, *context], -1).float())
+    assert close(means.detach(), world.decode(z.tolist(), 0)["x"])
 
 
 class Own(torch.nn.Module):

@@ -66,7 +66,9 @@ class Coordinates:
                     name,
                     tuple(value.shape[2:]),
                     value.dtype,
-                    bool(trace.nodes[name]["fn"].support.is_discrete),
+                    # The vectors of codes are discrete too, but no whole numbers.
+                    bool(trace.nodes[name]["fn"].support.is_discrete)
+                    and bool((value.double().round() == value).all()),
                 )
                 for name, value in latent_values(trace).items()
             )

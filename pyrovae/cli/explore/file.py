@@ -53,8 +53,8 @@ EXACT_BYTES: Final = 2**20
 CHECKED: Final = 256
 """The data at which the decoder in the page is checked."""
 
-PROBED: Final = 8
-"""The data at which the inputs of the likelihood are looked up."""
+PROBED: Final = 32
+"""The draws of the prior, and of the posteriors, at which the likelihood's inputs are compared."""
 
 ROW, DATUM, OTHER, STEPS = 123454321.0, 987656789, 876545678, 765434567
 """Numbers that stand for others in the lines of Python that the page fills in."""
@@ -101,17 +101,21 @@ def _page(world: World, found: dict[str, Any]) -> str:
 
 
 def contents(world: World) -> dict[str, Any]:
-    """Return all that the page shows, as a JSON value."""
+    """Return all that the page shows, as a JSON value.
+
+    Raises:
+        ValueError: if a datum cannot be decoded.
+    """
     for start in range(0, len(world.given), bounds.BATCH):
         world.measure(start)
-    decoder, reason = None, None
+    decoder, decoded, reason = None, None, ""
     try:
         decoder = _decoder(world)
     except NotExpressible as error:
-        reason = str(error)
+        decoded, reason = _decoded(world), f"The decoder is not in this page: {error}."
     x = _numbers(world, world.given.x.reshape(len(world.given), -1))
     shown = world.world()
-    notes = [*shown["missing"], *_notes(decoder, reason, x)]
+    notes = [*shown["missing"], *_notes(decoded, reason), *_rounded(x, decoded)]
     shown |= {"decoder": decoder, "exact": decoder is not None, "note": " ".join(notes)}
     shown["map"] = _map(shown["map"])
     return {
@@ -121,7 +125,7 @@ def contents(world: World) -> dict[str, Any]:
         "z": _floats(world.posteriors.z),
         "scale": _floats(world.posteriors.scale),
         "context": _context(world) if decoder else None,
-        "decoded": None if decoder else _decoded(world),
+        "decoded": decoded,
         "columns": _columns(world),
         "of": world.decode(world.posteriors.z[:1].tolist())["of"],
         "density": _density(world),
@@ -130,15 +134,25 @@ def contents(world: World) -> dict[str, Any]:
     }
 
 
-def _notes(decoder: Any, reason: str | None, x: dict[str, Any]) -> list[str]:
-    """Return sentences on what the page does not have as it is."""
-    notes = ["The decoder runs in this page."]
-    if decoder is None:
-        notes = [
-            f"The decoder is not in this page: {reason}. It shows means that were decoded before, "
-            "of the data and at the nearest point of a plane of two latents."
-        ]
-    return notes if x["exact"] else [*notes, "Images are rounded to 256 levels."]
+def _notes(decoded: dict[str, Any] | None, reason: str) -> list[str]:
+    """Return sentences on where the page has its reconstructions from."""
+    if decoded is None:
+        return ["The decoder runs in this page."]
+    if decoded["plane"] is None:
+        return [reason, "It shows what the data were decoded to before, and no other points."]
+    return [
+        reason,
+        "It shows what was decoded before: the data, and of other points the nearest one of a "
+        "plane of two latents.",
+    ]
+
+
+def _rounded(x: dict[str, Any], decoded: dict[str, Any] | None) -> list[str]:
+    """Return a sentence if images have fewer levels than they had."""
+    plane = decoded and decoded["plane"]
+    whole = [x, *([decoded["x"]] if decoded else []), *([plane["x"]] if plane else [])]
+    exact = all(each["exact"] for each in whole)
+    return [] if exact else ["Images are rounded to 256 levels."]
 
 
 def _map(known: dict[str, Any]) -> dict[str, Any]:
@@ -219,25 +233,28 @@ def _places(world: World, vae: VAE) -> list[int]:
     Raises:
         NotExpressible: if it is given something else than latents.
     """
-    found: list[Any] = []
-    alone = VAE(vae.prior, lambda z, *_: found.append(z), vae.posterior)
-    coordinates, points = world.posteriors.coordinates, world.posteriors.z[:PROBED]
-    given = []
-    for i, point in enumerate(points):
-        row = world.given.rows(slice(i, i + 1))
-        drawn(
-            lambda x, *context: alone.model(None, *context, size=1),
-            *(1, *row),
-            given=coordinates.values(point[None]),
-        )
-        given.append(found[-1])
-    if not all(isinstance(z, Tensor) and z.ndim and z.numel() == z.shape[-1] for z in given):
+    returned: list[Any] = []
+    alone = VAE(vae.prior, lambda z, *_: returned.append(z), vae.posterior)
+    points = torch.cat([world.prior[:PROBED], world.posteriors.draws[:PROBED]])
+    drawn(
+        lambda x, *context: alone.model(None, *context, size=1),
+        *(len(points), *world.given.first(1)),
+        given=world.posteriors.coordinates.values(points),
+    )
+    z = returned[-1]
+    if not isinstance(z, Tensor) or z.ndim < 2 or z.numel() != len(points) * z.shape[-1]:
         raise NotExpressible("the prior returns something else than latents [N, D]")
-    inputs = torch.stack([z.flatten() for z in given]).cpu().double()
+    inputs = z.reshape(len(points), -1).cpu().double()
     same = (inputs[:, :, None] - points[:, None]).abs().amax(0) < TOLERANCE
-    if not same.any(1).all():
-        raise NotExpressible("the likelihood is given something else than the latents themselves")
-    return same.double().argmax(1).tolist()
+    places = []
+    for entry, candidates in enumerate(same):
+        found = candidates.nonzero().flatten().tolist()
+        if len(found) != 1 and entry not in found:
+            raise NotExpressible(
+                "the likelihood is given something else than the latents themselves"
+            )
+        places.append(entry if entry in found else found[0])
+    return places
 
 
 def _context(world: World) -> dict[str, Any] | None:
