@@ -23,7 +23,9 @@ class Decoder {
 }
 
 async function unpacked(text, Numbers) {
-  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const letters = atob(text);
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i += 1) packed[i] = letters.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Numbers(await new Response(stream).arrayBuffer());
 }
@@ -202,47 +204,60 @@ function prelu(x, { slope }) {
   return map(x, (h, i) => (h > 0 ? h : slope.at[Math.floor(i / size)] * h));
 }
 
-/* The pixels that a kernel joins along one axis: the position `near` on the strided side, `far` on
-   the other one, and the place in the kernel. */
-function* joined(near, far, kernel, stride, padding, dilation) {
-  for (let n = 0; n < near; n += 1) {
-    for (let k = 0; k < kernel; k += 1) {
-      const f = n * stride - padding + k * dilation;
-      if (f >= 0 && f < far) yield [n, f, k];
-    }
-  }
+/* For a place k in the kernel, along one axis: pixel n of the strided side is joined to pixel
+   n * stride + shift of the other side. Return the shift, and the first and last n that exist. */
+function spans(near, far, kernel, stride, padding, dilation) {
+  return Array.from({ length: kernel }, (_, k) => {
+    const shift = k * dilation - padding;
+    const first = Math.max(0, Math.ceil(-shift / stride));
+    return [shift, first, Math.min(near - 1, Math.floor((far - 1 - shift) / stride))];
+  });
 }
 
-/* Convolution and its transpose: both join the same pixels, and differ in which are the inputs. */
-function convolve(x, { weight, bias, stride, padding, dilation, groups }, sides, transposed) {
+/* Convolution and its transpose join the same pixels: one sums at the strided side, its transpose
+   at the other one. */
+function convolve(x, layer, sides, transposed) {
+  const { weight, bias, stride, padding, dilation, groups } = layer;
   const [inputs, ...from] = x.shape;
   const outputs = transposed ? weight.shape[1] * groups : weight.shape[0];
-  const [height, width] = weight.shape.slice(2);
   const [insides, outsides] = [inputs / groups, outputs / groups];
   const [near, far] = transposed ? [from, sides] : [sides, from];
-  const rows = [...joined(near[0], far[0], height, stride[0], padding[0], dilation[0])];
-  const columns = [...joined(near[1], far[1], width, stride[1], padding[1], dilation[1])];
-  const area = sides[0] * sides[1];
+  const places = [0, 1].map((axis) => spans(
+    near[axis], far[axis], weight.shape[2 + axis], stride[axis], padding[axis], dilation[axis],
+  ));
+  const [area, fromArea] = [product(sides), product(from)];
+  const kernelArea = places[0].length * places[1].length;
   const at = new Float64Array(outputs * area);
-  if (bias) for (let o = 0; o < outputs; o += 1) at.fill(bias.at[o], o * area, (o + 1) * area);
   for (let o = 0; o < outputs; o += 1) {
-    const group = Math.floor(o / outsides);
-    for (let i = 0; i < insides; i += 1) {
-      const input = group * insides + i;
-      const kernel = transposed ? input * outsides + (o % outsides) : o * insides + i;
-      for (const [nearRow, farRow, k] of rows) {
-        const [fromRow, toRow] = transposed ? [nearRow, farRow] : [farRow, nearRow];
-        const source = (input * from[0] + fromRow) * from[1];
-        const target = (o * sides[0] + toRow) * sides[1];
-        const weights = (kernel * height + k) * width;
-        for (const [nearColumn, farColumn, l] of columns) {
-          const [i0, o0] = transposed ? [nearColumn, farColumn] : [farColumn, nearColumn];
-          at[target + o0] += weight.at[weights + l] * x.at[source + i0];
-        }
-      }
+    const sum = at.subarray(o * area, (o + 1) * area);
+    if (bias) sum.fill(bias.at[o]);
+    const first = Math.floor(o / outsides) * insides;
+    for (let i = first; i < first + insides; i += 1) {
+      const map = x.at.subarray(i * fromArea, (i + 1) * fromArea);
+      const kernel = (transposed ? i * outsides + (o % outsides) : o * insides + i - first) * kernelArea;
+      const weights = weight.at.subarray(kernel, kernel + kernelArea);
+      if (transposed) addMap(sum, [sides[1], 1], map, [from[1], 0], weights, places, stride);
+      else addMap(sum, [sides[1], 0], map, [from[1], 1], weights, places, stride);
     }
   }
   return { shape: [outputs, ...sides], at };
+}
+
+/* Add a map times each weight of a kernel to `sum`. Each of both has its width, and whether it is
+   the far side, on which positions are shifted and strided. */
+function addMap(sum, [sumWidth, sumFar], map, [width, far], weights, [rows, columns], stride) {
+  const [toStep, fromStep] = [sumFar ? stride[1] : 1, far ? stride[1] : 1];
+  rows.forEach(([down, top, bottom], k) => {
+    columns.forEach(([right, left, end], l) => {
+      const weight = weights[k * columns.length + l];
+      for (let n = top; n <= bottom; n += 1) {
+        const farRow = n * stride[0] + down;
+        const to = (sumFar ? farRow : n) * sumWidth + sumFar * right;
+        const from = (far ? farRow : n) * width + far * right;
+        for (let m = left; m <= end; m += 1) sum[to + m * toStep] += weight * map[from + m * fromStep];
+      }
+    });
+  });
 }
 
 function convolution(x, layer) {
