@@ -148,6 +148,10 @@ class TestRefusals:
         status, text = question(application, "decode", [[0.0, 0.0]])
         assert (status, json.loads(text)) == (500, {"error": "ArithmeticError: no numbers"})
 
+    def test_a_title_is_no_place_for_the_script(self):
+        assert "<title>@SCRIPT@</title>" in document("@SCRIPT@", "start()")
+        assert document("@SCRIPT@", "start()").count("start()") == 1
+
     def test_a_script_that_would_end_its_element(self):
         with pytest.raises(ValueError, match="would end it"):
             document("x", "'</SCRIPT>'")

@@ -1,6 +1,7 @@
 """What the explorer shows, held against torch, known evidence and its own lines."""
 
 import math
+import re
 
 import numpy as np
 import pandas
@@ -171,8 +172,31 @@ class TestPoint:
         assert found["aggregate"] == pytest.approx(q.item(), rel=1e-4)
         said = found["hole"] or ""
         assert said.startswith("A hole: q(z) is below 0.05 p(z)") is bool(q < p + math.log(0.05))
-        assert said.startswith("Outside the prior") is bool(p < q + math.log(0.05))
-        assert said.count("% of the prior's draws lie in holes") == said.count("A hole")
+        assert said.startswith("The prior is thin here") is bool(p < q + math.log(0.05))
+
+    def test_the_shares_are_those_of_draws_of_torch(self):
+        guide = pv.guides.MeanFieldNormal(Narrow(0.1))
+        vae = pv.VAE(
+            pv.priors.StandardNormal(1), pv.likelihoods.Bernoulli(pv.nets.MLP(1, 6)), guide
+        )
+        world, q = World(vae, torch.zeros(400, 6)), td.Normal(0.5, 0.1)
+        draws = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+        hole = math.log(0.05) + td.Normal(0.0, 1.0).log_prob(draws)
+        for z, share, words in (
+            (-1.0, (q.log_prob(draws) < hole).double().mean().item(), "of the prior's draws"),
+            (0.5, 0.0, None),
+        ):
+            said = world.density([z])["hole"]
+            error = 5 * math.sqrt(share * (1 - share) / 64)
+            assert (said is None) is (words is None)
+            if said:
+                percent = int(re.search(rf"(\d+)% {words}", said)[1])
+                assert percent / 100 == pytest.approx(share, abs=error + 0.005)
+
+    def test_the_lines_of_a_density_weigh_it(self, world, vae, x):
+        found = world.density(self.Z[0])
+        names = executed(world, found["python"], **own(vae, x))
+        assert names["densities"] == found
 
     @pytest.mark.parametrize("z", ["a", [[1.0]], [[1.0, 2.0, math.nan]], [["a", 1.0, 2.0]]])
     def test_what_is_no_point_is_refused(self, world, z):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.distributions import constraints
@@ -25,7 +25,7 @@ from pyrovae.runs.sources import first
 
 __all__ = ["explore", "world_of"]
 
-MOST: int = 10_000
+MOST: Final = 10_000
 """The number of data on the map by default."""
 
 
@@ -69,9 +69,10 @@ def world_of(folder: Path, options: Explored) -> World:
 def _contents(read: DataSet, data: Split) -> Contents:
     """Return how the data of a set are shown."""
     low, high = 0.0, 1.0
-    if read.domain not in (constraints.unit_interval, constraints.boolean):
-        known = isinstance(read.domain, constraints.integer_interval)
-        bounds = (read.domain.lower_bound, read.domain.upper_bound) if known else data.x.aminmax()
+    domain: Any = read.domain
+    if domain not in (constraints.unit_interval, constraints.boolean):
+        known = isinstance(domain, constraints.integer_interval)
+        bounds = (domain.lower_bound, domain.upper_bound) if known else data.x.aminmax()
         low, high = (float(value) for value in bounds)
     return Contents(read.shape, read.domain, (low, high), read.columns, read.table)
 

@@ -25,12 +25,14 @@ class Place:
         name: the site's name.
         shape: the shape of one value.
         dtype: the dtype of its values.
+        device: their device.
         discrete: whether its values are classes, bits or counts.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
     discrete: bool
 
     @property
@@ -66,6 +68,7 @@ class Coordinates:
                     name,
                     tuple(value.shape[2:]),
                     value.dtype,
+                    value.device,
                     # The vectors of codes are discrete too, but no whole numbers.
                     bool(trace.nodes[name]["fn"].support.is_discrete)
                     and bool((value.double().round() == value).all()),
@@ -104,7 +107,7 @@ class Coordinates:
         parts = z.split(sizes, dim=1)
         return {
             place.name: (part.round() if place.discrete else part)
-            .to(place.dtype)
+            .to(place.device, place.dtype)
             .reshape(len(z), 1, *place.shape)
             for place, part in zip(self.places, parts, strict=True)
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from pyrovae.cli.explore.contents import Contents
@@ -72,7 +71,7 @@ class Decoder:
         if self.contents.table is not None:
             fn = self._likelihood(values, row)
             mean = mean_of(fn)[:, 0]
-            likely = most_probable(_unmasked(fn), torch.ones(1, 1, len(z)), mean)
+            likely = most_probable(_unmasked(fn), mean.new_ones(1, 1, len(z)), mean)
             return Decoded(mean, MODE, self.contents.words(likely))
         try:
             if isinstance(self.target, VAE):
@@ -80,8 +79,8 @@ class Decoder:
             return Decoded(mean_of(self._likelihood(values, row))[:, 0], MEAN, None)
         except UndefinedMean:
             fn = self._likelihood(values, row)
-            like = torch.zeros(len(z), *fn.event_shape)
-            likely = most_probable(fn, torch.ones(1, 1, len(z)), like)
+            like = row.x.new_zeros(len(z), *fn.event_shape)
+            likely = most_probable(fn, like.new_ones(1, 1, len(z)), like)
             return Decoded(likely, MODE, None)
 
     def _likelihood(self, values: Values, row: Given) -> Any:

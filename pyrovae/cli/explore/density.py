@@ -3,8 +3,9 @@ r"""How much prior and aggregate mass lies at a point, and whether it is a hole.
     log p(z),   log q(z) = log 1/N sum_n q(z | x_n)
 
 A point is a hole if q(z) < 0.05 p(z), the ratio of `Latents`: the prior samples there, and the
-decoder was not trained there. In many dimensions few data leave most of the prior in holes, so the
-share of the prior's own draws that lie in holes is said beside it.
+decoder was not trained there. In many dimensions N data leave most of the prior in holes, and q(z)
+is high near each of them. So the share of the prior's own draws that lie in holes is said beside a
+hole, and the share of the posteriors' own draws where q(z) is so high beside its opposite.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pyrovae.weights.posterior_means import PROBED
 __all__ = ["Density"]
 
 REFERENCE: Final = 64
-"""The draws of the prior whose share in holes is said."""
+"""The draws whose share is said."""
 
 
 class Density:
@@ -36,10 +37,14 @@ class Density:
         given: the data with their programs.
         coordinates: the latent sites.
         prior: draws of the prior, [M, D].
+        aggregate: draws of the posteriors, [M, D].
     """
 
-    def __init__(self, given: Given, coordinates: Coordinates, prior: Tensor) -> None:
-        self.given, self.coordinates, self.prior = given, coordinates, prior
+    def __init__(
+        self, given: Given, coordinates: Coordinates, prior: Tensor, aggregate: Tensor
+    ) -> None:
+        self.given, self.coordinates = given, coordinates
+        self.prior, self.aggregate = prior, aggregate
 
     def at(self, z: Tensor, row: Given) -> dict[str, Any]:
         """Return the log-densities at a point [1, D] in nats, and what they say.
@@ -86,7 +91,7 @@ class Density:
             ValueError: if the guide has no density, as a Delta.
         """
         posterior, values = self._posterior, self.coordinates.values(z)
-        nobody = torch.full((len(z),), -1)
+        nobody = torch.full((len(z),), -1, device=self.given.x.device)
         total: Tensor | None = None
         if any(site.dependent for site in posterior.sites):
             parts = (
@@ -114,7 +119,7 @@ class Density:
         return [drawn(self.given.pair[1], 1, *part) for part in self.given.passes(1)]
 
     def hole(self, prior: float, aggregate: float) -> str | None:
-        """Return a sentence if a point is a hole, or if the prior hardly samples there."""
+        """Return a sentence if a point is a hole, or if the prior is as thin there."""
         ratio, hole = aggregate - prior, math.log(Latents().hole)
         if ratio < hole:
             return (
@@ -123,15 +128,23 @@ class Density:
             )
         if -ratio < hole:
             return (
-                f"Outside the prior: p(z) is below {Latents().hole:g} q(z), so samples of the "
-                "model hardly come from here."
+                f"The prior is thin here: p(z) is below {Latents().hole:g} q(z), as at "
+                f"{self.share_outside:.0%} of the draws of the posteriors."
             )
         return None
 
     @cached_property
     def share_in_holes(self) -> float:
         """The share of the prior's draws at which q(z) < 0.05 p(z)."""
-        z, row = self.prior[:REFERENCE], self.given.first(1)
+        return (self._ratios(self.prior) < math.log(Latents().hole)).double().mean().item()
+
+    @cached_property
+    def share_outside(self) -> float:
+        """The share of the posteriors' draws at which p(z) < 0.05 q(z)."""
+        return (-self._ratios(self.aggregate) < math.log(Latents().hole)).double().mean().item()
+
+    def _ratios(self, draws: Tensor) -> Tensor:
+        """Return log q(z) - log p(z) at some of the draws."""
+        z, row = draws[:: max(1, len(draws) // REFERENCE)], self.given.first(1)
         log_prior = torch.tensor([self.log_prior(point[None], row) for point in z])
-        found = self.log_aggregate(z) < log_prior + math.log(Latents().hole)
-        return found.double().mean().item()
+        return self.log_aggregate(z) - log_prior

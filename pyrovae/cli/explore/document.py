@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ __all__ = ["document", "script"]
 
 FOLDER: Final = Path(__file__).parent
 
-SCRIPTS: Final = ("map.js", "draw.js", "page.js")
+SCRIPTS: Final = ("source.js", "map.js", "draw.js", "hands.js", "page.js")
 """The scripts of every page, in order."""
 
 
@@ -50,11 +51,9 @@ def document(title: str, *scripts: str, connect: str = "'none'") -> str:
         f"default-src 'none'; script-src {_hash(code)}; style-src {_hash(style)}; "
         f"img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
-    page = script("page.html")
     parts = {"POLICY": policy, "TITLE": str(escape(title)), "STYLE": style, "SCRIPT": code}
-    for name, text in parts.items():
-        page = page.replace(f"@{name}@", text, 1)
-    return page
+    names = "|".join(parts)  # in one pass: a part may contain the name of another
+    return re.sub(f"@({names})@", lambda met: parts[met[1]], script("page.html"))
 
 
 def _hash(text: str) -> str:

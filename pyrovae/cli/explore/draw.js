@@ -123,7 +123,7 @@ function show(holder, world, series, side = 150) {
 }
 
 /* Show the steps of an interpolation, one after another. */
-function showSteps(holder, world, steps, side = 84) {
+function showSteps(holder, world, steps, side = 76) {
   const named = steps.map((step, i) => ({ ...step, name: `${i + 1}` }));
   if (world.kind === "table") holder.replaceChildren(tabled(world, named, steps[0].x.map((_, i) => i)));
   else if (world.kind === "image") {

@@ -218,7 +218,7 @@ def _decoder(world: World) -> dict[str, Any]:
         raise NotExpressible("the model is a program of one's own, not a VAE of a likelihood")
     places, width = _places(world, vae), world.posteriors.z.shape[1]
     rows = world.given.first(CHECKED)
-    z = world.z[: len(rows), places].to(rows.x.device)
+    z = world.z[: len(rows), places]
     data = as_data(vae, z, *rows.context, likely=world.contents.table is not None)
     if places != list(range(width)):
         rest = data["inputs"] - len(places)
@@ -347,18 +347,20 @@ def _spheres(world: World) -> list[list[int]]:
 
 def _templates(world: World) -> dict[str, str | None]:
     """Return the lines of Python for points and paths that the page fills in."""
-    lines = world.lines
-    decode = lines.decode([[ROW]], DATUM).replace(f"[{ROW!r}]", "@rows@")
-    between = None
+    lines, between = world.lines, None
     if lines.simple and not world.spheres:
         between = lines.between(DATUM, OTHER, STEPS)
-    return {
-        "decode": _filled(decode),
-        "between": None if between is None else _filled(between),
+    found = {
+        "decode": lines.decode([[ROW]], DATUM),
+        "density": lines.density([ROW], DATUM),
+        "between": between,
     }
+    return {name: None if text is None else _filled(text) for name, text in found.items()}
 
 
 def _filled(lines: str) -> str:
+    """Return lines with names in the place of the numbers that stand for others."""
+    lines = lines.replace(f"[{ROW!r}]", "@rows@")
     for number, name in ((DATUM, "@a@"), (OTHER, "@b@"), (STEPS, "@n@")):
         lines = lines.replace(str(number), name)
     return lines

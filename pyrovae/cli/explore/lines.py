@@ -90,7 +90,7 @@ iwae, elbo, khat = pv.bounds.iwae(log_w), pv.bounds.elbo(log_w), pv.psis.pareto_
 
     def decode(self, z: Sequence[Sequence[float]], at: int) -> str:
         """Return the lines that decode points [S, D] with the context of datum `at`."""
-        rows = ",\n    ".join(f"[{', '.join(repr(round(float(v), 6)) for v in row)}]" for row in z)
+        rows = ",\n    ".join(f"[{_row(row)}]" for row in z)
         if not self.simple:
             return f"found = world.decode([\n    {rows},\n], {at})"
         beside = ""
@@ -98,7 +98,16 @@ iwae, elbo, khat = pv.bounds.iwae(log_w), pv.bounds.elbo(log_w), pv.psis.pareto_
             beside = f", *(value[[{at}]].expand(len(z), -1) for value in context)"
         return f"z = torch.tensor([\n    {rows},\n])\nmeans = vae.decode(z{beside}).mean"
 
+    def density(self, z: Sequence[float], at: int) -> str:
+        """Return the lines that weigh the prior and the aggregate posterior at a point [D]."""
+        first = f"{self.origin.again}\n\n" if self.simple else ""
+        return f"{first}densities = world.density([{_row(z)}], {at})"
+
     def between(self, a: int, b: int, steps: int) -> str:
         """Return the lines that interpolate between two data."""
         beside = f", *(value[[{a}, {b}]] for value in context)" if self.context else ""
         return f"means = pv.interpolate(vae, x[[{a}, {b}]]{beside}, steps={steps}).means"
+
+
+def _row(z: Sequence[float]) -> str:
+    return ", ".join(repr(round(float(value), 6)) for value in z)

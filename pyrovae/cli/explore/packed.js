@@ -134,7 +134,7 @@ class Packed {
       x: found.map(({ x }) => x),
       of: found[0].of,
       cells: cells.every(Boolean) ? cells : null,
-      python: this.lines(z, at),
+      python: this.lines("decode", z, at),
     };
   }
 
@@ -170,7 +170,7 @@ class Packed {
     return { z: z.map(rounded), python };
   }
 
-  async density(z) {
+  async density(z, at = 0) {
     const { least, sentences, missing } = this.said.density;
     const prior = this.prior ? this.prior.log(z) : null;
     const aggregate = this.aggregate ? this.aggregate.log(z) : null;
@@ -179,13 +179,13 @@ class Packed {
       if (aggregate - prior < least) [hole] = sentences;
       else if (prior - aggregate < least) [, hole] = sentences;
     }
-    return { prior, aggregate, hole, missing };
+    return { prior, aggregate, hole, missing, python: this.lines("density", [z], at) };
   }
 
-  /* The lines of Python that decode points, with a number as Python writes it. */
-  lines(z, at) {
+  /* The lines of Python for points, with a number as Python writes it. */
+  lines(of, z, at) {
     const number = (v) => (Number.isInteger(v) ? v.toFixed(1) : String(v));
     const rows = z.map((row) => `[${row.map(number).join(", ")}]`).join(",\n    ");
-    return this.said.python.decode.replace("@rows@", () => rows).replaceAll("@a@", at);
+    return this.said.python[of].replace("@rows@", () => rows).replaceAll("@a@", at);
   }
 }

@@ -1,76 +1,7 @@
 "use strict";
 /* The explorer: it asks a source for what it shows, a server (`Served`) or the page itself. */
 
-/* The source of a page that is served: questions to the server beside the page. */
-class Served {
-  constructor(base) {
-    this.base = base;
-  }
-
-  async ask(name, ...args) {
-    let answer;
-    try {
-      answer = await fetch(this.base + name, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(args),
-      });
-    } catch {
-      throw new Error("The server does not answer: start `pyrovae explore` again and open its new address.");
-    }
-    const text = await answer.text();
-    let said = {};
-    try {
-      said = JSON.parse(text);
-    } catch {
-      said = { error: text.trim() };
-    }
-    if (!answer.ok) throw new Error(said.error || `The server answered ${answer.status}.`);
-    return said;
-  }
-
-  world() { return this.ask("world"); }
-  datum(i) { return this.ask("datum", i); }
-  decode(z, at) { return this.ask("decode", z, at); }
-  path(start, end, n, rows) { return this.ask("path", start, end, n, rows); }
-  density(z, at) { return this.ask("density", z, at); }
-  measure(start) { return this.ask("measure", start); }
-  plane(name) { return this.ask("plane", name); }
-}
-
-const $ = (id) => document.getElementById(id);
-const STEPS = 9, NEAR = 14;
-
-/* Run a question at a time, and after it the last one that came meanwhile; its trouble is its own. */
-function latest(of, work) {
-  let running = false, next = null;
-  return async function run(...args) {
-    next = args;
-    if (running) return;
-    running = true;
-    while (next) {
-      const now = next;
-      next = null;
-      try {
-        await work(...now);
-        trouble(null, of);
-      } catch (error) {
-        trouble(error.message, of);
-      }
-    }
-    running = false;
-  };
-}
-
-const troubles = new Map();
-
-/* Say what is wrong with one of the things that are shown; null if nothing is any more. */
-function trouble(message, of = "page") {
-  if (message) troubles.set(of, message);
-  else troubles.delete(of);
-  $("trouble").hidden = !troubles.size;
-  $("trouble").textContent = [...new Set(troubles.values())].join(" ");
-}
+const STEPS = 9;
 
 class Explorer {
   constructor(source, world) {
@@ -96,7 +27,7 @@ class Explorer {
     this.said("");
     this.options();
     this.sliders();
-    this.listen();
+    new Hands(this).listen();
     this.listed();
     this.python(world.python && world.python.view, "the map");
     $("index").max = this.data.length - 1;
@@ -317,7 +248,7 @@ class Explorer {
     show($("decoded"), this.world, [{ name: found.of || "mean of p(x | z)", x: found.x[0], cells: found.cells && found.cells[0] }]);
     $("decoded").dataset.z = JSON.stringify(z);
     const ofDatum = this.datum !== null && this.data[this.datum].every((value, k) => value === z[k]);
-    if (!ofDatum) this.python(found.python, "the point");
+    if (!ofDatum) this.pointLines({ decode: found.python });
   }
 
   async showDensity() {
@@ -325,8 +256,17 @@ class Explorer {
     const nats = (value) => (value === null ? "unknown" : `${short(value, 2)} nats`);
     $("density").replaceChildren(
       `log p(z) ${nats(found.prior)}, log q(z) ${nats(found.aggregate)}. `,
-      found.hole ? element("span", { className: "warned" }, found.hole) : "", found.missing || "",
+      element("span", { className: (found.hole || "").startsWith("A hole") ? "warned" : "" }, found.hole || ""),
+      found.missing || "",
     );
+    if (this.lines) this.pointLines({ density: found.python });
+  }
+
+  /* The lines of the point: those that decode it, and those that weigh it. */
+  pointLines(some) {
+    this.lines = { ...this.lines, ...some };
+    const { decode, density } = this.lines;
+    this.python([decode, density].filter(Boolean).join("\n\n"), "the point");
   }
 
   take(x, y) {
@@ -369,6 +309,20 @@ class Explorer {
       return element("div", {}, element("h3", {}, title), ...inside);
     });
     $("lists").replaceChildren(...parts);
+    if (this.world.kind === "image") this.pictured([...$("lists").querySelectorAll("button")]);
+  }
+
+  /* Put its picture on each button of the lists, one after another. */
+  async pictured(buttons) {
+    for (const button of buttons) {
+      const i = Number(button.textContent);
+      try {
+        button.prepend(picture(this.world, (await this.source.datum(i)).x, `datum ${i}`, 44));
+      } catch (error) {
+        return trouble(error.message, "lists");
+      }
+    }
+    return undefined;
   }
 
   /* Measure batch after batch, and wait where a person is moving. */
@@ -396,103 +350,10 @@ class Explorer {
 
   python(lines, of) {
     if (!lines) return;
+    if (of !== "the point") this.lines = null;
     const start = this.world.python && this.world.python.start;
     $("python-of").textContent = `The lines of ${of}.`;
     $("python").textContent = start ? `${start}\n\n${lines}` : lines;
-  }
-
-  /* ---- hands and keys ---- */
-
-  listen() {
-    const replot = () => this.replot();
-    for (const id of ["color", "prior", "aggregate"]) $(id).addEventListener("change", replot);
-    for (const id of ["plane", "across", "up"]) $(id).addEventListener("change", () => this.choosePlane());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", replot);
-    $("whole").addEventListener("click", () => this.map.whole());
-    $("index").addEventListener("change", () => this.select(Number($("index").value)));
-    $("from").addEventListener("click", () => this.end(0));
-    $("to").addEventListener("click", () => this.end(1));
-    $("copy").addEventListener("click", () => this.copy());
-    this.pointer($("map"));
-    $("map").addEventListener("keydown", (event) => this.key(event));
-  }
-
-  pointer(canvas) {
-    const held = new Map();
-    let dragged = false;
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      held.set(event.pointerId, this.map.at(event));
-      if (held.size === 1) dragged = false;
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const [x, y] = this.map.at(event), before = held.get(event.pointerId);
-      if (!before) return this.hover(x, y);
-      if (!dragged && Math.hypot(x - before[0], y - before[1]) < 4) return undefined;
-      dragged = true;
-      if (held.size === 2) this.pinch(held, event.pointerId, x, y);
-      else this.map.pan(x - before[0], y - before[1]);
-      held.set(event.pointerId, [x, y]);
-      return undefined;
-    });
-    const release = (event) => {
-      const there = held.delete(event.pointerId);
-      if (there && !dragged && event.type === "pointerup") this.clicked(event);
-    };
-    for (const type of ["pointerup", "pointercancel"]) canvas.addEventListener(type, release);
-    canvas.addEventListener("pointerleave", () => this.hover(-1e9, -1e9));
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.map.zoom(Math.exp(-event.deltaY / 400), ...this.map.at(event));
-    }, { passive: false });
-  }
-
-  pinch(held, moved, x, y) {
-    const [[, other]] = [...held].filter(([id]) => id !== moved), [bx, by] = held.get(moved);
-    const factor = Math.hypot(x - other[0], y - other[1]) / (Math.hypot(bx - other[0], by - other[1]) || 1);
-    this.map.zoom(factor, ...other);
-  }
-
-  clicked(event) {
-    const [px, py] = this.map.at(event);
-    if (event.shiftKey || $("takes").value === "point") return this.take(...this.map.toPlane(px, py));
-    const found = this.map.nearest(px, py, 4 * NEAR * devicePixelRatio);
-    return found === null ? undefined : this.select(found);
-  }
-
-  hover(px, py) {
-    const found = this.map.nearest(px, py, NEAR * devicePixelRatio);
-    if (found === this.hovered) return;
-    this.hovered = found;
-    this.marks(found);
-    if (found !== null) this.previewed(found);
-    else if (this.datum !== null) this.previewed(this.datum);
-  }
-
-  key(event) {
-    const step = 40 * devicePixelRatio, { map } = this, centre = () => map.toPlane(map.canvas.width / 2, map.canvas.height / 2);
-    const keys = {
-      ArrowLeft: () => map.pan(step, 0), ArrowRight: () => map.pan(-step, 0),
-      ArrowUp: () => map.pan(0, step), ArrowDown: () => map.pan(0, -step),
-      "+": () => map.zoom(1.25), "=": () => map.zoom(1.25), "-": () => map.zoom(0.8), 0: () => map.whole(),
-      n: () => this.select(Math.min((this.datum ?? -1) + 1, this.data.length - 1)),
-      p: () => this.select(Math.max((this.datum ?? 1) - 1, 0)),
-      Enter: () => this.take(...centre()), a: () => this.end(0), b: () => this.end(1),
-    };
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    keys[event.key]();
-  }
-
-  async copy() {
-    try {
-      await navigator.clipboard.writeText($("python").textContent);
-      $("copy").textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren($("python"));
-      $("copy").textContent = "Selected: copy it";
-    }
-    setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
   }
 }
 

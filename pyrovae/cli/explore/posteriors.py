@@ -84,7 +84,7 @@ def _scale(coordinates: Coordinates, trace: Any, like: Tensor) -> Tensor:
         try:
             scale = fn.stddev.expand(value.shape)
         except (NotImplementedError, AttributeError, ValueError, RuntimeError):
-            scale = torch.full(value.shape, math.nan)
+            scale = torch.full(value.shape, math.nan, device=value.device)
         found[place.name] = scale.where(scale.isfinite(), math.nan)
     return coordinates.vectors(found).to(like)
 

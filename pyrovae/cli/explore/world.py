@@ -96,7 +96,9 @@ class World:
             self.posteriors = Posteriors.of(self.given)
             self.prior, self.no_prior = self._prior()
         self.decoder = Decoder(target, self.posteriors.coordinates, self.contents)
-        self.density_at = Density(self.given, self.posteriors.coordinates, self.prior)
+        self.density_at = Density(
+            self.given, self.posteriors.coordinates, self.prior, self._aggregate()
+        )
         self.lines = Lines(origin, self._simple(), bool(context))
         self.measured: dict[int, dict[str, list[float]]] = {}
         self.missing: str | None = None
@@ -104,7 +106,7 @@ class World:
     @property
     def z(self) -> Tensor:
         """The posterior means, [N, D]."""
-        return self.posteriors.z.to(self.given.x.dtype)
+        return self.posteriors.z.to(self.given.x)
 
     def world(self) -> dict[str, Any]:
         """Return the map, the latents and the colors: what is shown first.
@@ -204,20 +206,23 @@ class World:
             raise ValueError(f"a path has 2 to {MOST_STEPS} points; got {n}")
         shares = torch.linspace(0, 1, n, dtype=torch.float64)
         ends = self.posteriors.coordinates.values(_points([start, end]))
-        steps = {
-            name: (spherical if name in self.spheres else linear)(
-                *value.double().flatten(1), shares
-            ).reshape(1, n, -1)
-            for name, value in ends.items()
-        }
+        steps = {}
+        for name, value in ends.items():
+            a, b = value.double().flatten(1)
+            way = spherical if name in self.spheres else linear
+            steps[name] = way(a, b, shares).reshape(1, n, -1)
         z = _rounded(self.posteriors.coordinates.vectors(steps))
         known = rows is not None and len(rows) == 2 and self.lines.simple and not self.spheres
-        return {"z": z, "python": self.lines.between(*rows, n) if rows and known else None}
+        return {
+            "z": z,
+            "python": self.lines.between(rows[0], rows[1], n) if rows and known else None,
+        }
 
     def density(self, z: Sequence[float], at: int = 0) -> dict[str, Any]:
         """Return log p(z), log q(z) in nats at a point, and whether it is a hole."""
         with self._quiet():
-            return self.density_at.at(_points([z]), self._row(at))
+            found = self.density_at.at(_points([z]), self._row(at))
+        return {**found, "python": self.lines.density(z, at)}
 
     def measure(self, start: int) -> dict[str, Any]:
         """Return the bounds of the batch of data from row `start` on, in nats.
@@ -238,7 +243,11 @@ class World:
                 self.missing = f"The bounds are missing: {one_line(error)}"
         after = start + bounds.BATCH
         last = self.missing is not None or after >= len(self.given)
-        batch = {"start": start, "next": None if last else after, "missing": self.missing}
+        batch: dict[str, Any] = {
+            "start": start,
+            "next": None if last else after,
+            "missing": self.missing,
+        }
         batch |= self.measured.get(start, {})
         return batch | self._summary()
 
@@ -396,5 +405,5 @@ def _points(z: Sequence[Sequence[float]]) -> Tensor:
 
 def _rounded(values: Tensor) -> list[Any]:
     """Return values with the decimals that are sent; NaN stays NaN, which JSON has as null."""
-    rounded: list[Any] = np.round(values.double().numpy(), DIGITS).tolist()
+    rounded: list[Any] = np.round(values.double().cpu().numpy(), DIGITS).tolist()
     return rounded
