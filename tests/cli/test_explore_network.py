@@ -177,6 +177,24 @@ def test_every_decoder_family_and_likelihood_decodes_as_torch_does(page, name):
     assert error(found, vae.decode(Z, *case.context).mean) < 1e-5
 
 
+LIKELY = {
+    "Bernoulli": (pv.likelihoods.Bernoulli, 1, range(2)),
+    "Categorical": (lambda net: pv.likelihoods.Categorical(net, classes=4), 4, range(4)),
+}
+
+
+@pytest.mark.parametrize("name", LIKELY)
+def test_the_most_probable_values_are_those_of_torch(page, name):
+    family, outputs, levels = LIKELY[name]
+    vae = decoder(moved(MLP(2, 20, outputs * 6)), family)
+    z = 3 * torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
+    fn = vae.decode(z).base_dist
+    wanted = torch.stack([fn.log_prob(torch.tensor(float(level))) for level in levels]).argmax(0)
+    found = in_the_browser(page, as_data(vae, z, likely=True), z)
+    assert found.tolist() == wanted.tolist()
+    assert set(wanted.flatten().tolist()) == set(levels)
+
+
 def test_images_of_two_numbers_per_pixel_decode_as_torch_does(page):
     net = Folded(nn.Sequential(nn.Linear(2, 4 * 6), nn.Unflatten(1, (4, 2, 3))))
     vae = decoder(net, lambda net: pv.likelihoods.Normal(net, scale="network"))

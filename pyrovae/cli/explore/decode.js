@@ -391,26 +391,6 @@ function likeliest(x, { levels: number }) {
   return vector(best);
 }
 
-function likeliestLogistic(x, { components, levels: number }) {
-  const block = x.at.length / 3;
-  const size = block / components;
-  const parts = softmax({ shape: [components, size], at: x.at.slice(0, block) }, { axis: -2 });
-  const middle = (number - 1) / 2;
-  const chance = new Float64Array(number * size);
-  parts.at.forEach((share, i) => {
-    const loc = middle * (1 + x.at[block + i]);
-    const scale = middle * positive(x.at[2 * block + i]);
-    const inside = -Math.expm1(-1 / scale);
-    for (let k = 0; k < number; k += 1) {
-      const below = k === 0 ? 1 : sigmoid((loc - k + 0.5) / scale);
-      const above = k === number - 1 ? 1 : sigmoid((k + 0.5 - loc) / scale);
-      const both = k === 0 || k === number - 1 ? 1 : inside;
-      chance[k * size + (i % size)] += share * below * above * both;
-    }
-  });
-  return likeliest(vector(chance), { levels: number });
-}
-
 const KINDS = {
   linear,
   ...Object.fromEntries(
@@ -444,7 +424,6 @@ const KINDS = {
   logistics,
   above: (x) => map(x, (h) => (h > 0 ? 1 : 0)),
   likeliest,
-  likeliest_logistic: likeliestLogistic,
 };
 
 return { Decoder, KINDS, unpacked };

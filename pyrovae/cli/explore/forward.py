@@ -133,15 +133,6 @@ def _likeliest(layer: Layer, x: Tensor) -> Tensor:
     return x.unflatten(-1, (layer["levels"], -1)).argmax(-2).to(x.dtype)
 
 
-def _likeliest_logistic(layer: Layer, x: Tensor) -> Tensor:
-    half = (layer["levels"] - 1) / 2
-    logits, loc, raw = x.unflatten(-1, (3, layer["components"], -1)).unbind(-3)
-    fn = DiscretizedLogistic(half * (1 + loc), half * positive(raw), layer["levels"])
-    scores = [fn.log_prob(x.new_full((), level)) for level in range(layer["levels"])]
-    mixed = (torch.stack(scores) + logits.log_softmax(-2)).exp().sum(-2)
-    return mixed.argmax(0).to(x.dtype)
-
-
 KINDS: Final[Mapping[str, Callable[[Layer, Tensor], Tensor]]] = {
     "linear": lambda layer, x: F.linear(x, layer["weight"], layer["bias"]),
     **dict.fromkeys(ACTIVATIONS, _activation),
@@ -177,5 +168,4 @@ KINDS: Final[Mapping[str, Callable[[Layer, Tensor], Tensor]]] = {
     "logistics": _logistics,
     "above": lambda _, x: (x > 0).to(x.dtype),
     "likeliest": _likeliest,
-    "likeliest_logistic": _likeliest_logistic,
 }

@@ -184,11 +184,8 @@ HEADS: Final[Heads] = {
 LIKELY: Final[Heads] = {
     likelihoods.Bernoulli: lambda _: [{"kind": "above"}],
     likelihoods.Categorical: lambda of: [{"kind": "likeliest", "levels": of.classes}],
-    likelihoods.DiscretizedLogisticMixture: lambda of: [
-        {"kind": "likeliest_logistic", "components": of.components, "levels": of.levels}
-    ],
 }
-"""The layers to the most probable value, of likelihoods of finitely many."""
+"""The layers to the most probable value, for the likelihoods of which `most_probable` finds it."""
 
 
 def _wanted(vae: Any, z: Tensor, *context: Tensor, likely: bool) -> Tensor:

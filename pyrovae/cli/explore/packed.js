@@ -184,7 +184,7 @@ class Packed {
 
   /* The lines of Python for points, with a number as Python writes it. */
   lines(of, z, at) {
-    const number = (v) => (Number.isInteger(v) ? v.toFixed(1) : String(v));
+    const number = (v) => (Number.isInteger(v) ? v.toFixed(1) : String(Math.round(v * 1e6) / 1e6));
     const rows = z.map((row) => `[${row.map(number).join(", ")}]`).join(",\n    ");
     return this.said.python[of].replace("@rows@", () => rows).replaceAll("@a@", at);
   }
