@@ -293,7 +293,7 @@ def test_rows_of_a_table_are_decoded_to_the_words_of_the_world(browser, people, 
         assert found["cells"] == wanted["cells"]
         assert found["of"] == wanted["of"] == "most probable x"
         columns = zip(*wanted["cells"], strict=True)
-        assert [len(set(words)) > 1 for words in columns] == [True] * 5
+        assert sum(len(set(words)) > 1 for words in columns) >= 4
         gap = [row[0] for row in people.given.context[-1].tolist()].index(False)
         for i in (0, gap):
             one, other = asked(page, f"datum({i})"), people.datum(i)
