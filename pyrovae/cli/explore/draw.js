@@ -68,10 +68,10 @@ function extent(series) {
 }
 
 /* A chart of series over the entries of x: bars of the first if it holds counts, else lines. */
-function chart(world, series, label, [low, high] = extent(series)) {
-  const canvas = element("canvas", { className: "chart", role: "img", width: 800, height: 280 });
+function chart(world, series, label, [low, high] = extent(series), width = 800) {
+  const canvas = element("canvas", { className: "chart", role: "img", width, height: 280 });
   canvas.setAttribute("aria-label", label);
-  const context = canvas.getContext("2d"), { width, height } = canvas;
+  const context = canvas.getContext("2d"), { height } = canvas;
   const channels = world.kind === "sequence" ? world.shape[world.shape.length - 1] : 1;
   const length = series[0].x.length / channels;
   const at = (i) => 50 + ((i + 0.5) / length) * (width - 60);
@@ -131,7 +131,7 @@ function showSteps(holder, world, steps, side = 76) {
   } else {
     const range = extent(steps);
     holder.replaceChildren(...named.map((step) => {
-      const drawn = figure(chart(world, [{ ...step, bars: world.kind === "counts" }], `step ${step.name}`, range), step.name);
+      const drawn = figure(chart(world, [{ ...step, bars: world.kind === "counts" }], `step ${step.name}`, range, 300), step.name);
       drawn.style.width = "11rem";
       return drawn;
     }));

@@ -65,6 +65,7 @@ class World:
 
     Example:
         >>> import torch, pyrovae as pv
+        >>> from pyrovae.cli.explore import World
         >>> vae = pv.mlp_vae(64, latents=3, hidden=16)
         >>> world = World(vae, torch.rand(20, 64).round())
         >>> sorted(world.measure(0)["lists"])
