@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
-from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
-from pyrovae.likelihoods.counts import log_mean
-from pyrovae.nets import SMALLEST_SCALE, positive
+import pyrovae as pv
 
 __all__ = ["ACTIVATIONS", "Layer", "forward"]
 
 Layer = dict[str, Any]
+
+discretized = pv.distributions.discretized
 
 ACTIVATIONS: Final = (
     *("relu", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "softplus"),
@@ -99,7 +98,9 @@ def _block(layer: Layer, x: Tensor) -> Tensor:
 
 def _beta(_: Layer, x: Tensor) -> Tensor:
     logits, raw = x.chunk(2, -1)
-    a, b = (positive(raw) * h.sigmoid() + SMALLEST_SCALE for h in (logits, -logits))
+    a, b = (
+        pv.nets.positive(raw) * h.sigmoid() + pv.nets.SMALLEST_SCALE for h in (logits, -logits)
+    )
     return a / (a + b)
 
 
@@ -111,7 +112,7 @@ def _means(layer: Layer, x: Tensor) -> Tensor:
     if layer["gated"]:
         output, gates = output.chunk(2, -1)
         shown = torch.sigmoid(-gates)
-    return shown * log_mean(output, size).clamp(max=layer["most"]).exp()
+    return shown * pv.likelihoods.counts.log_mean(output, size).clamp(max=layer["most"]).exp()
 
 
 def _shares(_: Layer, x: Tensor) -> Tensor:
@@ -119,13 +120,17 @@ def _shares(_: Layer, x: Tensor) -> Tensor:
 
 
 def _levels(layer: Layer, x: Tensor) -> Tensor:
-    return Levels(x.unflatten(-1, (layer["levels"], -1)).transpose(-1, -2)).mean
+    return pv.distributions.discretized.Levels(
+        x.unflatten(-1, (layer["levels"], -1)).transpose(-1, -2)
+    ).mean
 
 
 def _logistics(layer: Layer, x: Tensor) -> Tensor:
     half = (layer["levels"] - 1) / 2
     logits, loc, raw = x.unflatten(-1, (3, layer["components"], -1)).unbind(-3)
-    means = DiscretizedLogistic(half * (1 + loc), half * positive(raw), layer["levels"]).mean
+    means = discretized.DiscretizedLogistic(
+        half * (1 + loc), half * pv.nets.positive(raw), layer["levels"]
+    ).mean
     return (logits.softmax(-2) * means).sum(-2)
 
 
@@ -160,7 +165,7 @@ KINDS: Final[Mapping[str, Callable[[Layer, Tensor], Tensor]]] = {
     "columns": _columns,
     "beside": _beside,
     "block": _block,
-    "tilted": lambda _, x: ContinuousBernoulli(x).mean,
+    "tilted": lambda _, x: pv.distributions.continuous_bernoulli.ContinuousBernoulli(x).mean,
     "beta": _beta,
     "means": _means,
     "shares": _shares,

@@ -13,9 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from pyrovae import nets
+import pyrovae as pv
 from pyrovae.cli.explore.forward import Layer, forward
-from pyrovae.nets.blocks import Offset, Residual
 
 __all__ = ["NotExpressible", "layers_of"]
 
@@ -145,8 +144,8 @@ def _upsample(module: Any, x: Tensor) -> list[Layer]:
     return [{"kind": "repeat", "by": [int(n) for n in by]}]
 
 
-_INSIDE: Final = (nets.MLP, nets.GatedMLP, nets.ResidualMLP)
-_IMAGES: Final = (nets.ConvDecoder, nets.ResNetDecoder)
+_INSIDE: Final = (pv.nets.MLP, pv.nets.GatedMLP, pv.nets.ResidualMLP)
+_IMAGES: Final = (pv.nets.ConvDecoder, pv.nets.ResNetDecoder)
 _NOTHING: Final = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
@@ -156,10 +155,12 @@ MODULES: Final[dict[type, Callable[[Any, Tensor], list[Layer]]]] = {
     **dict.fromkeys(_IMAGES, _of_image),
     **dict.fromkeys(_NOTHING, lambda module, x: []),
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
-    nets.Folded: _folded,
-    nets.Rescaled: _rescaled,
-    Residual: lambda net, x: [{"kind": "residual", "layers": layers_of(net.inner, x)}],
-    Offset: lambda net, x: [{"kind": "add", "values": net.bias}],
+    pv.nets.Folded: _folded,
+    pv.nets.Rescaled: _rescaled,
+    pv.nets.blocks.Residual: lambda net, x: [
+        {"kind": "residual", "layers": layers_of(net.inner, x)}
+    ],
+    pv.nets.blocks.Offset: lambda net, x: [{"kind": "add", "values": net.bias}],
     nn.Flatten: _reshaped,
     nn.Unflatten: _reshaped,
     nn.Linear: _linear,

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import likelihoods, nets
+import pyrovae as pv
 from pyrovae.cli.explore.forward import Layer, forward
 from pyrovae.cli.explore.layers import NotExpressible, layers_of
-from pyrovae.distributions.counts import HIGHEST_LOG_MEAN, LARGEST_LOG
 from pyrovae.measure.most_probable import most_probable
 from pyrovae.weights.sites import UndefinedMean, mean_of
 from pyrovae.weights.target import evaluation_mode
@@ -37,6 +36,8 @@ __all__ = [
     "unpacked",
     "with_weights",
 ]
+
+counts = pv.distributions.counts
 
 Heads = dict[type, Callable[[Any], list[Layer]]]
 
@@ -75,7 +76,7 @@ def as_data(vae: Any, z: Tensor, *context: Tensor, likely: bool = False) -> dict
         True
     """
     likelihood = getattr(vae, "likelihood", None)
-    if type(likelihood) is likelihoods.Masked:
+    if type(likelihood) is pv.likelihoods.Masked:
         likelihood = likelihood.likelihood
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) < 2:
         met = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
@@ -97,7 +98,7 @@ def as_columns(vae: Any, *context: Any) -> list[Tensor]:
     Raises:
         NotExpressible: if an argument is not a tensor with a row for each datum.
     """
-    if type(getattr(vae, "likelihood", None)) is likelihoods.Masked:
+    if type(getattr(vae, "likelihood", None)) is pv.likelihoods.Masked:
         context = context[:-1]
     for value in context:
         if not isinstance(value, Tensor) or value.ndim == 0:
@@ -107,7 +108,7 @@ def as_columns(vae: Any, *context: Any) -> list[Tensor]:
 
 def _of_likelihood(likelihood: Any, inputs: Tensor, given: int, heads: Heads) -> list[Layer]:
     """Return the layers from the inputs, latents and `given` contexts, to the mean."""
-    if type(likelihood) is likelihoods.Columns:
+    if type(likelihood) is pv.likelihoods.Columns:
         trunk = [] if likelihood.trunk is None else _of_net(likelihood.trunk, inputs, given)
         x, given = forward(trunk, inputs), given * (likelihood.trunk is None)
         branches = [_of_likelihood(part, x, given, heads) for part in likelihood.likelihoods]
@@ -140,8 +141,8 @@ def _of_net(net: Any, inputs: Tensor, given: int) -> list[Layer]:
 
 
 JOINING: Final = (
-    *(nets.MLP, nets.GatedMLP, nets.ResidualMLP),
-    *(nets.ConvDecoder, nets.ResNetDecoder),
+    *(pv.nets.MLP, pv.nets.GatedMLP, pv.nets.ResidualMLP),
+    *(pv.nets.ConvDecoder, pv.nets.ResNetDecoder),
 )
 """Networks that take latents and contexts side by side."""
 
@@ -163,18 +164,20 @@ def _shares(likelihood: Any) -> list[Layer]:
 
 
 HEADS: Final[Heads] = {
-    likelihoods.Bernoulli: lambda _: [{"kind": "sigmoid"}],
-    likelihoods.ContinuousBernoulli: lambda _: [{"kind": "tilted"}],
-    likelihoods.Beta: lambda _: [{"kind": "beta"}],
-    likelihoods.Normal: _location,
-    likelihoods.Laplace: _location,
-    likelihoods.StudentT: _location,
-    likelihoods.Poisson: _counts(HIGHEST_LOG_MEAN),
-    likelihoods.NegativeBinomial: _counts(LARGEST_LOG),
-    likelihoods.ZeroInflatedNegativeBinomial: _counts(LARGEST_LOG, gated=True),
-    likelihoods.Multinomial: _shares,
-    likelihoods.Categorical: lambda of: [{"kind": "levels", "levels": of.classes}],
-    likelihoods.DiscretizedLogisticMixture: lambda of: [
+    pv.likelihoods.Bernoulli: lambda _: [{"kind": "sigmoid"}],
+    pv.likelihoods.ContinuousBernoulli: lambda _: [{"kind": "tilted"}],
+    pv.likelihoods.Beta: lambda _: [{"kind": "beta"}],
+    pv.likelihoods.Normal: _location,
+    pv.likelihoods.Laplace: _location,
+    pv.likelihoods.StudentT: _location,
+    pv.likelihoods.Poisson: _counts(counts.HIGHEST_LOG_MEAN),
+    pv.likelihoods.NegativeBinomial: _counts(counts.LARGEST_LOG),
+    pv.likelihoods.ZeroInflatedNegativeBinomial: _counts(
+        pv.distributions.counts.LARGEST_LOG, gated=True
+    ),
+    pv.likelihoods.Multinomial: _shares,
+    pv.likelihoods.Categorical: lambda of: [{"kind": "levels", "levels": of.classes}],
+    pv.likelihoods.DiscretizedLogisticMixture: lambda of: [
         {"kind": "logistics", "components": of.components, "levels": of.levels}
     ],
 }
@@ -182,8 +185,8 @@ HEADS: Final[Heads] = {
 
 
 LIKELY: Final[Heads] = {
-    likelihoods.Bernoulli: lambda _: [{"kind": "above"}],
-    likelihoods.Categorical: lambda of: [{"kind": "likeliest", "levels": of.classes}],
+    pv.likelihoods.Bernoulli: lambda _: [{"kind": "above"}],
+    pv.likelihoods.Categorical: lambda of: [{"kind": "likeliest", "levels": of.classes}],
 }
 """The layers to the most probable value, for the likelihoods of which `most_probable` finds it."""
 
