@@ -146,7 +146,8 @@ examples:
     "explore": """\
 examples:
   pyrovae explore runs/digits
-  pyrovae explore runs/cells --split train -n 2000 --port 8000""",
+  pyrovae explore runs/cells --split train -n 2000 --port 8000
+  pyrovae explore runs/digits --out digits.html""",
     "impute": """\
 examples:
   pyrovae impute runs/people --data gaps.parquet --out filled.parquet""",

@@ -277,7 +277,8 @@ def explore(run: Folder, /, *, options: Explored = Explored()) -> int:
 
     Serves a page on this machine alone, at an address with a token, until Ctrl-C: the map of
     posterior means over the prior and the aggregate posterior, each datum with its bounds, a
-    slider for each latent, decoded at once. Nothing is written. Needs 'pyrovae[explore]'.
+    slider for each latent, decoded at once. Nothing is written. Needs 'pyrovae[explore]'. With
+    `--out`, the page is written to one file instead, which opens without a server.
     """
     from pyrovae.cli.explore import command
 

@@ -4,6 +4,7 @@ Like `options`, this module does not import torch, and its annotations are evalu
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -81,6 +82,11 @@ class Explored(Opened):
 
     split: Annotated[Split, Parameter(help="The split of the data.")] = "test"
     number: Annotated[
-        Count | None, Parameter(name="-n", help="The number of data, the first ones (10000).")
+        Count | None,
+        Parameter(name="-n", help="The number of data, the first ones (10000; 2000 in a file)."),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Parameter(help="Write one HTML file that needs no server, instead of serving the page."),
     ] = None
     port: Annotated[Place, Parameter(help="The port, on this machine alone; 0: any free one.")] = 0

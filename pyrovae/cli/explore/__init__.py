@@ -2,6 +2,7 @@
 
 world      what a view shows, as plain data
 server     the page and its questions, over HTTP on this machine alone
+file       the same page as one file, with the decoder in it
 """
 
 from pyrovae.cli.explore.contents import Contents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from torch.distributions import constraints
 
 from pyrovae.cli import recipes
 from pyrovae.cli.conditions import labels_by
+from pyrovae.cli.explore import file
 from pyrovae.cli.explore.contents import Contents
 from pyrovae.cli.explore.lines import Origin
 from pyrovae.cli.explore.server import serve
@@ -28,9 +30,13 @@ MOST: Final = 10_000
 
 
 def explore(folder: Path, options: Explored) -> int:
-    """Serve the page of a run until Ctrl-C."""
+    """Serve the page of a run until Ctrl-C, or write it to a file."""
     with recipes.running(options.recipe):
-        serve(world_of(folder, options), port=options.port)
+        world = world_of(folder, options)
+        if options.out is None:
+            serve(world, port=options.port)
+        else:
+            print(file.write(world, options.out))
     return 0
 
 
@@ -43,7 +49,8 @@ def world_of(folder: Path, options: Explored) -> World:
     run = Run(folder)
     vae, source, read = opened(run, options, split=options.split)
     binarized = source.binarized(read)
-    number = options.number or MOST
+    most = MOST if options.out is None else file.fitting(math.prod(read.shape))
+    number = options.number or most
     data = first(getattr(binarized, options.split), number)
     return World(
         vae,

@@ -69,7 +69,9 @@ class Coordinates:
                     tuple(value.shape[2:]),
                     value.dtype,
                     value.device,
-                    bool(trace.nodes[name]["fn"].support.is_discrete),
+                    # The vectors of codes are discrete too, but no whole numbers.
+                    bool(trace.nodes[name]["fn"].support.is_discrete)
+                    and bool((value.double().round() == value).all()),
                 )
                 for name, value in latent_values(trace).items()
             )

@@ -39,7 +39,7 @@ class Decoded:
     @property
     def said(self) -> dict[str, Any]:
         """The points as a JSON value."""
-        return {"x": self.x.flatten(1).tolist(), "of": self.of, "cells": self.words}
+        return {"x": self.x.reshape(len(self.x), -1).tolist(), "of": self.of, "cells": self.words}
 
 
 @dataclass(frozen=True)

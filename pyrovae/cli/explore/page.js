@@ -41,8 +41,8 @@ class Explorer {
   }
 
   said(more) {
-    const { world } = this, exact = world.exact ? "" : " The decoder is not in this page: it shows the nearest of points that were decoded before.";
-    $("byline").textContent = `${this.data.length.toLocaleString("en")} data, ${world.latents.length} latents.${exact}${more}`;
+    const { world } = this, note = world.note ? ` ${world.note}` : "";
+    $("byline").textContent = `${this.data.length.toLocaleString("en")} data, ${world.latents.length} latents.${note}${more}`;
   }
 
   /* ---- the map ---- */

@@ -136,23 +136,35 @@ class World:
     def datum(self, i: int) -> dict[str, Any]:
         """Return one datum, its posterior, its reconstruction and its bounds in nats.
 
-        The reconstruction is decoded at the posterior mean. The bounds are None until `measure`
-        has computed those of the datum's batch.
+        The reconstruction is decoded at the posterior mean.
 
         Raises:
             ValueError: if there is no such row, or it cannot be decoded.
         """
+        known = self.known(i)
+        found = self._decoded(self.posteriors.z[[i]], self._row(i))
+        return {
+            **known,
+            "reconstruction": found["x"][0],
+            "of": found["of"],
+            "reconstruction cells": None if found["cells"] is None else found["cells"][0],
+        }
+
+    def known(self, i: int) -> dict[str, Any]:
+        """Return one datum without its reconstruction.
+
+        The bounds are None until `measure` has computed those of the datum's batch.
+
+        Raises:
+            ValueError: if there is no such row.
+        """
         row = self._row(i)
         mask = self._observed(row)
-        found = self._decoded(self.posteriors.z[[i]], row)
         words = self.contents.words(row.x, mask)
         return {
             "x": row.x[0].flatten().tolist(),
             "cells": None if words is None else words[0],
             "observed": None if mask is None else mask[0].flatten().tolist(),
-            "reconstruction": found["x"][0],
-            "of": found["of"],
-            "reconstruction cells": None if words is None else found["cells"][0],
             "z": _rounded(self.posteriors.z[i]),
             "scale": _rounded(self.posteriors.scale[i]),
             "bound": self._bound(i),
