@@ -86,7 +86,7 @@ def main() -> None:
         loss=pv.objectives.FIVO(args.fivo) if args.fivo else None,
         kl_weight=1.0 if args.fivo else pv.schedules.linear(0.1, 1, args.epochs // 4 + 1),
         clip_norm=1e4,
-        compile=not args.fivo,
+        compile=False,  # a graph of so many steps in turn takes minutes to compile
     )
     bar = [] if args.smoke else [pv.ProgressBar(every=20)]
     pv.fit(

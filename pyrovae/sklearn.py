@@ -142,7 +142,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         x = torch.tensor(X)
         with seeded(seed):
             vae = mlp_vae(x.shape[1], latents, hidden=hidden, likelihood=self.likelihood)
-            _check_outputs(vae.likelihood, x.shape[1])
+            made = getattr(self.likelihood, "func", self.likelihood)  # of functools.partial
+            if isinstance(made, type):  # any other function may have made its own network
+                _check_outputs(vae.likelihood, x.shape[1])
             vae = vae.to(x.dtype)
             check_data(vae, x)
             _start(vae, x)

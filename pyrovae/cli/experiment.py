@@ -18,7 +18,6 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from pyrovae.cli.names import MODULES, unknown
-from pyrovae.data.reading import ELSEWHERE
 from pyrovae.train import learning_rates, schedules
 
 __all__ = [
@@ -274,6 +273,8 @@ def settings(tables: Mapping[str, Any], table: str) -> Any:
     for key, value in entries.items():
         if key not in kind.__struct_fields__:
             said = unknown("entry", key, kind.__struct_fields__)
+            from pyrovae.data.reading import ELSEWHERE  # which imports torch
+
             if kind is Data and key in ELSEWHERE:
                 said = f"no entry {key!r}: the {key} of sprites is --data.{ELSEWHERE[key]}"
             raise ValueError(said.replace(f"{key!r}", f"{key!r} in [{table}]", 1))

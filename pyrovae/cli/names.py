@@ -31,10 +31,11 @@ QUANTIZERS: Final = frozenset({"Codebook", "Lattice", "Quantized", "Quantizer", 
 FROM_PYTHON: Final = QUANTIZERS | {
     *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
     *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
+    *("Markov", "Combiner", "EachStep", "BackwardGRU", "FIVO"),
 }
 """Parts that an experiment cannot name.
 
-They wrap a module of one's own, share a quantizer, or take labels.
+They wrap a module of one's own, share a quantizer, take labels, or are of sequences.
 """
 
 ELBO: Final = "ELBO"

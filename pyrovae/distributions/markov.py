@@ -105,15 +105,15 @@ class EachStep(dist.TorchDistribution):
     r"""Independent observations of a sequence, $\log p(x | z) = \sum_t m_t \log p(x_t | z_t)$.
 
     Args:
-        observed: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
+        emission: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
         z: [..., T, D].
         mask: booleans [..., T], True where there is a step.
     """
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, observed: Callable[[Tensor], Any], z: Tensor, mask: Tensor) -> None:
-        self.observed, self.mask, self.steps = observed, mask, observed(z)
+    def __init__(self, emission: Callable[[Tensor], Any], z: Tensor, mask: Tensor) -> None:
+        self.emission, self.mask, self.steps = emission, mask, emission(z)
         batch = torch.broadcast_shapes(self.steps.batch_shape, mask.shape)
         event = torch.Size((batch[-1], *self.steps.event_shape))
         super().__init__(torch.Size(batch[:-1]), event, validate_args=False)
@@ -129,10 +129,15 @@ class EachStep(dist.TorchDistribution):
         mean: Tensor = self.steps.mean
         return mean.expand(*self.batch_shape, *self.event_shape)
 
+    def observed(self) -> Tensor:
+        """Return which entries are scored: those of all steps but padding."""
+        entries = self.mask.reshape(*self.mask.shape, *[1] * len(self.event_shape[1:]))
+        return entries.expand(*self.batch_shape, *self.event_shape)
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> EachStep:
         """Return the same observations with a larger batch shape."""
         wider = EachStep.__new__(EachStep)
-        wider.observed, wider.steps = self.observed, self.steps
+        wider.emission, wider.steps = self.emission, self.steps
         wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
         super(EachStep, wider).__init__(torch.Size(batch_shape), self.event_shape)
         return wider
@@ -150,5 +155,5 @@ class EachStep(dist.TorchDistribution):
     def log_prob_at(self, t: int, z: Tensor, value: Tensor) -> Tensor:
         """Return log p(x_t | z_t) of z_t [..., D] and the sequences x [..., T, *event]."""
         axis = value.ndim - len(self.event_shape)
-        score: Tensor = self.observed(z).log_prob(value.select(axis, t))
+        score: Tensor = self.emission(z).log_prob(value.select(axis, t))
         return score

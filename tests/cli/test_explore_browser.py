@@ -53,6 +53,7 @@ def application(vae):
 def page(browser, application):
     """Return the page after its first view, which asked nobody but its server."""
     with opened(browser, application.url) as page:
+        measured(page)
         yield page
 
 
@@ -96,6 +97,11 @@ def until(page, expression):
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"never: {expression}")
+
+
+def measured(page):
+    """Wait until the bounds are there: the server's thread then leaves Pyro to this one."""
+    until(page, "[...$('color').options].some((o) => o.value === 'k-hat')")
 
 
 def levels(x):

@@ -61,3 +61,8 @@ def test_steps_that_are_not_reparameterized_are_drawn():
     # One in four, then 1/4 + 1/2 * 1/4.
     wanted = torch.tensor([0.25, 0.375])
     assert ((share - wanted).abs() < 4 * (wanted * (1 - wanted) / 20_000).sqrt()).all()
+
+
+def test_entries_of_padding_are_not_counted():
+    found = EachStep(observed, torch.zeros(2, 3, 2, dtype=torch.float64), masked(3, 1))
+    assert found.observed().sum((-2, -1)).tolist() == [9, 3]

@@ -59,3 +59,5 @@ def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch, capsys):
     with matplotlib.rc_context({"backend": "agg"}):
         for number, code in enumerate(cells(text), start=1):
             exec(compile(code, f"{name(path)}.md, cell {number}", "exec"), names)
+        if "pyplot" in text:
+            names["plt"].close("all")
