@@ -276,6 +276,7 @@ def _line(line: dict[str, Any], row: Row, table: Table) -> str:
 def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     """Return test nats against seconds, one curve a row."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     drawn = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = drawn.subplots()
@@ -290,6 +291,7 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.grid(alpha=0.3)
     drawn.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return drawn
