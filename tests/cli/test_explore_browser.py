@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,16 @@ from pyrovae.cli.explore import Contents, World
 pytest.importorskip("uvicorn", reason="the explorer needs uvicorn: pyrovae[explore]")
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser")
 
+import browsers  # noqa: E402
+from browsers import pixels  # noqa: E402
 from explored import served  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
+
+SERVED = []
+"""The application that the tests of a page share, while it is served."""
 
 WORDS = "<script>window.ran = true</script>"
 
@@ -46,7 +52,9 @@ def application(vae):
     contents = Contents((1, 8, 8))
     world = World(vae, data, contents=contents, title="digits", colors={"word": words})
     with served(world) as application:
+        SERVED.append(application)
         yield application
+        SERVED.clear()
 
 
 @pytest.fixture
@@ -76,27 +84,22 @@ class opened:  # noqa: N801
 
     def __exit__(self, kind, *_):
         self.context.close()
+        rested = 0
+        while SERVED and rested < 6:  # what the page had asked is still answered
+            time.sleep(0.05)
+            rested = 0 if SERVED[-1].one_at_a_time.locked() else rested + 1
         if kind is None:
             assert self.errors == []
             assert [url for url in self.asked if not url.startswith((self.url, "data:"))] == []
 
 
-def pixels(page, selector):
-    """Return the gray levels of a canvas, flattened, from 0 to 255."""
-    return page.eval_on_selector(
-        selector,
-        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        ".filter((_, i) => i % 4 === 0)",
-    )
-
-
 def until(page, expression):
-    """Wait until an expression is true; the page's own policy forbids to compile it there."""
-    for _ in range(1200):
-        if page.evaluate(expression):
-            return
+    """Wait until an expression is true and the server rests: Pyro is not for two threads."""
+    browsers.until(page, expression)
+    rested = 0
+    while SERVED and rested < 4:
         page.wait_for_timeout(50)
-    raise AssertionError(f"never: {expression}")
+        rested = 0 if SERVED[-1].one_at_a_time.locked() else rested + 1
 
 
 def measured(page):

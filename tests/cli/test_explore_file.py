@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from browsers import chromium
+from browsers import chromium, pixels, until
 from torch.distributions import constraints
 
 import pyrovae as pv
@@ -73,23 +73,6 @@ def digits():
 @pytest.fixture(scope="module")
 def digits_file(digits, tmp_path_factory):
     return written(digits, tmp_path_factory.mktemp("digits"))
-
-
-def until(page, expression):
-    for _ in range(1200):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never: {expression}")
-
-
-def pixels(page, selector):
-    """Return the gray levels of a canvas, from 0 to 255."""
-    return page.eval_on_selector(
-        selector,
-        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        ".filter((_, i) => i % 4 === 0)",
-    )
 
 
 def asked(page, call):
