@@ -27,6 +27,9 @@ from .measure.disentanglement.assign import assign as assign
 from .measure.disentanglement.assignment import Assignment as Assignment
 from .measure.disentanglement.scores import disentanglement as disentanglement
 from .measure.evaluate import evaluate as evaluate
+from .measure.forecast import Forecast as Forecast
+from .measure.forecast import ForecastFinding as ForecastFinding
+from .measure.forecast import forecast as forecast
 from .measure.impute import Imputation as Imputation
 from .measure.impute import impute as impute
 from .measure.impute_table import impute_table as impute_table

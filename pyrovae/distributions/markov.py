@@ -151,9 +151,3 @@ class EachStep(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the sum over the steps that count, [...]."""
         return torch.where(self.mask, self.steps.log_prob(value), 0.0).sum(-1)
-
-    def log_prob_at(self, t: int, z: Tensor, value: Tensor) -> Tensor:
-        """Return log p(x_t | z_t) of z_t [..., D] and the sequences x [..., T, *event]."""
-        axis = value.ndim - len(self.event_shape)
-        score: Tensor = self.emission(z).log_prob(value.select(axis, t))
-        return score

@@ -14,6 +14,7 @@ from pyrovae.plots.curves import bounds, rate_distortion
 from pyrovae.plots.dimensions import kl_per_dimension
 from pyrovae.plots.factors import assignment, factor_responses
 from pyrovae.plots.files import save
+from pyrovae.plots.forecast import forecast
 from pyrovae.plots.gaps import gaps
 from pyrovae.plots.holes import holes
 from pyrovae.plots.images import reconstructions, samples, samples_by
@@ -34,6 +35,7 @@ __all__ = [
     "bounds",
     "comparison",
     "factor_responses",
+    "forecast",
     "gaps",
     "history",
     "holes",

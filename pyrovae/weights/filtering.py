@@ -12,6 +12,7 @@ The estimate is unbiased whichever steps resample, so that its logarithm is a lo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,12 +48,11 @@ class Observations(Protocol):
 
     Attributes:
         mask: the steps, booleans [N, T].
+        emission: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
     """
 
     mask: Tensor
-
-    def log_prob_at(self, t: int, z: Tensor, value: Tensor) -> Tensor:
-        """Return log p(x_t | z_t) of z_t [..., D] and the sequences x [..., T, *event]."""
+    emission: Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,18 @@ class Filtered:
     Attributes:
         log_z: the logarithm of the estimate of p(x), [N], in nats.
         size: the effective sample size before each resampling, [T, N]; NaN at padding.
+        last: the particles at the last step of each sequence, [K, N, D].
+        log_w: the logarithms of their weights, [K, N], up to a constant for each sequence.
     """
 
     log_z: Tensor
     size: Tensor
+    last: Tensor
+    log_w: Tensor
+
+    def resampled(self, number: int) -> Tensor:
+        """Draw so many of the last particles of each sequence by their weights, [S, N, D]."""
+        return _resampled(self.last, self.log_w, number)
 
 
 @dataclass(frozen=True)
@@ -137,22 +145,23 @@ def filter_particles(space: StateSpace, particles: int) -> Filtered:
     n, length = mask.shape
     before_p, before_q = (chain.first.expand(particles, n, -1) for chain in (prior, guide))
     log_w, log_z = before_q.new_zeros(particles, n), before_q.new_zeros(n)
-    sizes = []
+    sizes, last = [], before_q
     for t in range(length):
         proposal = guide.step(t, before_q)
         z = proposal.rsample() if proposal.has_rsample else proposal.sample()
         score = prior.step(t, before_p).log_prob(z) - proposal.log_prob(z)
-        score = score + space.observed.log_prob_at(t, z, space.x)
+        score = score + space.observed.emission(z).log_prob(space.x[:, t])
         log_w = log_w + torch.where(mask[:, t], score, 0.0)
+        last = torch.where(mask[:, t, None], z, last)
         size = _effective_size(log_w)
         sizes.append(torch.where(mask[:, t], size, math.nan))
         if t + 1 < length:
             few = (size < particles / 2) & mask[:, t + 1]
             log_z = log_z + torch.where(few, _log_mean(log_w), 0.0)
-            z = torch.where(few.unsqueeze(-1), _resampled(z, log_w), z)
+            z = torch.where(few.unsqueeze(-1), _resampled(z, log_w, particles), z)
             log_w = torch.where(few, 0.0, log_w)
         before_p = before_q = z
-    return Filtered(log_z + _log_mean(log_w), torch.stack(sizes))
+    return Filtered(log_z + _log_mean(log_w), torch.stack(sizes), last, log_w)
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
@@ -164,8 +173,8 @@ def _effective_size(log_w: Tensor) -> Tensor:
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
 
 
-def _resampled(z: Tensor, log_w: Tensor) -> Tensor:
-    """Draw K ancestors of each datum in proportion to the weights, with replacement."""
+def _resampled(z: Tensor, log_w: Tensor, number: int) -> Tensor:
+    """Draw so many ancestors of each datum in proportion to the weights, with replacement."""
     weights = (log_w.detach() - log_w.detach().max(0).values).exp()
-    ancestors = torch.multinomial(weights.T, len(z), replacement=True).T
-    return z.gather(0, ancestors.unsqueeze(-1).expand_as(z))
+    ancestors = torch.multinomial(weights.T, number, replacement=True).T
+    return z.gather(0, ancestors.unsqueeze(-1).expand(*ancestors.shape, z.shape[-1]))

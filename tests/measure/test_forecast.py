@@ -1,0 +1,116 @@
+"""Forecasts, held against Kalman's predictive distribution and scores in closed form."""
+
+import math
+
+import pytest
+import torch
+from state_space import ZERO, A, C, Q, R, masked, model, poor_guide, sequences
+
+import pyrovae as pv
+from pyrovae.measure.forecast import crps
+
+MASK = masked(6, 3, 6)
+
+
+def predictive(x, steps):
+    """Return means and variances [H, 3] of the next steps after x [T, 3], by matrices."""
+    mean, spread = ZERO, torch.zeros(2, 2, dtype=x.dtype)
+    noise = R**2 * torch.eye(3, dtype=x.dtype)
+    for each in x:
+        mean, spread = A @ mean, A @ spread @ A.T + (Q**2).diag()
+        gain = spread @ C.T @ (C @ spread @ C.T + noise).inverse()
+        mean, spread = mean + gain @ (each - C @ mean), spread - gain @ C @ spread
+    found = []
+    for _ in range(steps):
+        mean, spread = A @ mean, A @ spread @ A.T + (Q**2).diag()
+        found.append((C @ mean, (C @ spread @ C.T + noise).diag()))
+    return tuple(torch.stack(each) for each in zip(*found, strict=True))
+
+
+def test_forecasts_are_draws_of_kalmans_predictive_distribution():
+    x = sequences(MASK)
+    with pv.seeded(0):
+        draws = pv.forecast((model, poor_guide), x, MASK, steps=4, draws=20_000, particles=20_000)
+    assert draws.shape == (20_000, 3, 4, 3)
+    for n, length in enumerate(MASK.sum(1)):
+        mean, variance = predictive(x[n, :length], 4)
+        # Particles are weighted, drawn, and moved: no fewer than 4,000 of 20,000 are effective.
+        error = (variance / 4_000).sqrt()
+        assert ((draws[:, n].mean(0) - mean).abs() < 4 * error).all()
+        assert ((draws[:, n].var(0) / variance - 1).abs() < 5 * (2 / 4_000) ** 0.5).all()
+
+
+def test_padding_moves_no_forecast():
+    x, wider = sequences(MASK), torch.nn.functional.pad(MASK, (0, 2))
+    padded = torch.full((3, 8, 3), 1e6, dtype=x.dtype)
+    padded[:, :6] = torch.where(MASK.unsqueeze(-1), x, 1e6)
+    for sequence, mask in ((x, MASK), (padded, wider)):
+        with pv.seeded(0):
+            found = pv.forecast(
+                (model, poor_guide), sequence, mask, steps=2, draws=4_000, particles=4_000
+            )
+        mean, variance = predictive(x[1, :3], 2)
+        assert ((found[:, 1].mean(0) - mean).abs() < 5 * (variance / 800).sqrt()).all()
+
+
+def test_the_score_of_a_normal_is_its_closed_form():
+    """Gneiting and Raftery (2007), equation 21."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(200_000, 3, generator=generator, dtype=torch.float64)
+    y = torch.tensor([0.0, 0.7, -2.0], dtype=torch.float64)
+    standard = torch.distributions.Normal(0.0, 1.0)
+    density = standard.log_prob(y).exp()
+    truth = y * (2 * standard.cdf(y) - 1) + 2 * density - 1 / math.sqrt(math.pi)
+    torch.testing.assert_close(crps(draws, y), truth, rtol=0, atol=5 / math.sqrt(200_000))
+
+
+def test_the_score_is_the_sum_over_all_pairs_and_unbiased():
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.randn(7, 2, generator=generator, dtype=torch.float64)
+    y = torch.zeros(2, dtype=torch.float64)
+    pairs = (draws[:, None] - draws[None]).abs().sum((0, 1)) / (7 * 6)
+    torch.testing.assert_close(crps(draws, y), draws.abs().mean(0) - pairs / 2)
+    two = torch.randn(2, 100_000, generator=generator, dtype=torch.float64)
+    scores = crps(two, torch.zeros(100_000, dtype=torch.float64))
+    truth = 2 / math.sqrt(2 * math.pi) - 1 / math.sqrt(math.pi)
+    assert abs(scores.mean().item() - truth) < 4 * scores.std().item() / 100_000**0.5
+    bits = torch.tensor([[0.0], [1.0], [1.0], [1.0]])
+    # The Brier score (p - y)^2, less the bias of p's variance, p (1 - p) / (S - 1).
+    assert crps(bits, torch.ones(1)).item() == pytest.approx(0.0625 - 0.1875 / 3)
+
+
+def test_held_steps_are_scored_as_kalman_would():
+    mask = masked(*([8] * 60), *([3] * 5), 2)
+    x = sequences(mask, seed=3)
+    with pv.seeded(0):
+        found = pv.Forecast(steps=2, draws=400, particles=400)((model, poor_guide), x, mask)
+    assert found.score.shape == (65, 2)
+    truth = []
+    for each, length in zip(x[:65], mask[:65].sum(1), strict=True):
+        mean, variance = predictive(each[: length - 2], 2)
+        y = (each[length - 2 : length] - mean) / variance.sqrt()
+        standard = torch.distributions.Normal(0.0, 1.0)
+        score = y * (2 * standard.cdf(y) - 1) + 2 * standard.log_prob(y).exp() - math.pi**-0.5
+        truth.append((variance.sqrt() * score).mean(1))
+    apart = found.score - torch.stack(truth)
+    assert abs(apart.mean().item()) < 0.01
+    assert apart.std().item() < 0.05
+    held = found.quantities["90 % interval holds"]
+    assert abs(held.mean - 0.9) < 4 * held.error_over_data
+    assert found.quantities["difference"].mean < 0
+    assert math.isnan(found.quantities["CRPS"].error_over_particles)
+    assert "better" in " ".join(found.verdict)
+
+
+def test_what_cannot_be_forecast_is_refused():
+    x = sequences(MASK)
+    with pytest.raises(ValueError, match="no sequence is longer than the 6 steps"):
+        pv.Forecast(steps=6)((model, poor_guide), x, MASK)
+    with pytest.raises(ValueError, match="two draws"):
+        pv.Forecast(steps=1, draws=1)
+    with pytest.raises(ValueError, match="'steps': 0"):
+        pv.forecast((model, poor_guide), x, MASK, steps=0)
+    with pytest.raises(ValueError, match="mask of the steps"):
+        pv.Forecast(steps=1)((model, poor_guide), x)
+    with pytest.raises(ValueError, match=r"expected two or more draws .* got \(1, 2\)"):
+        crps(torch.zeros(1, 2), torch.zeros(2))
