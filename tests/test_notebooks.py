@@ -49,6 +49,16 @@ SMALLER = {
     },
     "05_how_good_is_the_bound": {"range(1, 9)": "range(1, 3)"},
     "06_disentanglement": {"limit=50_000": "limit=2000", "EPOCHS = 10, 16": "EPOCHS = 10, 1"},
+    "07_time": {
+        "REPEATS, K = 100, 100": "REPEATS, K = 10, 20",
+        ".iwae[100]": ".iwae[20]",
+        "particles=100)": "particles=20)",
+        "EPOCHS = 40": "EPOCHS = 2",
+        "MUSIC_EPOCHS = 80": "MUSIC_EPOCHS = 2",
+        "waves(200), waves(100)": "waves(40), waves(20)",
+        "scales(200)": "scales(40)",
+        "ParticleFilter(100, repeats=5)": "ParticleFilter(20, repeats=2)",
+    },
 }
 
 
@@ -135,6 +145,7 @@ def test_there_are_notebooks():
         "04_objectives.ipynb",
         "05_how_good_is_the_bound.ipynb",
         "06_disentanglement.ipynb",
+        "07_time.ipynb",
     ]
 
 
