@@ -16,6 +16,7 @@ LINKS = {
     "](../benchmarks/README.md)": "](../benchmarks.md)",
     "](../benchmarks/": "](../../benchmarks/",
     "](../examples/": "](../../examples/",
+    "](../docs/": "](../",
 }
 """Where links lead from a notebook's own folder, and where from its copy."""
 
