@@ -6,7 +6,8 @@ The file holds Bach's chorales as lists of the notes (21 to 108) of each step, i
 "train", "valid" and "test". Latents follow a Markov chain, each step sounds 88 notes, and the
 guide reads a piece from its end. The ELBO has one weight for a whole piece; the filter weighs and
 resamples at each step, so that its bound is tighter. Both are divided by the number of steps, as
-is usual. `--smoke` generates a little music.
+is usual. Then the last steps of each piece are held back, and forecast. `--smoke` generates a
+little music.
 
 References:
     Krishnan, Shalit, Sontag, 2017. Structured Inference Networks for Nonlinear State Space Models.
@@ -105,6 +106,8 @@ def main() -> None:
     bound = report.iwae[args.particles]
     print(f"-IWAE-{args.particles} per step: {-bound.value.sum().item() / slices:.3f} nats")
     print(filtered)
+    ahead = 3 if args.smoke else 8
+    print(pv.Forecast(ahead, particles=args.particles)(vae, x, mask))
 
 
 if __name__ == "__main__":

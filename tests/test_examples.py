@@ -16,7 +16,7 @@ FINDINGS = {
     "beta_tcvae": r"(?m)^beta +(\d\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
     "beta_vae": r"(?m)^ +\d +\d +(-\d+\.\d+) ",
     "contractive": r"(?m)^weight (\d\.\d+) .*moved by noise +\d+\.\d%",
-    "deep_markov": r"(?m)^-(ELBO|IWAE-\d+) per step: \d+\.\d+ nats",
+    "deep_markov": r"(?m)^(?:-(ELBO|IWAE-\d+) per step: \d+\.\d+ nats| CRPS +(\d\.\d+) )",
     "factor_vae": r"(?m)^gamma +(\d+\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
