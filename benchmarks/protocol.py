@@ -84,6 +84,7 @@ class Table:
         data: returns the data, given the folder where they are.
         steps: the number of steps of each row, unless the command says another.
         bits: the number of dimensions by which bits are counted, None for nats per datum.
+        goals: the nats of the curves to which the page gives the seconds.
     """
 
     title: str
@@ -92,6 +93,7 @@ class Table:
     data: Callable[[str], Splits]
     steps: int
     bits: int | None = None
+    goals: Sequence[float] = ()
 
 
 def binary_mnist(root: str) -> Splits:

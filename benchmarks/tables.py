@@ -19,6 +19,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -236,10 +237,30 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
     found = [_annealing(line) for line in measured if "ais" in line]
     if found:
         text += ["\n## By annealing\n", *found]
+    if table.goals and measured:
+        text += ["\n## Seconds to a number\n", *_seconds_to(table.goals, measured)]
     if any(line["curve"] for line in measured):
         text.append(f"\n![-IWAE-1000 on the first {CURVE_DATA:,} test data]({name}.png)")
     commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
     return "\n".join([*text, "\n## Commands\n", *commands]) + "\n"
+
+
+def _seconds_to(goals: Sequence[float], measured: list[dict[str, Any]]) -> list[str]:
+    """Return a table of the seconds of the first point of each curve at or below each number."""
+    text = [
+        f"Processor seconds to the first point of a row's curve (-IWAE-{CURVE_DATA} on the first "
+        f"{CURVE_DATA:,} test data, ten points a training) at or below so many nats; none where "
+        "the row ends above.\n",
+        "| | images seen | " + " | ".join(f"{goal:.1f}" for goal in goals) + " | at the end |",
+        "|---|---:|" + "---:|" * (len(goals) + 1),
+    ]
+    for line in sorted(measured, key=lambda each: (each["budget"], each["curve"][-1]["nll"])):
+        curve = line["curve"]
+        first = [next((p["seconds"] for p in curve if p["nll"] <= goal), None) for goal in goals]
+        cells = " | ".join("" if s is None else f"{s:,.0f}" for s in first)
+        images = f"{line['steps'] * line['batch']:,}"
+        text.append(f"| {line['row']} | {images} | {cells} | {curve[-1]['nll']:.2f} |")
+    return text
 
 
 def _annealing(line: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The published tables: a row that was stopped ends with the numbers of one that was not."""
 
 import argparse
+import dataclasses
 import importlib
 import math
 import sys
@@ -77,6 +78,15 @@ def test_a_row_is_that_of_evaluate(tables, tmp_path):
     text = tables.page(table, [line], "small")
     assert f"| 20.00 | {line['nll']:.2f} |" in text
     assert f"| {line['nll'] - 20:+.2f} |" in text
+
+
+def test_the_page_has_the_seconds_to_a_number(tables, tmp_path):
+    line = tables.run("a", small(tables), arguments(tmp_path))
+    points = [(5.0, 91.0), (9.4, 89.5), (14.0, 88.2)]
+    curve = [{"steps": i, "seconds": s, "nll": nll} for i, (s, nll) in enumerate(points)]
+    table = dataclasses.replace(small(tables), goals=(90.0, 88.0))
+    text = tables.page(table, [{**line, "curve": curve}], "small")
+    assert f"| a | {30 * line['batch']:,} | 9 |  | 88.20 |" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
