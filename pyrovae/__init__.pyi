@@ -37,6 +37,10 @@ from .measure.latents.latents import Latents as Latents
 from .measure.latents.manifold import manifold as manifold
 from .measure.latents.plane import latent_plane as latent_plane
 from .measure.latents.traverse import traverse as traverse
+from .measure.modalities import CrossModal as CrossModal
+from .measure.modalities import CrossModalFinding as CrossModalFinding
+from .measure.modalities import Reconstructions as Reconstructions
+from .measure.modalities import ReconstructionsFinding as ReconstructionsFinding
 from .measure.novelty import Novelty as Novelty
 from .measure.particle_filter import ParticleFilter as ParticleFilter
 from .measure.particle_filter import ParticleFilterFinding as ParticleFilterFinding

@@ -66,7 +66,9 @@ class _Fused(Guide):
 
 @final
 class ProductOfExperts(_Fused):
-    r"""The normal posterior $q(z | x) \propto p_0(z) \prod_m e_m(z; x_m)$ of the modalities present.
+    r"""The product of the experts of the modalities present, a normal posterior.
+
+    $$ q(z | x) \propto p_0(z) \prod_m e_m(z; x_m) $$
 
     $p_0 = N(0, I)$ is the prior expert; without any modality, q is $p_0$. The exact posterior has
     this form where $p_0$ is the prior, with $e_m(z; x_m) \propto p(x_m | z)$. A product is sharp

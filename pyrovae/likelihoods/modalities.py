@@ -103,5 +103,6 @@ class EachModality(Likelihood):
 
 def _domains(domain: constraints.Constraint, width: int) -> list[constraints.Constraint]:
     """Return the domain of each column of a modality."""
-    own = isinstance(domain, constraints.stack)
-    return list(domain.cseq) if own else [domain] * width
+    if isinstance(domain, constraints.stack):
+        return list(domain.cseq)
+    return [domain] * width

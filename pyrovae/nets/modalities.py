@@ -85,9 +85,7 @@ class Modalities(Part):
             )
         return {name: x[..., columns] for name, columns in self.columns.items()}
 
-    def pack(
-        self, pieces: Mapping[str, Any], *, value: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def pack(self, pieces: Mapping[str, Any], *, value: float = 0.0) -> tuple[Tensor, Tensor]:
         """Return data of several modalities as x [N, D], and the mask [N, M] of those present.
 
         A modality is missing from a datum if all its entries there are NaN, and from all data if
