@@ -210,7 +210,7 @@ class CrossModalFinding(Finding):
             f"log p({of}, {given})": self.joint.iwae,
             f"log p({given})": self.marginal.iwae,
             f"log p({of} | {given})": self.conditional,
-            f"log p({of} | {given}), extrapolated": self.extrapolated,
+            "the same, extrapolated": self.extrapolated,
         }
 
     @property
