@@ -84,7 +84,7 @@ def coherence(vae: pv.VAE, x: Tensor, mask: Tensor, classifier: LogisticRegressi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--figure", metavar="PNG", help="draw an image for each label")
     parser.add_argument("--smoke", action="store_true", help="three epochs")
     args = parser.parse_args()
@@ -100,8 +100,8 @@ def main() -> None:
         torch.manual_seed(0)
         vae, name = make_vae(guide, train[0]), guide.__name__
         data = in_parts(*train) if guide is pv.guides.ProductOfExperts else train
-        epochs = args.epochs * len(train[0]) // len(data[0])
-        step = pv.Step(optim=pv.Optim(torch.optim.Adam, lr=3e-3), compile=False)
+        epochs = args.epochs * len(train[0]) // len(data[0])  # as many steps for each guide
+        step = pv.Step(optim=pv.Optim.muon(epochs * -(-len(data[0]) // 50)))
         pv.fit(vae, data, epochs=epochs, batch_size=50, step=step, callbacks=[])
         print(f"\n{name}: coherent {coherence(vae, *test, classifier)}")
         for of, given in (("image", "label"), ("label", "image")):

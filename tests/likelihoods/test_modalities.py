@@ -100,6 +100,8 @@ def test_each_modality_has_its_own_domain():
     bad[1, 4] = 3.0
     with pytest.raises(ValueError, match="whole numbers from 0 to 2; got 3 at row 1"):
         pv.evaluate(vae, bad, particles=2)
+    with pytest.raises(ValueError, match=r"EachModality takes x of 5 columns; got shape \(2, 4\)"):
+        pv.evaluate(vae, X[:, :4], particles=2)
     with pytest.raises(ValueError, match="5 columns; got shape"):
         pv.log_weights(vae, X[:, :4], particles=2)
     with pytest.raises(ValueError, match=r"shape \[N, 2\].* got shape \(2, 3\)"):

@@ -1,4 +1,4 @@
-r"""Measure one modality given others, and what the bound says of each.
+r"""Measure one modality given others.
 
 $$ \log p(x_A | x_B) = \log p(x_A, x_B) - \log p(x_B) $$
 
@@ -9,10 +9,9 @@ mask.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -27,22 +26,26 @@ from pyrovae.measure.findings import (
 from pyrovae.measure.progress import concatenated
 from pyrovae.measure.turns import collect_in_turns
 from pyrovae.nets.modalities import Modalities
-from pyrovae.randomness import random_state, restore_random_state
-from pyrovae.types import ContextValue, Program, Target
+from pyrovae.types import ContextValue, Target
 from pyrovae.weights import psis
 from pyrovae.weights.bounds import (
     Estimate,
     difference,
     extrapolated_estimate,
     iwae_estimate,
-    mean_estimate,
 )
 from pyrovae.weights.given import Given
 from pyrovae.weights.passes import over_passes
-from pyrovae.weights.run import LOG_W, TERMS, run
+from pyrovae.weights.run import LOG_W, run
 from pyrovae.weights.target import Resolved
 
-__all__ = ["CrossModal", "CrossModalFinding", "Reconstructions", "ReconstructionsFinding"]
+__all__ = [
+    "CrossModal",
+    "CrossModalFinding",
+    "ModalityBound",
+    "check_least",
+    "masked",
+]
 
 
 @final
@@ -107,7 +110,7 @@ class CrossModal:
                 f"CrossModal takes different modalities of {list(known)}; got of={list(of)} and "
                 f"given={list(given)}"
             )
-        _check_least(particles=(self.particles, psis.FEWEST), limit=(self.limit, 1))
+        check_least(particles=(self.particles, psis.FEWEST), limit=(self.limit, 1))
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ class CrossModal:
         """
         known, both = _names(self.given), (*_names(self.of), *_names(self.given))
         resolved = Resolved.of(target)
-        given = _masked(self.modalities, resolved, x, context).first(self.limit)
+        given = masked(self.modalities, resolved, x, context).first(self.limit)
         whole = given.context[-1][:, [name in both for name in self.modalities.names]].all(1)
         if not whole.any():
             raise NotMeasurable(f"no datum has all of the modalities {list(both)}")
@@ -134,13 +137,13 @@ class CrossModal:
                 over_passes(self._shown(batch, names), self.particles, runner=run, read=LOG_W)
                 for names in (both, known)
             )
-            return {"joint": _Bound.of(joint), "marginal": _Bound.of(marginal)}
+            return {"joint": ModalityBound.of(joint), "marginal": ModalityBound.of(marginal)}
 
         with resolved.evaluating():
             batches = list(given.passes(self.particles))
             done = collect_in_turns(measured, batches, f"log p of {both}")
         found = {
-            name: _Bound(**concatenated([vars(piece[name]) for piece in done.pieces]))
+            name: ModalityBound(**concatenated([vars(piece[name]) for piece in done.pieces]))
             for name in ("joint", "marginal")
         }
         return CrossModalFinding(settings=self, wanted=len(given), **found)
@@ -151,16 +154,24 @@ class CrossModal:
         return Given(batch.x, (*rest, shown), batch.programs, batch.per_datum)
 
 
+@final
 @dataclass(frozen=True)
-class _Bound:
-    """The bound at K of some modalities, its extrapolation, and the Pareto k-hats, [N]."""
+class ModalityBound:
+    """What K log-weights say of log p of some modalities, in nats per datum.
+
+    Attributes:
+        iwae: the importance-weighted bound at K.
+        extrapolated: the same, extrapolated to infinitely many particles.
+        pareto_k: the Pareto k-hat of the weights of each datum, [N].
+    """
 
     iwae: Estimate
     extrapolated: Estimate
     pareto_k: Tensor
 
     @classmethod
-    def of(cls, log_w: Tensor) -> _Bound:
+    def of(cls, log_w: Tensor) -> ModalityBound:
+        """Reduce log-weights [K, N]."""
         return cls(iwae_estimate(log_w), extrapolated_estimate(log_w), psis.pareto_k(log_w))
 
 
@@ -177,8 +188,8 @@ class CrossModalFinding(Finding):
     """
 
     settings: CrossModal
-    joint: _Bound
-    marginal: _Bound
+    joint: ModalityBound
+    marginal: ModalityBound
     wanted: int
 
     @property
@@ -229,7 +240,7 @@ class CrossModalFinding(Finding):
         met = " and ".join(f"{count} of {data:,} data for {name}" for name, count in bad.items())
         return [
             f"The Pareto k-hat of the weights is above {most:.2f} at {met}: the guide misses "
-            "a part of the posterior, and the errors are too small. Use more particles, or "
+            "a part of the posterior, and the errors may be too small. Use more particles, or "
             "train the guide with modalities left out."
         ]
 
@@ -250,120 +261,16 @@ class CrossModalFinding(Finding):
         return {"k-hat, both": self.joint.pareto_k, "k-hat, given": self.marginal.pareto_k}
 
 
-@final
-@dataclass(frozen=True)
-class Reconstructions:
-    r"""Estimate $E_{q(z | x)} \log p(x_m | z)$ of each modality m, where the datum has it.
-
-    They are the terms of the ELBO beside the KL, which `evaluate` reports as a sum. The guide is
-    given all modalities that the datum has, and the terms share their draws of z.
-
-    Args:
-        modalities: as of `CrossModal`.
-        particles: K.
-        limit: the number of data to measure, taken from the start; None for all.
-
-    Raises:
-        ValueError: if there is less than one particle or datum.
-
-    Example:
-        >>> import torch, pyrovae as pv
-        >>> from pyrovae.nets import MLP, Modalities
-        >>> one = Modalities(only=3)
-        >>> vae = pv.VAE(
-        ...     pv.priors.StandardNormal(2),
-        ...     pv.likelihoods.EachModality(one, only=pv.likelihoods.Normal(MLP(2, 3))),
-        ...     pv.guides.ProductOfExperts(one, only=MLP(3, 2 * 2)),
-        ... )
-        >>> list(pv.Reconstructions(one)(vae, torch.zeros(4, 3)).quantities)
-        ['log p(only | z)']
-    """
-
-    modalities: Modalities
-    particles: int = 100
-    limit: int | None = None
-
-    name: ClassVar[str] = "reconstructions"
-
-    def __post_init__(self) -> None:  # noqa: D105
-        _check_least(particles=(self.particles, 1), limit=(self.limit, 1))
-
-    @torch.no_grad()
-    def __call__(
-        self, target: Target, x: Tensor, *context: ContextValue
-    ) -> ReconstructionsFinding:
-        """Measure a VAE, or a pair (model, guide), on data x [N, D]."""
-        resolved = Resolved.of(target)
-        given = _masked(self.modalities, resolved, x, context).first(self.limit)
-
-        def measured(batch: Given) -> dict[str, Any]:
-            found, before = {}, random_state()
-            for name in self.modalities.names:
-                programs = _scoring(batch.pair[0], self.modalities, name), batch.pair[1]
-                own = Given(batch.x, batch.context, programs, batch.per_datum)
-                restore_random_state(before)
-                terms = over_passes(own, self.particles, runner=run, read=TERMS)
-                found[name] = mean_estimate(terms.log_likelihood)
-            return {"terms": found, "mask": batch.context[-1]}
-
-        with resolved.evaluating():
-            batches = list(given.passes(self.particles))
-            done = collect_in_turns(measured, batches, "reconstructing each modality")
-        return ReconstructionsFinding(
-            settings=self, wanted=len(given), **concatenated(done.pieces)
-        )
-
-
-@final
-@dataclass(frozen=True, repr=False)
-class ReconstructionsFinding(Finding):
-    """The result of `Reconstructions`, in nats per datum that has the modality.
-
-    Attributes:
-        settings: the `Reconstructions` that was run.
-        terms: the term of each modality by name, [N] each, 0 where it is missing.
-        mask: which modalities each datum has, [N, M].
-        wanted: the number of data requested, more than N after an interrupt.
-    """
-
-    settings: Reconstructions
-    terms: dict[str, Estimate]
-    mask: Tensor
-    wanted: int
-
-    @property
-    def title(self) -> str:
-        """The number of data and of particles."""
-        data = counted(len(self.mask), self.wanted)
-        return f"{data}, {self.settings.particles:,} particles, nats per datum with the modality"
-
-    @property
-    def partial(self) -> bool:
-        """Whether an interrupt left data out."""
-        return len(self.mask) < self.wanted
-
-    @property
-    def quantities(self) -> dict[str, Quantity]:
-        """The term of each modality that any datum has, over the data that have it."""
-        found: dict[str, Quantity] = {}
-        for (name, term), mask in zip(self.terms.items(), self.mask.unbind(1), strict=True):
-            if mask.any():
-                found[f"log p({name} | z)"] = Estimate(term.value[mask], term.standard_error[mask])
-        return found
-
-    @property
-    def verdict(self) -> Sequence[str]:
-        """How many data have each modality."""
-        counts = zip(self.terms, self.mask.sum(0).tolist(), strict=True)
-        have = ", ".join(f"{count:,} have {name}" for name, count in counts)
-        return [f"Of {len(self.mask):,} data, {have}."]
-
-
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _check_least(**numbers: tuple[int | None, int]) -> None:
+def check_least(**numbers: tuple[int | None, int]) -> None:
+    """Check that numbers are at least as large as they must be; None counts as large.
+
+    Raises:
+        ValueError: naming those that are not.
+    """
     low = [
         f"{name}={value} (at least {least})"
         for name, (value, least) in numbers.items()
@@ -373,7 +280,7 @@ def _check_least(**numbers: tuple[int | None, int]) -> None:
         raise ValueError(f"expected more; got {', '.join(low)}")
 
 
-def _masked(
+def masked(
     modalities: Modalities, resolved: Resolved, x: Any, context: tuple[ContextValue, ...]
 ) -> Given:
     """Return data whose context ends in the mask of their modalities."""
@@ -384,14 +291,3 @@ def _masked(
         shape = (len(given), len(modalities.names))
         mask = torch.ones(shape, dtype=torch.bool, device=given.x.device)
     return Given(given.x, (*rest, mask), resolved.pair)
-
-
-def _scoring(model: Program, modalities: Modalities, name: str) -> Program:
-    """Return the model in which all modalities but one are missing."""
-
-    @functools.wraps(model)
-    def scored(x: Tensor, *context: Any, **options: Any) -> Any:
-        *rest, mask = context
-        return model(x, *rest, modalities.only(mask, name), **options)
-
-    return scored
