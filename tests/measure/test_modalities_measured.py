@@ -80,6 +80,8 @@ def test_it_is_a_diagnostic_of_a_report(tmp_path):
     printed = str(report)
     for line in ("the same, extrapolated", "log p(b | a)", "log p(a | z)", "no bound"):
         assert line in printed
+    report.save(tmp_path / "report.json")
+    assert str(pv.read_report(tmp_path / "report.json")) == printed
     assert report.findings["a_given_b"].to_json()["quantities"]["log p(a | b)"]["mean"] < 0
 
 
