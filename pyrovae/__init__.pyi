@@ -23,6 +23,8 @@ from .measure.codes import Codes as Codes
 from .measure.codes import CodesFinding as CodesFinding
 from .measure.compare import Comparison as Comparison
 from .measure.compare import compare as compare
+from .measure.cross_modal import CrossModal as CrossModal
+from .measure.cross_modal import CrossModalFinding as CrossModalFinding
 from .measure.disentanglement.assign import assign as assign
 from .measure.disentanglement.assignment import Assignment as Assignment
 from .measure.disentanglement.scores import disentanglement as disentanglement
@@ -50,6 +52,8 @@ from .measure.rank import Ranking as Ranking
 from .measure.rank import rank as rank
 from .measure.rate_distortion import RateDistortion as RateDistortion
 from .measure.rate_distortion import rate_distortion as rate_distortion
+from .measure.reconstructions import Reconstructions as Reconstructions
+from .measure.reconstructions import ReconstructionsFinding as ReconstructionsFinding
 from .measure.refinement.flow import PerDatumFlow as PerDatumFlow
 from .measure.refinement.gaps import Gaps as Gaps
 from .measure.refinement.gaps import GapsFinding as GapsFinding

@@ -20,6 +20,7 @@ FINDINGS = {
     "factor_vae": r"(?m)^gamma +(\d+\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
+    "multimodal": r"(?m)^ log p\((?:image|label) \| (?:image|label)\) +(-\d+\.\d+) ",
     "sklearn_grid": r"(?m)^(PCA|FactorAnalysis|VAE|VAE, scales) +\d+ +-?\d+\.\d+ ",
     "sparse_autoencoder": r"(?m)^KL weight (\d) .*explained +\d+\.\d%",
     "vq_vae": r"(?m)^ *(log p\(x \| k\) \+ log p\(k\) +-\d+\.\d+) ",
@@ -33,6 +34,7 @@ def test_there_are_examples():
     assert {"vampprior", "flow_prior", "flow_guide", "hierarchical", "mixture_latents"} <= names
     assert {"conditional", "missing_data", "counts", "faces", "linear_vae"} <= names
     assert {"denoising", "information_bottleneck", "mixed_table", "beta_vae"} <= names
+    assert {"deep_markov", "multimodal"} <= names
     assert {"autoencoder", "sparse_autoencoder", "contractive"} <= names
     assert {"beta_tcvae", "factor_vae"} <= names
 

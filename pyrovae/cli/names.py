@@ -32,10 +32,13 @@ FROM_PYTHON: Final = QUANTIZERS | {
     *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
     *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
     *("Markov", "Combiner", "EachStep", "BackwardGRU", "FIVO"),
+    *("Modalities", "EachModality"),
+    *("ProductOfExperts", "MixtureOfExperts", "MixtureOfProducts"),
 }
 """Parts that an experiment cannot name.
 
-They wrap a module of one's own, share a quantizer, take labels, or are of sequences.
+They wrap a module of one's own, share a quantizer, take labels, or are of sequences or of
+several modalities.
 """
 
 ELBO: Final = "ELBO"

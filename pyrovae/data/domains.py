@@ -152,6 +152,10 @@ def check_domain(
     if mask is not None:
         check_domain(torch.where(mask, x, torch.as_tensor(value_in(domain)).to(x)), domain, owner)
     if isinstance(domain, constraints.stack):
+        if x.shape[-1] != len(domain.cseq):
+            raise ValueError(
+                f"{owner} takes x of {len(domain.cseq)} columns; got shape {tuple(x.shape)}"
+            )
         for column, own in enumerate(domain.cseq):
             place = None if mask is None else mask[..., column]
             check_domain(x[..., column], own, f"{owner} at column {column}", mask=place)

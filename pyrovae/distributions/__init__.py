@@ -7,6 +7,7 @@ from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, Total
 from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
 from pyrovae.distributions.markov import EachStep, MarkovChain
 from pyrovae.distributions.mixtures import NormalMixture
+from pyrovae.distributions.present import Present
 from pyrovae.distributions.spheres import PowerSpherical, SphericalUniform
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "NormalMixture",
     "OverdispersedPoisson",
     "PowerSpherical",
+    "Present",
     "SphericalUniform",
     "TotalsMultinomial",
 ]

@@ -11,6 +11,7 @@ from pyrovae.guides.codes import FSQ, VectorQuantized
 from pyrovae.guides.combiner import Combiner
 from pyrovae.guides.delta import Delta
 from pyrovae.guides.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
+from pyrovae.guides.experts import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.hierarchical import Hierarchical, Ladder
 from pyrovae.guides.joint import Joint
@@ -33,11 +34,14 @@ __all__ = [
     "Ladder",
     "LowRankNormal",
     "MeanFieldNormal",
+    "MixtureOfExperts",
     "MixtureOfNormals",
+    "MixtureOfProducts",
     "OfContext",
     "OneHot",
     "Posterior",
     "PowerSpherical",
+    "ProductOfExperts",
     "RelaxedOneHot",
     "VectorQuantized",
 ]

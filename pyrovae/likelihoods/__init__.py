@@ -20,6 +20,7 @@ from pyrovae.likelihoods.counts import (
 from pyrovae.likelihoods.labels import Label
 from pyrovae.likelihoods.location_scale import Laplace, Normal, StudentT
 from pyrovae.likelihoods.masks import Masked, fill_missing
+from pyrovae.likelihoods.modalities import EachModality
 from pyrovae.likelihoods.pixels import Categorical, DiscretizedLogisticMixture
 from pyrovae.likelihoods.steps import EachStep
 from pyrovae.likelihoods.tables import Columns
@@ -34,6 +35,7 @@ __all__ = [
     "Label",
     "ContinuousBernoulli",
     "DiscretizedLogisticMixture",
+    "EachModality",
     "EachStep",
     "Laplace",
     "Likelihood",
