@@ -32,6 +32,8 @@ FROM_PYTHON: Final = QUANTIZERS | {
     *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
     *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
     *("Markov", "Combiner", "EachStep", "BackwardGRU", "FIVO"),
+    *("Autoregressive", "CausalAttention", "CausalGRU"),
+    *("EmbedTokens", "EncodeSequence", "WordDropout"),
 }
 """Parts that an experiment cannot name.
 
