@@ -28,6 +28,7 @@ from pyrovae.data.sequences import pad
 from pyrovae.data.sprites import Sprites
 from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
+from pyrovae.data.text import Vocabulary, read_texts
 from pyrovae.data.transformed import Transformed
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Streamed",
     "Table",
     "Transformed",
+    "Vocabulary",
     "check_context",
     "check_domain",
     "check_finite",
@@ -58,6 +60,7 @@ __all__ = [
     "pad",
     "named",
     "open_unit_interval",
+    "read_texts",
     "rotated",
     "tensors",
     "value_in",
