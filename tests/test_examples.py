@@ -20,6 +20,7 @@ FINDINGS = {
     "factor_vae": r"(?m)^gamma +(\d+\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
+    "sentence_vae": r"(?m)^(as usual|cured) +ELBO -\d+\.\d+, .*perplexity \d+\.\d+",
     "sklearn_grid": r"(?m)^(PCA|FactorAnalysis|VAE|VAE, scales) +\d+ +-?\d+\.\d+ ",
     "sparse_autoencoder": r"(?m)^KL weight (\d) .*explained +\d+\.\d%",
     "vq_vae": r"(?m)^ *(log p\(x \| k\) \+ log p\(k\) +-\d+\.\d+) ",
