@@ -3,10 +3,10 @@
     python examples/sentence_vae.py --figure sentences.png
 
 A small grammar draws the sentences: one of six topics, then its words, two of them perhaps with
-an adjective. So log p of each is known exactly, and no model's is higher on average. The recurrent
-decoder reads the topic off the first noun and needs no latents: trained as usual, it ends near that
-limit with a KL of about 0. Hiding words from it in training, with free bits and a KL weight that
-rises in cycles, makes it use them. `--smoke` trains for an epoch on a few sentences.
+an adjective. So log p of each is known exactly, and no model's is higher on average. The decoder
+reads the topic off the first noun and needs no latents: trained as usual, it ends near that limit
+with a KL of about 0. Hiding words from it in training, with free bits and a KL weight that rises
+in cycles, makes it use them. `--smoke` trains for an epoch on a few sentences.
 
 References:
     Bowman et al., 2016. Generating Sentences from a Continuous Space.
@@ -80,7 +80,7 @@ def plot(histories: dict[str, pv.History], highest: float) -> Figure:
             axes.plot(history.column("epoch"), history.column(column), marker="o", label=label)
         axes.set(xlabel="epoch", ylabel=f"{name}, nats per sentence")
     axes.axhline(highest, color="gray", linestyle="--", label="exact log p(x)")
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
@@ -96,13 +96,12 @@ def main() -> None:
     data, test = vocabulary.encode(texts), vocabulary.encode(held_out)
     exact = torch.exp(-log_p.sum() / test[1].sum())
     print(f"exact     log p {log_p.mean():.2f} nats, perplexity {exact:.2f}\n")
-    cycles = pv.schedules.cyclical(0, 1, max(1, epochs // 4))
+    steps, cycles = epochs * number // 50, pv.schedules.cyclical(0, 1, max(1, epochs // 4))
     cure = {"kl_weight": cycles, "handlers": [pv.handlers.free_bits(0.5)]}
     histories, latents, fitting = {}, pv.Latents(draws=500), {"batch_size": 50, "callbacks": []}
     for name, hidden, settings in (("as usual", 0.0, {}), ("cured", 0.6, cure)):
         torch.manual_seed(0)
-        vae = make_vae(len(vocabulary), hidden)
-        rate = pv.learning_rates.cosine(3e-3, epochs * number // 50)
+        vae, rate = make_vae(len(vocabulary), hidden), pv.learning_rates.cosine(3e-3, steps)
         step = pv.Step(pv.Optim(torch.optim.Adam, lr=rate), **settings)
         histories[name] = pv.fit(vae, data, validation=test, epochs=epochs, step=step, **fitting)
         report = pv.evaluate(vae, test, particles=k, diagnostics=[latents])
