@@ -91,6 +91,9 @@ class CausalGRU(Part):
 
     $$ h_t = \mathrm{GRU}(h_{t-1}, [e(x_{t-1}), z]), \quad h_0 = \tanh(W z + b) $$
 
+    A compiled step unrolls the network over time, which takes long to compile and gains little:
+    train it with `pv.Step(compile=False)`.
+
     Args:
         embed: maps steps [..., *event] to vectors [..., C].
         channels: C.

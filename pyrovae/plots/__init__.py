@@ -19,6 +19,7 @@ from pyrovae.plots.holes import holes
 from pyrovae.plots.images import reconstructions, samples, samples_by
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
+from pyrovae.plots.piano import piano_rolls
 from pyrovae.plots.predictive_checks import predictive_checks
 from pyrovae.plots.ranking import ranking
 from pyrovae.plots.sandwich import sandwich
@@ -42,6 +43,7 @@ __all__ = [
     "latent_map",
     "manifold",
     "novelty",
+    "piano_rolls",
     "predictive_checks",
     "profiles",
     "ranking",
