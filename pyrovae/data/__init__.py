@@ -25,6 +25,7 @@ from pyrovae.data.images import Shape, fold, rotated
 from pyrovae.data.labeled import Labeled
 from pyrovae.data.reading import Reading
 from pyrovae.data.sequences import pad
+from pyrovae.data.series import Series, read_series
 from pyrovae.data.sprites import Sprites
 from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
@@ -42,6 +43,7 @@ __all__ = [
     "Labeled",
     "PIXELS",
     "Reading",
+    "Series",
     "Shape",
     "Split",
     "Sprites",
@@ -60,6 +62,7 @@ __all__ = [
     "pad",
     "named",
     "open_unit_interval",
+    "read_series",
     "read_texts",
     "rotated",
     "tensors",
