@@ -45,6 +45,7 @@ from .measure.latents.traverse import traverse as traverse
 from .measure.novelty import Novelty as Novelty
 from .measure.particle_filter import ParticleFilter as ParticleFilter
 from .measure.particle_filter import ParticleFilterFinding as ParticleFilterFinding
+from .measure.perplexity import perplexity as perplexity
 from .measure.predictive_checks import PredictiveCheck as PredictiveCheck
 from .measure.probe import ProbeFinding as ProbeFinding
 from .measure.probe import probe as probe

@@ -21,6 +21,7 @@ FINDINGS = {
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
     "multimodal": r"(?m)^ log p\((?:image|label) \| (?:image|label)\) +(-\d+\.\d+) ",
+    "sentence_vae": r"(?m)^(as usual|cured) +ELBO -\d+\.\d+, .*perplexity \d+\.\d+",
     "sklearn_grid": r"(?m)^(PCA|FactorAnalysis|VAE|VAE, scales) +\d+ +-?\d+\.\d+ ",
     "sparse_autoencoder": r"(?m)^KL weight (\d) .*explained +\d+\.\d%",
     "vq_vae": r"(?m)^ *(log p\(x \| k\) \+ log p\(k\) +-\d+\.\d+) ",

@@ -34,6 +34,8 @@ FROM_PYTHON: Final = QUANTIZERS | {
     *("Markov", "Combiner", "EachStep", "BackwardGRU", "FIVO"),
     *("Modalities", "EachModality"),
     *("ProductOfExperts", "MixtureOfExperts", "MixtureOfProducts"),
+    *("Autoregressive", "CausalAttention", "CausalGRU"),
+    *("EmbedTokens", "EncodeSequence", "WordDropout"),
 }
 """Parts that an experiment cannot name.
 

@@ -25,9 +25,11 @@ from pyrovae.data.images import Shape, fold, rotated
 from pyrovae.data.labeled import Labeled
 from pyrovae.data.reading import Reading
 from pyrovae.data.sequences import pad
+from pyrovae.data.series import Series, read_series
 from pyrovae.data.sprites import Sprites
 from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
+from pyrovae.data.text import Vocabulary, read_texts
 from pyrovae.data.transformed import Transformed
 
 __all__ = [
@@ -41,12 +43,14 @@ __all__ = [
     "Labeled",
     "PIXELS",
     "Reading",
+    "Series",
     "Shape",
     "Split",
     "Sprites",
     "Streamed",
     "Table",
     "Transformed",
+    "Vocabulary",
     "check_context",
     "check_domain",
     "check_finite",
@@ -58,6 +62,8 @@ __all__ = [
     "pad",
     "named",
     "open_unit_interval",
+    "read_series",
+    "read_texts",
     "rotated",
     "tensors",
     "value_in",

@@ -22,11 +22,13 @@ from pyrovae.likelihoods.location_scale import Laplace, Normal, StudentT
 from pyrovae.likelihoods.masks import Masked, fill_missing
 from pyrovae.likelihoods.modalities import EachModality
 from pyrovae.likelihoods.pixels import Categorical, DiscretizedLogisticMixture
+from pyrovae.likelihoods.sequences import Autoregressive
 from pyrovae.likelihoods.steps import EachStep
 from pyrovae.likelihoods.tables import Columns
 from pyrovae.likelihoods.unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
+    "Autoregressive",
     "AutoregressiveBernoulli",
     "Bernoulli",
     "Beta",

@@ -10,6 +10,13 @@ which data would depend on each other.
 """
 
 from pyrovae.nets.autoregressive import PixelCNN
+from pyrovae.nets.causal import (
+    CausalAttention,
+    CausalGRU,
+    EmbedTokens,
+    EncodeSequence,
+    WordDropout,
+)
 from pyrovae.nets.codebooks import Codebook, Lattice, Quantized, Quantizer
 from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.folded import Folded
@@ -26,11 +33,15 @@ __all__ = [
     "MLP",
     "SMALLEST_SCALE",
     "BackwardGRU",
+    "CausalAttention",
+    "CausalGRU",
     "CausalTransformer",
     "Codebook",
     "ConvDecoder",
     "ConvEncoder",
+    "EmbedTokens",
     "EncodeColumns",
+    "EncodeSequence",
     "Folded",
     "GatedMLP",
     "HideMissing",
@@ -45,6 +56,7 @@ __all__ = [
     "Rescaled",
     "ResidualMLP",
     "TorchCodebook",
+    "WordDropout",
     "join",
     "positive",
     "set_last_bias",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pyrovae.nets.blocks import Residual
 from pyrovae.parts import Part
 
-__all__ = ["CausalTransformer"]
+__all__ = ["CausalTransformer", "attention_blocks"]
 
 
 class CausalTransformer(Part):
@@ -53,11 +53,7 @@ class CausalTransformer(Part):
         self.size, self.codes = size, codes
         self.embedding = nn.Embedding(codes, channels)
         self.places = nn.Parameter(0.1 * torch.randn(size, channels))
-        layers: list[nn.Module] = []
-        for _ in range(blocks):
-            layers.append(Residual(_Attention(size, channels, heads)))
-            wide = nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
-            layers.append(Residual(nn.Sequential(nn.LayerNorm(channels), *wide)))
+        layers = attention_blocks(size, channels, heads=heads, blocks=blocks)
         self.layers = nn.Sequential(*layers, nn.LayerNorm(channels), nn.Linear(channels, codes))
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -70,6 +66,19 @@ class CausalTransformer(Part):
         before = nn.functional.pad(self.embedding(codes[..., :-1]), (0, 0, 1, 0))
         logits: Tensor = self.layers(before + self.places)
         return logits
+
+
+def attention_blocks(size: int, channels: int, *, heads: int, blocks: int) -> list[nn.Module]:
+    """Return residual blocks of masked attention and of two linear layers, for up to T places.
+
+    Each block follows a layer normalization, and maps [..., T, C] to [..., T, C].
+    """
+    layers: list[nn.Module] = []
+    for _ in range(blocks):
+        layers.append(Residual(_Attention(size, channels, heads)))
+        wide = nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
+        layers.append(Residual(nn.Sequential(nn.LayerNorm(channels), *wide)))
+    return layers
 
 
 class _Attention(nn.Module):
@@ -92,6 +101,7 @@ class _Attention(nn.Module):
         parts = self.joint(self.normalize(x)).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.transpose(-4, -2).unbind(-3)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        shares = scores.masked_fill(self.later, -torch.inf).softmax(-1)
+        later = self.later[: x.shape[-2], : x.shape[-2]]
+        shares = scores.masked_fill(later, -torch.inf).softmax(-1)
         found: Tensor = self.out((shares @ value).transpose(-2, -3).flatten(-2))
         return found

@@ -20,6 +20,7 @@ from pyrovae.plots.holes import holes
 from pyrovae.plots.images import reconstructions, samples, samples_by
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.novelty import novelty
+from pyrovae.plots.piano import piano_rolls
 from pyrovae.plots.predictive_checks import predictive_checks
 from pyrovae.plots.ranking import ranking
 from pyrovae.plots.sandwich import sandwich
@@ -44,6 +45,7 @@ __all__ = [
     "latent_map",
     "manifold",
     "novelty",
+    "piano_rolls",
     "predictive_checks",
     "profiles",
     "ranking",
