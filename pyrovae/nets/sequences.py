@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyrovae.parts import Part
@@ -23,7 +24,21 @@ def step_mask(context: tuple[Tensor, ...], owner: str) -> Tensor:
             f"{owner} takes the mask of the steps as its last context, booleans [N, T], True for "
             f"the steps of a sequence and False for padding; got {met}"
         )
+    if is_validation_enabled():
+        _check_steps(context[-1], owner)
     return context[-1]
+
+
+def _check_steps(mask: Tensor, owner: str) -> None:
+    """Check that each sequence has a step, and padding after its last one only."""
+    wrong = ~mask[..., 0] | (mask[..., 1:] & ~mask[..., :-1]).any(-1)
+    if wrong.any():
+        row = mask[wrong][0].int().tolist()
+        raise ValueError(
+            f"{owner} takes sequences of one or more steps with padding at their ends; got the "
+            f"mask {row[:12]}{'...' if len(row) > 12 else ''}. Move the steps to the front, as "
+            "data.pad does"
+        )
 
 
 class BackwardGRU(Part):
