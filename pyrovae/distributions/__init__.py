@@ -7,6 +7,7 @@ from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, Total
 from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
 from pyrovae.distributions.markov import EachStep, MarkovChain
 from pyrovae.distributions.mixtures import NormalMixture
+from pyrovae.distributions.ode_flows import ODEFlow, VelocityField
 from pyrovae.distributions.spheres import PowerSpherical, SphericalUniform
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "LogPoisson",
     "MarkovChain",
     "NormalMixture",
+    "ODEFlow",
     "OverdispersedPoisson",
     "PowerSpherical",
     "SphericalUniform",
     "TotalsMultinomial",
+    "VelocityField",
 ]

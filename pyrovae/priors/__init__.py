@@ -8,6 +8,7 @@ module. The classes here are modules that hold their parameters and buffers, so 
 
 from pyrovae.priors.base import Prior
 from pyrovae.priors.codes import AutoregressiveCodes, Codes
+from pyrovae.priors.continuous_flow import ContinuousFlow
 from pyrovae.priors.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.priors.flow import Flow
 from pyrovae.priors.hierarchical import ConditionalNormal, Hierarchical
@@ -25,6 +26,7 @@ __all__ = [
     "Categorical",
     "Codes",
     "ConditionalNormal",
+    "ContinuousFlow",
     "Flow",
     "Hierarchical",
     "Joint",
