@@ -82,9 +82,11 @@ def test_the_divergence_is_the_trace_of_the_jacobian(latents):
 def test_a_density_has_the_integral_one(latents):
     points = torch.linspace(-8, 8, 101, dtype=torch.float64)
     grid = torch.cartesian_prod(*[points] * latents).reshape(-1, latents)
-    density = moved_flow(latents).log_prob(grid).exp()
-    total = density.sum() * (points[1] - points[0]) ** latents
-    assert total.item() == pytest.approx(1, abs=1e-6)
+    flow = moved_flow(latents)
+    mass = flow.log_prob(grid).exp() * (points[1] - points[0]) ** latents
+    allowed = (mass * flow.integration_error(grid)).sum().item()
+    assert allowed < 1e-3
+    assert mass.sum().item() == pytest.approx(1, abs=allowed)
 
 
 @torch.no_grad()
