@@ -32,10 +32,12 @@ FROM_PYTHON: Final = QUANTIZERS | {
     *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
     *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
     *("Markov", "Combiner", "EachStep", "BackwardGRU", "FIVO"),
+    *("ResidualLadder", "MapsDecoder"),
 }
 """Parts that an experiment cannot name.
 
-They wrap a module of one's own, share a quantizer, take labels, or are of sequences.
+They wrap a module of one's own, share a quantizer or a ladder, take labels, or are of
+sequences.
 """
 
 ELBO: Final = "ELBO"

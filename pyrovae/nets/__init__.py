@@ -15,6 +15,7 @@ from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, 
 from pyrovae.nets.folded import Folded
 from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, unconstrained
 from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
+from pyrovae.nets.ladder import MapsDecoder
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
 from pyrovae.nets.sequences import BackwardGRU
@@ -35,6 +36,7 @@ __all__ = [
     "HideMissing",
     "Lattice",
     "LogCounts",
+    "MapsDecoder",
     "PixelCNN",
     "Quantized",
     "Quantizer",

@@ -16,6 +16,7 @@ from pyrovae.priors.joint import Joint
 from pyrovae.priors.markov import Markov
 from pyrovae.priors.mixtures import MixtureOfNormals
 from pyrovae.priors.normal import Normal
+from pyrovae.priors.residual_ladder import ResidualLadder
 from pyrovae.priors.sphere import UniformSphere
 from pyrovae.priors.standard import Laplace, StandardNormal, StudentT
 from pyrovae.priors.vamp import VampPrior
@@ -37,6 +38,7 @@ __all__ = [
     "OneHot",
     "Prior",
     "RelaxedOneHot",
+    "ResidualLadder",
     "StandardNormal",
     "StudentT",
     "UniformSphere",
