@@ -6,7 +6,6 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.data.images import Shape
 from pyrovae.nets.blocks import on_images
 from pyrovae.nets.ladder import LadderEncoder, narrow_block
 from pyrovae.parts import Part
@@ -53,7 +52,7 @@ class ResidualLadder(Part):
         ['z_2', 'z_1']
     """
 
-    def __init__(self, prior: Prior, shape: Shape) -> None:
+    def __init__(self, prior: Prior, shape: tuple[int, int, int]) -> None:
         super().__init__()
         if not isinstance(prior, Prior):
             raise ValueError(
