@@ -3,9 +3,9 @@
     python examples/ladder.py --seconds 30 --out levels.png
 
 The ladder has five levels of latents on feature maps from 2 x 2 to 8 x 8. Its guide takes the
-prior's top-down path, and free bits hold each level's KL. Both models are trained for the same
-time on binary images of sprites, 32 x 32. The script prints bits per dimension, an upper bound by
-IWAE, and how many nats each level carries; --out draws them.
+prior's top-down path; a rising KL weight and free bits keep its levels in use. Both models are
+trained for the same time on binary images of sprites, 32 x 32. The script prints bits per
+dimension, an upper bound by IWAE, and how many nats each level carries; --out draws them.
 
 References:
     Child, 2021. Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images.
@@ -49,7 +49,8 @@ def sprites(number: int, seed: int) -> torch.Tensor:
 def train(vae: pv.VAE, x: torch.Tensor, seconds: float) -> None:
     vae.likelihood.start_at_mean(x)
     step = pv.Step(
-        optim=torch.optim.Adam(vae.parameters(), lr=2e-3),
+        optim=torch.optim.Adam(vae.parameters(), lr=4e-3),
+        kl_weight=pv.schedules.linear(0.05, 1, 1),
         handlers=[pv.handlers.free_bits(0.2, per="site")],
         clip_norm=200.0,
         compile=False,  # the same time for both, without the time of a compiler
