@@ -29,7 +29,8 @@ class ResidualLadder(Part):
     a residual block. The context is ignored.
 
     Use it with `guides.ResidualLadder` and `nets.MapsDecoder`. `handlers.free_bits(nats,
-    per="site")` keeps each level in use: the KL of a site is that of its level.
+    per="site")` keeps each level in use: the KL of a site is that of its level. On a CPU, the step
+    of many levels takes minutes to compile: train with `Step(compile=False)`.
 
     Args:
         sides: the sides of the maps of each level, from the top to the bottom, each a multiple of
