@@ -100,8 +100,8 @@ def test_the_kls_of_the_levels_add_up_to_the_rate(vae):
 
 def test_annealing_through_all_levels_gives_the_bound_of_many_particles(vae):
     with pv.seeded(0):
-        annealed = pv.AIS(3, particles=8, leapfrogs=2, limit=2)(vae, X).lower
-    bound = pv.evaluate(vae, X[:2], particles=400).iwae[400]
+        annealed = pv.AIS(2, particles=8, leapfrogs=1, limit=1)(vae, X).lower
+    bound = pv.evaluate(vae, X[:1], particles=400).iwae[400]
     error = annealed.standard_error.hypot(bound.standard_error)
     assert ((annealed.value - bound.value).abs() < 5 * error).all()
 
