@@ -19,6 +19,7 @@ FINDINGS = {
     "deep_markov": r"(?m)^(?:-(ELBO|IWAE-\d+) per step: \d+\.\d+ nats| CRPS +(\d\.\d+) )",
     "factor_vae": r"(?m)^gamma +(\d+\.\d) +ELBO +-\d+\.\d+ .*MIG 0\.\d+ ",
     "faster_pyro": r"pyrovae\.SVI \d+\.\d+ ms \(ratio (\d+\.\d+)\)",
+    "ladder": r"(?m)^(flat|ladder), bits per dimension: \d\.\d+",
     "information_bottleneck": r"(?m)^beta +(\d\.\d+) +rate +\d+\.\d+ nats",
     "multimodal": r"(?m)^ log p\((?:image|label) \| (?:image|label)\) +(-\d+\.\d+) ",
     "sentence_vae": r"(?m)^(as usual|cured) +ELBO -\d+\.\d+, .*perplexity \d+\.\d+",

@@ -148,6 +148,10 @@ examples:
   pyrovae explore runs/digits
   pyrovae explore runs/cells --split train -n 2000 --port 8000
   pyrovae explore runs/digits --out digits.html""",
+    "export": """\
+examples:
+  pyrovae export runs/digits
+  pyrovae export runs/digits --onnx --out programs""",
     "impute": """\
 examples:
   pyrovae impute runs/people --data gaps.parquet --out filled.parquet""",

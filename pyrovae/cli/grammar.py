@@ -19,6 +19,7 @@ from pyrovae.cli.options import (
     Common,
     Count,
     Evaluation,
+    Exported,
     Factored,
     Imputed,
     Opened,
@@ -283,3 +284,16 @@ def explore(run: Folder, /, *, options: Explored = Explored()) -> int:
     from pyrovae.cli.explore import command
 
     return command.explore(run, options)
+
+
+@APP.command(help_epilogue=EPILOGUES["export"])
+def export(run: Folder, /, *, options: Exported = Exported()) -> int:
+    """Write a run's encoder and decoder as programs that need neither this library nor Pyro.
+
+    encoder.pt2 maps x to the mean and the standard deviation of q(z | x), decoder.pt2 maps z to
+    the mean of p(x | z); torch.export.load reads them. Each is compared with torch on the first
+    256 data and written only if they agree to 1e-5.
+    """
+    from pyrovae.cli import export
+
+    return export.export(run, options)

@@ -36,11 +36,12 @@ FROM_PYTHON: Final = QUANTIZERS | {
     *("ProductOfExperts", "MixtureOfExperts", "MixtureOfProducts"),
     *("Autoregressive", "CausalAttention", "CausalGRU"),
     *("EmbedTokens", "EncodeSequence", "WordDropout"),
+    *("ResidualLadder", "MapsDecoder"),
 }
 """Parts that an experiment cannot name.
 
-They wrap a module of one's own, share a quantizer, take labels, or are of sequences or of
-several modalities.
+They wrap a module of one's own, share a quantizer or a ladder, take labels, or are of
+sequences or of several modalities.
 """
 
 ELBO: Final = "ELBO"

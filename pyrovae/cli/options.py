@@ -22,6 +22,7 @@ __all__ = [
     "Count",
     "Drawn",
     "Evaluation",
+    "Exported",
     "Factored",
     "Flag",
     "Imputed",
@@ -390,3 +391,17 @@ class Factored(Opened):
             "data set, or else its labels."
         ),
     ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Exported(Opened):
+    """The options of `pyrovae export`."""
+
+    split: Annotated[Split, Parameter(help="The split whose data the programs are held to.")] = (
+        "test"
+    )
+    out: Annotated[Path | None, Parameter(help="The folder to write to (RUN/export).")] = None
+    onnx: Annotated[Flag, Parameter(help="Write models of ONNX too; needs 'pyrovae[onnx]'.")] = (
+        False
+    )

@@ -7,6 +7,7 @@ from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, Total
 from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
 from pyrovae.distributions.markov import EachStep, MarkovChain
 from pyrovae.distributions.mixtures import NormalMixture
+from pyrovae.distributions.ode_flows import ODEFlow, VelocityField
 from pyrovae.distributions.present import Present
 from pyrovae.distributions.spheres import PowerSpherical, SphericalUniform
 
@@ -20,9 +21,11 @@ __all__ = [
     "LogPoisson",
     "MarkovChain",
     "NormalMixture",
+    "ODEFlow",
     "OverdispersedPoisson",
     "PowerSpherical",
     "Present",
     "SphericalUniform",
     "TotalsMultinomial",
+    "VelocityField",
 ]

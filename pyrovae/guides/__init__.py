@@ -18,6 +18,7 @@ from pyrovae.guides.joint import Joint
 from pyrovae.guides.mixtures import MixtureOfNormals
 from pyrovae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
 from pyrovae.guides.of_context import OfContext
+from pyrovae.guides.residual_ladder import ResidualLadder
 from pyrovae.guides.sphere import PowerSpherical
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "PowerSpherical",
     "ProductOfExperts",
     "RelaxedOneHot",
+    "ResidualLadder",
     "VectorQuantized",
 ]

@@ -23,6 +23,7 @@ from pyrovae.measure.findings import (
     without_error_over_data,
 )
 from pyrovae.measure.saved_findings import PARETO, SavedFinding, of_dimensions, read_report
+from pyrovae.measure.to_arviz import to_arviz
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
 
@@ -246,6 +247,14 @@ class Report(Finding):
         files.write_together(
             {path.with_suffix(".safetensors"): tensors, path: files.json_as_bytes(said)}
         )
+
+    def to_arviz(self) -> Any:
+        """Return the bounds as ArviZ's data (needs `pyrovae[arviz]`); see `measure.to_arviz`.
+
+        Raises:
+            ValueError: if the guide is a point mass, or ArviZ is not installed.
+        """
+        return to_arviz(self)
 
     @staticmethod
     def load(path: str | Path) -> SavedFinding:

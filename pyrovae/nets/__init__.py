@@ -22,6 +22,7 @@ from pyrovae.nets.convolutional import ConvDecoder, ConvEncoder, ResNetDecoder, 
 from pyrovae.nets.folded import Folded
 from pyrovae.nets.heads import SMALLEST_SCALE, join, positive, set_last_bias, unconstrained
 from pyrovae.nets.inputs import EncodeColumns, HideMissing, LogCounts
+from pyrovae.nets.ladder import MapsDecoder
 from pyrovae.nets.modalities import Modalities
 from pyrovae.nets.perceptrons import MLP, GatedMLP, ResidualMLP
 from pyrovae.nets.rescaled import Rescaled
@@ -48,6 +49,7 @@ __all__ = [
     "Lattice",
     "LogCounts",
     "Modalities",
+    "MapsDecoder",
     "PixelCNN",
     "Quantized",
     "Quantizer",

@@ -8,6 +8,7 @@ module. The classes here are modules that hold their parameters and buffers, so 
 
 from pyrovae.priors.base import Prior
 from pyrovae.priors.codes import AutoregressiveCodes, Codes
+from pyrovae.priors.continuous_flow import ContinuousFlow
 from pyrovae.priors.discrete import Bernoulli, Categorical, OneHot, RelaxedOneHot
 from pyrovae.priors.flow import Flow
 from pyrovae.priors.hierarchical import ConditionalNormal, Hierarchical
@@ -15,6 +16,7 @@ from pyrovae.priors.joint import Joint
 from pyrovae.priors.markov import Markov
 from pyrovae.priors.mixtures import MixtureOfNormals
 from pyrovae.priors.normal import Normal
+from pyrovae.priors.residual_ladder import ResidualLadder
 from pyrovae.priors.sphere import UniformSphere
 from pyrovae.priors.standard import Laplace, StandardNormal, StudentT
 from pyrovae.priors.vamp import VampPrior
@@ -25,6 +27,7 @@ __all__ = [
     "Categorical",
     "Codes",
     "ConditionalNormal",
+    "ContinuousFlow",
     "Flow",
     "Hierarchical",
     "Joint",
@@ -35,6 +38,7 @@ __all__ = [
     "OneHot",
     "Prior",
     "RelaxedOneHot",
+    "ResidualLadder",
     "StandardNormal",
     "StudentT",
     "UniformSphere",

@@ -28,7 +28,7 @@ class Prior(Part):
         return z
 
 
-def check_latents(owner: Prior, latents: int) -> None:
+def check_latents(owner: Part, latents: int) -> None:
     """Check the number of latent dimensions of a prior.
 
     Raises:

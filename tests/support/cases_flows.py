@@ -28,6 +28,12 @@ def flow_prior(kind: Kind) -> Case:
     return _case(priors.Flow(LATENTS, kind=kind, **SMALL), guide)
 
 
+def ode_prior() -> Case:
+    """A prior by an ODE with the mean-field guide."""
+    guide = guides.MeanFieldNormal(MLP(WIDTH, 8, 2 * LATENTS))
+    return _case(priors.ContinuousFlow(LATENTS, hidden=8, steps=2), guide)
+
+
 def flow_guide(kind: Kind) -> Case:
     """The standard normal prior with a flow guide."""
     net = MLP(WIDTH, 8, FEATURES)
@@ -50,6 +56,7 @@ def sphere() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
+    "ODE prior": ode_prior,
     "spline flow prior": partial(flow_prior, "spline"),
     "affine flow prior": partial(flow_prior, "affine"),
     "spline flow guide": partial(flow_guide, "spline"),

@@ -70,7 +70,15 @@ def bottleneck() -> Case:
     return Case(vae, torch.tensor([0, 2, 1, 2]), (X,))
 
 
+def deep_ladder() -> Case:
+    prior = priors.ResidualLadder((1, 2, 4), latents=2, channels=4)
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.MapsDecoder(prior.maps, (1, 4, 4)))
+    x = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)).round()
+    return Case(pv.VAE(prior, likelihood, guides.ResidualLadder(prior, (1, 4, 4))), x)
+
+
 CASES = {
+    "ResidualLadder": deep_ladder,
     "Label and OfContext": bottleneck,
     "Hierarchical, bottom-up": bottom_up,
     "Hierarchical, Ladder": top_down,
