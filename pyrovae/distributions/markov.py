@@ -113,7 +113,7 @@ class EachStep(dist.TorchDistribution):
     arg_constraints: dict[str, Any] = {}
 
     def __init__(self, emission: Callable[[Tensor], Any], z: Tensor, mask: Tensor) -> None:
-        self.emission, self.mask, self.steps = emission, mask, emission(z)
+        self.emission, self.z, self.mask, self.steps = emission, z, mask, emission(z)
         batch = torch.broadcast_shapes(self.steps.batch_shape, mask.shape)
         event = torch.Size((batch[-1], *self.steps.event_shape))
         super().__init__(torch.Size(batch[:-1]), event, validate_args=False)
@@ -137,7 +137,7 @@ class EachStep(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> EachStep:
         """Return the same observations with a larger batch shape."""
         wider = EachStep.__new__(EachStep)
-        wider.emission, wider.steps = self.emission, self.steps
+        wider.emission, wider.z, wider.steps = self.emission, self.z, self.steps
         wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
         super(EachStep, wider).__init__(torch.Size(batch_shape), self.event_shape)
         return wider

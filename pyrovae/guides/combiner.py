@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions.markov import MarkovChain
-from pyrovae.nets.heads import diagonal_normal
-from pyrovae.nets.sequences import step_mask
+from pyrovae.nets.sequences import step_mask, steps_normal
 from pyrovae.parts import Part
 
 __all__ = ["Combiner"]
@@ -35,7 +34,8 @@ class Combiner(Part):
         first: z_0, a parameter that starts at zero.
 
     Raises:
-        ValueError: if the context does not end in a mask of the steps.
+        ValueError: if there is no latent dimension, the context is not a mask of the steps alone,
+            or the network does not return 2 D numbers.
 
     References:
         Krishnan, Shalit, Sontag, 2017. Structured Inference Networks for Nonlinear State Space
@@ -52,16 +52,18 @@ class Combiner(Part):
 
     def __init__(self, reader: nn.Module, net: nn.Module, latents: int) -> None:
         super().__init__()
+        if latents < 1:
+            raise ValueError(f"Combiner expected at least one latent dimension; got {latents}")
         self.reader, self.net = reader, net
         self.first = nn.Parameter(torch.zeros(latents))
 
     def transition(self, before: Tensor, inputs: Tensor | None) -> dist.Distribution:
         """Return q(z_t | z_{t-1}, h_t) for z_{t-1} [..., D] and h_t [..., H]."""
-        return diagonal_normal(self.net(before, inputs), self)
+        return steps_normal(self.net(before, inputs), before, self)
 
     def distribution(self, x: Tensor, *context: Tensor) -> MarkovChain:
         """Return q(z_{1:T} | x)."""
-        mask = step_mask(context, "Combiner")
+        mask = step_mask(context, "Combiner", alone=True)
         return MarkovChain(self.transition, self.first, mask, self.reader(x, mask))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ __all__ = ["EachStep"]
 class EachStep(Likelihood):
     r"""Score each step of a sequence by the same likelihood, $\sum_t m_t \log p(x_t | z_t)$.
 
-    The last context is the mask m of the steps, booleans [N, T]. Steps of padding hold any value
-    of the domain; they are not scored.
+    The context is the mask m of the steps, booleans [N, T]. Steps of padding hold any value of the
+    domain; they are not scored.
 
     Args:
         likelihood: p(x_t | z_t), of z_t [..., D].
 
     Raises:
-        ValueError: if the context does not end in a mask of the steps.
+        ValueError: if the context is not a mask of the steps alone.
 
     Example:
         >>> import pyro, torch, pyrovae as pv
@@ -42,5 +42,5 @@ class EachStep(Likelihood):
 
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         """Return p(x | z) of z [..., T, D], with the leading axes as batch shape."""
-        mask = step_mask(context, "EachStep")
+        mask = step_mask(context, "EachStep", alone=True)
         return markov.EachStep(self.likelihood.observation, z, mask)

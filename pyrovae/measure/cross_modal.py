@@ -37,7 +37,7 @@ from pyrovae.weights.bounds import (
 from pyrovae.weights.given import Given
 from pyrovae.weights.passes import over_passes
 from pyrovae.weights.run import LOG_W, run
-from pyrovae.weights.target import Resolved
+from pyrovae.weights.target import Resolved, modules_of
 
 __all__ = [
     "CrossModal",
@@ -283,7 +283,17 @@ def check_least(**numbers: tuple[int | None, int]) -> None:
 def masked(
     modalities: Modalities, resolved: Resolved, x: Any, context: tuple[ContextValue, ...]
 ) -> Given:
-    """Return data whose context ends in the mask of their modalities."""
+    """Return data whose context ends in the mask of their modalities.
+
+    Raises:
+        ValueError: if the target is of other modalities.
+    """
+    for module in modules_of(resolved.target):
+        if isinstance(module, Modalities) and module.columns != modalities.columns:
+            raise ValueError(
+                f"the target is of the modalities {module.widths}, in this order; got "
+                f"{modalities.widths}"
+            )
     given = resolved.given(x, *context)
     rest, mask = modalities.present(given.context)
     modalities.split(given.x[:1])  # raises if the data have other columns

@@ -26,6 +26,7 @@ from pyrovae.measure.findings import (
 )
 from pyrovae.measure.progress import concatenated
 from pyrovae.measure.turns import collect_in_turns
+from pyrovae.nets.sequences import step_mask
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate, difference
 from pyrovae.weights.filtering import StateSpace, filter_particles
@@ -36,6 +37,9 @@ __all__ = ["Forecast", "ForecastFinding", "crps", "forecast"]
 
 SHARE: Final = 0.9
 """The probability of the interval whose coverage is measured."""
+
+FEWEST: Final = 19
+"""The fewest draws whose range holds a further draw with that probability."""
 
 
 def crps(draws: Tensor, value: Tensor) -> Tensor:
@@ -141,6 +145,11 @@ def _space(resolved: Resolved, given: Given) -> StateSpace:
             "the prior's steps take inputs, which are unknown ahead of the sequence: forecast by "
             "a prior whose transition depends on the latents alone"
         )
+    if not hasattr(space.prior, "inputs") and not space.mask.all():
+        raise NotMeasurable(
+            f"a {type(space.prior).__name__} may depend on the number of the step, which differs "
+            "ahead of sequences of several lengths: forecast those of one length, without padding"
+        )
     return space
 
 
@@ -161,16 +170,16 @@ class Forecast:
     The score is the continuous ranked probability score (see `pyrovae.measure.forecast.crps`),
     the mean over steps and variables, in units of x. Beside it stands that of a forecast without
     a model, which draws one of the steps of the sequence that were seen. Sequences of H steps or
-    fewer are left out.
+    fewer are left out. Distances between classes without an order mean nothing.
 
     Args:
         steps: H.
-        draws: the draws of each forecast, 2 or more.
+        draws: the draws of each forecast, 19 or more.
         particles: the particles of the filter.
         limit: the number of sequences to measure, taken from the start; None for all.
 
     Raises:
-        ValueError: for less than one step, particle or sequence, or two draws.
+        ValueError: for less than one step, particle or sequence, or 19 draws.
 
     References:
         Gneiting, Raftery, 2007. Strictly Proper Scoring Rules, Prediction, and Estimation.
@@ -196,11 +205,11 @@ class Forecast:
     name: ClassVar[str] = "forecast"
 
     def __post_init__(self) -> None:  # noqa: D105
-        least = {"steps": 1, "draws": 2, "particles": 1, "limit": 1}
+        least = {"steps": 1, "draws": FEWEST, "particles": 1, "limit": 1}
         values = {name: getattr(self, name) for name in least}
         if low := {n: v for n, v in values.items() if v is not None and v < least[n]}:
             raise ValueError(
-                f"expected at least one step, particle and sequence, and two draws; got {low}"
+                f"expected at least one step, particle and sequence, and {FEWEST} draws; got {low}"
             )
 
     @torch.no_grad()
@@ -209,13 +218,16 @@ class Forecast:
 
         Raises:
             NotMeasurable: if the programs are no state-space model, no sequence is longer than
-                H steps, or the last context is no mask of the steps.
+                H steps, or the mask is not that of x.
+            ValueError: if the last context is no mask of the steps.
         """
         given = Resolved.of(target).given(x, *context).first(self.limit)
-        mask = given.context[-1] if given.context else None
-        if not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 2):
+        x = given.x
+        mask = step_mask(given.context, "Forecast")
+        if mask.shape != x.shape[:2]:
             raise NotMeasurable(
-                "forecasts take the mask of the steps, booleans [N, T], as the last context"
+                f"the mask of sequences x {tuple(x.shape)} has the shape {tuple(x.shape[:2])}; "
+                f"got {tuple(mask.shape)}"
             )
         lengths = mask.sum(1) - self.steps
         long = (lengths > 0).nonzero().squeeze(1)
@@ -237,7 +249,10 @@ class Forecast:
 
 def _scored(draws: Tensor, seen: Tensor, ahead: Tensor) -> dict[str, Tensor]:
     """Return the scores of one sequence, from draws [S, H, ...], as tensors [1, ...]."""
-    low, high = (draws.quantile(q, 0) for q in ((1 - SHARE) / 2, (1 + SHARE) / 2))
+    # A further draw lies between the order statistics number a and S + 1 - a with the
+    # probability (S + 1 - 2 a) / (S + 1): a is such that this is SHARE.
+    rank = ((1 - SHARE) / 2 * (len(draws) + 1) - 1) / (len(draws) - 1)
+    low, high = (draws.quantile(min(max(q, 0.0), 1.0), 0) for q in (rank, 1 - rank))
     past = seen.unsqueeze(1)
     # The steps seen are the whole distribution of that forecast, not a sample of it.
     of_past = (past - ahead).abs().mean(0) - _spread(past) / len(seen) ** 2

@@ -119,7 +119,7 @@ class ParticleFilter:
             return {
                 "log_z": torch.stack([each.log_z for each in found]),
                 "size": torch.stack([each.size for each in found]).mean(0),
-                "steps": space.observed.mask.sum(-1, keepdim=True).T,
+                "steps": space.mask.sum(-1, keepdim=True).T,
             }
 
         with resolved.evaluating():

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from pyrovae.nets.heads import diagonal_normal
 from pyrovae.parts import Part
 
-__all__ = ["BackwardGRU", "step_mask"]
+__all__ = ["BackwardGRU", "step_mask", "steps_normal"]
 
 
-def step_mask(context: tuple[Tensor, ...], owner: str) -> Tensor:
+def step_mask(context: tuple[Tensor, ...], owner: str, *, alone: bool = False) -> Tensor:
     """Return the mask of the steps, the last context, booleans [N, T].
 
+    Args:
+        context: the context.
+        owner: the name of the part, for messages.
+        alone: whether the part takes no other context.
+
     Raises:
-        ValueError: if it is none, or a sequence has no step, or padding before its last step; the
-            message names `owner`.
+        ValueError: if it is none, a sequence has no step or padding before its last step, or
+            there is a context that the part would ignore.
     """
     if not context or context[-1].dtype != torch.bool or context[-1].ndim < 2:
         met = f"{tuple(context[-1].shape)} of {context[-1].dtype}" if context else "no context"
@@ -24,9 +31,30 @@ def step_mask(context: tuple[Tensor, ...], owner: str) -> Tensor:
             f"{owner} takes the mask of the steps as its last context, booleans [N, T], True for "
             f"the steps of a sequence and False for padding; got {met}"
         )
+    if alone and len(context) > 1:
+        raise ValueError(
+            f"{owner} takes the mask of the steps and no other context, which it would ignore; "
+            f"got {len(context) - 1} before the mask. Write a part of your own that passes it on, "
+            "with distributions.MarkovChain (inputs) or EachStep"
+        )
     if is_validation_enabled():
         _check_steps(context[-1], owner)
     return context[-1]
+
+
+def steps_normal(parameters: Tensor, before: Tensor, owner: nn.Module) -> dist.Distribution:
+    """Return the diagonal normal of a step [..., D], given the one before and 2 D numbers.
+
+    Raises:
+        ValueError: if there are not 2 D numbers; the message names `owner`.
+    """
+    if parameters.shape[-1] != 2 * before.shape[-1]:
+        raise ValueError(
+            f"{type(owner).__name__} expected a network with {2 * before.shape[-1]} outputs, D "
+            f"means and D unconstrained scales of D = {before.shape[-1]} latents; got "
+            f"{parameters.shape[-1]}"
+        )
+    return diagonal_normal(parameters, owner)
 
 
 def _check_steps(mask: Tensor, owner: str) -> None:

@@ -21,14 +21,16 @@ class FIVO(Loss):
     $$ \hat p(x) = \prod_t \frac{1}{K} \sum_k
        \frac{p(z_t^k | z_{t-1}^k)\, p(x_t | z_t^k)}{q(z_t^k | z_{t-1}^k, x)} $$
 
-    With one particle it is the ELBO. The gradient leaves out the terms of the resampling, as the
-    paper recommends: it is biased, with a much smaller variance.
+    With one particle it is the ELBO. A KL weight is the exponent of p(z) / q(z). The gradient
+    leaves out the terms of the resampling, as the paper recommends: it is biased, with a much
+    smaller variance.
 
     Args:
         particles: K.
 
     Raises:
-        ValueError: if there is no particle; in a step, if the programs are no state-space model.
+        ValueError: if there is no particle; in a step, if the programs are no state-space model,
+            or the steps of the guide are not reparameterized.
 
     References:
         Maddison, Lawson, Tucker, Heess, Norouzi, Mnih, Doucet, Teh, 2017. Filtering Variational
@@ -63,7 +65,12 @@ class FIVO(Loss):
     ) -> Tensor:
         """Return the loss as a scalar tensor with a gradient, in nats, summed over data."""
         space = StateSpace.of(_with(model, kwargs), _with(guide, kwargs), *args)
-        found = filter_particles(space, self.num_particles)
+        if not space.guide.has_rsample:
+            raise ValueError(
+                "FIVO trains guides whose steps are reparameterized (has_rsample); those of this "
+                "one are not, and would get no gradient. Use continuous latents, or Trace_ELBO"
+            )
+        found = filter_particles(space, self.num_particles, kl_weight=space.kl_weight)
         loss: Tensor = -(space.scale * found.log_z).sum()
         return loss
 

@@ -46,20 +46,23 @@ def forecast(
         >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['variable 0', 'variable 1']
     """
-    width = seen.shape[-1]
-    shapes = [tuple(draws.shape[1:]), *([] if ahead is None else [tuple(ahead.shape)])]
-    if seen.ndim != 2 or draws.ndim != 3 or set(shapes) != {(draws.shape[1], width)}:
+    draws, seen = torch.as_tensor(draws).detach(), torch.as_tensor(seen).detach()
+    ahead = None if ahead is None else torch.as_tensor(ahead).detach()
+    _check_shapes(draws, seen, ahead)
+    width = seen.shape[1]
+    names = list(names or [f"variable {i}" for i in range(width)])
+    if [len(names), len(set(names))] != [width, width] or most < 1:
         raise ValueError(
-            "expected draws [S, H, D], steps seen [T, D] and steps ahead [H, D]; got "
-            f"{tuple(draws.shape)}, {tuple(seen.shape)}"
-            + (f" and {tuple(ahead.shape)}" if ahead is not None else "")
+            f"expected {width} different names and one panel or more; got {names} and most={most}"
         )
-    shown = list(names or [f"variable {i}" for i in range(width)])[:most]
+    shown = names[:most]
     figure, each = panels(shown, most=3, height=1.9)
     past = range(1, len(seen) + 1)
-    later = range(len(seen) + 1, len(seen) + draws.shape[1] + 1)
+    # From the last step seen on, so that a forecast of one step is a line, too.
+    later = range(len(seen), len(seen) + draws.shape[1] + 1)
     for i, name in enumerate(shown):
-        axes, values = each[name], draws[..., i].double()
+        axes, values = each[name], torch.cat([seen[-1:].expand(len(draws), 1, -1), draws], 1)
+        values = values[..., i].double()
         axes.plot(past, seen[:, i], color=TRAIN, lw=1.2, marker=".", ms=3, label="seen")
         for share, alpha in INTERVALS:
             bounds = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
@@ -69,7 +72,7 @@ def forecast(
             )
         axes.plot(later, values.median(0).values, color=VALIDATION, lw=1.2, label="median")
         if ahead is not None:
-            axes.plot(later, ahead[:, i], ".", color=OBJECTIVE, ms=4, label="came")
+            axes.plot(later[1:], ahead[:, i], ".", color=OBJECTIVE, ms=4, label="came")
         axes.set_title(name, loc="left", fontsize=9)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -77,3 +80,14 @@ def forecast(
     lines, labels = axes.get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
     return figure
+
+
+def _check_shapes(draws: Tensor, seen: Tensor, ahead: Tensor | None) -> None:
+    after = [] if ahead is None else [ahead]
+    fits = draws.ndim == 3 and seen.ndim == 2 and min(*draws.shape, *seen.shape) > 0
+    fits = fits and seen.shape[1] == draws.shape[2]
+    if not fits or any(each.shape != draws.shape[1:] for each in after):
+        met = ", ".join(str(tuple(each.shape)) for each in (draws, seen, *after))
+        raise ValueError(
+            f"expected draws [S, H, D], steps seen [T, D] and steps ahead [H, D]; got {met}"
+        )

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions.markov import MarkovChain
-from pyrovae.nets.heads import diagonal_normal
-from pyrovae.nets.sequences import step_mask
+from pyrovae.nets.sequences import step_mask, steps_normal
 from pyrovae.priors.base import Prior, check_latents
 
 __all__ = ["Markov"]
@@ -19,8 +18,8 @@ class Markov(Prior):
 
     $$ p(z_{1:T}) = \prod_t N(z_t; m(z_{t-1}), \mathrm{diag}\, s(z_{t-1})^2) $$
 
-    The site "z" has the event shape [T, D]. The last context is the mask of the steps, booleans
-    [N, T]: steps of padding have log-density 0.
+    The site "z" has the event shape [T, D]. The context is the mask of the steps, booleans [N, T]:
+    steps of padding have log-density 0.
 
     Args:
         net: maps z [..., D] to 2 D numbers: D means, then D unconstrained scales (see
@@ -31,7 +30,8 @@ class Markov(Prior):
         first: z_0, a parameter that starts at zero.
 
     Raises:
-        ValueError: if there is no latent dimension, or the context does not end in a mask.
+        ValueError: if there is no latent dimension, the context is not a mask of the steps alone,
+            or the network does not return 2 D numbers.
 
     References:
         Krishnan, Shalit, Sontag, 2017. Structured Inference Networks for Nonlinear State Space
@@ -52,8 +52,8 @@ class Markov(Prior):
 
     def transition(self, before: Tensor, inputs: Tensor | None = None) -> dist.Distribution:
         """Return p(z_t | z_{t-1}) for z_{t-1} [..., D]."""
-        return diagonal_normal(self.net(before), self)
+        return steps_normal(self.net(before), before, self)
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
         """Return p(z_{1:T}), with the steps of the mask."""
-        return MarkovChain(self.transition, self.first, step_mask(context, "Markov"))
+        return MarkovChain(self.transition, self.first, step_mask(context, "Markov", alone=True))

@@ -22,6 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.types import Program
+from pyrovae.weights.sites import sample_sites
 
 __all__ = ["Filtered", "StateSpace", "filter_particles"]
 
@@ -32,11 +33,13 @@ class Chain(Protocol):
 
     Attributes:
         first: z_0, [..., D].
+        has_rsample: whether the steps are reparameterized.
     """
 
     first: Tensor
     batch_shape: Any
     event_shape: Any
+    has_rsample: Any
 
     def step(self, t: int, before: Tensor) -> Any:
         """Return the distribution of z_t given z_{t-1} [..., D]."""
@@ -49,10 +52,12 @@ class Observations(Protocol):
     Attributes:
         mask: the steps, booleans [N, T].
         emission: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
+        z: the latents that the distribution was made of, [..., T, D].
     """
 
     mask: Tensor
     emission: Callable[[Tensor], Any]
+    z: Tensor
 
 
 @dataclass(frozen=True)
@@ -85,39 +90,86 @@ class StateSpace:
         guide: q(z_1:T | x), with batch shape [N].
         observed: p(x_1:T | z_1:T).
         x: the sequences, [N, T, ...].
+        mask: the steps of x, booleans [N, T].
         scale: the factor by which the plate scales each datum.
+        kl_weight: the factor of log p(z) - log q(z) beside it, which a handler sets in training.
     """
 
     prior: Chain
     guide: Chain
     observed: Observations
     x: Tensor
+    mask: Tensor
     scale: Any
+    kl_weight: Any
 
     @classmethod
     def of(cls, model: Program, guide: Program, *args: Any) -> StateSpace:
         """Run the two programs once, and return what they say of each step.
 
         Raises:
-            ValueError: if the site "z" is no `Chain` in both, or "x" has no `Observations`.
+            ValueError: if the site "z" is no `Chain` in both, "x" has no `Observations` of it,
+                there are further sites, or the mask is not that of x.
         """
         with _Undrawn():
             proposed = poutine.trace(guide).get_trace(*args)
             modeled = poutine.trace(model).get_trace(*args)
-        found = [proposed.nodes.get("z"), modeled.nodes.get("z"), modeled.nodes.get("x")]
-        kinds = (Chain, Chain, Observations)
-        for node, kind, where in zip(found, kinds, ("guide", "model", "model"), strict=True):
-            if node is None or not isinstance(node["fn"], kind):
-                site, wanted = ("z", "MarkovChain") if kind is Chain else ("x", "EachStep")
-                met = "no such site" if node is None else type(node["fn"]).__name__
-                raise ValueError(
-                    f"a filter needs the distribution of each step: the site {site!r} of the "
-                    f"{where} must be a pyrovae.distributions.{wanted}, or have its methods; got "
-                    f"{met}. Use priors.Markov, guides.Combiner and likelihoods.EachStep, or "
-                    "these distributions in programs of your own"
-                )
-        q, p, x = (node["fn"] for node in found)
-        return cls(p, q, x, found[2]["value"], found[2]["scale"])
+        q, p, x = _sites(proposed, modeled)
+        if p["scale"] is not q["scale"] and not torch.equal(*_tensors(p["scale"], q["scale"])):
+            raise ValueError(
+                "the site 'z' is scaled differently in the model and in the guide: wrap both "
+                "programs with the same handler"
+            )
+        whole, latent = _tensors(x["scale"], p["scale"])
+        mask = _mask_of(x["value"], x["fn"].mask)
+        return cls(p["fn"], q["fn"], x["fn"], x["value"], mask, x["scale"], latent / whole)
+
+
+def _tensors(*numbers: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.as_tensor(number).detach() for number in numbers)
+
+
+def _sites(proposed: Any, modeled: Any) -> tuple[Any, Any, Any]:
+    """Return the sites "z" of guide and model and "x", if they are all there is."""
+    found = [proposed.nodes.get("z"), modeled.nodes.get("z"), modeled.nodes.get("x")]
+    kinds = (Chain, Chain, Observations)
+    for node, kind, where in zip(found, kinds, ("guide", "model", "model"), strict=True):
+        if node is None or not isinstance(node["fn"], kind):
+            site, wanted = ("z", "MarkovChain") if kind is Chain else ("x", "EachStep")
+            met = "no such site" if node is None else type(node["fn"]).__name__
+            raise ValueError(
+                f"a filter needs the distribution of each step: the site {site!r} of the "
+                f"{where} must be a pyrovae.distributions.{wanted}, or have its methods; got "
+                f"{met}. Use priors.Markov, guides.Combiner and likelihoods.EachStep, or "
+                "these distributions in programs of your own"
+            )
+    names = {name for trace in (proposed, modeled) for name, _ in sample_sites(trace)}
+    if further := sorted(names - {"z", "x"}):
+        raise ValueError(
+            f"a filter weighs the sites 'z' and 'x' step by step, and knows no others; got "
+            f"{further}. Make them part of z or x"
+        )
+    q, p, x = found
+    z = x["fn"].z
+    if z is not p["value"] and (z.shape, z.data_ptr()) != (
+        p["value"].shape,
+        p["value"].data_ptr(),
+    ):
+        raise ValueError(
+            "a filter applies the emission to the latents of each step: the EachStep of 'x' must "
+            "be made of the value of the site 'z' itself. Move what changes z into the emission"
+        )
+    return q, p, x
+
+
+def _mask_of(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mask [N, T] of x, given one for each sequence or one for all."""
+    if x.ndim < 2 or mask.shape not in (x.shape[:2], (1, x.shape[1])):
+        raise ValueError(
+            f"the mask of sequences x {tuple(x.shape)} has the shape {tuple(x.shape[:2])}, a "
+            f"boolean for each step; got {tuple(mask.shape)}"
+        )
+    return mask.expand(x.shape[:2])
 
 
 class _Undrawn(Messenger):
@@ -130,7 +182,7 @@ class _Undrawn(Messenger):
             msg["done"] = True
 
 
-def filter_particles(space: StateSpace, particles: int) -> Filtered:
+def filter_particles(space: StateSpace, particles: int, *, kl_weight: Any = 1.0) -> Filtered:
     """Run a filter of K particles, with the guide's steps as proposals.
 
     Particles are resampled where their effective sample size falls below K / 2. No gradient goes
@@ -141,7 +193,7 @@ def filter_particles(space: StateSpace, particles: int) -> Filtered:
             estimation.
         Maddison et al., 2017. Filtering Variational Objectives.
     """
-    prior, guide, mask = space.prior, space.guide, space.observed.mask
+    prior, guide, mask = space.prior, space.guide, space.mask
     n, length = mask.shape
     before_p, before_q = (chain.first.expand(particles, n, -1) for chain in (prior, guide))
     log_w, log_z = before_q.new_zeros(particles, n), before_q.new_zeros(n)
@@ -149,7 +201,7 @@ def filter_particles(space: StateSpace, particles: int) -> Filtered:
     for t in range(length):
         proposal = guide.step(t, before_q)
         z = proposal.rsample() if proposal.has_rsample else proposal.sample()
-        score = prior.step(t, before_p).log_prob(z) - proposal.log_prob(z)
+        score = kl_weight * (prior.step(t, before_p).log_prob(z) - proposal.log_prob(z))
         score = score + space.observed.emission(z).log_prob(space.x[:, t])
         log_w = log_w + torch.where(mask[:, t], score, 0.0)
         last = torch.where(mask[:, t, None], z, last)
@@ -175,6 +227,7 @@ def _effective_size(log_w: Tensor) -> Tensor:
 
 def _resampled(z: Tensor, log_w: Tensor, number: int) -> Tensor:
     """Draw so many ancestors of each datum in proportion to the weights, with replacement."""
-    weights = (log_w.detach() - log_w.detach().max(0).values).exp()
+    log_w = log_w.detach()
+    weights = (log_w - log_w.max(0).values).exp().nan_to_num(1.0)  # NaN where no particle fits x
     ancestors = torch.multinomial(weights.T, number, replacement=True).T
     return z.gather(0, ancestors.unsqueeze(-1).expand(*ancestors.shape, z.shape[-1]))

@@ -2,11 +2,25 @@
 
 import math
 
+import pyro
 import pytest
 import torch
-from state_space import ZERO, A, C, Q, R, masked, model, poor_guide, sequences
+from state_space import (
+    ZERO,
+    A,
+    C,
+    Q,
+    R,
+    masked,
+    model,
+    observed,
+    poor_guide,
+    sequences,
+    transition,
+)
 
 import pyrovae as pv
+from pyrovae.distributions import EachStep, MarkovChain
 from pyrovae.measure.forecast import crps
 
 MASK = masked(6, 3, 6)
@@ -102,12 +116,54 @@ def test_held_steps_are_scored_as_kalman_would():
     assert "better" in " ".join(found.verdict)
 
 
+@pytest.mark.parametrize("draws", [19, 40])
+def test_the_interval_holds_nine_in_ten_whatever_the_number_of_draws(draws):
+    mask = masked(*([6] * 400))
+    x = sequences(mask, seed=7)
+    with pv.seeded(1):
+        found = pv.Forecast(steps=1, draws=draws, particles=300)((model, poor_guide), x, mask)
+    held = found.quantities["90 % interval holds"]
+    assert held.error_over_data < 0.015
+    assert abs(held.mean - 0.9) < 3 * held.error_over_data
+
+
+class Clocked(MarkovChain):
+    """A chain that may know the number of its step."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        del self.inputs
+
+    def expand(self, batch_shape, _instance=None):
+        mask = self.mask.expand(*batch_shape, -1)
+        return Clocked(self.transition, self.first, mask)
+
+    def step(self, t, before):
+        return transition(before)
+
+
+def test_a_chain_with_a_clock_goes_on_from_one_length_only():
+    def clocked(x, mask):
+        with pyro.plate("data", len(mask)):
+            z = pyro.sample("z", Clocked(transition, ZERO, mask))
+            return pyro.sample("x", EachStep(observed, z, mask), obs=x)
+
+    x = sequences(MASK)
+    with pytest.raises(ValueError, match="Clocked may depend on the number of the step"):
+        pv.forecast((clocked, poor_guide), x, MASK, steps=2)
+    whole = torch.ones_like(MASK)
+    assert pv.forecast((clocked, poor_guide), x, whole, steps=2, draws=3).shape == (3, 3, 2, 3)
+
+
 def test_what_cannot_be_forecast_is_refused():
     x = sequences(MASK)
     with pytest.raises(ValueError, match="no sequence is longer than the 6 steps"):
         pv.Forecast(steps=6)((model, poor_guide), x, MASK)
-    with pytest.raises(ValueError, match="two draws"):
-        pv.Forecast(steps=1, draws=1)
+    with pytest.raises(ValueError, match="19 draws; got {'draws': 18}"):
+        pv.Forecast(steps=1, draws=18)
+    for mask in (MASK.T, MASK.flip(1), MASK[:1]):
+        with pytest.raises(ValueError, match=r"the mask of sequences|padding at their ends"):
+            pv.Forecast(steps=1)((model, poor_guide), x, mask)
     with pytest.raises(ValueError, match="'steps': 0"):
         pv.forecast((model, poor_guide), x, MASK, steps=0)
     with pytest.raises(ValueError, match="mask of the steps"):

@@ -159,3 +159,13 @@ def test_what_cannot_be_measured_is_refused():
     vae = pv.mlp_vae(7, latents=2, hidden=3)
     with pytest.raises(ValueError, match="take x of 5 columns"):
         pv.CrossModal(both, "a", "b")(vae, torch.zeros(2, 7))
+
+
+def test_other_modalities_than_those_of_the_target_are_refused():
+    """Of as many columns: what one says of "a" would be of "b"."""
+    world = ModalWorld("ab")
+    x, vae, names = world.sample(5), world.vae(ProductOfExperts), world.modalities.widths
+    turned = pv.nets.Modalities(**dict(reversed(names.items())))
+    for measure in (pv.CrossModal(turned, "a", "b"), pv.Reconstructions(turned)):
+        with pytest.raises(ValueError, match=r"of the modalities .* in this order; got"):
+            measure(vae, x)

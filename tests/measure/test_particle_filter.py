@@ -2,12 +2,26 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
-from state_space import exact_guide, log_evidence, masked, model, poor_guide, sequences
+from state_space import (
+    ZERO,
+    exact_guide,
+    log_evidence,
+    masked,
+    model,
+    observed,
+    poor_guide,
+    sequences,
+    transition,
+)
 
 import pyrovae as pv
+from pyrovae.distributions import EachStep, MarkovChain
 from pyrovae.weights.filtering import StateSpace, filter_particles
 
 MASK = masked(6, 3, 1, 6)
@@ -136,3 +150,106 @@ def test_programs_that_are_no_state_space_are_refused():
         pv.ParticleFilter(10, repeats=1)
     with pytest.raises(ValueError, match="at least one particle"):
         pv.objectives.FIVO(0)
+
+
+def with_more(model_of_z):
+    """Return a model whose x is made of the latents by a program."""
+
+    def changed(x, mask, *, size=None):
+        with pyro.plate("data", size or len(mask), subsample=torch.arange(len(mask)), dim=-1):
+            z = pyro.sample("z", MarkovChain(transition, ZERO, mask))
+            return model_of_z(z, x, mask)
+
+    return changed
+
+
+def shifted(z, x, mask):
+    c = pyro.sample("c", dist.Normal(torch.zeros(len(mask)).double(), 1.0))
+    return pyro.sample("x", EachStep(observed, z, mask), obs=x + 0 * c[:, None, None])
+
+
+def summed(z, x, mask):
+    return pyro.sample("x", EachStep(observed, z.cumsum(-2), mask), obs=x)
+
+
+def with_an_observation(z, x, mask):
+    pyro.sample("y", dist.Normal(z.sum((-1, -2)), 1.0), obs=torch.zeros(len(mask)).double())
+    return pyro.sample("x", EachStep(observed, z, mask), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (shifted, r"knows no others; got \['c'\]"),
+        (with_an_observation, r"knows no others; got \['y'\]"),
+        (summed, "made of the value of the site 'z' itself"),
+    ],
+)
+def test_what_a_filter_would_leave_out_is_refused(program, message):
+    x = sequences(MASK)
+    changed = with_more(program)
+    with pytest.raises(ValueError, match=message):
+        pv.ParticleFilter(5, repeats=2)((changed, poor_guide), x, MASK)
+    with pytest.raises(ValueError, match=message):
+        pv.objectives.FIVO(2).loss(changed, poor_guide, x, MASK)
+
+
+@pytest.mark.parametrize("mask", [MASK[:, :4], MASK[:2]], ids=["short", "few"])
+def test_the_mask_is_that_of_x(mask):
+    def apart(x, mask):
+        return poor_guide(x[: len(mask), : mask.shape[1]], mask)
+
+    with pytest.raises(ValueError, match=r"has the shape \(4, 6\), a boolean for each step; got"):
+        pv.objectives.FIVO(2).loss(model, apart, sequences(MASK), mask)
+
+
+def test_one_mask_may_stand_for_all():
+    x = sequences(masked(6, 6, 6))
+    with pv.seeded(0):
+        one = filter_particles(StateSpace.of(model, poor_guide, x, masked(6)), 3).log_z
+    assert one.shape == (3,)
+
+
+def test_the_kl_weight_is_the_exponent_of_the_ratio():
+    """One particle's log-weight is linear in it, and at 0 it is log p(x | z)."""
+    x, mask = sequences(MASK)[:1].expand(2_000, -1, -1), MASK[:1].expand(2_000, -1)
+
+    def loss(objective, weight):
+        pair = pv.handlers.kl_weight(weight).wrap(model, poor_guide)
+        with pv.seeded(0):
+            return objective.loss(*pair, x, mask) / 2_000
+
+    at_0, at_a_third, at_1 = (loss(pv.objectives.FIVO(1), weight) for weight in (0.0, 0.3, 1.0))
+    assert at_a_third == pytest.approx(at_0 + 0.3 * (at_1 - at_0))
+    with pv.seeded(1):
+        z = poutine.trace(poor_guide).get_trace(x, mask)
+    traced = poutine.trace(poutine.replay(model, trace=z)).get_trace(x, mask)
+    distortion = -traced.nodes["x"]["fn"].log_prob(x)
+    error = distortion.std().item() / 2_000**0.5
+    assert abs(at_0 - distortion.mean().item()) < 4 * 2**0.5 * error
+    assert abs(loss(Trace_ELBO(), 0.0) - at_0) < 4 * 2**0.5 * error
+    assert abs(at_1 - at_0) > 1
+
+
+def test_a_guide_whose_steps_are_not_reparameterized_is_not_trained():
+    def coins(x, mask):
+        with pyro.plate("data", len(x)):
+            step = dist.Bernoulli(probs=torch.full((2,), 0.5).double()).to_event(1)
+            chain = MarkovChain(lambda before, _: step.expand(before.shape[:-1]), ZERO, mask)
+            return pyro.sample("z", chain)
+
+    with pytest.raises(ValueError, match="has_rsample"):
+        pv.objectives.FIVO(2).loss(model, coins, sequences(MASK), MASK)
+
+
+def test_data_that_no_particle_fits_have_the_estimate_zero():
+    def impossible(z, x, mask):
+        def nowhere(z):
+            return dist.Uniform(z.new_zeros((*z.shape[:-1], 3)), 1e-9).to_event(1)
+
+        return pyro.sample("x", EachStep(nowhere, z, mask), obs=x)
+
+    with pyro.validation_enabled(is_validate=False):
+        space = StateSpace.of(with_more(impossible), poor_guide, sequences(MASK) + 9, MASK)
+        found = filter_particles(space, 4)
+    assert (found.log_z == -math.inf).all()
