@@ -6,6 +6,7 @@ bounds and diagnostics treat them as any other data with a context.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -85,7 +86,9 @@ class Modalities(Part):
             )
         return {name: x[..., columns] for name, columns in self.columns.items()}
 
-    def pack(self, pieces: Mapping[str, Any], *, value: float = 0.0) -> tuple[Tensor, Tensor]:
+    def pack(
+        self, pieces: Mapping[str, Any], *, value: float | Mapping[str, float] = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Return data of several modalities as x [N, D], and the mask [N, M] of those present.
 
         A modality is missing from a datum if all its entries there are NaN, and from all data if
@@ -94,8 +97,8 @@ class Modalities(Part):
         Args:
             pieces: the tensor or array [N, ...] of each modality by name, or None. Axes beyond
                 the first are flattened.
-            value: the value of x where a modality is missing. It is not read, but must lie in the
-                domain of the likelihood: 1/2 for `Beta`.
+            value: the value of x where a modality is missing, one for all or some by name, others
+                0. It is not read, but must lie in the domain of the likelihood: 1/2 for `Beta`.
 
         Raises:
             ValueError: if the names, the numbers of data or the widths do not fit, all modalities
@@ -110,12 +113,15 @@ class Modalities(Part):
                 f"got {sizes or 'None for each'}"
             )
         floats = [row.dtype for row in rows.values() if row.is_floating_point()]
-        kind = floats[0] if floats else torch.get_default_dtype()
+        kind = functools.reduce(torch.promote_types, floats or [torch.get_default_dtype()])
         (size,), like = set(sizes.values()), next(iter(rows.values()))
+        values = value if isinstance(value, Mapping) else dict.fromkeys(self.names, value)
         found, seen = [], []
         for name, width in self.widths.items():
             gap = torch.full((size, width), torch.nan, dtype=kind, device=like.device)
-            piece, present = _filled(name, rows.get(name, gap).to(kind), width, value)
+            piece, present = _filled(
+                name, rows.get(name, gap).to(kind), width, values.get(name, 0.0)
+            )
             found.append(piece)
             seen.append(present)
         return torch.cat(found, 1), torch.stack(seen, 1)

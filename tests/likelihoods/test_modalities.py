@@ -47,6 +47,26 @@ def test_a_modality_is_missing_where_it_is_nan_or_none():
     assert (x[:, 4] == 0.5).all()
 
 
+def test_what_stands_for_missing_modalities_is_chosen_by_name():
+    schema = pv.nets.Modalities(share=2, kind=1)
+    share = torch.tensor([[0.5, 0.25], [torch.nan, torch.nan]], dtype=torch.float64)
+    kind = torch.tensor([torch.nan, 1.0])
+    x, mask = schema.pack({"share": share, "kind": kind}, value={"share": 0.5})
+    assert x.tolist() == [[0.5, 0.25, 0.0], [0.5, 0.5, 1.0]]
+    assert x.dtype == torch.float64
+    assert mask.tolist() == [[True, False], [False, True]]
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.EachModality(
+            schema,
+            share=pv.likelihoods.Beta(pv.nets.MLP(2, 4)),
+            kind=pv.likelihoods.Categorical(pv.nets.MLP(2, 3), classes=3),
+        ),
+        pv.guides.ProductOfExperts(schema, share=pv.nets.MLP(2, 4), kind=pv.nets.MLP(1, 4)),
+    ).double()
+    assert pv.evaluate(vae, (x, mask), particles=30, diagnostics=[]).elbo.value.isfinite().all()
+
+
 def test_only_hides_the_other_modalities():
     mask = torch.tensor([[True, True], [False, True], [True, False]])
     assert BOTH.only(mask, "image").tolist() == [[True, False], [False, False], [True, False]]
