@@ -277,9 +277,15 @@ def _versions(line: dict[str, Any]) -> str:
     return ", ".join(f"{package} {version}" for package, version in line["versions"].items())
 
 
+def _unit(table: Table, row: Row) -> tuple[float, float]:
+    """Return the factor and the summand from nats to what the table shows."""
+    if not table.bits:
+        return 1.0, 0.0
+    return 1 / (table.bits * math.log(2)), 8.0 if row.continuous else 0.0
+
+
 def _line(line: dict[str, Any], row: Row, table: Table) -> str:
-    unit = 1 / (table.bits * math.log(2)) if table.bits else 1.0
-    levels = 8.0 if table.bits and row.continuous else 0.0
+    unit, levels = _unit(table, row)
     units = " + ".join(str(count) for count in line["units"].values())
     known = f" ({' + '.join(map(str, row.units))})" if row.units else ""
     nll = unit * line["nll"] + levels
@@ -302,13 +308,15 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     drawn = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = drawn.subplots()
     for i, line in enumerate(line for line in measured if line["curve"]):
-        seconds, nll = zip(*((p["seconds"], p["nll"]) for p in line["curve"]), strict=True)
+        unit, levels = _unit(table, table.rows[line["row"]])
+        points = ((p["seconds"], unit * p["nll"] + levels) for p in line["curve"])
+        seconds, nll = zip(*points, strict=True)
         label = f"{line['row']}, {line['steps']:,} steps"
         axes.plot(seconds, nll, f"{'os^Dvx*'[i % 7]}-", ms=4, lw=1.2, label=label)
     axes.set(
         xscale="log",
         xlabel="seconds of the processor over the steps",
-        ylabel="-IWAE-1000, first 1,000 test images",
+        ylabel="-IWAE-1000, first 1,000 test images" + (", bits" if table.bits else ""),
     )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("{x:,.0f}")
