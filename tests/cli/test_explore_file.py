@@ -356,6 +356,7 @@ WITHOUT_A_DECODER = {
     "codes: AutoregressiveCodes, two levels": "something else than the latents",
     "latents: Categorical": "something else than the latents",
     "latents: RelaxedOneHot": "something else than the latents",
+    "latents: ResidualLadder": "something else than the latents",
     "latents: Label and OfContext": "class Label",
 }
 
