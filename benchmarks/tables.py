@@ -225,15 +225,18 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
         head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
         "|---" * 2 + "|---:" * 11 + "|",
     ]
+    missing = []
     for row_name, row in table.rows.items():
         found = [line for line in measured if line["row"] == row_name]
         if not found:
-            published = "" if row.published is None else f"{row.published:.2f}"
-            text.append(f"| {row_name} | not run | | {published} |" + " |" * 9)
+            known = "" if row.published is None else f" (published {row.published:.2f})"
+            missing.append(row_name + known)
         text += [
             _line(line, row, table)
             for line in sorted(found, key=lambda x: (x["budget"], x["seed"]))
         ]
+    if missing:
+        text.append("\nNot run: " + "; ".join(missing) + ".")
     found = [_annealing(line) for line in measured if "ais" in line]
     if found:
         text += ["\n## By annealing\n", *found]
