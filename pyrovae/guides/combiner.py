@@ -54,12 +54,13 @@ class Combiner(Part):
         super().__init__()
         if latents < 1:
             raise ValueError(f"Combiner expected at least one latent dimension; got {latents}")
-        self.reader, self.net = reader, net
+        # Not `net`: that of other guides maps x to all the parameters of q.
+        self.reader, self.combine = reader, net
         self.first = nn.Parameter(torch.zeros(latents))
 
     def transition(self, before: Tensor, inputs: Tensor | None) -> dist.Distribution:
         """Return q(z_t | z_{t-1}, h_t) for z_{t-1} [..., D] and h_t [..., H]."""
-        return steps_normal(self.net(before, inputs), before, self)
+        return steps_normal(self.combine(before, inputs), before, self)
 
     def distribution(self, x: Tensor, *context: Tensor) -> MarkovChain:
         """Return q(z_{1:T} | x)."""

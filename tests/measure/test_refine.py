@@ -430,3 +430,14 @@ def test_several_latents_are_refused():
     vae = pv.VAE(prior, likelihood, guides.MeanFieldNormal(MLP(2, 4)))
     with pytest.raises(ValueError, match=r"one sampled latent site; got \['a', 'b'\]"):
         refine(vae, torch.zeros(3, 2))
+
+
+def test_a_guide_of_steps_has_no_network_of_all_parameters():
+    chain = pv.VAE(
+        pv.priors.Markov(pv.nets.MLP(2, 4), 2),
+        pv.likelihoods.EachStep(pv.likelihoods.Bernoulli(pv.nets.MLP(2, 5))),
+        pv.guides.Combiner(pv.nets.BackwardGRU(5, 4), pv.nets.MLP(6, 4), 2),
+    )
+    x, mask = torch.ones(3, 4, 5), torch.ones(3, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="needs a guide with a network `net` .* got Combiner"):
+        pv.refine(chain, x, mask)
