@@ -65,3 +65,30 @@ def test_steps_that_are_not_reparameterized_are_drawn():
 def test_entries_of_padding_are_not_counted():
     found = EachStep(observed, torch.zeros(2, 3, 2, dtype=torch.float64), masked(3, 1))
     assert found.observed().sum((-2, -1)).tolist() == [9, 3]
+
+
+def test_steps_may_be_of_any_distribution():
+    """A chain of flows is scored as it was drawn, step by step."""
+    torch.manual_seed(0)
+    flow = dist.transforms.affine_autoregressive(2, hidden_dims=[4])
+
+    def normal(before):
+        return dist.Normal(0.5 * before, 1.5).to_event(1)
+
+    def flowed(before, inputs):
+        return dist.TransformedDistribution(normal(before), [flow])
+
+    mask = masked(3, 2)
+    with torch.no_grad():
+        chain = MarkovChain(flowed, torch.zeros(2), mask)
+        z = chain.rsample((5,))
+        before, scores = torch.zeros(5, 2, 2), []
+        for t in range(3):
+            u = flow.inv(z[..., t, :])
+            jacobian = flow.log_abs_det_jacobian(u, z[..., t, :])
+            scores.append(normal(before).log_prob(u) - jacobian)
+            before = z[..., t, :]
+        wanted = (torch.stack(scores, -1) * mask).sum(-1)
+        torch.testing.assert_close(chain.log_prob(z), wanted)
+        without = MarkovChain(lambda before, _: normal(before), torch.zeros(2), mask)
+        assert (without.log_prob(z) - wanted).abs().min() > 1e-3
