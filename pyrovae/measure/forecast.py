@@ -318,9 +318,10 @@ class ForecastFinding(Finding):
         apart = self.quantities["difference"]
         if abs(apart.mean) <= 2 * apart.error_over_data:
             return ["The model forecasts as well as the steps seen, within two errors over data."]
-        better = "better" if apart.mean < 0 else "worse"
+        words = ("better", "lower") if apart.mean < 0 else ("worse", "higher")
         return [
-            f"The model forecasts {better} than a draw of the steps seen, by {apart.mean:+.3g}."
+            f"The model forecasts {words[0]} than the steps seen do: its CRPS is "
+            f"{abs(apart.mean):.3g} {words[1]}."
         ]
 
     @property
