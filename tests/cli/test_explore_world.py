@@ -2,6 +2,7 @@
 
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas
@@ -491,3 +492,15 @@ class TestContents:
     )
     def test_each_kind_is_told(self, shape, domain, columns, kind):
         assert Contents(shape, domain, columns=columns).said["kind"] == kind
+
+
+def test_several_threads_are_answered_as_one():
+    """Pyro's stack of handlers is one for all threads: programs that ran at once would mix."""
+    with pv.seeded(0):
+        vae = pv.mlp_vae(4, latents=2, hidden=3)
+        world = World(vae, torch.bernoulli(torch.full((20, 4), 0.5)))
+    points = [[0.1 * i, -0.2 * i] for i in range(60)]
+    wanted = [(world.density(z), world.decode([z])) for z in points]
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda z: (world.density(z), world.decode([z])), points))
+    assert found == wanted

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -46,6 +47,9 @@ MOST_STEPS: Final = 100
 
 FEWEST: Final = 5
 """The fewest data of t-SNE."""
+
+ONE_THREAD: Final = threading.RLock()
+"""Held while programs run: Pyro's stack of handlers is one for all threads of the process."""
 
 
 class World:
@@ -387,7 +391,7 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
         """Run the programs in evaluation mode, without gradients, at a seed of their own."""
-        with torch.no_grad(), evaluation_mode(self.target), seeded(0):
+        with ONE_THREAD, torch.no_grad(), evaluation_mode(self.target), seeded(0):
             yield
 
 
