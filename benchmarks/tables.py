@@ -37,6 +37,9 @@ CURVE_DATA: Final = 1000
 
 POINTS: Final = 10
 
+MANY: Final = 50
+"""The points of a figure from which its highest tenth lies outside."""
+
 
 class Curve(pv.Callback):
     """Measure -IWAE-1000 on the first test images at a tenth, two tenths, ... of the steps.
@@ -308,14 +311,21 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    drawn = Figure(figsize=(7.2, 4.6), layout="constrained")
+    curves = [line for line in measured if line["curve"]]
+    drawn = Figure(figsize=(7.2, 3.7 + 0.19 * len(curves)), layout="constrained")
     axes = drawn.subplots()
-    for i, line in enumerate(line for line in measured if line["curve"]):
+    heights: list[float] = []
+    for i, line in enumerate(curves):
         unit, levels = _unit(table, table.rows[line["row"]])
         points = ((p["seconds"], unit * p["nll"] + levels) for p in line["curve"])
         seconds, nll = zip(*points, strict=True)
         label = f"{line['row']}, {line['steps']:,} steps"
-        axes.plot(seconds, nll, f"{'os^Dvx*'[i % 7]}-", ms=4, lw=1.2, label=label)
+        style = f"{'os^Dvx*'[i % 7]}{'-' if i < 10 else '--'}"
+        axes.plot(seconds, nll, style, ms=4, lw=1.2, label=label)
+        heights += nll
+    if len(heights) > MANY:  # the start of a slow curve would leave no room for the others
+        low, high = min(heights), sorted(heights)[int(0.9 * len(heights))]
+        axes.set_ylim(low - 0.05 * (high - low), high)
     axes.set(
         xscale="log",
         xlabel="seconds of the processor over the steps",
@@ -325,7 +335,7 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     axes.xaxis.set_minor_formatter("{x:,.0f}")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.grid(alpha=0.3)
-    drawn.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    drawn.legend(loc="outside lower left", fontsize=8, frameon=False)
     return drawn
 
 
