@@ -91,7 +91,8 @@ class World:
         values = drawn_once(data)
         x, *context = values if isinstance(values, tuple) else (values,)
         self.target, self.title, self.held = target, title, origin.held
-        self.given = resolved.given(x, *context)
+        with self._quiet():
+            self.given = resolved.given(x, *context)
         self.contents = contents or Contents(tuple(self.given.x.shape[1:]) or (1,))
         self.given_colors = dict(colors or {})
         if isinstance(data, Split) and data.labels is not None:
