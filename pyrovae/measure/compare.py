@@ -16,9 +16,16 @@ from typing import Final, final
 
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Number, Quantity, error_of_share, estimates_of
+from pyrovae.measure.findings import (
+    PARETO,
+    Finding,
+    Number,
+    Quantity,
+    error_of_share,
+    estimates_of,
+)
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import PARETO, SavedFinding
+from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.weights.bounds import Z95, Estimate, difference
 from pyrovae.weights.psis import beyond
 

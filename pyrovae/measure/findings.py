@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import rich.box
 from rich.console import Console
@@ -28,6 +28,7 @@ __all__ = [
     "Finding",
     "NotMeasurable",
     "Number",
+    "PARETO",
     "Quantity",
     "WIDTH",
     "counted",
@@ -39,6 +40,9 @@ __all__ = [
     "printed",
     "without_error_over_data",
 ]
+
+PARETO: Final = "Pareto k-hat"
+"""The name of the Pareto shapes among the per-datum tensors."""
 
 WIDTH = 72
 """The columns of a printed finding."""

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from pyrovae import files
 from pyrovae.measure import unused_latents as unused
 from pyrovae.measure.findings import (
+    PARETO,
     Finding,
     Number,
     Quantity,
@@ -22,7 +23,7 @@ from pyrovae.measure.findings import (
     known,
     without_error_over_data,
 )
-from pyrovae.measure.saved_findings import PARETO, SavedFinding, of_dimensions, read_report
+from pyrovae.measure.saved_findings import SavedFinding, of_dimensions, read_report
 from pyrovae.measure.to_arviz import to_arviz
 from pyrovae.weights import psis as pareto
 from pyrovae.weights.bounds import Estimate
@@ -248,13 +249,7 @@ class Report(Finding):
             {path.with_suffix(".safetensors"): tensors, path: files.json_as_bytes(said)}
         )
 
-    def to_arviz(self) -> Any:
-        """Return the bounds as ArviZ's data (needs `pyrovae[arviz]`); see `measure.to_arviz`.
-
-        Raises:
-            ValueError: if the guide is a point mass, or ArviZ is not installed.
-        """
-        return to_arviz(self)
+    to_arviz = to_arviz
 
     @staticmethod
     def load(path: str | Path) -> SavedFinding:

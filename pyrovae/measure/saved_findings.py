@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import safetensors
 import safetensors.torch
@@ -20,12 +20,10 @@ from torch import Tensor
 
 from pyrovae.files import schemas
 from pyrovae.measure.findings import Finding, Number, Quantity, estimates_of
+from pyrovae.measure.to_arviz import to_arviz
 from pyrovae.weights.bounds import Estimate
 
-__all__ = ["PARETO", "SavedFinding", "of_dimensions", "read_report"]
-
-PARETO: Final = "Pareto k-hat"
-"""The name of the Pareto shapes among the per-datum tensors."""
+__all__ = ["SavedFinding", "of_dimensions", "read_report"]
 
 
 def of_dimensions(site: str) -> str:
@@ -114,6 +112,8 @@ class SavedFinding(Finding):
         """The closed-form KL of each dimension, [N, D], by site."""
         sites = self.said.get("kl_per_dimension", {})
         return {site: self.saved[of_dimensions(site)] for site in sites}
+
+    to_arviz = to_arviz
 
     @property
     def fingerprint(self) -> Tensor | None:

@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding
-from pyrovae.measure.saved_findings import PARETO
+from pyrovae.measure.findings import PARETO, Finding
 from pyrovae.weights.bounds import Estimate
 
 __all__ = ["to_arviz"]

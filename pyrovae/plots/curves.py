@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from pyrovae.measure.findings import estimate_of, or_zero
+from pyrovae.measure.findings import PARETO, estimate_of, or_zero
 from pyrovae.measure.rate_distortion import RateDistortion
 from pyrovae.measure.report import Report
-from pyrovae.measure.saved_findings import PARETO, SavedFinding
+from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.plots.image_grid import WIDTH
 from pyrovae.plots.style import DASHED, OBJECTIVE, TRAIN, VALIDATION, blank, clean
 from pyrovae.weights import psis as pareto

@@ -48,7 +48,7 @@ def test_the_statistics_are_those_of_the_report(report):
 
 def test_a_saved_report_gives_the_same(report, tmp_path):
     report.save(tmp_path / "evaluation.json")
-    again, wanted = to_arviz(pv.read_report(tmp_path / "evaluation.json")), report.to_arviz()
+    again, wanted = pv.read_report(tmp_path / "evaluation.json").to_arviz(), report.to_arviz()
     for group in ("log_likelihood", "sample_stats"):
         assert again[group].identical(wanted[group])
 

@@ -142,6 +142,24 @@ def test_a_guide_that_samples_outside_the_plate_over_data_is_named():
         log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
+def test_a_draw_for_all_data_is_named_whatever_its_dimensions():
+    """A number has no axis of particles to be replayed along."""
+
+    def model(x):
+        pyro.sample("s", dist.Normal(torch.tensor(0.0), 1.0))
+        WORLD.model(x)
+
+    def guide(x):
+        pyro.sample("s", dist.Normal(torch.tensor(0.0), 1.0))
+        with data_plate(x):
+            WORLD.off_posterior(x)
+
+    message = r"site 's' is sampled outside the plate over data: put it inside pyro\.plate"
+    for particles in (1, 2):
+        with pytest.raises(ValueError, match=message):
+            log_weights((model, guide), WORLD.sample(4), particles=particles)
+
+
 def test_a_plate_of_another_size_is_named():
     def guide(x):
         with pyro.plate("data", 7, dim=-1):
