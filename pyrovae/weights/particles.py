@@ -28,7 +28,7 @@ from pyrovae.parts import is_known
 from pyrovae.randomness import generators_kept
 from pyrovae.types import Program
 from pyrovae.weights.rows import PARTICLES, Rows, Scales
-from pyrovae.weights.sites import log_prob, objective_sites, sample_sites
+from pyrovae.weights.sites import log_prob, objective_sites, plate_size, sample_sites
 
 __all__ = ["Settled", "over_particles"]
 
@@ -240,13 +240,18 @@ def _repeated(
 
 
 def _particle(trace: Any, k: int) -> Any:
-    """Return a trace with the draws of one particle, to be replayed."""
+    """Return a trace with the draws of one particle, to be replayed.
+
+    Raises:
+        ValueError: naming a site outside the plate over data, which has no particles.
+    """
     given = poutine.Trace()
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"]:
             continue
         value = site["value"]
         if not site_is_subsample(site):
+            plate_size(name, site)
             value = value.narrow(-2 - site["fn"].event_dim, k, 1)
         given.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
     return given

@@ -42,10 +42,7 @@ def trace_pair(
         ValueError: as `check_pair`.
     """
     guide_trace = trace_guide(guide, *args, particles=particles, enumerate=enumerate)
-    # A model cannot be replayed on observed sites of a guide, nor on draws outside its plate.
-    check_guide(guide_trace)
-    for name, site in sample_sites(guide_trace):
-        plate_size(name, site)
+    check_guide(guide_trace)  # A model cannot be replayed on observed sites of a guide.
     model_trace = trace_model(
         model, *args, particles=particles, given=guide_trace, enumerate=enumerate
     )

@@ -142,22 +142,28 @@ def test_a_guide_that_samples_outside_the_plate_over_data_is_named():
         log_weights((WORLD.model, guide), WORLD.sample(4), particles=2)
 
 
-def test_a_draw_for_all_data_is_named_whatever_its_dimensions():
-    """A number has no axis of particles to be replayed along."""
+@pytest.mark.parametrize("used_by", ["neither", "the model", "the guide"])
+def test_a_number_drawn_for_all_data_is_named(used_by):
+    """K numbers s are added to [K, N, D] by one particle alone, which has no axis to take them."""
+
+    def shifted(loc, s, program):
+        return loc + s if used_by == program else loc
 
     def model(x):
-        pyro.sample("s", dist.Normal(torch.tensor(0.0), 1.0))
-        WORLD.model(x)
+        s = pyro.sample("s", dist.Normal(torch.tensor(0.0), 1.0))
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(shifted(z, s, "the model"), 1.0).to_event(1), obs=x)
 
     def guide(x):
-        pyro.sample("s", dist.Normal(torch.tensor(0.0), 1.0))
+        s = pyro.sample("s", dist.Normal(torch.tensor(0.0), 1.0))
         with data_plate(x):
-            WORLD.off_posterior(x)
+            loc = shifted(x.expand(*s.shape[:1], *x.shape), s, "the guide")
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     message = r"site 's' is sampled outside the plate over data: put it inside pyro\.plate"
-    for particles in (1, 2):
-        with pytest.raises(ValueError, match=message):
-            log_weights((model, guide), WORLD.sample(4), particles=particles)
+    with pytest.raises(ValueError, match=message):
+        log_weights((model, guide), torch.zeros(4, 2), particles=3)
 
 
 def test_a_plate_of_another_size_is_named():
