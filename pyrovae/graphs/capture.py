@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from pyrovae.graphs.number_reads import BRANCHES, NumberReads
 from pyrovae.graphs.onednn import route_products
@@ -35,10 +36,17 @@ from pyrovae.graphs.passes import (
 )
 from pyrovae.graphs.quiet import without_cuda_notice
 from pyrovae.graphs.reach import Reach
-from pyrovae.graphs.signatures import NotRecordable
+from pyrovae.graphs.signatures import NotRecordable, TooLarge
 from pyrovae.randomness import generators_kept
 
 __all__ = ["Recorded", "record"]
+
+LARGEST: Final = 1500
+"""The most operations of a graph that is compiled: each takes tens of milliseconds to compile.
+
+A step of a VAE of perceptrons has 150 operations, one of a deep ladder 1,500, and one of a
+state-space model 110 for each step of its sequences.
+"""
 
 _LIBRARIES: Final = tuple(
     str(Path(module.__file__ or "").parent) for module in (torch, pyro, contextlib)
@@ -98,6 +106,7 @@ def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> 
 
     Raises:
         NotRecordable: if the function has no static graph, or cannot be compiled here.
+        TooLarge: if it has more than `LARGEST` operations.
     """
     if reach.iterators:
         raise NotRecordable(
@@ -164,16 +173,38 @@ def _validation_kept() -> Iterator[None]:
 
 def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberReads) -> GraphModule:
     try:
-        with pyro.validation_enabled(is_validate=False), generators_kept(), reads:
+        with pyro.validation_enabled(is_validate=False), generators_kept(), reads, _Counted():
             trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
             # Copies: arguments that are one tensor in this call may be two in the next.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
+    except TooLarge:
+        raise
     except Exception as error:
         words = str(error) if isinstance(error, NotRecordable) else _in_words(error)
         raise NotRecordable(f"{_line_of(error)} ({words})") from error
     graph.graph.eliminate_dead_code()
+    _check_size(sum(node.op == "call_function" for node in graph.graph.nodes))
     graph.recompile()
     return graph
+
+
+class _Counted(TorchFunctionMode):
+    """Stop a recording at more than `LARGEST` functions, before those of the gradients."""
+
+    functions = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions += 1
+        _check_size(self.functions)
+        return func(*args, **(kwargs or {}))
+
+
+def _check_size(operations: int) -> None:
+    if operations > LARGEST:
+        raise TooLarge(
+            f"more than {LARGEST:,} operations would take minutes to compile; with compile=False "
+            "nothing is tried"
+        )
 
 
 def _copy(tensor: Tensor) -> Tensor:

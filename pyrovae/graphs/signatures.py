@@ -25,6 +25,7 @@ from pyrovae.graphs.contents import slots_of
 __all__ = [
     "Arguments",
     "NotRecordable",
+    "TooLarge",
     "ambient",
     "float_type",
     "is_autocasting",
@@ -37,6 +38,10 @@ _PLAIN: Final = (Tensor, int, float, complex, str, bytes, type(None))
 
 class NotRecordable(Exception):  # noqa: N818
     """Raised for a function without a static graph, or whose graph does not compile."""
+
+
+class TooLarge(NotRecordable):
+    """Raised for a function with so many operations that compiling it takes minutes."""
 
 
 class Arguments:

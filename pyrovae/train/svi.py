@@ -28,6 +28,7 @@ from pyrovae.graphs.quiet import depth_outside
 from pyrovae.graphs.signatures import (
     Arguments,
     NotRecordable,
+    TooLarge,
     is_autocasting,
     settings,
     under_modes,
@@ -59,11 +60,12 @@ class SVI(pyro.infer.SVI):
 
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
-    shapes are compiled. `compile_seconds` is the time that recording has taken so far, and
-    `observed_steps` the number of steps at which it was observed or recorded;
-    `before_compiling` is called before. `norm` keeps the norm of the last step's gradient.
-    `gradients` and `update` are the halves of a step: to train in several processes by hand, sum
-    the gradients over these in between.
+    shapes are compiled, and no step of more than `pyrovae.graphs.capture.LARGEST` operations,
+    such as those of long sequences, which would take minutes. `compile_seconds` is the time that
+    recording has taken so far, and `observed_steps` the number of steps at which it was observed
+    or recorded; `before_compiling` is called before. `norm` keeps the norm of the last step's
+    gradient. `gradients` and `update` are the halves of a step: to train in several processes by
+    hand, sum the gradients over these in between.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -347,7 +349,7 @@ class SVI(pyro.infer.SVI):
         try:
             graph = record_step(loss_and_grads, last, arguments=arguments, slots=slots)
         except NotRecordable as reason:
-            if slots or last.varying:
+            if (slots or last.varying) and not isinstance(reason, TooLarge):
                 self._fix_values(last.varying, slots)
             else:
                 self._end(str(reason))

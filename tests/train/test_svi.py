@@ -27,6 +27,7 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.graphs import capture
 from pyrovae.train.svi import MAX_GRAPHS, SVI
 
 
@@ -271,6 +272,35 @@ def test_sites_that_carry_their_provenance_stay_eager():
             SVI, lambda: (*score_function(), TraceGraph_ELBO(), (torch.randn(ROWS),))
         )
     assert losses == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.1], ids=["as it is", "with a number that changes"])
+def test_a_step_of_too_many_operations_is_not_compiled_and_says_so(monkeypatch, growth):
+    """It is recorded once, whatever might be tried for a number that changes."""
+    traced = []
+    trace = capture._trace
+    monkeypatch.setattr(capture, "LARGEST", 100)
+    monkeypatch.setattr(capture, "_trace", lambda *args: (traced.append(1), trace(*args))[1])
+
+    def losses(*, compiled):
+        with pv.seeded(0):
+            made = vae()
+
+            def guide(x, weight):
+                with poutine.scale(scale=weight):
+                    made.guide(x)
+
+            def model(x, weight):
+                with poutine.scale(scale=weight):
+                    made.model(x)
+
+            svi = SVI(model, guide, adam(), Trace_ELBO(), compile=compiled)
+            return [svi.step(torch.zeros(5, SIZE), 1 + growth * step) for step in range(6)]
+
+    with pytest.warns(UserWarning, match="uncompiled: more than 100 operations would take min"):
+        found = losses(compiled=True)
+    assert found == losses(compiled=False)
+    assert len(traced) == 1
 
 
 def graph_of_rows(svi, x):

@@ -110,6 +110,30 @@ def test_programs_without_a_static_graph_run_all_the_same_and_say_so():
     log_weights((model, guide), x, particles=2, runner=runner)
 
 
+def test_passes_of_too_many_operations_run_all_the_same_and_say_so(monkeypatch):
+    """Recording stops within the programs, long before all steps of a long sequence."""
+    steps = []
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            total = x
+            for _ in range(5000):
+                steps.append(1)
+                total = torch.add(total, 1.0)
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=total - 5000)
+
+    def guide(x):
+        pass
+
+    x, runner = torch.zeros(3), CompiledRun()
+    log_weights((model, guide), x, particles=1)
+    eager = len(steps)
+    with pytest.warns(UserWarning, match="log-weights run uncompiled: more than 1,500 operations"):
+        found = log_weights((model, guide), x, particles=1, runner=runner)
+    assert torch.equal(found, dist.Normal(0.0, 1.0).log_prob(x).unsqueeze(0))
+    assert len(steps) - 2 * eager < 1500
+
+
 def test_what_no_graph_is_kept_for_runs_all_the_same_and_says_so():
     def model(x, scales):
         with pyro.plate("data", len(x), dim=-1):
