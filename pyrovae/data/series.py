@@ -16,6 +16,7 @@ from pyrovae.data.sequences import pad
 __all__ = ["Series", "read_series"]
 
 MISSING = ("?", "NaN", "nan")
+CLASS, TARGET = "@classlabel", "@targetlabel"
 
 
 class Series(NamedTuple):
@@ -25,18 +26,21 @@ class Series(NamedTuple):
         x: [N, T, D], zero at padding; NaN where a value is missing.
         mask: booleans [N, T], True where there is a step.
         labels: integers [N], the classes in alphabetical order; None if there are none.
+        targets: [N], the numbers to predict, in files for regression; None in others.
     """
 
     x: Tensor
     mask: Tensor
     labels: Tensor | None
+    targets: Tensor | None = None
 
 
 def read_series(path: str | Path) -> Series:
     r"""Return the series of a .ts file.
 
     A line of the data is one series: its dimensions, each with one value for each step, and its
-    class if the header says so. `pv.fit(vae, (found.x, found.mask))` trains on them.
+    class or the number to predict if the header says so. `pv.fit(vae, (found.x, found.mask))`
+    trains on them.
 
     Args:
         path: the file.
@@ -61,12 +65,12 @@ def read_series(path: str | Path) -> Series:
     path = Path(path).expanduser()
     with path.open(encoding="utf-8") as file:
         lines = _numbered(file)
-        classes = _with_classes(lines, path.name)
+        last = _last_field(lines, path.name)
         rows: list[Tensor] = []
         labels: list[str] = []
         for number, line in lines:
             where = f"{path.name}, line {number}"
-            *dimensions, label = line.split(":") if classes else [*line.split(":"), ""]
+            *dimensions, label = line.split(":") if last else [*line.split(":"), ""]
             row = _series(dimensions, where)
             if rows and row.shape[1] != rows[0].shape[1]:
                 raise ValueError(
@@ -78,18 +82,25 @@ def read_series(path: str | Path) -> Series:
     if not rows:
         raise ValueError(f"{path.name} has no series after the line @data")
     x, mask = pad(rows)
-    return Series(x, mask, labeled(labels, f"the classes of {path.name}") if classes else None)
+    if last == TARGET:
+        numbers = [_value(text, f"{path.name}, series {i}") for i, text in enumerate(labels, 1)]
+        return Series(x, mask, None, torch.tensor(numbers, dtype=x.dtype))
+    return Series(x, mask, labeled(labels, f"the classes of {path.name}") if last else None)
 
 
 def _numbered(file: Iterator[str]) -> Iterator[tuple[int, str]]:
     """Yield the lines that are neither empty nor comments, with their numbers."""
     for number, line in enumerate(file, 1):
-        if line.strip() and not line.startswith("#"):
+        if line.strip() and not line.startswith(("#", "%")):
             yield number, line.strip()
 
 
-def _with_classes(lines: Iterator[tuple[int, str]], name: str) -> bool:
-    """Read the header, up to the line @data, and return whether each series has a class."""
+def _last_field(lines: Iterator[tuple[int, str]], name: str) -> str:
+    """Read the header, up to the line @data.
+
+    Returns:
+        what stands last in a line of the data: `CLASS`, `TARGET`, or "", a dimension.
+    """
     tags: dict[str, str] = {}
     for _, line in lines:
         if not line.startswith("@"):
@@ -99,7 +110,8 @@ def _with_classes(lines: Iterator[tuple[int, str]], name: str) -> bool:
         if tag == "@data":
             if tags.get("@timestamps", "").startswith("true"):
                 raise ValueError(f"{name} has timestamps: give series with a value at each step")
-            return tags.get("@classlabel", "").startswith("true")
+            fields = (tag for tag in (CLASS, TARGET) if tags.get(tag, "").startswith("true"))
+            return next(fields, "")
     raise ValueError(f"{name} has no line @data, which ends the header of a .ts file")
 
 

@@ -1,5 +1,7 @@
 """A .ts file becomes series and classes; what is no such file is refused by the line."""
 
+import math
+
 import pytest
 import torch
 
@@ -32,11 +34,19 @@ def test_series_without_classes(tmp_path):
     assert found.labels is None
 
 
+def test_series_for_regression_have_a_number_each(tmp_path):
+    found = read(tmp_path, "% of % signs\n@targetLabel true\n@data\n1,2:0.5\n3,4:?\n")
+    assert found.x.squeeze(-1).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert found.labels is None
+    assert found.targets.tolist() == pytest.approx([0.5, math.nan], nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("1,2\n", "waves.ts has no line @data"),
         ("@data\n", "no series after the line @data"),
+        ("@targetlabel true\n@data\n1,2:up\n", "series 1: 'up' is no number"),
         ("@timestamps true\n@data\n(0,1)\n", "has timestamps"),
         ("@data\n1,2\n1,x\n", "line 3: 'x' is no number, and not '\\?'"),
         ("@data\n1,2:3\n", r"line 2: expected dimensions of one length; got lengths \[1, 2\]"),
@@ -47,7 +57,7 @@ def test_series_without_classes(tmp_path):
         ),
         ("@data\n1,\n", "line 2: '' is no number"),
     ],
-    ids=["header", "none", "times", "value", "lengths", "dimensions", "class", "empty"],
+    ids=["header", "none", "target", "times", "value", "lengths", "dimensions", "class", "empty"],
 )
 def test_what_is_no_series_is_refused(tmp_path, text, said):
     with pytest.raises(ValueError, match=said):
