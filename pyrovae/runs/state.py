@@ -10,6 +10,7 @@ The names are those of `state_dict()`, with prefixes for what `state_dict()` lea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -90,6 +91,12 @@ def restore(vae: VAE, saved: dict[str, Tensor]) -> None:
 
 
 def _check_fits(wanted: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    if changed := _parametrized(saved) - _parametrized(wanted):
+        raise ValueError(
+            "the saved model has parametrizations, such as a spectral norm, of "
+            f"{sorted(changed)}, which a part's record lacks: build these parts, register the "
+            "parametrizations, and pass them, as in pyrovae.load(folder, likelihood=...)"
+        )
     for problem, names in (
         ("lacks", sorted(wanted.keys() - saved.keys())),
         ("has besides", sorted(saved.keys() - wanted.keys())),
@@ -110,6 +117,13 @@ def _check_fits(wanted: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
                 f"the saved tensor '{name}' has {saved[name].dtype}; the VAE wants "
                 f"{tensor.dtype}: pass the programs that the run was saved with"
             )
+
+
+def _parametrized(tensors: Iterable[str]) -> set[str]:
+    """Return the modules whose tensors `torch.nn.utils.parametrize` computes from others."""
+    return {
+        name.split(".parametrizations.")[0] for name in tensors if ".parametrizations." in name
+    }
 
 
 def _fits(wanted: Tensor, saved: Tensor) -> bool:

@@ -285,6 +285,23 @@ def test_missing_and_extra_tensors(run):
     assert "lacks the tensors ['prior.loc']" in complaint(run)
 
 
+def test_parts_with_a_spectral_norm_are_named_and_loaded_when_they_are_passed(tmp_path):
+    def made():
+        vae = pv.mlp_vae(6, latents=2, hidden=4)
+        torch.nn.utils.parametrizations.spectral_norm(vae.likelihood.net.layers[0])
+        return vae
+
+    vae, x = made(), torch.eye(6)
+    pv.fit(vae, x, epochs=2, step=pv.Step(compile=False), callbacks=[])
+    pv.save(vae, tmp_path)
+    wanted = r"of \['likelihood.net.layers.0'\], which a part's record lacks: build .* likelihood="
+    with pytest.raises(ValueError, match=wanted):
+        pv.load(tmp_path)
+    again = pv.load(tmp_path, likelihood=made().likelihood)
+    z = torch.randn(3, 2)
+    assert torch.equal(again.eval().decode(z).mean, vae.eval().decode(z).mean)
+
+
 @pytest.mark.parametrize(
     "record",
     [
