@@ -15,10 +15,32 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["EachStep", "MarkovChain"]
+__all__ = ["EachStep", "MarkovChain", "at_step"]
 
 Transition = Callable[[Tensor, Tensor | None], Any]
 """A function of z before [..., D] and h [..., H] that returns the distribution of z, event [D]."""
+
+
+def at_step(values: Tensor, t: int | Tensor) -> Tensor:
+    """Return step t of values [..., T, C], or the one value [..., 1, C] of all steps.
+
+    Args:
+        values: one vector for each step, or one for all.
+        t: the number of the step, one for all sequences or one for each, [N].
+
+    Example:
+        >>> values = torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]])
+        >>> at_step(values, torch.tensor([1, 0]))
+        tensor([[1.],
+                [2.]])
+    """
+    if values.shape[-2] == 1:
+        return values.squeeze(-2)
+    if isinstance(t, int):
+        return values[..., t, :]
+    lead = torch.broadcast_shapes(values.shape[:-2], t.shape)
+    index = t[..., None, None].expand(*lead, 1, values.shape[-1])
+    return values.expand(*lead, *values.shape[-2:]).gather(-2, index).squeeze(-2)
 
 
 class MarkovChain(dist.TorchDistribution):
@@ -35,7 +57,7 @@ class MarkovChain(dist.TorchDistribution):
             shape [D]. It broadcasts over all leading axes.
         first: z_0, [D] or [..., D].
         mask: booleans [..., T], True where there is a step.
-        inputs: h, [..., T, H]; None if the transition has none.
+        inputs: h, [..., T, H], or [..., 1, H] for all steps; None if the transition has none.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -61,10 +83,9 @@ class MarkovChain(dist.TorchDistribution):
         """Whether the steps are reparameterized."""
         return bool(self.step(0, self.first).has_rsample)
 
-    def step(self, t: int, before: Tensor) -> Any:
-        """Return the distribution of step t given the one before, [..., D]."""
-        inputs = None if self.inputs is None else self.inputs[..., t, :]
-        return self.transition(before, inputs)
+    def step(self, t: int | Tensor, before: Tensor) -> Any:
+        """Return the distribution of step t, one or each, [N], given the one before, [..., D]."""
+        return self.transition(before, None if self.inputs is None else at_step(self.inputs, t))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
         """Return the same chain with a larger batch shape."""
@@ -102,18 +123,34 @@ class MarkovChain(dist.TorchDistribution):
 
 
 class EachStep(dist.TorchDistribution):
-    r"""Independent observations of a sequence, $\log p(x | z) = \sum_t m_t \log p(x_t | z_t)$.
+    r"""Independent observations of a sequence.
+
+    $$ \log p(x | z) = \sum_t m_t \log p(x_t | z_t, c_t) $$
 
     Args:
-        emission: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
+        emission: maps z_t [..., D], and c_t [..., C] if there are inputs, to p(x_t | z_t, c_t),
+            with the leading axes as batch shape.
         z: [..., T, D].
         mask: booleans [..., T], True where there is a step.
+        inputs: c, [..., T, C], or [..., 1, C] for all steps; None if the emission has none.
+
+    Attributes:
+        start: no belief: given the latents, a step does not depend on those before.
     """
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, emission: Callable[[Tensor], Any], z: Tensor, mask: Tensor) -> None:
-        self.emission, self.z, self.mask, self.steps = emission, z, mask, emission(z)
+    start: tuple[Tensor, ...] = ()
+
+    def __init__(
+        self,
+        emission: Callable[..., Any],
+        z: Tensor,
+        mask: Tensor,
+        inputs: Tensor | None = None,
+    ) -> None:
+        self.emission, self.z, self.mask, self.inputs = emission, z, mask, inputs
+        self.steps = emission(z) if inputs is None else emission(z, inputs)
         batch = torch.broadcast_shapes(self.steps.batch_shape, mask.shape)
         event = torch.Size((batch[-1], *self.steps.event_shape))
         super().__init__(torch.Size(batch[:-1]), event, validate_args=False)
@@ -138,6 +175,7 @@ class EachStep(dist.TorchDistribution):
         """Return the same observations with a larger batch shape."""
         wider = EachStep.__new__(EachStep)
         wider.emission, wider.z, wider.steps = self.emission, self.z, self.steps
+        wider.inputs = self.inputs
         wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
         super(EachStep, wider).__init__(torch.Size(batch_shape), self.event_shape)
         return wider
@@ -151,3 +189,21 @@ class EachStep(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the sum over the steps that count, [...]."""
         return torch.where(self.mask, self.steps.log_prob(value), 0.0).sum(-1)
+
+    def step(self, t: int | Tensor, z: Tensor) -> Any:
+        """Return p(x_t | z_t, c_t) of step t, one or each, [N], for z_t [..., D]."""
+        return (
+            self.emission(z) if self.inputs is None else self.emission(z, at_step(self.inputs, t))
+        )
+
+    def score_step(
+        self, t: int, z: Tensor, x: Tensor, belief: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return log p(x_t | z_t, c_t) for z_t [..., D], and the belief as it was."""
+        return self.step(t, z).log_prob(x), belief
+
+    def draw_step(
+        self, t: int | Tensor, z: Tensor, belief: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Draw x_t given z_t [..., D], and return the belief as it was."""
+        return self.step(t, z).sample(), belief
