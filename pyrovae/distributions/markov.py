@@ -8,7 +8,7 @@ A draw takes T evaluations of the transition in turn; a score takes one, for all
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
@@ -122,7 +122,35 @@ class MarkovChain(dist.TorchDistribution):
         return torch.where(self.mask, scores, 0.0).sum(-1)
 
 
-class EachStep(dist.TorchDistribution):
+class ObservedSteps(dist.TorchDistribution):
+    """A distribution of x_1:T whose steps are masked: what such distributions share.
+
+    Attributes:
+        z: the latents that it is made of, [..., T, D].
+        mask: booleans [..., T], True where there is a step.
+        inputs: covariates, [..., T, C], or [..., 1, C] for all steps; None if there are none.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    z: Tensor
+    mask: Tensor
+    inputs: Tensor | None
+
+    def observed(self) -> Tensor:
+        """Return which entries are scored: those of all steps but padding."""
+        entries = self.mask.reshape(*self.mask.shape, *[1] * len(self.event_shape[1:]))
+        return entries.expand(*self.batch_shape, *self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """Return the same distribution with a larger batch shape."""
+        wider = type(self).__new__(type(self))
+        wider.__dict__.update(self.__dict__)
+        wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
+        super(ObservedSteps, wider).__init__(torch.Size(batch_shape), self.event_shape)
+        return wider
+
+
+class EachStep(ObservedSteps):
     r"""Independent observations of a sequence.
 
     $$ \log p(x | z) = \sum_t m_t \log p(x_t | z_t, c_t) $$
@@ -137,8 +165,6 @@ class EachStep(dist.TorchDistribution):
     Attributes:
         start: no belief: given the latents, a step does not depend on those before.
     """
-
-    arg_constraints: dict[str, Any] = {}
 
     start: tuple[Tensor, ...] = ()
 
@@ -165,20 +191,6 @@ class EachStep(dist.TorchDistribution):
         """The mean of each step, [..., T, *event]."""
         mean: Tensor = self.steps.mean
         return mean.expand(*self.batch_shape, *self.event_shape)
-
-    def observed(self) -> Tensor:
-        """Return which entries are scored: those of all steps but padding."""
-        entries = self.mask.reshape(*self.mask.shape, *[1] * len(self.event_shape[1:]))
-        return entries.expand(*self.batch_shape, *self.event_shape)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> EachStep:
-        """Return the same observations with a larger batch shape."""
-        wider = EachStep.__new__(EachStep)
-        wider.emission, wider.z, wider.steps = self.emission, self.z, self.steps
-        wider.inputs = self.inputs
-        wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
-        super(EachStep, wider).__init__(torch.Size(batch_shape), self.event_shape)
-        return wider
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw every step, also those of padding."""

@@ -14,6 +14,7 @@ from state_space import (
     log_evidence,
     masked,
     poor_chain,
+    predictive,
     response,
     sequences,
 )
@@ -121,21 +122,6 @@ def test_padding_moves_nothing_whatever_covariates_it_has():
         torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
 
 
-def ahead(x, c, steps):
-    """Return Kalman's predictive means and variances [H, 3] after x [T, 3], with controls."""
-    mean, spread = torch.zeros(2).double(), torch.zeros(2, 2).double()
-    found = []
-    for t in range(len(x) + steps):
-        mean, spread = A @ mean + B @ c[t], A @ spread @ A.T + (Q**2).diag()
-        of_x, noise = C @ mean + D @ c[t], C @ spread @ C.T + R**2 * torch.eye(3).double()
-        if t < len(x):
-            gain = spread @ C.T @ noise.inverse()
-            mean, spread = mean + gain @ (x[t] - of_x), spread - gain @ C @ spread
-        else:
-            found.append((of_x, noise.diag()))
-    return tuple(torch.stack(each) for each in zip(*found, strict=True))
-
-
 def test_forecasts_use_the_covariates_of_the_steps_ahead_of_each_sequence():
     c, longer = drawn(3, 8), pad(MASK, (0, 2))
     x = torch.where(MASK.unsqueeze(-1), given(c[:, :6]), 0.0)
@@ -143,7 +129,7 @@ def test_forecasts_use_the_covariates_of_the_steps_ahead_of_each_sequence():
         args = (pad(x, (0, 0, 0, 2)), c, longer)
         draws = pv.forecast(POOR, *args, steps=2, draws=8_000, particles=8_000)
     for n, length in enumerate(MASK.sum(1)):
-        mean, variance = ahead(x[n, :length], c[n], 2)
+        mean, variance = predictive(x[n, :length], 2, c[n])
         # Particles are weighted, drawn, and moved: no fewer than 1,600 of 8,000 are effective.
         assert ((draws[:, n].mean(0) - mean).abs() < 4 * (variance / 1_600).sqrt()).all()
         assert ((draws[:, n].var(0) / variance - 1).abs() < 5 * (2 / 1_600) ** 0.5).all()

@@ -115,6 +115,22 @@ def _kalman(x: Tensor) -> Tensor:
     return found
 
 
+def predictive(x: Tensor, steps: int, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return means and variances [H, 3] of the next steps after x [T, 3], with controls c."""
+    mean, spread, found = ZERO, torch.zeros(2, 2, dtype=A.dtype), []
+    c = A.new_zeros(len(x) + steps, 1) if c is None else c
+    for t in range(len(x) + steps):
+        mean, spread = A @ mean + B @ c[t], A @ spread @ A.T + (Q**2).diag()
+        of_x, noise = C @ mean + D @ c[t], C @ spread @ C.T + R**2 * torch.eye(3, dtype=A.dtype)
+        if t < len(x):
+            gain = spread @ C.T @ noise.inverse()
+            mean, spread = mean + gain @ (x[t] - of_x), spread - gain @ C @ spread
+        else:
+            found.append((of_x, noise.diag()))
+    means, variances = zip(*found, strict=True)
+    return torch.stack(means), torch.stack(variances)
+
+
 def response(c: Tensor) -> tuple[Tensor, Tensor]:
     """Return what the controls c [N, T, 1] add to z and to x, [N, T, 2] and [N, T, 3]."""
     at, found = ZERO.expand(len(c), 2), []
