@@ -207,12 +207,16 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
+def _one(root: Tensor) -> Tensor:
+    return torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+
+
 def _predicted(step: LinearStep, belief: Belief) -> Belief:
     """Return the mean of u_t and a root of its covariance, A F F' A' + q^2, given x_<t."""
     mean, root = belief
-    moved = step.transition @ root
+    moved, one = step.transition @ root, _one(root)
     # The transposed factor R of [A F, q]' = Q R is a square root of A F F' A' + q^2.
-    stacked = torch.cat([moved.mT, step.drift_scale.diag_embed()], -2)
+    stacked = torch.cat([moved.mT, one * step.drift_scale.unsqueeze(-1)], -2)
     return _times(step.transition, mean) + step.drift, torch.linalg.qr(stacked).R.mT
 
 
@@ -231,12 +235,12 @@ def _updated(step: LinearStep, belief: Belief, x: Tensor) -> tuple[Tensor, Belie
         )
     residual = (x - _times(step.emission, mean) - step.offset) / step.scale
     gain = step.emission @ root / step.scale.unsqueeze(-1)
-    one = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    one = _one(root)
     q, r = torch.linalg.qr(torch.cat([gain, one.expand_as(root)], -2))
     solved = _times(q[..., : x.shape[-1], :].mT, residual).unsqueeze(-1)
     w = torch.linalg.solve_triangular(r, solved, upper=True).squeeze(-1)
     squares = (residual - _times(gain, w)).square().sum(-1) + w.square().sum(-1)
-    log_det = step.scale.log().sum(-1) + r.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    log_det = step.scale.log().sum(-1) + (r * one).sum(-1).abs().log().sum(-1)
     score = -0.5 * (squares + x.shape[-1] * math.log(2 * math.pi)) - log_det
     after = torch.linalg.solve_triangular(r, root, upper=True, left=False)
     return score, (mean + _times(root, w), after)

@@ -258,10 +258,8 @@ def _effective_size(log_w: Tensor) -> Tensor:
 
 def _where(chosen: Tensor, new: Belief, old: Belief) -> Belief:
     """Return the new tensors [K, N, ...] for the chosen data [N], and the old ones for others."""
-    return tuple(
-        torch.where(chosen.reshape(-1, *[1] * (a.ndim - 2)), a, b)
-        for a, b in zip(new, old, strict=True)
-    )
+    pairs = zip(new, old, strict=True)
+    return tuple(torch.where(_beside(chosen, a), a, b) for a, b in pairs)
 
 
 def _resampled(state: Belief, log_w: Tensor, number: int) -> Belief:
@@ -269,5 +267,11 @@ def _resampled(state: Belief, log_w: Tensor, number: int) -> Belief:
     log_w = log_w.detach()
     weights = (log_w - log_w.max(0).values).exp().nan_to_num(1.0)  # NaN where no particle fits x
     ancestors = torch.multinomial(weights.T, number, replacement=True).T
-    data = torch.arange(ancestors.shape[1], device=ancestors.device)
-    return tuple(each[ancestors, data] for each in state)
+    return tuple(
+        each.gather(0, _beside(ancestors, each).expand(-1, -1, *each.shape[2:])) for each in state
+    )
+
+
+def _beside(values: Tensor, each: Tensor) -> Tensor:
+    """Return values [K, N] or [N] with as many axes as each [K, N, ...]."""
+    return values.reshape(*values.shape, *[1] * (each.ndim - 2))

@@ -117,7 +117,7 @@ def evidence(x):
 
 
 def test_the_filter_is_unbiased_and_varies_less_than_one_that_samples_the_states():
-    length, number, mask = 8, 3_000, masked(8)
+    number, mask = 3_000, masked(8)
     with pv.seeded(1):
         x = integrated(None, mask)
     truth = evidence(x[0])
@@ -198,12 +198,30 @@ def test_a_world_that_switches_is_summed_over_all_paths():
     assert abs(ratio.mean().item() - 1) < 4 * error
 
 
-def small(seed=0):
-    torch.manual_seed(seed)
-    return pv.VAE(
+def trained(objective, *, length, epochs, compile=False):
+    """Train a small VAE on walks that follow each other, and return its history."""
+    torch.manual_seed(0)
+    likelihood = pv.likelihoods.LinearStates(
+        MLP(2, 8, 4 + 3), states=2, width=3, varying=["transition", "offset"]
+    )
+    vae = pv.VAE(
         pv.priors.Markov(MLP(2, 8, 2 * 2), 2),
-        pv.likelihoods.LinearStates(
-            MLP(2, 8, 3 + 4), states=2, width=3, varying=["offset", "transition"]
-        ),
+        likelihood,
         pv.guides.Combiner(BackwardGRU(3, 8), MLP(2 + 8, 8, 2 * 2), 2),
     )
+    x, mask = torch.randn(40, length, 3).cumsum(1), masked(*[length, length, 1, length] * 10)
+    step = pv.Step(pv.Optim(torch.optim.Adam, lr=3e-2), loss=objective, compile=compile)
+    return pv.fit(vae, (x, mask), epochs=epochs, batch_size=20, seed=0, step=step, callbacks=[])
+
+
+def test_training_raises_the_filtering_bound():
+    loss = trained(pv.objectives.FIVO(4), length=3, epochs=10).column("loss")
+    assert loss[-1] < loss[0] - 1
+
+
+def test_a_recorded_step_trains_as_an_eager_one(interpreted):
+    own, other = (
+        trained(pv.objectives.FIVO(3), length=2, epochs=3, compile=way).column("loss")
+        for way in (False, True)
+    )
+    assert other == pytest.approx(own, rel=1e-5)
