@@ -44,17 +44,22 @@ class LinearStep(NamedTuple):
     offset: Tensor
     scale: Tensor
 
-    @classmethod
-    def shapes(cls, states: int, width: int) -> dict[str, tuple[int, ...]]:
+    @staticmethod
+    def shapes(states: int, width: int) -> dict[str, tuple[int, ...]]:
         """Return the event shapes for U states and x of width X.
 
         Example:
             >>> LinearStep.shapes(2, 5)["emission"]
             (5, 2)
         """
-        of_u, of_x = (states,), (width,)
-        both = ((states, states), of_u, of_u, (width, states), of_x, of_x)
-        return dict(zip(cls._fields, both, strict=True))
+        return {
+            "transition": (states, states),
+            "drift": (states,),
+            "drift_scale": (states,),
+            "emission": (width, states),
+            "offset": (width,),
+            "scale": (width,),
+        }
 
 
 class LinearStates(ObservedSteps):

@@ -142,7 +142,7 @@ def test_padding_of_x_and_z_moves_nothing(value):
     assert torch.equal(wider.log_prob(x), found.expand(4, 2))
 
 
-@pytest.mark.parametrize("name", LinearStep._fields)
+@pytest.mark.parametrize("name", LinearStep.shapes(1, 1))
 def test_parameters_that_do_not_fit_are_refused(name):
     steps, mask = parameters(2, LENGTH), masked(4, 2)
     wrong = torch.cat([getattr(steps, name)] * 2, -1)
