@@ -1,7 +1,8 @@
 r"""Forecast the next steps of sequences, and score forecasts of steps that were held back.
 
 A particle filter reads the steps so far. Its particles at the last step, drawn by their weights,
-go on along the prior's chain, and each new step of latents emits a step of x: draws of
+go on along the prior's chain, and each new step of latents emits a step of x, given what its
+particle believes of a linear state if there is one: draws of
 
 $$ p(x_{T+1:T+H} | x_{1:T}) $$
 """
