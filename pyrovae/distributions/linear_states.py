@@ -18,11 +18,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.distributions.markov import ObservedSteps, at_step
+from pyrovae.weights.filtering import Belief
 
 __all__ = ["LinearStates", "LinearStep"]
-
-Belief = tuple[Tensor, ...]
-"""The mean of u [..., U] and a square root F of its covariance F F', [..., U, U]."""
 
 
 class LinearStep(NamedTuple):
@@ -80,7 +78,8 @@ class LinearStates(ObservedSteps):
         inputs: c, [..., T, C], or [..., 1, C] for all steps; None if the dynamics have none.
 
     Attributes:
-        start: the belief before the first step: u_0, and zero for its covariance.
+        start: the belief before the first step: the mean of u, u_0, and a square root of its
+            covariance, zero.
 
     Raises:
         ValueError: if the parameters of a step do not fit together.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.weights.filtering import Belief
+
 __all__ = ["EachStep", "MarkovChain", "at_step"]
 
 Transition = Callable[[Tensor, Tensor | None], Any]
@@ -166,7 +168,7 @@ class EachStep(ObservedSteps):
         start: no belief: given the latents, a step does not depend on those before.
     """
 
-    start: tuple[Tensor, ...] = ()
+    start: Belief = ()
 
     def __init__(
         self,
@@ -208,14 +210,10 @@ class EachStep(ObservedSteps):
             self.emission(z) if self.inputs is None else self.emission(z, at_step(self.inputs, t))
         )
 
-    def score_step(
-        self, t: int, z: Tensor, x: Tensor, belief: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def score_step(self, t: int, z: Tensor, x: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
         """Return log p(x_t | z_t, c_t) for z_t [..., D], and the belief as it was."""
         return self.step(t, z).log_prob(x), belief
 
-    def draw_step(
-        self, t: int | Tensor, z: Tensor, belief: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def draw_step(self, t: int | Tensor, z: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
         """Draw x_t given z_t [..., D], and return the belief as it was."""
         return self.step(t, z).sample(), belief

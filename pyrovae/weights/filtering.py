@@ -27,7 +27,7 @@ from torch import Tensor
 from pyrovae.types import Program
 from pyrovae.weights.sites import sample_sites
 
-__all__ = ["Filtered", "StateSpace", "filter_particles"]
+__all__ = ["Belief", "Filtered", "StateSpace", "filter_particles"]
 
 
 @runtime_checkable

@@ -105,21 +105,36 @@ def test_the_filter_with_covariates_is_unbiased():
     assert abs(ratio.mean().item() - 1) < 4 * error
 
 
-def test_padding_moves_nothing_whatever_covariates_it_has():
+def emission(kind):
+    """Return a likelihood of one latent, a covariate of each step and two of the sequence."""
+    if kind == "EachStep":
+        return pv.likelihoods.EachStep(pv.likelihoods.Normal(MLP(1 + 3, 5, 3)))
+    net = MLP(1 + 3, 5, 4)
+    return pv.likelihoods.LinearStates(net, states=2, width=3, varying=["transition"])
+
+
+@pytest.mark.parametrize("kind", ["EachStep", "LinearStates"])
+def test_padding_moves_nothing_whatever_covariates_it_has(kind):
     torch.manual_seed(0)
-    guide = pv.guides.Combiner(BackwardGRU(3 + 1, 4), MLP(2 + 4, 5, 2 * 2), 2)
-    vae = pv.VAE(WORLD.prior, WORLD.likelihood, guide).double()
+    prior = pv.priors.Markov(MLP(1 + 3, 5, 2), 1)
+    guide = pv.guides.Combiner(BackwardGRU(3 + 3, 4), MLP(1 + 4, 5, 2), 1)
+    vae = pv.VAE(prior, emission(kind), guide).double()
     x, c, longer = given(OF_STEPS), OF_STEPS, pad(MASK, (0, 2))
+    city = torch.randn(3, 2, dtype=x.dtype)
     filled = [torch.where(longer.unsqueeze(-1), pad(each, (0, 0, 0, 2)), 1e3) for each in (x, c)]
     found = []
-    for args in ((x, c, MASK), (*filled, longer)):
+    for args in ((x, c, city, MASK), (*filled, city, longer)):
         with pv.seeded(1):
-            log_w = pv.log_weights((vae.model, vae.guide), *args, particles=3)
+            log_w = pv.log_weights(vae, *args, particles=3)
         with pv.seeded(1), torch.no_grad():
             space = StateSpace.of(vae.model, vae.guide, *args)
             found.append((log_w, filter_particles(space, 5).log_z))
     for own, other in zip(*found, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
+    held = pv.Forecast(steps=2, draws=19, particles=5)(vae, x, c, city, MASK)
+    assert held.score.shape == (2, 2)
+    with pytest.raises(ValueError, match="those of the steps ahead are missing"):
+        pv.forecast(vae, x, c, city, MASK, steps=2)
 
 
 def test_forecasts_use_the_covariates_of_the_steps_ahead_of_each_sequence():
