@@ -31,7 +31,7 @@ QUANTIZERS: Final = frozenset({"Codebook", "Lattice", "Quantized", "Quantizer", 
 FROM_PYTHON: Final = QUANTIZERS | {
     *("Folded", "CausalTransformer", "Label", "OfContext", "SemiSupervised"),
     *("AutoregressiveCodes", "Codes", "FSQ", "VectorQuantized"),
-    *("Markov", "Combiner", "EachStep", "BackwardGRU", "FIVO"),
+    *("Markov", "Combiner", "EachStep", "LinearStates", "BackwardGRU", "FIVO"),
     *("Modalities", "EachModality"),
     *("ProductOfExperts", "MixtureOfExperts", "MixtureOfProducts"),
     *("Autoregressive", "CausalAttention", "CausalGRU"),

@@ -5,6 +5,7 @@ from pyrovae.distributions.concrete import LogConcrete
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.counts import LogPoisson, OverdispersedPoisson, TotalsMultinomial
 from pyrovae.distributions.discretized import DiscretizedLogistic, Levels
+from pyrovae.distributions.linear_states import LinearStates, LinearStep
 from pyrovae.distributions.markov import EachStep, MarkovChain
 from pyrovae.distributions.mixtures import NormalMixture
 from pyrovae.distributions.ode_flows import ODEFlow, VelocityField
@@ -17,6 +18,8 @@ __all__ = [
     "EachStep",
     "JointColumns",
     "Levels",
+    "LinearStates",
+    "LinearStep",
     "LogConcrete",
     "LogPoisson",
     "MarkovChain",

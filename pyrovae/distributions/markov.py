@@ -8,17 +8,41 @@ A draw takes T evaluations of the transition in turn; a score takes one, for all
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["EachStep", "MarkovChain"]
+from pyrovae.weights.filtering import Belief
+
+__all__ = ["EachStep", "MarkovChain", "at_step"]
 
 Transition = Callable[[Tensor, Tensor | None], Any]
 """A function of z before [..., D] and h [..., H] that returns the distribution of z, event [D]."""
+
+
+def at_step(values: Tensor, t: int | Tensor) -> Tensor:
+    """Return step t of values [..., T, C], or the one value [..., 1, C] of all steps.
+
+    Args:
+        values: one vector for each step, or one for all.
+        t: the number of the step, one for all sequences or one for each, [N].
+
+    Example:
+        >>> values = torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]])
+        >>> at_step(values, torch.tensor([1, 0]))
+        tensor([[1.],
+                [2.]])
+    """
+    if values.shape[-2] == 1:
+        return values.squeeze(-2)
+    if isinstance(t, int):
+        return values[..., t, :]
+    lead = torch.broadcast_shapes(values.shape[:-2], t.shape)
+    index = t[..., None, None].expand(*lead, 1, values.shape[-1])
+    return values.expand(*lead, *values.shape[-2:]).gather(-2, index).squeeze(-2)
 
 
 class MarkovChain(dist.TorchDistribution):
@@ -35,7 +59,7 @@ class MarkovChain(dist.TorchDistribution):
             shape [D]. It broadcasts over all leading axes.
         first: z_0, [D] or [..., D].
         mask: booleans [..., T], True where there is a step.
-        inputs: h, [..., T, H]; None if the transition has none.
+        inputs: h, [..., T, H], or [..., 1, H] for all steps; None if the transition has none.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -61,10 +85,9 @@ class MarkovChain(dist.TorchDistribution):
         """Whether the steps are reparameterized."""
         return bool(self.step(0, self.first).has_rsample)
 
-    def step(self, t: int, before: Tensor) -> Any:
-        """Return the distribution of step t given the one before, [..., D]."""
-        inputs = None if self.inputs is None else self.inputs[..., t, :]
-        return self.transition(before, inputs)
+    def step(self, t: int | Tensor, before: Tensor) -> Any:
+        """Return the distribution of step t, one or each, [N], given the one before, [..., D]."""
+        return self.transition(before, None if self.inputs is None else at_step(self.inputs, t))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
         """Return the same chain with a larger batch shape."""
@@ -101,19 +124,61 @@ class MarkovChain(dist.TorchDistribution):
         return torch.where(self.mask, scores, 0.0).sum(-1)
 
 
-class EachStep(dist.TorchDistribution):
-    r"""Independent observations of a sequence, $\log p(x | z) = \sum_t m_t \log p(x_t | z_t)$.
+class ObservedSteps(dist.TorchDistribution):
+    """A distribution of x_1:T whose steps are masked: what such distributions share.
 
-    Args:
-        emission: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
-        z: [..., T, D].
+    Attributes:
+        z: the latents that it is made of, [..., T, D].
         mask: booleans [..., T], True where there is a step.
+        inputs: covariates, [..., T, C], or [..., 1, C] for all steps; None if there are none.
     """
 
     arg_constraints: dict[str, Any] = {}
+    z: Tensor
+    mask: Tensor
+    inputs: Tensor | None
 
-    def __init__(self, emission: Callable[[Tensor], Any], z: Tensor, mask: Tensor) -> None:
-        self.emission, self.z, self.mask, self.steps = emission, z, mask, emission(z)
+    def observed(self) -> Tensor:
+        """Return which entries are scored: those of all steps but padding."""
+        entries = self.mask.reshape(*self.mask.shape, *[1] * len(self.event_shape[1:]))
+        return entries.expand(*self.batch_shape, *self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """Return the same distribution with a larger batch shape."""
+        wider = type(self).__new__(type(self))
+        wider.__dict__.update(self.__dict__)
+        wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
+        super(ObservedSteps, wider).__init__(torch.Size(batch_shape), self.event_shape)
+        return wider
+
+
+class EachStep(ObservedSteps):
+    r"""Independent observations of a sequence.
+
+    $$ \log p(x | z) = \sum_t m_t \log p(x_t | z_t, c_t) $$
+
+    Args:
+        emission: maps z_t [..., D], and c_t [..., C] if there are inputs, to p(x_t | z_t, c_t),
+            with the leading axes as batch shape.
+        z: [..., T, D].
+        mask: booleans [..., T], True where there is a step.
+        inputs: c, [..., T, C], or [..., 1, C] for all steps; None if the emission has none.
+
+    Attributes:
+        start: no belief: given the latents, a step does not depend on those before.
+    """
+
+    start: Belief = ()
+
+    def __init__(
+        self,
+        emission: Callable[..., Any],
+        z: Tensor,
+        mask: Tensor,
+        inputs: Tensor | None = None,
+    ) -> None:
+        self.emission, self.z, self.mask, self.inputs = emission, z, mask, inputs
+        self.steps = emission(z) if inputs is None else emission(z, inputs)
         batch = torch.broadcast_shapes(self.steps.batch_shape, mask.shape)
         event = torch.Size((batch[-1], *self.steps.event_shape))
         super().__init__(torch.Size(batch[:-1]), event, validate_args=False)
@@ -129,19 +194,6 @@ class EachStep(dist.TorchDistribution):
         mean: Tensor = self.steps.mean
         return mean.expand(*self.batch_shape, *self.event_shape)
 
-    def observed(self) -> Tensor:
-        """Return which entries are scored: those of all steps but padding."""
-        entries = self.mask.reshape(*self.mask.shape, *[1] * len(self.event_shape[1:]))
-        return entries.expand(*self.batch_shape, *self.event_shape)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> EachStep:
-        """Return the same observations with a larger batch shape."""
-        wider = EachStep.__new__(EachStep)
-        wider.emission, wider.z, wider.steps = self.emission, self.z, self.steps
-        wider.mask = self.mask.expand(*batch_shape, self.mask.shape[-1])
-        super(EachStep, wider).__init__(torch.Size(batch_shape), self.event_shape)
-        return wider
-
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw every step, also those of padding."""
         steps = self.steps.expand((*self.batch_shape, self.event_shape[0]))
@@ -151,3 +203,17 @@ class EachStep(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the sum over the steps that count, [...]."""
         return torch.where(self.mask, self.steps.log_prob(value), 0.0).sum(-1)
+
+    def step(self, t: int | Tensor, z: Tensor) -> Any:
+        """Return p(x_t | z_t, c_t) of step t, one or each, [N], for z_t [..., D]."""
+        return (
+            self.emission(z) if self.inputs is None else self.emission(z, at_step(self.inputs, t))
+        )
+
+    def score_step(self, t: int, z: Tensor, x: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
+        """Return log p(x_t | z_t, c_t) for z_t [..., D], and the belief as it was."""
+        return self.step(t, z).log_prob(x), belief
+
+    def draw_step(self, t: int | Tensor, z: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
+        """Draw x_t given z_t [..., D], and return the belief as it was."""
+        return self.step(t, z).sample(), belief

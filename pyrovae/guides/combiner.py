@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions.markov import MarkovChain
-from pyrovae.nets.sequences import step_mask, steps_normal
+from pyrovae.nets.sequences import step_inputs, steps_normal
 from pyrovae.parts import Part
 
 __all__ = ["Combiner"]
@@ -23,9 +23,12 @@ class Combiner(Part):
 
     $$ q(z_{1:T} | x) = \prod_t N(z_t; m(z_{t-1}, h_t), \mathrm{diag}\, s(z_{t-1}, h_t)^2) $$
 
+    The last context is the mask of the steps, booleans [N, T]. Covariates before it, [N, T, C] or
+    [N, C], are for the reader: the exact posterior of a step depends on those ahead, too.
+
     Args:
-        reader: maps x [N, T, ...] and the mask [N, T] to h [N, T, H], such as
-            `nets.BackwardGRU`, which reads $x_{t:T}$ into h_t.
+        reader: maps x [N, T, ...] and the context to h [N, T, H], such as `nets.BackwardGRU`,
+            which reads $x_{t:T}$ and covariates $c_{t:T}$ into h_t.
         net: maps (z [..., D], h [..., H]), concatenated, to 2 D numbers: D means, then D
             unconstrained scales (see `nets.positive`).
         latents: D.
@@ -34,8 +37,8 @@ class Combiner(Part):
         first: z_0, a parameter that starts at zero.
 
     Raises:
-        ValueError: if there is no latent dimension, the context is not a mask of the steps alone,
-            or the network does not return 2 D numbers.
+        ValueError: if there is no latent dimension, the context is not covariates and a mask of
+            the steps, or the network does not return 2 D numbers.
 
     References:
         Krishnan, Shalit, Sontag, 2017. Structured Inference Networks for Nonlinear State Space
@@ -64,8 +67,8 @@ class Combiner(Part):
 
     def distribution(self, x: Tensor, *context: Tensor) -> MarkovChain:
         """Return q(z_{1:T} | x)."""
-        mask = step_mask(context, "Combiner", alone=True)
-        return MarkovChain(self.transition, self.first, mask, self.reader(x, mask))
+        mask, _ = step_inputs(context, "Combiner")
+        return MarkovChain(self.transition, self.first, mask, self.reader(x, *context))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Sample z ~ q(z | x), [..., T, D]."""

@@ -18,6 +18,7 @@ from pyrovae.likelihoods.counts import (
     ZeroInflatedNegativeBinomial,
 )
 from pyrovae.likelihoods.labels import Label
+from pyrovae.likelihoods.linear_states import LinearStates
 from pyrovae.likelihoods.location_scale import Laplace, Normal, StudentT
 from pyrovae.likelihoods.masks import Masked, fill_missing
 from pyrovae.likelihoods.modalities import EachModality
@@ -41,6 +42,7 @@ __all__ = [
     "EachStep",
     "Laplace",
     "Likelihood",
+    "LinearStates",
     "Masked",
     "Multinomial",
     "NegativeBinomial",

@@ -9,23 +9,24 @@ from torch import Tensor
 
 from pyrovae.distributions import markov
 from pyrovae.likelihoods.base import Likelihood
-from pyrovae.nets.sequences import step_mask
+from pyrovae.nets.sequences import step_inputs
 
 __all__ = ["EachStep"]
 
 
 @final
 class EachStep(Likelihood):
-    r"""Score each step of a sequence by the same likelihood, $\sum_t m_t \log p(x_t | z_t)$.
+    r"""Score each step of a sequence by the same likelihood, $\sum_t m_t \log p(x_t | z_t, c_t)$.
 
-    The context is the mask m of the steps, booleans [N, T]. Steps of padding hold any value of the
-    domain; they are not scored.
+    The last context is the mask m of the steps, booleans [N, T]. Steps of padding hold any value
+    of the domain; they are not scored. Before it stand covariates c, of each step [N, T, C] or of
+    the whole sequence [N, C], if there are any: the likelihood is given them as one context.
 
     Args:
-        likelihood: p(x_t | z_t), of z_t [..., D].
+        likelihood: p(x_t | z_t, c_t), of z_t [..., D] and c_t [..., C].
 
     Raises:
-        ValueError: if the context is not a mask of the steps alone.
+        ValueError: if the context is not covariates and a mask of the steps.
 
     Example:
         >>> import pyro, torch, pyrovae as pv
@@ -42,5 +43,5 @@ class EachStep(Likelihood):
 
     def observation(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         """Return p(x | z) of z [..., T, D], with the leading axes as batch shape."""
-        mask = step_mask(context, "EachStep", alone=True)
-        return markov.EachStep(self.likelihood.observation, z, mask)
+        mask, covariates = step_inputs(context, "EachStep")
+        return markov.EachStep(self.likelihood.observation, z, mask, covariates)

@@ -1,7 +1,8 @@
 r"""Forecast the next steps of sequences, and score forecasts of steps that were held back.
 
 A particle filter reads the steps so far. Its particles at the last step, drawn by their weights,
-go on along the prior's chain, and each new step of latents emits a step of x: draws of
+go on along the prior's chain, and each new step of latents emits a step of x, given what its
+particle believes of a linear state if there is one: draws of
 
 $$ p(x_{T+1:T+H} | x_{1:T}) $$
 """
@@ -94,19 +95,21 @@ def forecast(
     Quantiles are those of the draws, `draws.quantile(0.9, 0)`. The model's site "z" is a Markov
     chain and "x" is observed step by step, as for `ParticleFilter`.
 
+    A sequence goes on after its own last step. Covariates of the steps to forecast stand there, at
+    padding: pad x, the mask and the covariates [N, T, C] by H steps, and fill in these covariates.
+
     Args:
         target: a VAE, or a pair (model, guide).
         x: sequences [N, T, ...].
         *context: the other arguments of the programs; the last is the mask of the steps [N, T].
-            A sequence goes on after its own last step.
         steps: H.
         draws: S.
         particles: the particles of the filter. As many as are effective at the last step stand
             behind the draws.
 
     Raises:
-        NotMeasurable: if the programs are no state-space model, or the prior's steps take inputs,
-            which are unknown ahead.
+        NotMeasurable: if the programs are no state-space model, or covariates of the steps ahead
+            are missing.
         ValueError: for less than one step, draw or particle.
 
     Example:
@@ -127,7 +130,7 @@ def forecast(
     resolved = Resolved.of(target)
 
     def drawn(batch: Given) -> Tensor:
-        return _ahead(_space(resolved, batch), **sizes)
+        return _ahead(_space(resolved, batch, steps), **sizes)
 
     with resolved.evaluating():
         batches = list(resolved.given(x, *context).passes(max(draws, particles)))
@@ -135,30 +138,43 @@ def forecast(
     return torch.cat(found.pieces, 1)
 
 
-def _space(resolved: Resolved, given: Given) -> StateSpace:
+def _space(resolved: Resolved, given: Given, steps: int) -> StateSpace:
     try:
         space = StateSpace.of(*resolved.pair, *given)
     except ValueError as error:
         raise NotMeasurable(str(error)) from error
-    if getattr(space.prior, "inputs", None) is not None:
-        raise NotMeasurable(
-            "the prior's steps take inputs, which are unknown ahead of the sequence: forecast by "
-            "a prior whose transition depends on the latents alone"
-        )
     if not hasattr(space.prior, "inputs") and not space.mask.all():
         raise NotMeasurable(
             f"a {type(space.prior).__name__} may depend on the number of the step, which differs "
             "ahead of sequences of several lengths: forecast those of one length, without padding"
         )
+    for part in (space.prior, space.observed):
+        _check_known(getattr(part, "inputs", None), space.mask, steps)
     return space
+
+
+def _check_known(inputs: Tensor | None, mask: Tensor, steps: int) -> None:
+    """Check that inputs [..., T, C] hold so many steps after the last one of each sequence."""
+    longest = int(mask.sum(1).max())
+    # Of one step alone nobody can tell whether its inputs hold for all.
+    of_all = inputs is None or (inputs.shape[-2] == 1 and mask.shape[1] > 1)
+    if not of_all and longest + steps > mask.shape[1]:
+        raise NotMeasurable(
+            f"the steps take covariates, and those of the steps ahead are missing: x has "
+            f"{mask.shape[1]} steps, and a sequence of {longest} goes on for {steps}. Pad x, the "
+            f"mask and the covariates by {longest + steps - mask.shape[1]} more steps, with the "
+            "covariates of the steps ahead"
+        )
 
 
 def _ahead(space: StateSpace, steps: int, draws: int, particles: int) -> Tensor:
     """Return draws of the next steps, [S, N, H, ...]."""
-    z, found = filter_particles(space, particles).resampled(draws), []
+    z, belief = filter_particles(space, particles).resampled(draws)
+    lengths, found = space.mask.sum(1), []
     for t in range(steps):
-        z = space.prior.step(space.x.shape[1] + t, z).sample()
-        found.append(space.observed.emission(z).sample())
+        z = space.prior.step(lengths + t, z).sample()
+        x, belief = space.observed.draw_step(lengths + t, z, belief)
+        found.append(x)
     return torch.stack(found, 2)
 
 

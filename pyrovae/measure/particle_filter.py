@@ -49,8 +49,10 @@ class ParticleFilter:
     r"""Estimate log p(x) of sequences by R particle filters of K particles.
 
     The model's site "z" is a Markov chain and "x" is observed step by step, as by `priors.Markov`,
-    `guides.Combiner` and `likelihoods.EachStep`. The estimate of p(x) is unbiased, so that its
-    logarithm is a lower bound on log p(x), in nats per sequence. One importance weight for a whole
+    `guides.Combiner` and `likelihoods.EachStep`. With `likelihoods.LinearStates` each particle
+    carries a Kalman filter of the linear part: a Rao-Blackwellized filter, of a smaller variance.
+    The estimate of p(x) is unbiased, so that its logarithm is a lower bound on log p(x), in nats
+    per sequence. One importance weight for a whole
     sequence has a variance that grows exponentially with its length; that of a filter grows in
     proportion to it.
 
@@ -65,6 +67,8 @@ class ParticleFilter:
     References:
         Gordon, Salmond, Smith, 1993. Novel approach to nonlinear/non-Gaussian Bayesian state
             estimation.
+        Doucet, de Freitas, Murphy, Russell, 2000. Rao-Blackwellised Particle Filtering for Dynamic
+            Bayesian Networks.
         Del Moral, 2004. Feynman-Kac Formulae.
 
     Example:

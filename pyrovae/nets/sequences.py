@@ -1,4 +1,4 @@
-"""Networks that read sequences [N, T, ...], and the mask that tells their steps from padding."""
+"""Networks that read sequences [N, T, ...], the mask of their steps, and their covariates."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from pyrovae.nets.heads import diagonal_normal
+from pyrovae.nets.heads import diagonal_normal, join
 from pyrovae.parts import Part
 
-__all__ = ["BackwardGRU", "step_mask", "steps_normal"]
+__all__ = ["BackwardGRU", "step_inputs", "step_mask", "steps_normal"]
 
 
-def step_mask(context: tuple[Tensor, ...], owner: str, *, alone: bool = False) -> Tensor:
+def step_mask(context: tuple[Tensor, ...], owner: str) -> Tensor:
     """Return the mask of the steps, the last context, booleans [N, T].
 
     Args:
         context: the context.
         owner: the name of the part, for messages.
-        alone: whether the part takes no other context.
 
     Raises:
-        ValueError: if it is none, a sequence has no step or padding before its last step, or
-            there is a context that the part would ignore.
+        ValueError: if it is none, or a sequence has no step or padding before its last step.
     """
     if not context or context[-1].dtype != torch.bool or context[-1].ndim < 2:
         met = f"{tuple(context[-1].shape)} of {context[-1].dtype}" if context else "no context"
@@ -31,15 +29,58 @@ def step_mask(context: tuple[Tensor, ...], owner: str, *, alone: bool = False) -
             f"{owner} takes the mask of the steps as its last context, booleans [N, T], True for "
             f"the steps of a sequence and False for padding; got {met}"
         )
-    if alone and len(context) > 1:
-        raise ValueError(
-            f"{owner} takes the mask of the steps and no other context, which it would ignore; "
-            f"got {len(context) - 1} before the mask. Write a part of your own that passes it on, "
-            "with distributions.MarkovChain (inputs) or EachStep"
-        )
     if is_validation_enabled():
         _check_steps(context[-1], owner)
     return context[-1]
+
+
+def step_inputs(context: tuple[Tensor, ...], owner: str) -> tuple[Tensor, Tensor | None]:
+    """Return the mask of the steps [N, T], and the covariates before it, joined, [N, T, C].
+
+    The number of axes tells what a covariate is of: three, [N, T, C], of each step; two, [N, C],
+    of the whole sequence. One row stands for all sequences. If all covariates are of the whole
+    sequence, the result is [N, 1, C]; if there are none, it is None.
+
+    Args:
+        context: the covariates, then the mask.
+        owner: the name of the part, for messages.
+
+    Raises:
+        ValueError: as `step_mask`, or if a covariate has neither shape.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.ones(5, 7, dtype=torch.bool)
+        >>> actions, city = torch.zeros(5, 7, 2), torch.zeros(5, 3)
+        >>> step_inputs((actions, city, mask), "Markov")[1].shape
+        torch.Size([5, 7, 5])
+        >>> step_inputs((city, mask), "Markov")[1].shape
+        torch.Size([5, 1, 3])
+    """
+    mask = step_mask(context, owner)
+    if len(context) == 1:
+        return mask, None
+    covariates = [_of_steps(each, mask, owner) for each in context[:-1]]
+    lead = torch.broadcast_shapes(*(each.shape[:-1] for each in covariates))
+    return mask, torch.cat([each.expand(*lead, each.shape[-1]) for each in covariates], dim=-1)
+
+
+def _of_steps(covariate: Tensor, mask: Tensor, owner: str) -> Tensor:
+    """Return a covariate of each step as it is, and one of the whole sequence as [N, 1, C]."""
+    of_each = covariate.ndim == mask.ndim + 1
+    lead = mask.shape if of_each else mask.shape[:-1]
+    fits = covariate.ndim == len(lead) + 1 and all(
+        1 in (own, rows) or own == rows
+        for own, rows in zip(covariate.shape, mask.shape[:-1], strict=False)
+    )
+    if not fits or (of_each and covariate.shape[-2] != mask.shape[-1]):
+        raise ValueError(
+            f"{owner} takes covariates before the mask of the steps: [N, T, C] of each step, or "
+            f"[N, C] of the whole sequence; got {tuple(covariate.shape)} beside the mask "
+            f"{tuple(mask.shape)}. One number for each step is [N, T, 1], one for each sequence "
+            "[N, 1]"
+        )
+    return covariate if of_each else covariate.unsqueeze(-2)
 
 
 def steps_normal(parameters: Tensor, before: Tensor, owner: nn.Module) -> dist.Distribution:
@@ -72,10 +113,11 @@ def _check_steps(mask: Tensor, owner: str) -> None:
 class BackwardGRU(Part):
     r"""Read sequences from their ends, so that output t depends on $x_{t:T}$.
 
-    Values of padding are not read, and the output there has no meaning.
+    Values of padding are not read, and the output there has no meaning. Covariates are read
+    beside x.
 
     Args:
-        inputs: the width of x.
+        inputs: the width of x, and of the covariates if there are any (see `step_inputs`).
         hidden: the width H of the outputs.
 
     References:
@@ -92,10 +134,12 @@ class BackwardGRU(Part):
         super().__init__()
         self.gru = nn.GRU(inputs, hidden, batch_first=True)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return h [N, T, H] of x [N, T, D]."""
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        """Return h [N, T, H] of x [N, T, ...]; the last context is the mask [N, T]."""
+        mask, covariates = step_inputs(context, type(self).__name__)
+        read = (x.flatten(2),) if covariates is None else (x.flatten(2), covariates)
         order = reversed_steps(mask)
-        backward, _ = self.gru(_steps_at(x.flatten(2), order))
+        backward, _ = self.gru(_steps_at(join(read, self.gru.input_size, self), order))
         return _steps_at(backward, order)
 
 

@@ -21,7 +21,9 @@ class FIVO(Loss):
     $$ \hat p(x) = \prod_t \frac{1}{K} \sum_k
        \frac{p(z_t^k | z_{t-1}^k)\, p(x_t | z_t^k)}{q(z_t^k | z_{t-1}^k, x)} $$
 
-    With one particle it is the ELBO. A KL weight is the exponent of p(z) / q(z). The gradient
+    With `likelihoods.LinearStates` the filter is Rao-Blackwellized: p(x_t | z_t) is then
+    p(x_t | z_1:t, x_<t), by the Kalman filter of each particle. With one particle the bound is
+    the ELBO. A KL weight is the exponent of p(z) / q(z). The gradient
     leaves out the terms of the resampling, as the paper recommends: it is biased, with a much
     smaller variance.
 

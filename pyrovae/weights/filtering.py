@@ -4,15 +4,18 @@ One weight for a whole sequence has a variance that grows exponentially with its
 weighs particles step by step and resamples them,
 
 $$ \hat p(x) = \prod_t \frac{1}{K} \sum_k
-   \frac{p(z_t^k | z_{t-1}^k)\, p(x_t | z_t^k)}{q(z_t^k | z_{t-1}^k, x)} $$
+   \frac{p(z_t^k | z_{t-1}^k)\, p(x_t | z_{1:t}^k, x_{<t})}{q(z_t^k | z_{t-1}^k, x)} $$
 
-The estimate is unbiased whichever steps resample, so that its logarithm is a lower bound.
+Where x depends on the latents of its own step alone, as in `distributions.EachStep`, the second
+factor is p(x_t | z_t). Otherwise each particle carries what it believes of the past, such as the
+mean and covariance of a linear state that is integrated out (`distributions.LinearStates`), and
+the belief is resampled with its particle: a Rao-Blackwellized filter (Doucet et al., 2000). The
+estimate is unbiased whichever steps resample, so that its logarithm is a lower bound.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,7 +27,7 @@ from torch import Tensor
 from pyrovae.types import Program
 from pyrovae.weights.sites import sample_sites
 
-__all__ = ["Filtered", "StateSpace", "filter_particles"]
+__all__ = ["Belief", "Filtered", "StateSpace", "filter_particles"]
 
 
 @runtime_checkable
@@ -41,23 +44,37 @@ class Chain(Protocol):
     event_shape: Any
     has_rsample: Any
 
-    def step(self, t: int, before: Tensor) -> Any:
-        """Return the distribution of z_t given z_{t-1} [..., D]."""
+    def step(self, t: Any, before: Tensor) -> Any:
+        """Return the distribution of z_t given z_{t-1} [..., D]; t is one number, or [N]."""
+
+
+Belief = tuple[Tensor, ...]
+"""What a particle knows of the steps before, besides its latents: tensors [K, N, *event]."""
 
 
 @runtime_checkable
 class Observations(Protocol):
-    """A distribution of x_1:T whose steps are independent, such as `distributions.EachStep`.
+    """A distribution of x_1:T that is known step by step, such as `distributions.EachStep`.
 
     Attributes:
         mask: the steps, booleans [N, T].
-        emission: maps z_t [..., D] to p(x_t | z_t), with the leading axes as batch shape.
         z: the latents that the distribution was made of, [..., T, D].
+        start: what is believed before the first step, tensors [*event]; none if steps of x are
+            independent given the latents.
     """
 
     mask: Tensor
-    emission: Callable[[Tensor], Any]
     z: Tensor
+    start: Belief
+
+    def score_step(self, t: int, z: Tensor, x: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
+        """Return log p(x_t | z_1:t, x_<t) and the belief after x_t.
+
+        The belief [..., *event] holds what there is to know of the past; z_t is [..., D].
+        """
+
+    def draw_step(self, t: Any, z: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
+        """Draw x_t given z_t [..., D] and the belief, and return it with the belief after it."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +85,24 @@ class Filtered:
         log_z: the logarithm of the estimate of p(x), [N], in nats.
         size: the effective sample size before each resampling, [T, N]; NaN at padding.
         last: the particles at the last step of each sequence, [K, N, D].
+        belief: what they believe there, tensors [K, N, *event].
         log_w: the logarithms of their weights, [K, N], up to a constant for each sequence.
     """
 
     log_z: Tensor
     size: Tensor
     last: Tensor
+    belief: Belief
     log_w: Tensor
 
-    def resampled(self, number: int) -> Tensor:
-        """Draw so many of the last particles of each sequence by their weights, [S, N, D]."""
-        return _resampled(self.last, self.log_w, number)
+    def resampled(self, number: int) -> tuple[Tensor, Belief]:
+        """Draw so many of the last particles of each sequence by their weights.
+
+        Returns:
+            The particles [S, N, D], and their beliefs [S, N, *event].
+        """
+        last, *belief = _resampled((self.last, *self.belief), self.log_w, number)
+        return last, tuple(belief)
 
 
 @dataclass(frozen=True)
@@ -135,7 +159,9 @@ def _sites(proposed: Any, modeled: Any) -> tuple[Any, Any, Any]:
     kinds = (Chain, Chain, Observations)
     for node, kind, where in zip(found, kinds, ("guide", "model", "model"), strict=True):
         if node is None or not isinstance(node["fn"], kind):
-            site, wanted = ("z", "MarkovChain") if kind is Chain else ("x", "EachStep")
+            site, wanted = (
+                ("z", "MarkovChain") if kind is Chain else ("x", "EachStep or LinearStates")
+            )
             met = "no such site" if node is None else type(node["fn"]).__name__
             raise ValueError(
                 f"a filter needs the distribution of each step: the site {site!r} of the "
@@ -156,8 +182,8 @@ def _sites(proposed: Any, modeled: Any) -> tuple[Any, Any, Any]:
         p["value"].data_ptr(),
     ):
         raise ValueError(
-            "a filter applies the emission to the latents of each step: the EachStep of 'x' must "
-            "be made of the value of the site 'z' itself. Move what changes z into the emission"
+            "a filter scores x at the latents of each step: the distribution of 'x' must be made "
+            "of the value of the site 'z' itself. Move what changes z into the emission"
         )
     return q, p, x
 
@@ -191,29 +217,34 @@ def filter_particles(space: StateSpace, particles: int, *, kl_weight: Any = 1.0)
     References:
         Gordon, Salmond, Smith, 1993. Novel approach to nonlinear/non-Gaussian Bayesian state
             estimation.
+        Doucet, de Freitas, Murphy, Russell, 2000. Rao-Blackwellised Particle Filtering for Dynamic
+            Bayesian Networks.
         Maddison et al., 2017. Filtering Variational Objectives.
     """
     prior, guide, mask = space.prior, space.guide, space.mask
     n, length = mask.shape
     before_p, before_q = (chain.first.expand(particles, n, -1) for chain in (prior, guide))
+    belief = tuple(each.expand(particles, n, *each.shape) for each in space.observed.start)
     log_w, log_z = before_q.new_zeros(particles, n), before_q.new_zeros(n)
-    sizes, last = [], before_q
+    sizes, state = [], (before_q, *belief)
     for t in range(length):
         proposal = guide.step(t, before_q)
         z = proposal.rsample() if proposal.has_rsample else proposal.sample()
         score = kl_weight * (prior.step(t, before_p).log_prob(z) - proposal.log_prob(z))
-        score = score + space.observed.emission(z).log_prob(space.x[:, t])
-        log_w = log_w + torch.where(mask[:, t], score, 0.0)
-        last = torch.where(mask[:, t, None], z, last)
+        seen, belief = space.observed.score_step(t, z, space.x[:, t], belief)
+        log_w = log_w + torch.where(mask[:, t], score + seen, 0.0)
+        state = _where(mask[:, t], (z, *belief), state)
         size = _effective_size(log_w)
         sizes.append(torch.where(mask[:, t], size, math.nan))
         if t + 1 < length:
             few = (size < particles / 2) & mask[:, t + 1]
             log_z = log_z + torch.where(few, _log_mean(log_w), 0.0)
-            z = torch.where(few.unsqueeze(-1), _resampled(z, log_w, particles), z)
+            state = _where(few, _resampled(state, log_w, particles), state)
             log_w = torch.where(few, 0.0, log_w)
-        before_p = before_q = z
-    return Filtered(log_z + _log_mean(log_w), torch.stack(sizes), last, log_w)
+        before_p = before_q = state[0]
+        belief = state[1:]
+    log_z = log_z + _log_mean(log_w)
+    return Filtered(log_z, torch.stack(sizes), state[0], state[1:], log_w)
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
@@ -225,9 +256,22 @@ def _effective_size(log_w: Tensor) -> Tensor:
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
 
 
-def _resampled(z: Tensor, log_w: Tensor, number: int) -> Tensor:
+def _where(chosen: Tensor, new: Belief, old: Belief) -> Belief:
+    """Return the new tensors [K, N, ...] for the chosen data [N], and the old ones for others."""
+    pairs = zip(new, old, strict=True)
+    return tuple(torch.where(_beside(chosen, a), a, b) for a, b in pairs)
+
+
+def _resampled(state: Belief, log_w: Tensor, number: int) -> Belief:
     """Draw so many ancestors of each datum in proportion to the weights, with replacement."""
     log_w = log_w.detach()
     weights = (log_w - log_w.max(0).values).exp().nan_to_num(1.0)  # NaN where no particle fits x
     ancestors = torch.multinomial(weights.T, number, replacement=True).T
-    return z.gather(0, ancestors.unsqueeze(-1).expand(*ancestors.shape, z.shape[-1]))
+    return tuple(
+        each.gather(0, _beside(ancestors, each).expand(-1, -1, *each.shape[2:])) for each in state
+    )
+
+
+def _beside(values: Tensor, each: Tensor) -> Tensor:
+    """Return values [K, N] or [N] with as many axes as each [K, N, ...]."""
+    return values.reshape(*values.shape, *[1] * (each.ndim - 2))

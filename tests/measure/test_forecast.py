@@ -7,14 +7,11 @@ import pytest
 import torch
 from state_space import (
     ZERO,
-    A,
-    C,
-    Q,
-    R,
     masked,
     model,
     observed,
     poor_guide,
+    predictive,
     sequences,
     transition,
 )
@@ -24,21 +21,6 @@ from pyrovae.distributions import EachStep, MarkovChain
 from pyrovae.measure.forecast import crps
 
 MASK = masked(6, 3, 6)
-
-
-def predictive(x, steps):
-    """Return means and variances [H, 3] of the next steps after x [T, 3], by matrices."""
-    mean, spread = ZERO, torch.zeros(2, 2, dtype=x.dtype)
-    noise = R**2 * torch.eye(3, dtype=x.dtype)
-    for each in x:
-        mean, spread = A @ mean, A @ spread @ A.T + (Q**2).diag()
-        gain = spread @ C.T @ (C @ spread @ C.T + noise).inverse()
-        mean, spread = mean + gain @ (each - C @ mean), spread - gain @ C @ spread
-    found = []
-    for _ in range(steps):
-        mean, spread = A @ mean, A @ spread @ A.T + (Q**2).diag()
-        found.append((C @ mean, (C @ spread @ C.T + noise).diag()))
-    return tuple(torch.stack(each) for each in zip(*found, strict=True))
 
 
 def test_forecasts_are_draws_of_kalmans_predictive_distribution():

@@ -1,11 +1,14 @@
 """A mask with padding before a step would leave out a latent on which others depend."""
 
+import re
+
 import pyro
 import pytest
 import torch
 
 import pyrovae as pv
 from pyrovae.nets import MLP, BackwardGRU
+from pyrovae.nets.sequences import step_inputs
 
 X = torch.zeros(2, 3, 5)
 PARTS = {
@@ -43,16 +46,39 @@ def test_a_mask_of_floats_is_refused(owner):
         OWNERS[owner](torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 4, 1), (3, 3, 1), (3, 1), (2, 3, 1, 1), ()])
 @pytest.mark.parametrize("owner", ["Markov", "Combiner", "EachStep"])
-def test_a_context_that_would_be_ignored_is_refused(owner):
-    mask, label = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 1)
-    part = PARTS[owner]()
+def test_covariates_are_of_steps_or_of_sequences(owner, shape):
+    part, mask = PARTS[owner](), torch.ones(2, 3, dtype=torch.bool)
     first = {"Markov": (), "Combiner": (X,), "EachStep": (torch.zeros(2, 3, 2), X)}[owner]
-    with (
-        pyro.plate("data", 2),
-        pytest.raises(ValueError, match=f"{owner} takes the mask .* got 1"),
-    ):
-        part(*first, label, mask)
+    message = rf"{owner} takes covariates .* got {re.escape(str(shape))} beside the mask \(2, 3\)"
+    with pyro.plate("data", 2), pytest.raises(ValueError, match=message):
+        part(*first, torch.zeros(shape), mask)
+
+
+def test_the_number_of_axes_tells_what_a_covariate_is_of():
+    """Also where there are as many covariates as steps."""
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    whole, each = torch.arange(6.0).reshape(2, 3), torch.randn(2, 3, 1)
+    joined = step_inputs((whole, each, mask), "Markov")[1]
+    assert torch.equal(joined, torch.cat([whole.unsqueeze(1).expand(2, 3, 3), each], -1))
+    assert torch.equal(step_inputs((whole, mask), "Markov")[1], whole.unsqueeze(1))
+    shared = step_inputs((each[:1], mask), "Markov")[1]
+    assert torch.equal(shared, each[:1])
+    assert step_inputs((mask,), "Markov")[1] is None
+
+
+def test_a_backward_reader_reads_the_covariates_from_its_step_on():
+    torch.manual_seed(0)
+    reader, mask = BackwardGRU(5 + 2, 4), torch.tensor([[True] * 3, [True, True, False]])
+    c = torch.randn(2, 3, 2, requires_grad=True)
+    read = reader(X, c, mask)
+    for t in range(3):
+        (slope,) = torch.autograd.grad(read[:, t].sum(), c, retain_graph=True)
+        reached = slope.abs().sum(-1) > 0
+        assert reached.tolist()[0] == [s >= t for s in range(3)]
+        if t < 2:
+            assert reached.tolist()[1] == [t <= s < 2 for s in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -23,4 +23,18 @@ def markov() -> Case:
     return Case(vae, x, (MASK,))
 
 
-CASES = {"Markov": markov}
+def linear_states() -> Case:
+    """With covariates of each step, which all three parts take."""
+    likelihood = pv.likelihoods.LinearStates(
+        MLP(2 + 1, 5, 4 + 2), states=2, width=2, varying=["transition", "offset"]
+    )
+    vae = pv.VAE(
+        pv.priors.Markov(MLP(2 + 1, 5, 2 * 2), 2),
+        likelihood,
+        pv.guides.Combiner(pv.nets.BackwardGRU(2 + 1, 4), MLP(2 + 4, 5, 2 * 2), 2),
+    )
+    x = torch.linspace(-1.0, 1.0, 18).reshape(3, 3, 2)
+    return Case(vae, x, (x.sum(-1, keepdim=True), MASK))
+
+
+CASES = {"Markov": markov, "LinearStates": linear_states}
