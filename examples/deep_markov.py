@@ -90,14 +90,8 @@ def main() -> None:
         compile=False,  # a graph of so many steps in turn takes minutes to compile
     )
     bar = [] if args.smoke else [pv.ProgressBar(every=20)]
-    pv.fit(
-        *(vae, data["train"]),
-        validation=data["valid"],
-        epochs=args.epochs,
-        batch_size=20,
-        step=step,
-        callbacks=bar,
-    )
+    batches = pv.data.ByLength(*data["train"], batch_size=20)
+    pv.fit(vae, batches, validation=data["valid"], epochs=args.epochs, step=step, callbacks=bar)
     x, mask = data["test"]
     slices = mask.sum().item()
     report = pv.evaluate(vae, (x, mask), particles=args.particles)

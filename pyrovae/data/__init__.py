@@ -9,6 +9,7 @@ likelihood they are binarized: each pixel is 1 with its intensity as probability
 from pyrovae.data import frames
 from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.batches import Batch, Batches
+from pyrovae.data.by_length import ByLength
 from pyrovae.data.datasets import HELD_OUT, PIXELS, Binarization, DataSet, Split, drawn_once, load
 from pyrovae.data.domains import (
     check_context,
@@ -36,6 +37,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Binarization",
+    "ByLength",
     "DataSet",
     "FactorGrid",
     "HELD_OUT",
