@@ -5,13 +5,14 @@
     python benchmarks/chorales.py theirs jsb-chorales-quarter.json
     python benchmarks/chorales.py ours jsb-chorales-quarter.json
     python benchmarks/chorales.py fivo jsb-chorales-quarter.json
+    python benchmarks/chorales.py epoch jsb-chorales-quarter.json
 
 `pyro` runs the script as it is, on the chorales of the file instead of those it would download.
 `theirs` trains the same networks with the same optimizer, KL weights and batches by `fit`, and
-`ours` those of `examples/deep_markov.py`, in batches by length; `fivo` trains them for particle
-filters of four particles. Printed are the -ELBO, the -IWAE and what particle
-filters find on the test split, in nats per step; the script prints its one-sample -ELBO, of the
-epochs at multiples of 50 only.
+`ours` those of `examples/deep_markov.py`, both in batches by length; `fivo` trains the latter for
+particle filters of four particles. Printed are the -ELBO, the -IWAE and what particle filters find
+on the test split, in nats per step; the script prints its one-sample -ELBO, of the epochs at
+multiples of 50 only. `epoch` times epochs of padded batches and of batches by length, in turn.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import dataclasses
 import json
 import math
 import runpy
+import statistics
 import sys
 import time
 import unittest.mock
@@ -39,6 +41,9 @@ from deep_markov import KEYS, chorales, make_vae  # noqa: E402
 
 LATENTS, EMISSION, TRANSITION, READER = 100, 100, 200, 600
 """The sizes of the script."""
+
+ROUNDS = 5
+"""The epochs of each way that are timed."""
 
 
 class Transition(nn.Module):
@@ -129,6 +134,21 @@ def fivo_step(epochs: int, batches: int) -> pv.Step:
 STEPS = {"theirs": their_step, "ours": our_step, "fivo": fivo_step}
 
 
+def time_epochs(train: tuple[Tensor, Tensor]) -> None:
+    """Print the CPU seconds of an epoch of `ours`, padded and by length, and their ratio."""
+    ways: dict[str, Any] = {"padded": train, "by length": pv.data.ByLength(*train, batch_size=20)}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way, data in ways.items():
+            torch.manual_seed(0)
+            vae, began = make_vae(), time.process_time()
+            pv.fit(vae, data, epochs=1, batch_size=20, step=our_step(1, 12), callbacks=[])
+            seconds[way].append(time.process_time() - began)
+    medians = {way: statistics.median(times) for way, times in seconds.items()}
+    print({way: round(median, 2) for way, median in medians.items()})
+    print(f"ratio of medians: {medians['by length'] / medians['padded']:.2f}")
+
+
 def run_script(script: str, data: dict[str, tuple[Tensor, Tensor]], arguments: list[str]) -> None:
     """Run Pyro's script on these chorales."""
     from pyro.contrib.examples import polyphonic_data_loader as loader
@@ -166,7 +186,7 @@ def measure(vae: pv.VAE, test: tuple[Tensor, Tensor], particles: int) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("row", choices=["pyro", *STEPS])
+    parser.add_argument("row", choices=["pyro", *STEPS, "epoch"])
     parser.add_argument("data", help="the .json file of the chorales")
     parser.add_argument("--script", help="the path of Pyro's examples/dmm.py")
     parser.add_argument("--epochs", type=int, default=200)
@@ -177,6 +197,9 @@ def main() -> None:
         epochs = ["-n", str(args.epochs + 1), "-ae", str(args.epochs // 5)]
         run_script(args.script, data, epochs)
         print(f"{time.process_time() - began:.0f} CPU s, measurements included")
+        return
+    if args.row == "epoch":
+        time_epochs(data["train"])
         return
     torch.manual_seed(0)
     vae = their_vae() if args.row == "theirs" else make_vae()
