@@ -1,23 +1,31 @@
-"""Batches of sequences of about one length, so that little of a batch is padding."""
+"""Batches of sequences of about one length, so that little of a batch is padding.
+
+A training step is compiled for each shape of its batch. So the batches have few lengths in all.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
 
 __all__ = ["ByLength"]
 
+LENGTHS: Final = 6
+"""The number of lengths of the batches; with a smaller last batch, fewer than SVI has graphs."""
+
 
 class ByLength:
-    r"""Cut sequences into batches of about one length, each as long as its longest sequence.
+    r"""Cut sequences into batches of about one length, without the steps that all of them lack.
 
     What a step costs grows with the length of its batch, padding included. An iteration permutes
     the sequences, sorts them by length, cuts them into batches, and permutes the batches; the
-    order is drawn from torch's generator. Each sequence is in one batch, so that gradients are
-    unbiased over an epoch, as with batches of any other rule.
+    order is drawn from torch's generator. Batches have at most `LENGTHS` lengths, since a step is
+    compiled for each shape: neighbors are cut to the longest sequence among them. Each sequence is
+    in one batch, so that gradients are unbiased over an epoch, as with other batches.
 
     For `pv.fit`. A measurement of each datum, such as `pv.evaluate`, takes padded tensors, in
     whose order its results are.
@@ -60,6 +68,10 @@ class ByLength:
         if len(rows) > 1:
             raise ValueError(f"x and its context need as many rows; got {sorted(rows)}")
         self.lengths = mask.sum(1)
+        longest = [int(each[-1]) for each in self.lengths.sort().values.split(batch_size)]
+        group = math.ceil(len(longest) / LENGTHS)
+        last = len(longest) - 1
+        self.cuts = [longest[min(i + group - 1 - i % group, last)] for i in range(len(longest))]
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -70,14 +82,14 @@ class ByLength:
         order = torch.randperm(len(self.lengths)).to(self.lengths.device)
         order = order[self.lengths[order].argsort(stable=True)]
         batches = order.split(self.batch_size)
-        return (self._batch(batches[i]) for i in torch.randperm(len(batches)).tolist())
+        turn = torch.randperm(len(batches)).tolist()
+        return (self._batch(batches[i], self.cuts[i]) for i in turn)
 
-    def _batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+    def _batch(self, rows: Tensor, steps: int) -> tuple[Tensor, ...]:
         x, *covariates, mask = self.values
-        longest = int(self.lengths[rows].max())
 
         def cut(value: Tensor) -> Tensor:
             of_each_step = value.ndim > 2 and value.shape[1] == mask.shape[1]
-            return value[rows, :longest] if of_each_step else value[rows]
+            return value[rows, :steps] if of_each_step else value[rows]
 
-        return x[rows, :longest], *map(cut, covariates), mask[rows, :longest]
+        return x[rows, :steps], *map(cut, covariates), mask[rows, :steps]

@@ -29,6 +29,14 @@ def test_each_sequence_is_in_one_batch_which_ends_with_its_longest():
     assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
 
 
+def test_batches_have_few_lengths_each_of_which_holds_its_sequences():
+    """One graph of the step each: ten batches of 2 to 20 steps have the lengths of five pairs."""
+    mask = world.masked(*range(1, 21))
+    batches = list(ByLength(mask.unsqueeze(2).float(), mask, batch_size=2))
+    assert sorted(steps.shape[1] for _, steps in batches) == sorted([4, 8, 12, 16, 20] * 2)
+    assert sum(int(steps.sum()) for _, steps in batches) == 210
+
+
 def test_sequences_of_one_length_meet_others_in_another_iteration():
     batches = ByLength(X[[1, 3] * 4], MASK[[1, 3] * 4], batch_size=4)
 
