@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.cli.sequences import PANELS, is_sequence, moves, reconstructed, sampled
 from pyrovae.data.datasets import Split
 from pyrovae.data.images import Shape
 from pyrovae.data.table import Table
@@ -77,11 +78,22 @@ def assignment_figure(run: Run) -> Figures:
     return {} if found is None else {"assignment": plots.assignment(found)}
 
 
-def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
+def vae_figures(
+    vae: VAE, split: Split | None, shape: tuple[int, ...] | None, *, texts: bool = False
+) -> Figures:
     """Draw samples and, given data, reconstructions and the map of the latents.
 
-    Samples and reconstructions are left out if p(x | z) has no mean, or the data are no images.
+    Samples and reconstructions are left out if p(x | z) has no mean, or the data are neither
+    images nor sequences of notes or numbers.
+
+    Args:
+        vae: the VAE.
+        split: the data, if there are any.
+        shape: (channels, height, width) of an image, (D,), or (T, D) of sequences.
+        texts: whether sequences are texts, which are no figures.
     """
+    if split is not None and is_sequence(shape):
+        return _of_sequences(vae, split, texts=texts)
     found = {}
     number, beside = SAMPLES, split.context if split else ()
     if split and beside:
@@ -93,15 +105,32 @@ def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
             found["samples"] = plots.samples(vae, number, shape, *given, scale=scale)
     if split is None:
         return found
-    x = split.draw()
     if is_image(shape):
         with seeded(0), contextlib.suppress(UndefinedMean):
             given = (value[:SHOWN] for value in beside)
-            found["reconstructions"] = plots.reconstructions(vae, x[:SHOWN], shape, *given)
-    mapped = split.take(slice(MAPPED))
-    return found | _possible(
-        {"latents": lambda: plots.latent_map(vae, x[:MAPPED], mapped.labels, *mapped.context)}
-    )
+            x = split.draw()[:SHOWN]
+            found["reconstructions"] = plots.reconstructions(vae, x, shape, *given)
+    return found | _map(vae, split)
+
+
+def _of_sequences(vae: VAE, split: Split, *, texts: bool) -> Figures:
+    """Draw samples and reconstructions, and the map if a sequence is one point of the latents."""
+    few, found = split.take(slice(PANELS)), {}
+    if not texts:
+        with seeded(0), contextlib.suppress(UndefinedMean):
+            found["samples"] = sampled(vae, few, means=True)
+        with seeded(0), contextlib.suppress(UndefinedMean):
+            found["reconstructions"] = reconstructed(vae, few)
+    with contextlib.suppress(ValueError):
+        if not moves(vae, few):
+            return found | _map(vae, split)
+    return found
+
+
+def _map(vae: VAE, split: Split) -> Figures:
+    """Draw the map of the latents, if the VAE has one."""
+    x, mapped = split.draw()[:MAPPED], split.take(slice(MAPPED))
+    return _possible({"latents": lambda: plots.latent_map(vae, x, mapped.labels, *mapped.context)})
 
 
 def walk_figure(
@@ -129,7 +158,7 @@ def walk_figure(
     return plots.profiles(found, columns, held=held, unit=unit)
 
 
-def is_image(shape: Shape | None) -> TypeGuard[Shape]:
+def is_image(shape: tuple[int, ...] | None) -> TypeGuard[Shape]:
     """Return whether a shape is that of an image that figures can show."""
     return shape is not None and len(shape) == 3 and shape[0] in (1, 3)
 

@@ -33,7 +33,18 @@ from pyrovae.cli.figures import (
     walk_figure,
 )
 from pyrovae.cli.options import Evaluation, Opened, Reconstructed, Sampled
-from pyrovae.data import DataSet, Split
+from pyrovae.cli.sequences import (
+    LINES,
+    PANELS,
+    Texts,
+    is_sequence,
+    per_token,
+    reconstructed,
+    reconstructed_texts,
+    sampled,
+    sampled_texts,
+)
+from pyrovae.data import DataSet, Split, Vocabulary
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
 from pyrovae.measure.annealing.ais import AIS
@@ -88,6 +99,8 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
         print(report)
         if run.table is not None:
             print(tables.in_own_units(run.table, data, report))
+        if run.vocabulary is not None and (told := per_token(report, run.vocabulary)):
+            print(told)
         print(f"written: {path}")
         if path.name == EVALUATION:
             done = len(report.elbo.value)
@@ -175,25 +188,37 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
         shape = None
         with contextlib.suppress(ValueError), seeded(0):
             shape = image_shape(source, lambda: vae.sample(1))
-            figures |= vae_figures(vae, data, shape)
+            figures |= vae_figures(vae, data, shape, texts=run.vocabulary is not None)
         beside = data.context if data else ()
         figures |= report_figures(saved, vae, x, shape, beside, held)
-        if data is not None and x is not None:
+        if data is not None and x is not None and not is_sequence(shape):
             few = replace(data, x=x, dynamic=False).take(slice(MAPPED))
             with contextlib.suppress(ValueError), seeded(0):
                 walk = traverse(vae, few.x, *few.context, of="prior")
                 figures["walk"] = walk_figure(
                     walk, few.x, shape, columns=columns, table=run.table, held=held
                 )
+        texts = None if data is None else _texts(vae, run.vocabulary, data)
     path = out or run.folder / "report.html"
-    written = page.page(run, saved, figures, left_out=left_out, out=path)
+    written = page.page(run, saved, figures, texts=texts, left_out=left_out, out=path)
     write_atomically(path, written.encode())
     print(f"written: {path}")
     return 0
 
 
+def _texts(vae: VAE, vocabulary: Vocabulary | None, data: Split) -> Texts | None:
+    """Return the texts that a page shows; None if the data are none."""
+    if vocabulary is None:
+        return None
+    few = data.take(slice(LINES))
+    with seeded(0):
+        pairs = reconstructed_texts(vae, vocabulary, few)
+    with seeded(0):
+        return Texts(pairs, sampled_texts(vae, LINES, vocabulary, few))
+
+
 def sample(folder: Path, options: Sampled) -> int:
-    """Draw samples of a run's model: a figure of images, or a table of other data."""
+    """Draw samples of a run's model: a figure, texts, or a table of other data."""
     run = Run(folder)
     if options.by is not None:
         return _sample_by(run, options, options.by)
@@ -201,6 +226,8 @@ def sample(folder: Path, options: Sampled) -> int:
         return tables.sample(run, run.table, options)
     source = run.source
     vae = recipes.load_vae(run, options.recipe, source.shape)
+    if is_sequence(source.shape):
+        return _sample_sequences(run, vae, options)
     beside, columns = _given_to_samples(source, options.number)
     number = options.number or min([SAMPLES, *map(len, beside)])
     with recipes.running(options.recipe), seeded(options.seed):
@@ -212,6 +239,36 @@ def sample(folder: Path, options: Sampled) -> int:
     path = options.out or run.folder / "samples.csv"
     write_atomically(path, _table(rows, columns).encode())
     print(f"written: {path}")
+    return 0
+
+
+def _sample_sequences(run: Run, vae: VAE, options: Sampled) -> int:
+    """Draw samples of sequences, as a figure or as lines of text."""
+    vocabulary, test = run.vocabulary, run.source.load().test
+    number = options.number or min(PANELS if vocabulary is None else LINES, len(test))
+    if number > len(test):
+        raise ValueError(
+            f"samples take the mask of the first test data, of which there are {len(test)}; got "
+            f"{number}: give a smaller -n"
+        )
+    few = test.take(slice(number))
+    with recipes.running(options.recipe), seeded(options.seed):
+        if vocabulary is None:
+            print(f"The mask is that of the first {number:,} test data.")
+            figure = sampled(vae, few, means=options.means)
+            return write_figure(figure, options.out, run, "samples")
+        if options.means:
+            raise ValueError("--means is of numbers, and a text has no mean: leave it out")
+        return _write_lines(sampled_texts(vae, number, vocabulary, few), options.out)
+
+
+def _write_lines(lines: Sequence[str], out: Path | None) -> int:
+    """Print texts, or write them to a file."""
+    if out is None:
+        print(*lines, sep="\n")
+        return 0
+    write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
+    print(f"written: {out}")
     return 0
 
 
@@ -267,6 +324,8 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
     run = Run(folder)
     vae, source, read = opened(run, options, split=options.split)
     shape = image_shape(source, None)
+    if is_sequence(shape):
+        return _reconstruct_sequences(run, vae, getattr(read, options.split), options)
     if not is_image(shape):
         raise ValueError(
             f"the data are rows of {shape[0]} numbers, not images: reconstruct them from Python, "
@@ -277,6 +336,17 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
         x = data.draw(seed=options.seed)
         figure = plots.reconstructions(vae, x, shape, *data.context)
     return write_figure(figure, options.out, run, "reconstructions")
+
+
+def _reconstruct_sequences(run: Run, vae: VAE, data: Split, options: Reconstructed) -> int:
+    """Draw sequences and their reconstructions, or print texts beside theirs."""
+    vocabulary = run.vocabulary
+    few = first(data, options.number or (PANELS if vocabulary is None else LINES))
+    with recipes.running(options.recipe), seeded(options.seed):
+        if vocabulary is None:
+            return write_figure(reconstructed(vae, few), options.out, run, "reconstructions")
+        pairs = reconstructed_texts(vae, vocabulary, few)
+    return _write_lines(["  ->  ".join(pair) for pair in pairs], options.out)
 
 
 def opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pyrovae.cli.recipes import described
+from pyrovae.cli.sequences import Texts, per_token
 from pyrovae.measure.disentanglement.saved import FACTORS, read_factors
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.parts import as_call
@@ -86,7 +87,7 @@ CAPTIONS: Final = {
     "traversals": "The mean of p(x | z) as one dimension at a time takes the quantiles of the "
     "aggregate posterior, sorted by KL.",
     "history": "The ELBO and its two terms after each epoch.",
-    "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
+    "reconstructions": "Data, and the mean of p(x | z) at one draw z from the guide.",
     "samples": "Means of p(x | z) at draws z from the prior.",
     "walk": "The mean of p(x | z) as one dimension at a time takes the quantiles of the prior.",
     "assignment": "The information of each latent unit about each factor of the data, as a share "
@@ -100,6 +101,7 @@ def page(
     saved: SavedFinding,
     figures: Mapping[str, Figure],
     *,
+    texts: Texts | None = None,
     left_out: Sequence[str] = (),
     out: Path | None = None,
 ) -> str:
@@ -109,6 +111,7 @@ def page(
         run: the run, for its configuration and metrics.
         saved: its evaluation, as of `read_report`.
         figures: the figures to show, by the names of `CAPTIONS`.
+        texts: the texts to show, if the data are texts.
         left_out: sentences that explain what is not shown.
         out: the file that the page is written to; by default report.html in the run's folder.
 
@@ -119,7 +122,8 @@ def page(
     findings, dimensions = _findings(saved) | _factors(run), _dimensions(said)
     missing = {
         "dimensions": not dimensions and "kl_per_dimension" not in figures,
-        "data": not {"reconstructions", "samples", "walk", "latents"} & figures.keys(),
+        "data": texts is None
+        and not {"reconstructions", "samples", "walk", "latents"} & figures.keys(),
         "training": not epochs,
     }
     of_findings = {key: found["heading"] for key, found in findings.items()}
@@ -138,12 +142,29 @@ def page(
             findings=findings,
             dimensions=dimensions,
             figures={name: shown_figure(each, CAPTIONS[name]) for name, each in figures.items()},
+            of_texts=_tables_of(texts),
+            per_token=run.vocabulary and per_token(saved, run.vocabulary),
             explorer=_explorer(run, out),
             left_out=left_out,
             **settings_of(config, said),
             **(_last(epochs) if epochs else {}),
         )
     )
+
+
+def _tables_of(texts: Texts | None) -> dict[str, Any]:
+    """Return the columns and the numbered rows of each table of texts, by its caption."""
+    if texts is None:
+        return {}
+    pairs = {str(n): pair for n, pair in enumerate(texts.reconstructions, 1)}
+    samples = {str(n): [text] for n, text in enumerate(texts.samples, 1)}
+    return {
+        "Texts of the data, and a draw of p(x | z) at one draw z from the guide": (
+            ["text", "reconstruction"],
+            pairs,
+        ),
+        "Texts drawn from the model": (["sample"], samples),
+    }
 
 
 def environment() -> Environment:

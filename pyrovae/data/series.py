@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.columns import labeled
+from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.sequences import pad
 
-__all__ = ["Series", "read_series"]
+__all__ = ["Series", "read_series", "read_ts"]
 
 MISSING = ("?", "NaN", "nan")
 
@@ -79,6 +80,20 @@ def read_series(path: str | Path) -> Series:
         raise ValueError(f"{path.name} has no series after the line @data")
     x, mask = pad(rows)
     return Series(x, mask, labeled(labels, f"the classes of {path.name}") if classes else None)
+
+
+def read_ts(path: Path, reading: Reading) -> Contents:
+    """Read a .ts file as sequences with their mask; its classes are labels.
+
+    Raises:
+        ValueError: if an option names a column, and as `read_series`.
+    """
+    asked = reading.asked()
+    if asked or reading.key is not None:
+        named = asked[0] if asked else reading.key
+        raise ValueError(f"{path.name} has series and their classes, and no column {named!r}")
+    found = read_series(path)
+    return Contents(found.x, labels=found.labels, mask=found.mask)
 
 
 def _numbered(file: Iterator[str]) -> Iterator[tuple[int, str]]:

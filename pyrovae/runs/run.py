@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pyrovae.data.datasets import Split
 from pyrovae.data.table import Table
+from pyrovae.data.text import Vocabulary
 from pyrovae.files import (
     json_as_bytes,
     schemas,
@@ -143,6 +144,21 @@ class Run:
             recorded = self.source.reading["table"]
         try:
             return None if recorded is None else Table.from_record(recorded)
+        except ValueError as error:
+            raise ValueError(f"the run in {self.folder} cannot decode: {error}") from error
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The vocabulary of the texts that the run was trained on; None if they were no texts.
+
+        Raises:
+            ValueError: if there is no run, or if its record of the vocabulary is damaged.
+        """
+        recorded = self.config.get("vocabulary")
+        if recorded is None:
+            recorded = self.source.reading.get("vocabulary")
+        try:
+            return None if recorded is None else Vocabulary.from_record(recorded)
         except ValueError as error:
             raise ValueError(f"the run in {self.folder} cannot decode: {error}") from error
 
