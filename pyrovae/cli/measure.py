@@ -37,6 +37,7 @@ from pyrovae.cli.sequences import (
     LINES,
     PANELS,
     Texts,
+    in_rows,
     is_sequence,
     per_token,
     reconstructed,
@@ -328,7 +329,7 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
         return _reconstruct_sequences(run, vae, getattr(read, options.split), options)
     if not is_image(shape):
         raise ValueError(
-            f"the data are rows of {shape[0]} numbers, not images: reconstruct them from Python, "
+            f"the data are {in_rows(shape)}, not images: reconstruct them from Python, "
             f"pyrovae.load({str(folder)!r}).reconstruct(x)"
         )
     data = first(getattr(source.binarized(read), options.split), options.number or 8)

@@ -142,7 +142,7 @@ def page(
             findings=findings,
             dimensions=dimensions,
             figures={name: shown_figure(each, CAPTIONS[name]) for name, each in figures.items()},
-            of_texts=_tables_of(texts),
+            texts=texts,
             per_token=run.vocabulary and per_token(saved, run.vocabulary),
             explorer=_explorer(run, out),
             left_out=left_out,
@@ -150,21 +150,6 @@ def page(
             **(_last(epochs) if epochs else {}),
         )
     )
-
-
-def _tables_of(texts: Texts | None) -> dict[str, Any]:
-    """Return the columns and the numbered rows of each table of texts, by its caption."""
-    if texts is None:
-        return {}
-    pairs = {str(n): pair for n, pair in enumerate(texts.reconstructions, 1)}
-    samples = {str(n): [text] for n, text in enumerate(texts.samples, 1)}
-    return {
-        "Texts of the data, and a draw of p(x | z) at one draw z from the guide": (
-            ["text", "reconstruction"],
-            pairs,
-        ),
-        "Texts drawn from the model": (["sample"], samples),
-    }
 
 
 def environment() -> Environment:

@@ -31,6 +31,7 @@ __all__ = [
     "LINES",
     "PANELS",
     "Texts",
+    "in_rows",
     "is_sequence",
     "moves",
     "per_token",
@@ -66,6 +67,16 @@ class Texts:
 def is_sequence(shape: Sequence[int] | None) -> bool:
     """Return whether a shape is that of sequences, (T, D)."""
     return shape is not None and len(shape) == 2
+
+
+def in_rows(shape: Sequence[int]) -> str:
+    """Return what data are that are no images.
+
+    Example:
+        >>> in_rows((5,)), in_rows((9, 2))
+        ('rows of 5 numbers', 'sequences')
+    """
+    return "sequences" if is_sequence(shape) else f"rows of {shape[0]} numbers"
 
 
 @torch.no_grad()
