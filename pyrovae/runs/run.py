@@ -20,7 +20,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,14 +119,17 @@ class Run:
 
     @property
     def source(self) -> Source:
-        """The data set that the run was trained on.
+        """The data set that the run was trained on, read by the vocabulary that was saved.
 
         Raises:
             ValueError: if there is no run, or if its record of the data is invalid.
         """
-        recorded = self.config.get("data")
+        config = self.config
+        words = config.get("vocabulary")
+        coded = {} if words is None else {"vocabulary": words}
         try:
-            return Source.read(recorded)
+            source = Source.read(config.get("data"))
+            return replace(source, reading={**coded, **source.reading})
         except ValueError as error:
             raise ValueError(
                 f"the run in {self.folder} has an invalid record of its data: {error}"
@@ -154,9 +157,7 @@ class Run:
         Raises:
             ValueError: if there is no run, or if its record of the vocabulary is damaged.
         """
-        recorded = self.config.get("vocabulary")
-        if recorded is None:
-            recorded = self.source.reading.get("vocabulary")
+        recorded = self.source.reading.get("vocabulary")
         try:
             return None if recorded is None else Vocabulary.from_record(recorded)
         except ValueError as error:
