@@ -127,7 +127,7 @@ def _figure(vae: VAE, data: Split, x: Tensor, means: Tensor | None = None) -> Fi
     longest = int(mask.sum(1).max())
     mask, x = mask[:, :longest], x[:, :longest]
     means = None if means is None else means[:, :longest]
-    if not _are_notes(vae, data):
+    if not _are_notes(vae, data, x if means is None else means):
         return plots.series(x, mask, reconstructions=means)
     lowest = 21 if x.shape[2] == PIANO else None
     if means is None:
@@ -137,11 +137,16 @@ def _figure(vae: VAE, data: Split, x: Tensor, means: Tensor | None = None) -> Fi
     return plots.piano_rolls(pairs, mask.repeat_interleave(2, 0), names=names, lowest=lowest)
 
 
-def _are_notes(vae: VAE, data: Split) -> bool:
-    """Return whether the likelihood is of zeros and ones, in several columns."""
+def _are_notes(vae: VAE, data: Split, made: Tensor) -> bool:
+    """Return whether the data are zeros and ones in several columns, and so what the VAE makes.
+
+    A program of the user's own has no domain, and may make other values of such data.
+    """
     binary = getattr(vae.likelihood, "domain", None) in (None, constraints.boolean)
-    steps = data.x[data.context[-1]]
-    return binary and steps.shape[1] > 1 and bool(((steps == 0) | (steps == 1)).all())
+    mask = data.context[-1]
+    steps, made = data.x[mask], made[mask[:, : made.shape[1]]]
+    notes = ((steps == 0) | (steps == 1)).all() & ((made >= 0) & (made <= 1)).all()
+    return binary and steps.shape[1] > 1 and bool(notes)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -146,6 +147,16 @@ def test_numbers_are_curves(curves):
     assert_curves(figures["reconstructions"], reconstructed, *few.context, every=2)
     for axes, x, steps in zip(figures["reconstructions"].axes, few.x, few.context[0], strict=True):
         assert axes.lines[0].get_ydata().tolist() == x[steps][:, 0].tolist()
+
+
+def test_what_a_program_makes_of_notes_need_not_be_notes(curves):
+    vae, source = Run(curves).load_vae(), Run(curves).source
+    test = source.load().test
+    notes = replace(test, x=(test.x > 0).float())
+    assert vae_figures(vae, notes, source.shape)["samples"].axes[0].lines, "a domain of numbers"
+    vae.likelihood.domain = None
+    assert not (0 <= vae.reconstruct(notes.x, *notes.context).min() <= 1)
+    assert vae_figures(vae, notes, source.shape)["reconstructions"].axes[0].lines
 
 
 def test_commands_draw_samples_and_reconstructions(curves, rolls, drawn, capsys):
