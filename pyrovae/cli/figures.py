@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ __all__ = [
     "save_figures",
     "vae_figures",
     "walk_figure",
+    "write_figure",
 ]
 
 Figures = dict[str, Figure]
@@ -215,6 +217,14 @@ def save_figures(figures: Figures, run: Run, *, in_place_of: Iterable[str] = ())
         run.figure(name).unlink(missing_ok=True)
     for name, figure in figures.items():
         plots.save(figure, run.figure(name))
+
+
+def write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
+    """Write a figure to a file, by default in the run's folder, and print its path."""
+    path = out or run.figure(name)
+    plots.save(figure, path)
+    print(f"written: {path}")
+    return 0
 
 
 def _possible(wanted: Mapping[str, Callable[[], Figure]]) -> Figures:

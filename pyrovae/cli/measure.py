@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import comparison_page, page, recipes, tables
+from pyrovae.cli import comparison_page, page, recipes, sequence_commands, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
@@ -31,21 +31,11 @@ from pyrovae.cli.figures import (
     save_figures,
     vae_figures,
     walk_figure,
+    write_figure,
 )
 from pyrovae.cli.options import Evaluation, Opened, Reconstructed, Sampled
-from pyrovae.cli.sequences import (
-    LINES,
-    PANELS,
-    Texts,
-    in_rows,
-    is_sequence,
-    per_token,
-    reconstructed,
-    reconstructed_texts,
-    sampled,
-    sampled_texts,
-)
-from pyrovae.data import DataSet, Split, Vocabulary
+from pyrovae.cli.sequences import in_rows, is_sequence, per_token
+from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
 from pyrovae.measure.annealing.ais import AIS
@@ -199,23 +189,12 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
                 figures["walk"] = walk_figure(
                     walk, few.x, shape, columns=columns, table=run.table, held=held
                 )
-        texts = None if data is None else _texts(vae, run.vocabulary, data)
+        texts = None if data is None else sequence_commands.texts(vae, run.vocabulary, data)
     path = out or run.folder / "report.html"
     written = page.page(run, saved, figures, texts=texts, left_out=left_out, out=path)
     write_atomically(path, written.encode())
     print(f"written: {path}")
     return 0
-
-
-def _texts(vae: VAE, vocabulary: Vocabulary | None, data: Split) -> Texts | None:
-    """Return the texts that a page shows; None if the data are none."""
-    if vocabulary is None:
-        return None
-    few = data.take(slice(LINES))
-    with seeded(0):
-        pairs = reconstructed_texts(vae, vocabulary, few)
-    with seeded(0):
-        return Texts(pairs, sampled_texts(vae, LINES, vocabulary, few))
 
 
 def sample(folder: Path, options: Sampled) -> int:
@@ -228,7 +207,7 @@ def sample(folder: Path, options: Sampled) -> int:
     source = run.source
     vae = recipes.load_vae(run, options.recipe, source.shape)
     if is_sequence(source.shape):
-        return _sample_sequences(run, vae, options)
+        return sequence_commands.sample(run, vae, options)
     beside, columns = _given_to_samples(source, options.number)
     number = options.number or min([SAMPLES, *map(len, beside)])
     with recipes.running(options.recipe), seeded(options.seed):
@@ -240,36 +219,6 @@ def sample(folder: Path, options: Sampled) -> int:
     path = options.out or run.folder / "samples.csv"
     write_atomically(path, _table(rows, columns).encode())
     print(f"written: {path}")
-    return 0
-
-
-def _sample_sequences(run: Run, vae: VAE, options: Sampled) -> int:
-    """Draw samples of sequences, as a figure or as lines of text."""
-    vocabulary, test = run.vocabulary, run.source.load().test
-    number = options.number or min(PANELS if vocabulary is None else LINES, len(test))
-    if number > len(test):
-        raise ValueError(
-            f"samples take the mask of the first test data, of which there are {len(test)}; got "
-            f"{number}: give a smaller -n"
-        )
-    few = test.take(slice(number))
-    with recipes.running(options.recipe), seeded(options.seed):
-        if vocabulary is None:
-            print(f"The mask is that of the first {number:,} test data.")
-            figure = sampled(vae, few, means=options.means)
-            return write_figure(figure, options.out, run, "samples")
-        if options.means:
-            raise ValueError("--means is of numbers, and a text has no mean: leave it out")
-        return _write_lines(sampled_texts(vae, number, vocabulary, few), options.out)
-
-
-def _write_lines(lines: Sequence[str], out: Path | None) -> int:
-    """Print texts, or write them to a file."""
-    if out is None:
-        print(*lines, sep="\n")
-        return 0
-    write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
-    print(f"written: {out}")
     return 0
 
 
@@ -326,7 +275,8 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
     vae, source, read = opened(run, options, split=options.split)
     shape = image_shape(source, None)
     if is_sequence(shape):
-        return _reconstruct_sequences(run, vae, getattr(read, options.split), options)
+        data = getattr(read, options.split)
+        return sequence_commands.reconstruct(run, vae, data, options)
     if not is_image(shape):
         raise ValueError(
             f"the data are {in_rows(shape)}, not images: reconstruct them from Python, "
@@ -337,17 +287,6 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
         x = data.draw(seed=options.seed)
         figure = plots.reconstructions(vae, x, shape, *data.context)
     return write_figure(figure, options.out, run, "reconstructions")
-
-
-def _reconstruct_sequences(run: Run, vae: VAE, data: Split, options: Reconstructed) -> int:
-    """Draw sequences and their reconstructions, or print texts beside theirs."""
-    vocabulary = run.vocabulary
-    few = first(data, options.number or (PANELS if vocabulary is None else LINES))
-    with recipes.running(options.recipe), seeded(options.seed):
-        if vocabulary is None:
-            return write_figure(reconstructed(vae, few), options.out, run, "reconstructions")
-        pairs = reconstructed_texts(vae, vocabulary, few)
-    return _write_lines(["  ->  ".join(pair) for pair in pairs], options.out)
 
 
 def opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
@@ -416,11 +355,3 @@ def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
         if side * side == size:
             return 1, side, side
     raise ValueError("the run records no shape of an image: it was not made by `pyrovae train`")
-
-
-def write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
-    """Write a figure to a file, by default in the run's folder, and print its path."""
-    path = out or run.figure(name)
-    plots.save(figure, path)
-    print(f"written: {path}")
-    return 0

@@ -155,9 +155,10 @@ def sampled_texts(vae: VAE, number: int, vocabulary: Vocabulary, data: Split) ->
 
     The model says where a text ends; so samples have the mask of all steps, not that of the data.
     """
-    *covariates, mask = (value[:number] for value in data.context)
+    mask = data.context[-1]
+    steps = mask.new_ones(number, mask.shape[1])
     with evaluation_mode(vae):
-        return vocabulary.decode(vae.sample(len(mask), *covariates, torch.ones_like(mask)))
+        return vocabulary.decode(vae.sample(number, steps))
 
 
 @torch.no_grad()
@@ -166,7 +167,7 @@ def reconstructed_texts(vae: VAE, vocabulary: Vocabulary, data: Split) -> list[t
     with evaluation_mode(vae):
         drawn = poutine.trace(vae.guide).get_trace(data.x, *data.context)
         model: Any = poutine.replay(vae.model, trace=drawn)
-        x = model(None, *data.context, size=len(data))
+        x = model(None, *data.context, size=len(data))  # the likelihood draws past the mask
     return list(zip(vocabulary.decode(data.x), vocabulary.decode(x), strict=True))
 
 

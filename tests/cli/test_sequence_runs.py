@@ -199,7 +199,7 @@ def written(run):
         with pyro.plate("data", len(mask)):
             reconstructed = vae.likelihood(z, None, mask)
     with torch.no_grad(), pv.seeded(0):
-        samples = vae.sample(len(mask), torch.ones_like(mask))
+        samples = vae.sample(8, mask.new_ones(8, mask.shape[1]))
     return tuple(map(words.decode, (test.x, reconstructed, samples)))
 
 
@@ -208,6 +208,8 @@ def test_texts_are_printed(texts, capsys, tmp_path):
     capsys.readouterr()
     assert main(["sample", str(texts)]) == 0
     assert capsys.readouterr().out.splitlines() == samples
+    assert main(["sample", str(texts), "-n", "30"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 30, "of 6 test texts"
     assert main(["reconstruct", str(texts), "--out", str(tmp_path / "pairs.txt")]) == 0
     lines = [f"{own}  ->  {other}" for own, other in zip(data, reconstructed, strict=True)]
     assert (tmp_path / "pairs.txt").read_text().splitlines() == lines
