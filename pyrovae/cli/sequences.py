@@ -167,7 +167,7 @@ def reconstructed_texts(vae: VAE, vocabulary: Vocabulary, data: Split) -> list[t
     with evaluation_mode(vae):
         drawn = poutine.trace(vae.guide).get_trace(data.x, *data.context)
         model: Any = poutine.replay(vae.model, trace=drawn)
-        x = model(None, *data.context, size=len(data))  # the likelihood draws past the mask
+        x = model(None, *data.context, size=len(data))
     return list(zip(vocabulary.decode(data.x), vocabulary.decode(x), strict=True))
 
 
