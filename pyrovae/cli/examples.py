@@ -40,6 +40,7 @@ examples:
   pyrovae train experiment.toml --training.epochs 3 --out runs/short
   pyrovae train --like runs/vamp --prior.components 500 --out runs/more
   pyrovae train --recipe my_vae.py --out runs/mine
+  pyrovae train --data texts.txt --recipe sentences.py --out runs/texts
   pyrovae train --resume runs/mnist --epochs 200
 
 an experiment, experiment.toml:

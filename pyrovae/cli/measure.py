@@ -211,7 +211,7 @@ def sample(folder: Path, options: Sampled) -> int:
     beside, columns = _given_to_samples(source, options.number)
     number = options.number or min([SAMPLES, *map(len, beside)])
     with recipes.running(options.recipe), seeded(options.seed):
-        shape = image_shape(source, lambda: vae.sample(1, *beside))
+        shape = image_shape(source, lambda: _one(run, vae, beside))
         if is_image(shape):
             figure = plots.samples(vae, number, shape, *beside, means=options.means)
             return write_figure(figure, options.out, run, "samples")
@@ -220,6 +220,19 @@ def sample(folder: Path, options: Sampled) -> int:
     write_atomically(path, _table(rows, columns).encode())
     print(f"written: {path}")
     return 0
+
+
+def _one(run: Run, vae: VAE, context: Sequence[Tensor]) -> Tensor:
+    """Draw one sample, or say that the run has no context to draw it with."""
+    try:
+        return vae.sample(1, *context)
+    except ValueError as error:
+        if run.source.name is not None:
+            raise
+        raise ValueError(
+            f"{error}. The run records no data set to take it from: draw samples from Python, "
+            f"pyrovae.load({str(run.folder)!r}).sample(n, *context)"
+        ) from error
 
 
 def _sample_by(run: Run, options: Sampled, by: str) -> int:

@@ -262,6 +262,10 @@ def test_a_run_of_texts_knows_its_vocabulary(texts, tmp_path):
 
 def test_what_sequences_do_not_have_is_refused(curves, texts, tmp_path, capsys):
     assert "give a smaller -n" in complaint(capsys, "sample", curves, "-n", "5")
+    pv.save(Run(curves).load_vae(), tmp_path / "bare")
+    said = complaint(capsys, "sample", tmp_path / "bare")
+    assert "takes the mask of the steps" in said
+    assert "draw samples from Python, pyrovae.load(" in said
     assert "a text has no mean" in complaint(capsys, "sample", texts, "--means")
     assert "the data are sequences: decode" in complaint(capsys, "walk", curves)
     assert "the data are sequences, not images" in complaint(capsys, "manifold", texts)
