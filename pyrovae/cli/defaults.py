@@ -42,12 +42,20 @@ def with_likelihood(tables: Table, data: DataSet) -> Tables:
     A guide whose network is not given then takes the logarithm of counts. For a table of mixed
     columns, the likelihood is that of each column, and the guide's network encodes them.
 
+    Raises:
+        ValueError: if the data are sequences.
+
     Example:
         >>> import pyrovae as pv
         >>> from pyrovae.cli import defaults, experiment
         >>> defaults.with_likelihood(experiment.layered([]), pv.data.load("digits"))["likelihood"]
         {'name': 'Bernoulli'}
     """
+    if len(data.shape) == 2:
+        raise ValueError(
+            f"{data.name} holds sequences, whose parts are written in Python: give --recipe "
+            "FILE.py (see `pyrovae train --help`)"
+        )
     table, found = named(tables.get("likelihood")), dict(tables)
     if data.table is not None:
         return {**found, **_of_columns(tables, data.table)}

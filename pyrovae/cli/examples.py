@@ -8,9 +8,9 @@ __all__ = ["EPILOGUES", "RECIPE", "ROOT", "TABLE", "WHAT"]
 
 WHAT: Final = (
     "A name: digits, sprites, mnist-5k, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10, "
-    "svhn, celeba, hf:NAME; or a path: .npy, .npz, .pt, .csv, .parquet, .feather, .h5ad, .h5, a "
-    "folder of images. Options such as --data.key, --data.labels, --data.covariates, "
-    "--data.split, --data.fractions and --data.shape say how it is read"
+    "svhn, celeba, hf:NAME; or a path: .npy, .npz, .pt, .csv, .parquet, .feather, .h5ad, .h5, "
+    ".ts, .txt, .jsonl, a folder of images. Options such as --data.key, --data.labels, "
+    "--data.covariates, --data.split, --data.fractions and --data.shape say how it is read"
 )
 
 TABLE: Final = (
@@ -22,7 +22,9 @@ ROOT: Final = "The folder that contains or receives torchvision's files, for nam
 
 RECIPE: Final = (
     "A Python file whose function vae(shape) returns a pyrovae.VAE; shape is (channels, height, "
-    "width) of images, or (D,); x has rows of as many numbers."
+    "width) of images, or (D,); x has rows of as many numbers. For sequences x [N, T, D] it is "
+    "(T, D), and the last context is their mask [N, T]; for texts, the function is "
+    "vae(shape, vocabulary)."
 )
 
 _TRAIN: Final = """\
@@ -38,6 +40,7 @@ examples:
   pyrovae train experiment.toml --training.epochs 3 --out runs/short
   pyrovae train --like runs/vamp --prior.components 500 --out runs/more
   pyrovae train --recipe my_vae.py --out runs/mine
+  pyrovae train --data texts.txt --recipe sentences.py --out runs/texts
   pyrovae train --resume runs/mnist --epochs 200
 
 an experiment, experiment.toml:

@@ -59,6 +59,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: int | None = None
     table: bool | None = None
     columns: dict[str, Any] | None = None
+    vocabulary: dict[str, Any] | None = None
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.cli.sequences import PANELS, is_sequence, moves, reconstructed, sampled
 from pyrovae.data.datasets import Split
 from pyrovae.data.images import Shape
 from pyrovae.data.table import Table
@@ -36,6 +38,7 @@ __all__ = [
     "save_figures",
     "vae_figures",
     "walk_figure",
+    "write_figure",
 ]
 
 Figures = dict[str, Figure]
@@ -77,11 +80,22 @@ def assignment_figure(run: Run) -> Figures:
     return {} if found is None else {"assignment": plots.assignment(found)}
 
 
-def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
+def vae_figures(
+    vae: VAE, split: Split | None, shape: tuple[int, ...] | None, *, texts: bool = False
+) -> Figures:
     """Draw samples and, given data, reconstructions and the map of the latents.
 
-    Samples and reconstructions are left out if p(x | z) has no mean, or the data are no images.
+    Samples and reconstructions are left out if p(x | z) has no mean, or the data are neither
+    images nor sequences of notes or numbers.
+
+    Args:
+        vae: the VAE.
+        split: the data, if there are any.
+        shape: (channels, height, width) of an image, (D,), or (T, D) of sequences.
+        texts: whether sequences are texts, which are no figures.
     """
+    if split is not None and is_sequence(shape):
+        return _of_sequences(vae, split, texts=texts)
     found = {}
     number, beside = SAMPLES, split.context if split else ()
     if split and beside:
@@ -93,15 +107,32 @@ def vae_figures(vae: VAE, split: Split | None, shape: Shape | None) -> Figures:
             found["samples"] = plots.samples(vae, number, shape, *given, scale=scale)
     if split is None:
         return found
-    x = split.draw()
     if is_image(shape):
         with seeded(0), contextlib.suppress(UndefinedMean):
             given = (value[:SHOWN] for value in beside)
-            found["reconstructions"] = plots.reconstructions(vae, x[:SHOWN], shape, *given)
-    mapped = split.take(slice(MAPPED))
-    return found | _possible(
-        {"latents": lambda: plots.latent_map(vae, x[:MAPPED], mapped.labels, *mapped.context)}
-    )
+            x = split.draw()[:SHOWN]
+            found["reconstructions"] = plots.reconstructions(vae, x, shape, *given)
+    return found | _map(vae, split)
+
+
+def _of_sequences(vae: VAE, split: Split, *, texts: bool) -> Figures:
+    """Draw samples and reconstructions, and the map if a sequence is one point of the latents."""
+    few, found = split.take(slice(PANELS)), {}
+    if not texts:
+        with seeded(0), contextlib.suppress(UndefinedMean):
+            found["samples"] = sampled(vae, few, means=True)
+        with seeded(0), contextlib.suppress(UndefinedMean):
+            found["reconstructions"] = reconstructed(vae, few)
+    with contextlib.suppress(ValueError):
+        if not moves(vae, few):
+            return found | _map(vae, split)
+    return found
+
+
+def _map(vae: VAE, split: Split) -> Figures:
+    """Draw the map of the latents, if the VAE has one."""
+    x, mapped = split.draw()[:MAPPED], split.take(slice(MAPPED))
+    return _possible({"latents": lambda: plots.latent_map(vae, x, mapped.labels, *mapped.context)})
 
 
 def walk_figure(
@@ -129,7 +160,7 @@ def walk_figure(
     return plots.profiles(found, columns, held=held, unit=unit)
 
 
-def is_image(shape: Shape | None) -> TypeGuard[Shape]:
+def is_image(shape: tuple[int, ...] | None) -> TypeGuard[Shape]:
     """Return whether a shape is that of an image that figures can show."""
     return shape is not None and len(shape) == 3 and shape[0] in (1, 3)
 
@@ -186,6 +217,14 @@ def save_figures(figures: Figures, run: Run, *, in_place_of: Iterable[str] = ())
         run.figure(name).unlink(missing_ok=True)
     for name, figure in figures.items():
         plots.save(figure, run.figure(name))
+
+
+def write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
+    """Write a figure to a file, by default in the run's folder, and print its path."""
+    path = out or run.figure(name)
+    plots.save(figure, path)
+    print(f"written: {path}")
+    return 0
 
 
 def _possible(wanted: Mapping[str, Callable[[], Figure]]) -> Figures:

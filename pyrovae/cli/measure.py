@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.cli import comparison_page, page, recipes, tables
+from pyrovae.cli import comparison_page, page, recipes, sequence_commands, tables
 from pyrovae.cli.complaints import INTERRUPTED
 from pyrovae.cli.conditions import conditions_by
 from pyrovae.cli.evaluations import measured_source, save_report
@@ -31,8 +31,10 @@ from pyrovae.cli.figures import (
     save_figures,
     vae_figures,
     walk_figure,
+    write_figure,
 )
 from pyrovae.cli.options import Evaluation, Opened, Reconstructed, Sampled
+from pyrovae.cli.sequences import in_rows, is_sequence, per_token
 from pyrovae.data import DataSet, Split
 from pyrovae.data.images import Shape
 from pyrovae.files import write_atomically
@@ -88,6 +90,8 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
         print(report)
         if run.table is not None:
             print(tables.in_own_units(run.table, data, report))
+        if run.vocabulary is not None and (told := per_token(report, run.vocabulary)):
+            print(told)
         print(f"written: {path}")
         if path.name == EVALUATION:
             done = len(report.elbo.value)
@@ -175,25 +179,26 @@ def report(folder: Path, options: Opened, *, out: Path | None) -> int:
         shape = None
         with contextlib.suppress(ValueError), seeded(0):
             shape = image_shape(source, lambda: vae.sample(1))
-            figures |= vae_figures(vae, data, shape)
+            figures |= vae_figures(vae, data, shape, texts=run.vocabulary is not None)
         beside = data.context if data else ()
         figures |= report_figures(saved, vae, x, shape, beside, held)
-        if data is not None and x is not None:
+        if data is not None and x is not None and not is_sequence(shape):
             few = replace(data, x=x, dynamic=False).take(slice(MAPPED))
             with contextlib.suppress(ValueError), seeded(0):
                 walk = traverse(vae, few.x, *few.context, of="prior")
                 figures["walk"] = walk_figure(
                     walk, few.x, shape, columns=columns, table=run.table, held=held
                 )
+        texts = None if data is None else sequence_commands.texts(vae, run.vocabulary, data)
     path = out or run.folder / "report.html"
-    written = page.page(run, saved, figures, left_out=left_out, out=path)
+    written = page.page(run, saved, figures, texts=texts, left_out=left_out, out=path)
     write_atomically(path, written.encode())
     print(f"written: {path}")
     return 0
 
 
 def sample(folder: Path, options: Sampled) -> int:
-    """Draw samples of a run's model: a figure of images, or a table of other data."""
+    """Draw samples of a run's model: a figure, texts, or a table of other data."""
     run = Run(folder)
     if options.by is not None:
         return _sample_by(run, options, options.by)
@@ -201,10 +206,12 @@ def sample(folder: Path, options: Sampled) -> int:
         return tables.sample(run, run.table, options)
     source = run.source
     vae = recipes.load_vae(run, options.recipe, source.shape)
+    if is_sequence(source.shape):
+        return sequence_commands.sample(run, vae, options)
     beside, columns = _given_to_samples(source, options.number)
     number = options.number or min([SAMPLES, *map(len, beside)])
     with recipes.running(options.recipe), seeded(options.seed):
-        shape = image_shape(source, lambda: vae.sample(1, *beside))
+        shape = image_shape(source, lambda: _one(run, vae, beside))
         if is_image(shape):
             figure = plots.samples(vae, number, shape, *beside, means=options.means)
             return write_figure(figure, options.out, run, "samples")
@@ -213,6 +220,19 @@ def sample(folder: Path, options: Sampled) -> int:
     write_atomically(path, _table(rows, columns).encode())
     print(f"written: {path}")
     return 0
+
+
+def _one(run: Run, vae: VAE, context: Sequence[Tensor]) -> Tensor:
+    """Draw one sample, or say that the run has no context to draw it with."""
+    try:
+        return vae.sample(1, *context)
+    except ValueError as error:
+        if run.source.name is not None:
+            raise
+        raise ValueError(
+            f"{error}. The run records no data set to take it from: draw samples from Python, "
+            f"pyrovae.load({str(run.folder)!r}).sample(n, *context)"
+        ) from error
 
 
 def _sample_by(run: Run, options: Sampled, by: str) -> int:
@@ -267,9 +287,12 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
     run = Run(folder)
     vae, source, read = opened(run, options, split=options.split)
     shape = image_shape(source, None)
+    if is_sequence(shape):
+        data = getattr(read, options.split)
+        return sequence_commands.reconstruct(run, vae, data, options)
     if not is_image(shape):
         raise ValueError(
-            f"the data are rows of {shape[0]} numbers, not images: reconstruct them from Python, "
+            f"the data are {in_rows(shape)}, not images: reconstruct them from Python, "
             f"pyrovae.load({str(folder)!r}).reconstruct(x)"
         )
     data = first(getattr(source.binarized(read), options.split), options.number or 8)
@@ -345,11 +368,3 @@ def image_shape(source: Source, draw: Callable[[], Any] | None) -> Shape:
         if side * side == size:
             return 1, side, side
     raise ValueError("the run records no shape of an image: it was not made by `pyrovae train`")
-
-
-def write_figure(figure: Any, out: Path | None, run: Run, name: str) -> int:
-    """Write a figure to a file, by default in the run's folder, and print its path."""
-    path = out or run.figure(name)
-    plots.save(figure, path)
-    print(f"written: {path}")
-    return 0

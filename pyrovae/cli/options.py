@@ -323,13 +323,22 @@ class Evaluation(Opened):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Drawn(WithRecipe):
-    """The options of commands that draw images."""
+    """The options of commands that draw images, sequences or texts."""
 
     number: Annotated[
-        Count | None, Parameter(name="-n", help="The number of images (64, or 8 reconstructions).")
+        Count | None,
+        Parameter(
+            name="-n",
+            help="The number of images (64, or 8 reconstructions), of sequences (4) or of texts "
+            "(8).",
+        ),
     ] = None
     out: Annotated[
-        Path | None, Parameter(help="The PNG file to write (by default in RUN/figures).")
+        Path | None,
+        Parameter(
+            help="The PNG file to write (by default in RUN/figures); of texts, which are printed "
+            "by default, a file of lines."
+        ),
     ] = None
     seed: Annotated[Seed, Parameter(help="The random seed.")] = 0
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pyrovae.cli.recipes import described
+from pyrovae.cli.sequences import Texts, per_token
 from pyrovae.measure.disentanglement.saved import FACTORS, read_factors
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.parts import as_call
@@ -86,7 +87,7 @@ CAPTIONS: Final = {
     "traversals": "The mean of p(x | z) as one dimension at a time takes the quantiles of the "
     "aggregate posterior, sorted by KL.",
     "history": "The ELBO and its two terms after each epoch.",
-    "reconstructions": "Data above the mean of p(x | z) at one draw z from the guide.",
+    "reconstructions": "Data, and the mean of p(x | z) at one draw z from the guide.",
     "samples": "Means of p(x | z) at draws z from the prior.",
     "walk": "The mean of p(x | z) as one dimension at a time takes the quantiles of the prior.",
     "assignment": "The information of each latent unit about each factor of the data, as a share "
@@ -100,6 +101,7 @@ def page(
     saved: SavedFinding,
     figures: Mapping[str, Figure],
     *,
+    texts: Texts | None = None,
     left_out: Sequence[str] = (),
     out: Path | None = None,
 ) -> str:
@@ -109,6 +111,7 @@ def page(
         run: the run, for its configuration and metrics.
         saved: its evaluation, as of `read_report`.
         figures: the figures to show, by the names of `CAPTIONS`.
+        texts: the texts to show, if the data are texts.
         left_out: sentences that explain what is not shown.
         out: the file that the page is written to; by default report.html in the run's folder.
 
@@ -119,7 +122,8 @@ def page(
     findings, dimensions = _findings(saved) | _factors(run), _dimensions(said)
     missing = {
         "dimensions": not dimensions and "kl_per_dimension" not in figures,
-        "data": not {"reconstructions", "samples", "walk", "latents"} & figures.keys(),
+        "data": texts is None
+        and not {"reconstructions", "samples", "walk", "latents"} & figures.keys(),
         "training": not epochs,
     }
     of_findings = {key: found["heading"] for key, found in findings.items()}
@@ -138,6 +142,8 @@ def page(
             findings=findings,
             dimensions=dimensions,
             figures={name: shown_figure(each, CAPTIONS[name]) for name, each in figures.items()},
+            texts=texts,
+            per_token=run.vocabulary and per_token(saved, run.vocabulary),
             explorer=_explorer(run, out),
             left_out=left_out,
             **settings_of(config, said),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pyrovae.data import Vocabulary
 from pyrovae.parts import is_known
 from pyrovae.randomness import seeded
 from pyrovae.runs.run import Run
@@ -38,7 +39,8 @@ def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, ...] | None) -> V
     Args:
         run_: the run.
         recipe: the file, if one was given.
-        shape: (channels, height, width) of an image, or (D,), the argument of the recipe.
+        shape: (channels, height, width) of an image, (D,), or (T, D) of sequences, the argument
+            of the recipe. A recipe for texts takes the run's vocabulary, too.
 
     Raises:
         ValueError: if there is no run, if it has programs of the user and no recipe is given, or
@@ -59,7 +61,7 @@ def load_vae(run_: Run, recipe: Path | None, shape: tuple[int, ...] | None) -> V
             "the run records no shape of an image: it was not made by `pyrovae train`"
         )
     with running(recipe):
-        vae = run(recipe, shape, seed=0)
+        vae = run(recipe, shape, seed=0, vocabulary=run_.vocabulary)
     warn_if_changed(recipe, made_by)
     return run_.load_vae(prior=vae.prior, likelihood=vae.likelihood, guide=vae.posterior)
 
@@ -85,13 +87,19 @@ def described(recorded: dict[str, str]) -> str:
     return f"{Path(recorded['path']).name} (sha256 {recorded['sha256'][:12]})"
 
 
-def run(path: Path, shape: tuple[int, ...], *, seed: int) -> VAE:
+def run(
+    path: Path, shape: tuple[int, ...], *, seed: int, vocabulary: Vocabulary | None = None
+) -> VAE:
     """Run a recipe at a seed, and return the result of its function `vae(shape)`.
 
+    Of texts, the function is `vae(shape, vocabulary)`.
+
     Raises:
-        ValueError: if there is no such file, if it has no function `vae(shape)`, or if that
-            function does not return a VAE.
+        ValueError: if there is no such file, if it has no such function, or if that function does
+            not return a VAE.
     """
+    given = (shape,) if vocabulary is None else (shape, vocabulary)
+    signature = "vae(shape)" if vocabulary is None else "vae(shape, vocabulary)"
     path = path.resolve()
     if not path.is_file():
         raise ValueError(
@@ -106,19 +114,20 @@ def run(path: Path, shape: tuple[int, ...], *, seed: int) -> VAE:
     with seeded(seed):
         spec.loader.exec_module(module)
         make = getattr(module, "vae", None)
-        if not (callable(make) and _takes_one(make)):
-            raise ValueError(f"the recipe {path} has no function vae(shape) that returns a VAE")
-        vae = make(shape)
+        if not (callable(make) and _takes(make, given)):
+            raise ValueError(f"the recipe {path} has no function {signature} that returns a VAE")
+        vae = make(*given)
     if not isinstance(vae, VAE):
         raise ValueError(
-            f"vae({shape}) of the recipe {path} returned {type(vae).__name__}; wanted pyrovae.VAE"
+            f"{signature} of the recipe {path} returned {type(vae).__name__}; wanted "
+            f"pyrovae.VAE. The shape was {shape}"
         )
     return vae
 
 
-def _takes_one(function: Callable[..., Any]) -> bool:
+def _takes(function: Callable[..., Any], given: tuple[Any, ...]) -> bool:
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function).bind(*given)
     except TypeError:
         return False
     return True

@@ -181,7 +181,7 @@ def _made(tables: Tables, options: Trained, out: Path) -> tuple[VAE, DataSet, So
     source, read = _read(tables, download=download)
     if options.recipe:
         data = read
-        vae = recipes.run(options.recipe, data.shape, seed=seed)
+        vae = recipes.run(options.recipe, data.shape, seed=seed, vocabulary=data.vocabulary)
     else:
         chosen = _with_likelihood(tables, read)
         read = _leveled(read, chosen)
@@ -207,7 +207,8 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
         history = fitted(vae, data, tables, checkpoint, resume=options.resume)
         if history.epochs and not Ranks.present().rank:
             with alone():
-                figures = vae_figures(vae, data.test, data.shape)
+                texts = data.vocabulary is not None
+                figures = vae_figures(vae, data.test, data.shape, texts=texts)
             save_figures({"history": plots.history(history)} | figures, Run(out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     _print_summary(out, history, again)

@@ -15,6 +15,7 @@ from pyrovae.cli.complaints import said
 from pyrovae.cli.conditions import labels_by
 from pyrovae.cli.figures import MAPPED, held_factors, is_image, walk_figure
 from pyrovae.cli.measure import image_shape, opened, write_figure
+from pyrovae.cli.sequences import in_rows, is_sequence
 from pyrovae.cli.walk_options import Interpolated, Mapped, Planned, Walked
 from pyrovae.data.reading import extra
 from pyrovae.measure.latents.interpolate import interpolate as interpolated
@@ -44,6 +45,11 @@ def walk(folder: Path, options: Walked) -> int:
     shape = image_shape(source, None)
     if options.gif and not is_image(shape):
         raise ValueError("--gif animates images, and the data are none: leave it out")
+    if is_sequence(shape):
+        raise ValueError(
+            "a walk shows images or the columns of rows, and the data are sequences: decode the "
+            f"walk from Python, pyrovae.traverse(pyrovae.load({str(folder)!r}), x, mask)"
+        )
     with recipes.running(options.recipe):
         x = data.draw()
 
@@ -94,7 +100,7 @@ def interpolate(folder: Path, options: Interpolated, *, rows: tuple[int, int]) -
     shape = image_shape(source, None)
     if not is_image(shape):
         raise ValueError(
-            f"the data are rows of {shape[0]} numbers, not images: interpolate from Python, "
+            f"the data are {in_rows(shape)}, not images: interpolate from Python, "
             f"pyrovae.interpolate(pyrovae.load({str(folder)!r}), x[[0, 5]])"
         )
     for row in rows:
@@ -135,7 +141,7 @@ def manifold(folder: Path, options: Planned) -> int:
     shape = image_shape(source, None)
     if not is_image(shape):
         raise ValueError(
-            f"the data are rows of {shape[0]} numbers, not images: decode the plane from Python, "
+            f"the data are {in_rows(shape)}, not images: decode the plane from Python, "
             f"pyrovae.manifold(pyrovae.load({str(folder)!r}))"
         )
     data = getattr(read, options.split)

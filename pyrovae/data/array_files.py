@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.splits import SPLITS
 
 __all__ = ["numpy_arrays", "of_arrays", "read_npy", "read_npz", "read_pt"]
+
+MASK: Final = "mask"
+"""The name of the array that tells steps from padding."""
 
 T = TypeVar("T")
 
@@ -72,7 +75,8 @@ def of_arrays(arrays: Mapping[str, Any], reading: Reading, where: str | Path) ->
 
     The only array that is not asked for otherwise is x. Arrays such as train and test, or x_train
     and x_test beside y_train and y_test, are the splits of one data set. Of several others, `key`
-    says which is x.
+    says which is x. Beside sequences x [N, T, D], an array `mask` [N, T] tells their steps from
+    padding.
 
     Args:
         arrays: the arrays by name.
@@ -94,7 +98,12 @@ def of_arrays(arrays: Mapping[str, Any], reading: Reading, where: str | Path) ->
     beside = {name: arrays[name] for name in asked}
     rest = [name for name in arrays if name not in asked]
     if reading.one_key is not None:
-        return Contents(arrays[reading.one_key], beside=beside)
+        x = arrays[reading.one_key]
+        return Contents(x, beside=beside, mask=_mask_of(x, arrays, asked))
+    for name in rest if len(rest) == 2 else ():
+        mask = _mask_of(arrays[name], arrays, asked)
+        if mask is not None:
+            return Contents(arrays[name], beside=beside, mask=mask)
     given = _of_splits(arrays, rest) if len(rest) > 1 and not beside else None
     if given is not None:
         return given
@@ -103,6 +112,14 @@ def of_arrays(arrays: Mapping[str, Any], reading: Reading, where: str | Path) ->
             f"{where} holds the arrays {', '.join(arrays)}: say which is x with the option key"
         )
     return Contents(arrays[rest[0]], beside=beside)
+
+
+def _mask_of(x: Any, arrays: Mapping[str, Any], asked: Sequence[str]) -> Any:
+    """Return the array that tells the steps of sequences [N, T, D] from padding; None without."""
+    mask = None if MASK in asked else arrays.get(MASK)
+    if mask is None or np.ndim(x) != 3 or np.shape(mask) != np.shape(x)[:2]:
+        return None
+    return mask
 
 
 def _of_splits(arrays: Mapping[str, Any], names: list[str]) -> Contents | None:

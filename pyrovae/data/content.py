@@ -127,8 +127,12 @@ def _rows(split: Split) -> Any:
 
 
 def _hashes(split: Split) -> Any:
-    """Return a hash of 8 bytes for each row of x."""
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in _rows(split))
+    """Return a hash of 8 bytes for each row of x; of a sequence, for its steps without padding."""
+    rows = _rows(split)
+    if rows.ndim == 3 and split.context:
+        lengths = split.context[-1].sum(1).tolist()
+        rows = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, "<u8")
 
 

@@ -1,4 +1,4 @@
-"""Data sets with train, validation and test splits, as flat float vectors [N, D]."""
+"""Data sets with train, validation and test splits, as float vectors [N, D] or sequences."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from pyrovae.data.image_sets import HELD_OUT, Place
 from pyrovae.data.layouts import flat, valued
 from pyrovae.data.readers import absolute, read
 from pyrovae.data.reading import Contents, Kind, Reading
+from pyrovae.data.sequences import steps_of
 from pyrovae.data.splits import divided
 from pyrovae.data.streams import Streamed
 from pyrovae.data.table import Table
+from pyrovae.data.text import Vocabulary, vocabulary_of
 from pyrovae.data.transformed import Transformed
 from pyrovae.randomness import seeded
 from pyrovae.types import Data
@@ -38,11 +40,12 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        x: the data, float [N, D].
+        x: the data, float [N, D], or sequences [N, T, D].
         labels: integers [N], for figures and probes; the programs do not get them. None if there
             are none.
         dynamic: whether `x` holds intensities that are binarized anew at each use.
-        context: the further arguments of the programs, one tensor [N, C] for each covariate.
+        context: the further arguments of the programs, one tensor [N, C] for each covariate, and
+            at the end the mask of a table, [N, D], or of the steps of sequences, [N, T].
         factors: the index of the value of each of F known factors of variation, int64 [N, F], for
             measurements; the programs do not get them. None if they are not known.
     """
@@ -109,14 +112,15 @@ class DataSet:
         train: the training set.
         validation: the validation set, for early stopping.
         test: the test set.
-        shape: (channels, height, width) of the images, of which a row of x is one, flattened; or
-            (D,).
+        shape: (channels, height, width) of the images, of which a row of x is one, flattened;
+            (D,); or (T, D) of sequences.
         domain: the domain of x, a `torch.distributions.constraints` object.
         reading: how the data were read, with the categories that were found.
         columns: the names of the dimensions of x, if they have names.
         gray: whether it is a set of gray images that are binarized by convention.
         table: the schema of a frame of mixed columns, if it was read by one. The mask of observed
             entries is then the last context of each split.
+        vocabulary: what texts were coded by, if they are texts.
         rows: the rows of what was read that are in each split, in the order of the split, by its
             name; empty if they are not known.
         factors: the names of the known factors of variation, the columns of `Split.factors`; ()
@@ -133,6 +137,7 @@ class DataSet:
     columns: tuple[str, ...] = ()
     gray: bool = False
     table: Table | None = None
+    vocabulary: Vocabulary | None = None
     factors: tuple[str, ...] = ()
     rows: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -217,6 +222,8 @@ def load(
     The files of dSprites and MPI3D (.npz), 3D Shapes (.h5) and Cars3D (a folder of .mat) are read
     with their factors; of these and of the sprites, `limit` images are kept.
     A table with missing values or columns that are no numbers is read by the schema of a `Table`.
+    Sequences are the arrays x [N, T, D] and mask [N, T] of a .npz or .pt file, the series of a .ts
+    file, or the texts of a .txt or .jsonl file, one a line. Their mask is the last context.
 
     Images of uint8 become intensities in [0, 1], other whole numbers are counts, and floats are
     kept, in single precision. The splits are those that the data set has, those that the option
@@ -266,32 +273,69 @@ def load(
 
 def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
     """Convert and split what was read."""
-    if reading.limit is not None and contents.factors is None:
-        raise ValueError(
-            f"the option limit is for sets with known factors, and {what} has none: leave it out"
-        )
+    _refuse_options(what, contents, reading)
     if contents.frame is not None:
         return _of_frame(what, contents, reading)
-    rows, shape = flat(contents, reading, what)
-    x, domain = valued(rows, shape, counts=contents.counts, where=what)
+    if contents.texts is not None:
+        return _of_texts(what, contents, reading)
+    masks: tuple[Tensor, ...] = ()
+    if contents.mask is not None:
+        x, mask, domain = steps_of(contents.x, contents.mask, what)
+        shape, masks = tuple(x.shape[1:]), (mask,)
+    else:
+        rows, shape = flat(contents, reading, what)
+        x, domain = valued(rows, shape, counts=contents.counts, where=what)
     labels, context, kinds = _beside(what, contents, reading, len(x))
     names = reading.split if reading.split is not None else contents.splits
     if isinstance(names, str):
         names = contents.beside[names]
-    whole = Split(x, labels, context=context, factors=_factors(what, contents, len(x)))
+    factors = _factors(what, contents, len(x))
+    whole = Split(x, labels, context=(*context, *masks), factors=factors)
     rows_of = divided(len(x), names, reading, what)
     return DataSet(
         what,
-        train=whole.take(rows_of["train"]),
-        validation=whole.take(rows_of["validation"]),
-        test=whole.take(rows_of["test"]),
+        **_in_splits(whole, rows_of),
         shape=shape,
         domain=domain,
         reading=replace(reading, covariates=kinds),
         columns=contents.columns,
         gray=contents.gray,
-        rows=rows_of,
         factors=contents.factor_names,
+    )
+
+
+def _refuse_options(what: str, contents: Contents, reading: Reading) -> None:
+    """Refuse the options that would do nothing."""
+    if reading.limit is not None and contents.factors is None:
+        raise ValueError(
+            f"the option limit is for sets with known factors, and {what} has none: leave it out"
+        )
+    if reading.vocabulary is not None and contents.texts is None:
+        raise ValueError(f"a vocabulary is of texts, and {what} has none: leave it out")
+    if reading.shape is not None and (contents.texts or contents.mask) is not None:
+        raise ValueError(f"the option shape is of images; {what} are sequences: leave it out")
+
+
+def _in_splits(whole: Split, rows_of: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the three splits of a data set, and their rows."""
+    splits = {name: whole.take(rows_of[name]) for name in ("train", "validation", "test")}
+    return {**splits, "rows": rows_of}
+
+
+def _of_texts(what: str, contents: Contents, reading: Reading) -> DataSet:
+    """Code and split texts; the vocabulary is that of the training texts, if none is given."""
+    texts = list(contents.texts or ())
+    rows_of = divided(len(texts), reading.split, reading, what)
+    train = [texts[row] for row in rows_of["train"].tolist()]
+    vocabulary = vocabulary_of(reading.vocabulary, train)
+    x, mask = vocabulary.encode(texts)
+    return DataSet(
+        what,
+        **_in_splits(Split(x.float(), context=(mask,)), rows_of),
+        shape=tuple(x.shape[1:]),
+        domain=constraints.integer_interval(0, len(vocabulary) - 1),
+        reading=replace(reading, vocabulary=vocabulary.record),
+        vocabulary=vocabulary,
     )
 
 
@@ -313,15 +357,12 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
     whole = Split(x, labels, context=(*context, mask))
     return DataSet(
         what,
-        train=whole.take(rows_of["train"]),
-        validation=whole.take(rows_of["validation"]),
-        test=whole.take(rows_of["test"]),
+        **_in_splits(whole, rows_of),
         shape=(len(table.columns),),
         domain=table.domain,
         reading=replace(reading, covariates=kinds, table=table.record, columns=None),
         columns=tuple(column.name for column in table.columns),
         table=table,
-        rows=rows_of,
     )
 
 

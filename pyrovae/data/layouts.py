@@ -86,7 +86,8 @@ def _of_planes(x: Tensor, contents: Contents, reading: Reading, where: str) -> t
     if not told:
         raise ValueError(
             f"{where} has shape {tuple(x.shape)}, which may be gray images: if so give the option "
-            f"shape, {shape}; if not, reshape it to [N, D]"
+            f"shape, {shape}; sequences [N, T, D] have an array mask [N, T] of their steps in the "
+            "same file; anything else is reshaped to [N, D]"
         )
     return shape
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from pyrovae.data import array_files, cells, factor_files, frames, hugging_face, image_folders
+from pyrovae.data import (
+    array_files,
+    cells,
+    factor_files,
+    frames,
+    hugging_face,
+    image_folders,
+    series,
+    text,
+)
 from pyrovae.data.image_sets import SETS, Place
 from pyrovae.data.reading import Contents, Reading
 
@@ -19,6 +28,8 @@ SUFFIXES: Final[Mapping[str, Callable[[Path, Reading], Contents]]] = {
     ".pt": array_files.read_pt,
     ".h5ad": cells.read_h5ad,
     ".h5": factor_files.read_h5,
+    ".ts": series.read_ts,
+    **dict.fromkeys((".txt", ".jsonl", ".ndjson"), text.read_lines),
     **dict.fromkeys(frames.SUFFIXES, frames.read),
 }
 """The reader of each kind of file."""

@@ -56,6 +56,8 @@ class Reading:
             and columns of all kinds. None reads it so if a column is not numeric or has a missing
             value. The record of a table reads it by that schema.
         columns: the kinds of columns of the table, as of `Table.of`.
+        vocabulary: the unit and the size of the vocabulary of texts, as of `Vocabulary.of`, which
+            is made of the training texts; or the record of a vocabulary that there is.
     """
 
     key: str | Sequence[str] | None = None
@@ -71,6 +73,7 @@ class Reading:
     limit: int | None = None
     table: bool | Mapping[str, Any] | None = None
     columns: Mapping[str, Any] | None = None
+    vocabulary: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -168,6 +171,8 @@ class Contents:
             those of x.
         factors: the index of the value of each known factor of variation, whole numbers [N, F].
         factor_names: the names of these factors.
+        mask: booleans [N, T] if x are sequences [N, T, D], True where there is a step.
+        texts: texts, which a vocabulary makes x of.
     """
 
     x: Any = None
@@ -181,6 +186,8 @@ class Contents:
     frame: Any = None
     factors: Any = None
     factor_names: tuple[str, ...] = ()
+    mask: Any = None
+    texts: Sequence[str] | None = None
 
 
 def extra(module: str, name: str) -> Any:

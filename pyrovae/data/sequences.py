@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-__all__ = ["pad"]
+from pyrovae.data.layouts import valued
+
+__all__ = ["pad", "steps_of"]
 
 
 def pad(sequences: Iterable[Any]) -> tuple[Tensor, Tensor]:
@@ -39,3 +43,37 @@ def pad(sequences: Iterable[Any]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(row) for row in rows])
     x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return x, torch.arange(x.shape[1]) < lengths.unsqueeze(1)
+
+
+def steps_of(x: Any, mask: Any, where: str) -> tuple[Tensor, Tensor, constraints.Constraint]:
+    """Return sequences [N, T, D] as floats, zero at padding, their mask, and the domain of a step.
+
+    Args:
+        x: the sequences, of any type; what padding holds is ignored.
+        mask: [N, T], True or 1 where there is a step.
+        where: the name of the data, for error messages.
+
+    Raises:
+        ValueError: if the mask has other values, a sequence has no step, or a step has no finite
+            values.
+
+    Example:
+        >>> x, mask, domain = steps_of([[[2], [1]], [[0], [9]]], [[1, 1], [1, 0]], "two")
+        >>> x.flatten(1), mask.sum(1), domain
+        (tensor([[2., 1.],
+                [0., 0.]]), tensor([2, 1]), IntegerGreaterThan(lower_bound=0))
+    """
+    values, given = torch.as_tensor(np.asarray(x)), torch.as_tensor(np.asarray(mask))
+    steps = given.bool()
+    if not bool((given == steps).all()):
+        raise ValueError(f"the mask of {where} is True or 1 at a step, and False or 0 at padding")
+    odd = (~steps.any(1) | (steps & ~torch.isfinite(values).all(2)).any(1)).nonzero().flatten()
+    if len(odd):
+        raise ValueError(
+            f"{where} has no step, or NaN or infinite values, in {len(odd)} of {len(steps)} "
+            f"sequences, the first at row {int(odd[0])}: drop these sequences"
+        )
+    found, domain = valued(values[steps], tuple(values.shape[2:]), counts=False, where=where)
+    whole = found.new_zeros(values.shape)
+    whole[steps] = found
+    return whole, steps, domain

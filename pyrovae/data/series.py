@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.columns import labeled
+from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.sequences import pad
 
-__all__ = ["Series", "read_series"]
+__all__ = ["Series", "read_series", "read_ts"]
 
 MISSING = ("?", "NaN", "nan")
 CLASS, TARGET = "@classlabel", "@targetlabel"
@@ -86,6 +87,20 @@ def read_series(path: str | Path) -> Series:
         numbers = [_value(text, f"{path.name}, series {i}") for i, text in enumerate(labels, 1)]
         return Series(x, mask, None, torch.tensor(numbers, dtype=x.dtype))
     return Series(x, mask, labeled(labels, f"the classes of {path.name}") if last else None)
+
+
+def read_ts(path: Path, reading: Reading) -> Contents:
+    """Read a .ts file as sequences with their mask; its classes are labels.
+
+    Raises:
+        ValueError: if an option names a column, and as `read_series`.
+    """
+    asked = reading.asked()
+    if asked or reading.key is not None:
+        named = asked[0] if asked else reading.key
+        raise ValueError(f"{path.name} has series and their classes, and no column {named!r}")
+    found = read_series(path)
+    return Contents(found.x, labels=found.labels, mask=found.mask)
 
 
 def _numbered(file: Iterator[str]) -> Iterator[tuple[int, str]]:

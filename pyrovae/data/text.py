@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 import torch
 from torch import Tensor
 
+from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.sequences import pad
 
-__all__ = ["Vocabulary", "read_texts"]
+__all__ = ["Vocabulary", "read_lines", "read_texts", "vocabulary_of"]
 
 VERSION: Final = 1
 """The version of a vocabulary's record."""
@@ -266,6 +267,52 @@ def read_texts(path: str | Path, *, key: str | None = None) -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not in UTF-8: {error}") from error
     return [text for text in texts if text]
+
+
+def read_lines(path: Path, reading: Reading) -> Contents:
+    """Read a file of texts, one a line; `key` names the text in a JSON record.
+
+    Raises:
+        ValueError: if an option asks for more than the texts, and as `read_texts`.
+    """
+    asked = reading.asked()
+    if asked:
+        raise ValueError(f"{path.name} is read as texts alone, and has no column {asked[0]!r}")
+    return Contents(texts=read_texts(path, key=reading.one_key))
+
+
+class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options of a vocabulary."""
+
+    unit: Literal["word", "character"] = "word"
+    size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+def vocabulary_of(asked: Mapping[str, Any] | None, texts: Iterable[str]) -> Vocabulary:
+    """Return the vocabulary of a record, or make that of texts by the options unit and size.
+
+    Raises:
+        ValueError: naming the option that is unknown or has the wrong type, and as
+            `Vocabulary.of` and `Vocabulary.from_record`.
+
+    Example:
+        >>> vocabulary_of({"unit": "character", "size": 2}, ["abba"]).tokens
+        ('a', 'b')
+        >>> vocabulary_of({"units": "word"}, ["abba"])
+        Traceback (most recent call last):
+        ValueError: how the vocabulary is made: object contains unknown field `units`: there are...
+    """
+    if asked is not None and "tokens" in asked:
+        return Vocabulary.from_record(asked)
+    try:
+        options = msgspec.convert(dict(asked or {}), _Asked)
+    except msgspec.ValidationError as error:
+        what = str(error).replace(" - at `$.", ", at `")
+        raise ValueError(
+            f"how the vocabulary is made: {what[0].lower()}{what[1:]}: there are unit, "
+            "'word' or 'character', and size"
+        ) from None
+    return Vocabulary.of(texts, unit=options.unit, size=options.size)
 
 
 def _text_of(line: str, key: str | None, where: str) -> str:

@@ -7,7 +7,7 @@ import math
 from pyrovae.measure.findings import NotMeasurable, Number
 from pyrovae.measure.report import Report
 
-__all__ = ["perplexity"]
+__all__ = ["of_bits", "perplexity"]
 
 
 def perplexity(report: Report) -> Number:
@@ -47,7 +47,16 @@ def perplexity(report: Report) -> Number:
         reason = "the mask counts no token"
     if reason:
         raise NotMeasurable(f"there is no perplexity: {reason}")
-    bits = report.bits_per_dimension()
+    return of_bits(report.bits_per_dimension())
+
+
+def of_bits(bits: Number) -> Number:
+    """Return the perplexity of a token of so many bits, with its errors to first order.
+
+    Example:
+        >>> of_bits(Number(3.0, 0.0, 0.0)).mean
+        8.0
+    """
     found = 2**bits.mean
     slope = found * math.log(2)
     return Number(found, slope * bits.error_over_data, slope * bits.error_over_particles)

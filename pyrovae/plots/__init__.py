@@ -24,6 +24,7 @@ from pyrovae.plots.piano import piano_rolls
 from pyrovae.plots.predictive_checks import predictive_checks
 from pyrovae.plots.ranking import ranking
 from pyrovae.plots.sandwich import sandwich
+from pyrovae.plots.series import series
 from pyrovae.plots.style import CLASSES
 from pyrovae.plots.training import history
 from pyrovae.plots.walks import interpolations, manifold, profiles, traversals
@@ -55,5 +56,6 @@ __all__ = [
     "samples_by",
     "sandwich",
     "save",
+    "series",
     "traversals",
 ]

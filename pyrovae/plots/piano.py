@@ -22,7 +22,7 @@ PADDING = "#E3D9C6"
 
 @torch.no_grad()
 def piano_rolls(
-    x: Tensor, mask: Tensor | None = None, *, names: Sequence[str] = (), lowest: int = 21
+    x: Tensor, mask: Tensor | None = None, *, names: Sequence[str] = (), lowest: int | None = 21
 ) -> Figure:
     """Plot sequences of notes, one below the other: time to the right, pitch upwards.
 
@@ -32,7 +32,8 @@ def piano_rolls(
         x: zeros and ones, or probabilities, [N, T, D] of D keys from the lowest one.
         mask: booleans [N, T], True where there is a step; None for all.
         names: what each panel shows, such as "data"; () for nothing.
-        lowest: the MIDI number of the lowest key, 21 on a piano.
+        lowest: the MIDI number of the lowest key, 21 on a piano; None if it is not known, and the
+            keys are numbered from 0.
 
     Raises:
         ValueError: if x has another shape, no sequence or values outside [0, 1], or the mask or
@@ -49,11 +50,12 @@ def piano_rolls(
     figure = blank(WIDTH, 0.5 + 1.3 * len(x))
     panels = figure.subplots(len(x), 1, sharex=True, squeeze=False)[:, 0]
     colors = matplotlib.colormaps["gray_r"].with_extremes(bad=PADDING)
-    keys = range(lowest, lowest + x.shape[2])
-    octaves = [key for key in keys if key % OCTAVE == 0]
+    least = lowest or 0
+    octaves = [key for key in range(least, least + x.shape[2]) if key % OCTAVE == 0]
+    ticks = octaves if lowest is None else [f"C{key // OCTAVE - 1}" for key in octaves]
     for n, axes in enumerate(panels):
         shown = x[n].float().masked_fill(~steps[n].unsqueeze(-1), float("nan")).T.cpu().numpy()
-        extent = (0.5, x.shape[1] + 0.5, lowest - 0.5, lowest + x.shape[2] - 0.5)
+        extent = (0.5, x.shape[1] + 0.5, least - 0.5, least + x.shape[2] - 0.5)
         axes.imshow(
             np.ma.masked_invalid(shown),
             cmap=colors,
@@ -64,7 +66,7 @@ def piano_rolls(
             interpolation="nearest",
             extent=extent,
         )
-        axes.set_yticks(octaves, [f"C{key // OCTAVE - 1}" for key in octaves], fontsize=8)
+        axes.set_yticks(octaves, [str(tick) for tick in ticks], fontsize=8)
         if names:
             axes.set_title(names[n], loc="left", fontsize=9)
     panels[-1].set_xlabel("step")

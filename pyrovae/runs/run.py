@@ -20,7 +20,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pyrovae.data.datasets import Split
 from pyrovae.data.table import Table
+from pyrovae.data.text import Vocabulary
 from pyrovae.files import (
     json_as_bytes,
     schemas,
@@ -118,14 +119,17 @@ class Run:
 
     @property
     def source(self) -> Source:
-        """The data set that the run was trained on.
+        """The data set that the run was trained on, read by the vocabulary that was saved.
 
         Raises:
             ValueError: if there is no run, or if its record of the data is invalid.
         """
-        recorded = self.config.get("data")
+        config = self.config
+        words = config.get("vocabulary")
+        coded = {} if words is None else {"vocabulary": words}
         try:
-            return Source.read(recorded)
+            source = Source.read(config.get("data"))
+            return replace(source, reading={**coded, **source.reading})
         except ValueError as error:
             raise ValueError(
                 f"the run in {self.folder} has an invalid record of its data: {error}"
@@ -143,6 +147,19 @@ class Run:
             recorded = self.source.reading["table"]
         try:
             return None if recorded is None else Table.from_record(recorded)
+        except ValueError as error:
+            raise ValueError(f"the run in {self.folder} cannot decode: {error}") from error
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The vocabulary of the texts that the run was trained on; None if they were no texts.
+
+        Raises:
+            ValueError: if there is no run, or if its record of the vocabulary is damaged.
+        """
+        recorded = self.source.reading.get("vocabulary")
+        try:
+            return None if recorded is None else Vocabulary.from_record(recorded)
         except ValueError as error:
             raise ValueError(f"the run in {self.folder} cannot decode: {error}") from error
 

@@ -23,7 +23,7 @@ __all__ = ["Source", "binarization_for", "first"]
 WHOLE = {"train": (1, 0, 0), "validation": (0, 1, 0), "test": (0, 0, 1)}
 """The fractions that put all rows into one split."""
 
-SHARED = ("covariates", "shape", "channels", "size", "levels", "key", "table")
+SHARED = ("covariates", "shape", "channels", "size", "levels", "key", "table", "vocabulary")
 """The options that another file is read with, as it must have the same dimensions."""
 
 
@@ -36,7 +36,7 @@ class Source:
         name: the name or path, as of `data.load`; None if no data set is recorded.
         root: the folder of its files.
         binarization: "dynamic", "static" or "none"; None if it is not recorded.
-        shape: (channels, height, width) of an image, or (D,).
+        shape: (channels, height, width) of an image, (D,), or (T, D) of sequences.
         reading: the options of `data.load`.
         content: a record of the rows, which tells training data; None if there is none.
 
@@ -125,7 +125,7 @@ class Source:
         if self.name is None:
             raise ValueError("the run records no data set: name one with Source(name)")
         data = load(self.name, self.root, binarization=None, download=download, **self.reading)
-        if self.shape is not None and self.shape != tuple(data.shape):
+        if self.shape is not None and not _same_kind(self.shape, tuple(data.shape)):
             what = "images" if len(self.shape) == 3 else "data"
             raise ValueError(
                 f"the run was trained on {what} of {self.shape}; {self.name} has {what} of "
@@ -206,6 +206,12 @@ class Source:
         if split != "train" and overlap.found:
             return f"{data.name} has training data in it: the run was trained on {met}."
         return None
+
+
+def _same_kind(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Return whether data have the shape of a run's, sequences whatever their longest."""
+    lasts = len(shape) == len(other) == 2
+    return shape[-1] == other[-1] if lasts else shape == other
 
 
 def first(split: Split, limit: int | None) -> Split:

@@ -130,7 +130,7 @@ def test_npz_files_have_a_factor_in_each_column(world, tmp_path):
 
 def test_the_page_shows_the_assignment(world, tmp_path, monkeypatch):
     for name in ("vae_figures", "report_figures"):
-        monkeypatch.setattr(f"pyrovae.cli.measure.{name}", lambda *_: {})
+        monkeypatch.setattr(f"pyrovae.cli.measure.{name}", lambda *_, **__: {})
     run, _, _ = world
     folder = tmp_path / "run"
     shutil.copytree(run, folder)

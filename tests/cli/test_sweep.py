@@ -74,7 +74,7 @@ def in_this_process(monkeypatch) -> list:
 
     monkeypatch.setattr(Children, "run", run)
     # Blank figures: drawing them takes most of the time.
-    monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *_: {})
+    monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *_, **__: {})
     monkeypatch.setattr("pyrovae.cli.train.plots.history", lambda _: blank(1, 1))
     monkeypatch.setattr("pyrovae.cli.measure.report_figures", lambda *_: {})
     return commands

@@ -75,7 +75,7 @@ def test_a_file_trains_with_its_optimizer_average_and_logs(tmp_path, capsys):
 
 
 def test_a_resumed_run_goes_on_with_its_logs(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *arguments: {})
+    monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *_, **__: {})
     options = ("--lr", "cosine:0.01:3:14", "--log", "csv", "tensorboard", "--ema", "0.9")
     train = ["train", *options, *SMALL, "--training.log_every", "1"]
     assert main([*train, "--out", str(tmp_path / "whole")]) == 0

@@ -56,3 +56,9 @@ def test_padding_may_hold_anything():
     x = X.clone()
     x[1, 1] = float("nan")
     assert plots.piano_rolls(x, MASK).axes[1].images[0].get_array().mask.sum() == 3
+
+
+def test_keys_without_a_pitch_are_numbered():
+    axes = plots.piano_rolls(torch.zeros(1, 4, 15), lowest=None).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "12"]
+    assert axes.images[0].get_extent() == [0.5, 4.5, -0.5, 14.5]

@@ -18,6 +18,7 @@ from pyrovae.cli.explore.server import serve
 from pyrovae.cli.explore.world import World
 from pyrovae.cli.figures import held_factors
 from pyrovae.cli.measure import opened
+from pyrovae.cli.sequences import is_sequence
 from pyrovae.cli.walk_options import Explored
 from pyrovae.data import DataSet, Split
 from pyrovae.runs import Run
@@ -95,7 +96,9 @@ def _head(folder: Path, options: Explored, number: int, shape: Any) -> str:
     """Return the lines of Python that load the run and its data."""
     load, more = "run.load_vae()", ""
     if options.recipe is not None:
-        more = f"\nmade = pv.cli.recipes.run(Path({str(options.recipe)!r}), {shape}, seed=0)"
+        words = ", vocabulary=run.vocabulary" if is_sequence(shape) else ""
+        path = f"Path({str(options.recipe)!r})"
+        more = f"\nmade = pv.cli.recipes.run({path}, {shape}, seed=0{words})"
         parts = "prior=made.prior, likelihood=made.likelihood, guide=made.posterior"
         load = f"run.load_vae(\n    {parts}\n)"
     data = f"data = run.data({options.split!r}, limit={number})"
