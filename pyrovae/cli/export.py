@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +184,7 @@ def _encoder(vae: VAE, x: Tensor, *context: Tensor) -> Found:
         )
     inputs = (x, *context)
     q: Any = guide.distribution(guide.net(*inputs))
-    _known(lambda: q.mean, f"q(z | x) is a {_name(q)}, which has no mean in closed form")
+    _check_mean(q, f"q(z | x) is a {_name(q)}")
     try:
         spread = bool(q.stddev.isfinite().all())
     except NotImplementedError:
@@ -201,7 +201,7 @@ def _decoder(vae: VAE, x: Tensor, *context: Tensor) -> Found:
         )
     inputs = (_latents(vae, x, *context), *context)
     p: Any = likelihood.observation(*inputs)
-    _known(lambda: p.mean, f"p(x | z) is a {_name(p)}, which has no mean in closed form")
+    _check_mean(p, f"p(x | z) is a {_name(p)}")
     return _Decoder(likelihood), (_names("z", context), ("mean",)), inputs
 
 
@@ -225,13 +225,18 @@ def _name(value: Any) -> str:
     return type(value).__name__
 
 
-def _known(mean: Callable[[], Tensor], why: str) -> None:
+def _check_mean(fn: Any, what: str) -> None:
+    """Check that a distribution has a mean that is finite and the same at each call."""
     try:
-        value = mean()
+        mean, again = fn.mean, fn.mean
     except NotImplementedError:
-        raise NotExportable(why) from None
-    if not value.isfinite().all():
-        raise NotExportable(f"{why} that is finite")
+        raise NotExportable(f"{what}, which has no mean in closed form") from None
+    if not mean.isfinite().all():
+        raise NotExportable(f"{what}, which has no mean in closed form that is finite")
+    if not torch.equal(mean, again):
+        raise NotExportable(
+            f"{what}, whose mean is estimated from draws, and a program draws none"
+        )
 
 
 def _graph(net: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
