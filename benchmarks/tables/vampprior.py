@@ -48,8 +48,8 @@ TABLE = Table(
     title="VAE with a VampPrior, MNIST",
     text="""Tomczak, Welling (2018): -IWAE-5000 on the 10,000 test images. Theirs: 50,000 images,
 binarized anew at each use, gated networks 784-300-300-40, 500 pseudo-inputs, Adam at 5e-4, batches
-of 100, a KL weight that rises over 100 epochs, until 50 epochs bring no gain. Ours: the same for
-300 epochs, without stopping.""",
+of 100, a KL weight that rises over 100 epochs, until 50 epochs bring no gain. Ours: the same
+over the steps of the row, 500 of them an epoch, without stopping.""",
     rows={
         "standard normal": Row(standard, step, 84.50),
         "VampPrior": Row(vampprior, step, 82.38),
