@@ -177,9 +177,15 @@ def with_an_observation(z, x, mask):
     return pyro.sample("x", EachStep(observed, z, mask), obs=x)
 
 
+def masked_out(z, x, mask):
+    with poutine.mask(mask=torch.arange(len(mask)) > 0):
+        return pyro.sample("x", EachStep(observed, z, mask), obs=x)
+
+
 @pytest.mark.parametrize(
     ("program", "message"),
     [
+        (masked_out, r"the site 'x' with a mask of poutine.mask besides"),
         (shifted, r"knows no others; got \['c'\]"),
         (with_an_observation, r"knows no others; got \['y'\]"),
         (summed, "made of the value of the site 'z' itself"),
@@ -192,6 +198,12 @@ def test_what_a_filter_would_leave_out_is_refused(program, message):
         pv.ParticleFilter(5, repeats=2)((changed, poor_guide), x, MASK)
     with pytest.raises(ValueError, match=message):
         pv.objectives.FIVO(2).loss(changed, poor_guide, x, MASK)
+
+
+def test_latents_that_are_masked_out_are_refused():
+    hidden = poutine.mask(poor_guide, mask=torch.arange(len(MASK)) > 0)
+    with pytest.raises(ValueError, match="the site 'z' with a mask of poutine.mask besides"):
+        pv.objectives.FIVO(2).loss(model, hidden, sequences(MASK), MASK)
 
 
 @pytest.mark.parametrize("mask", [MASK[:, :4], MASK[:2]], ids=["short", "few"])
