@@ -189,14 +189,17 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberRead
 
 
 class _Counted(TorchFunctionMode):
-    """Stop a recording at more than `LARGEST` functions, before those of the gradients."""
+    """Stop a recording at more than `LARGEST` operations, before those of the gradients."""
 
-    functions = 0
+    operations = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.functions += 1
-        _check_size(self.functions)
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        # Shapes, devices and other attributes, which programs read often, are no operations.
+        if isinstance(found, Tensor) and func.__name__ != "__get__":
+            self.operations += 1
+            _check_size(self.operations)
+        return found
 
 
 def _check_size(operations: int) -> None:

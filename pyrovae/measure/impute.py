@@ -20,6 +20,7 @@ from pyrovae.measure.most_probable import most_probable
 from pyrovae.nets.inputs import check_mask
 from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import effective_sample_size
+from pyrovae.weights.filtering import Observations
 from pyrovae.weights.given import Given
 from pyrovae.weights.sites import sample_sites
 from pyrovae.weights.target import Resolved, as_tensors
@@ -85,7 +86,8 @@ def impute(
     Raises:
         ValueError: if the mask is not boolean or does not have the shape of x, if observed entries
             are not finite or are impossible under every particle, if `particles` is below 1 or
-            `draws` below 0, or if the model has no site "x".
+            `draws` below 0, if the model has no site "x", or if its steps depend on each other
+            given z, as those of `likelihoods.LinearStates` do.
 
     References:
         Mattei, Frellsen, 2019. MIWAE: Deep Generative Modelling and Imputation of Incomplete
@@ -165,7 +167,13 @@ def _observation(model_trace: Any) -> Any:
             f"impute needs a site named 'x'; the model has the sites "
             f"{[name for name, _ in sample_sites(model_trace)]}: rename the observed site"
         )
-    return model_trace.nodes["x"]["fn"]
+    fn = model_trace.nodes["x"]["fn"]
+    if isinstance(fn, Observations) and fn.start:  # what is believed of the steps before
+        raise ValueError(
+            f"impute takes entries of x that are independent given z, and those of a "
+            f"{type(fn).__name__} are not: pyrovae.forecast draws the steps ahead"
+        )
+    return fn
 
 
 def _average(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

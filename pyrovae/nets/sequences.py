@@ -120,6 +120,10 @@ class BackwardGRU(Part):
         inputs: the width of x, and of the covariates if there are any (see `step_inputs`).
         hidden: the width H of the outputs.
 
+    Raises:
+        ValueError: if the context is not covariates and a mask of the steps of x, or x and the
+            covariates have another width.
+
     References:
         Cho et al., 2014. Learning Phrase Representations using RNN Encoder-Decoder.
 
@@ -137,6 +141,12 @@ class BackwardGRU(Part):
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Return h [N, T, H] of x [N, T, ...]; the last context is the mask [N, T]."""
         mask, covariates = step_inputs(context, type(self).__name__)
+        if x.ndim < 3 or mask.shape not in (x.shape[:2], (1, x.shape[1])):
+            raise ValueError(
+                f"{type(self).__name__} reads sequences x [N, T, ...] and the mask of their steps "
+                f"[N, T]; got {tuple(x.shape)} beside the mask {tuple(mask.shape)}. One number "
+                "for each step is [N, T, 1]"
+            )
         read = (x.flatten(2),) if covariates is None else (x.flatten(2), covariates)
         order = reversed_steps(mask)
         backward, _ = self.gru(_steps_at(join(read, self.gru.input_size, self), order))
@@ -155,4 +165,5 @@ def reversed_steps(mask: Tensor) -> Tensor:
 
 
 def _steps_at(values: Tensor, order: Tensor) -> Tensor:
-    return values.gather(1, order.unsqueeze(-1).expand(*order.shape, values.shape[-1]))
+    """Return values [N, T, C] in an order [N, T], or in one of all sequences, [1, T]."""
+    return values.gather(1, order.unsqueeze(-1).expand_as(values))

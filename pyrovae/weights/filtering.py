@@ -133,11 +133,13 @@ class StateSpace:
 
         Raises:
             ValueError: if the site "z" is no `Chain` in both, "x" has no `Observations` of it,
-                there are further sites, or the mask is not that of x.
+                there are further sites, "z" is observed, a site has a mask besides that of its
+                distribution, or the mask is not that of x.
         """
         with _Undrawn():
             proposed = poutine.trace(guide).get_trace(*args)
-            modeled = poutine.trace(model).get_trace(*args)
+            # Replayed, so that both programs have the same subsample of a plate.
+            modeled = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(*args)
         q, p, x = _sites(proposed, modeled)
         if p["scale"] is not q["scale"] and not torch.equal(*_tensors(p["scale"], q["scale"])):
             raise ValueError(
@@ -175,6 +177,7 @@ def _sites(proposed: Any, modeled: Any) -> tuple[Any, Any, Any]:
             f"a filter weighs the sites 'z' and 'x' step by step, and knows no others; got "
             f"{further}. Make them part of z or x"
         )
+    _check_as_drawn(found)
     q, p, x = found
     z = x["fn"].z
     if z is not p["value"] and (z.shape, z.data_ptr()) != (
@@ -186,6 +189,22 @@ def _sites(proposed: Any, modeled: Any) -> tuple[Any, Any, Any]:
             "of the value of the site 'z' itself. Move what changes z into the emission"
         )
     return q, p, x
+
+
+def _check_as_drawn(sites: list[Any]) -> None:
+    """Check that no handler gives "z" a value or masks a site, which a filter would not see."""
+    for site in sites:
+        if site["name"] == "z" and site["is_observed"]:
+            raise ValueError(
+                "a filter draws the site 'z', but a program observes it: leave out what gives it "
+                "a value, such as poutine.condition"
+            )
+        if site["mask"] is not None and site["mask"] is not True:
+            raise ValueError(
+                "a filter weighs steps by the masks of the distributions; got the site "
+                f"{site['name']!r} with a mask of poutine.mask besides. Leave out the data that "
+                "do not count, and put steps that do not into the mask of the distribution"
+            )
 
 
 def _mask_of(x: Tensor, mask: Tensor) -> Tensor:

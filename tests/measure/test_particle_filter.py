@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from state_space import (
     ZERO,
+    exact_chain,
     exact_guide,
     log_evidence,
     masked,
@@ -177,9 +178,15 @@ def with_an_observation(z, x, mask):
     return pyro.sample("x", EachStep(observed, z, mask), obs=x)
 
 
+def masked_out(z, x, mask):
+    with poutine.mask(mask=torch.arange(len(mask)) > 0):
+        return pyro.sample("x", EachStep(observed, z, mask), obs=x)
+
+
 @pytest.mark.parametrize(
     ("program", "message"),
     [
+        (masked_out, r"the site 'x' with a mask of poutine.mask besides"),
         (shifted, r"knows no others; got \['c'\]"),
         (with_an_observation, r"knows no others; got \['y'\]"),
         (summed, "made of the value of the site 'z' itself"),
@@ -194,6 +201,46 @@ def test_what_a_filter_would_leave_out_is_refused(program, message):
         pv.objectives.FIVO(2).loss(changed, poor_guide, x, MASK)
 
 
+def test_latents_that_are_masked_out_are_refused():
+    hidden = poutine.mask(poor_guide, mask=torch.arange(len(MASK)) > 0)
+    with pytest.raises(ValueError, match="the site 'z' with a mask of poutine.mask besides"):
+        pv.objectives.FIVO(2).loss(model, hidden, sequences(MASK), MASK)
+
+
+def test_latents_with_values_are_refused():
+    z = torch.zeros(*MASK.shape, 2).double()
+    given = poutine.condition(model, data={"z": z})
+    with pytest.raises(ValueError, match="draws the site 'z', but a program observes it"):
+        pv.ParticleFilter(5, repeats=2)((given, poor_guide), sequences(MASK), MASK)
+
+
+def test_both_programs_have_the_subsample_that_their_plate_draws():
+    """With the exact smoother, the loss is that of one sequence for all."""
+    x = sequences(MASK)
+    truth = -len(x) * log_evidence(x, MASK)
+
+    def rows(program):
+        def of_one(x, mask):
+            with pyro.plate("data", len(x), subsample_size=1, dim=-1) as row:
+                return program(x[row], mask[row])
+
+        return of_one
+
+    def joint(x, mask):
+        z = pyro.sample("z", MarkovChain(transition, ZERO, mask))
+        return pyro.sample("x", EachStep(observed, z, mask), obs=x)
+
+    def smoother(x, mask):
+        return pyro.sample("z", exact_chain(x, mask))
+
+    with pv.seeded(0):
+        pair = rows(joint), rows(smoother)
+        losses = torch.tensor([pv.objectives.FIVO(2).loss(*pair, x, MASK) for _ in range(20)])
+    apart = (losses[:, None] - truth).abs().min(1)
+    assert apart.values.max() < 1e-4
+    assert len(apart.indices.unique()) > 1
+
+
 @pytest.mark.parametrize("mask", [MASK[:, :4], MASK[:2]], ids=["short", "few"])
 def test_the_mask_is_that_of_x(mask):
     def apart(x, mask):
@@ -205,9 +252,17 @@ def test_the_mask_is_that_of_x(mask):
 
 def test_one_mask_may_stand_for_all():
     x = sequences(masked(6, 6, 6))
+
+    def joint(x, mask):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", MarkovChain(transition, ZERO, mask))
+            return pyro.sample("x", EachStep(observed, z, mask), obs=x)
+
     with pv.seeded(0):
-        one = filter_particles(StateSpace.of(model, poor_guide, x, masked(6)), 3).log_z
-    assert one.shape == (3,)
+        one = filter_particles(StateSpace.of(joint, poor_guide, x, masked(6)), 3).log_z
+    with pv.seeded(0):
+        each = filter_particles(StateSpace.of(joint, poor_guide, x, masked(6, 6, 6)), 3).log_z
+    assert torch.equal(one, each)
 
 
 def test_the_kl_weight_is_the_exponent_of_the_ratio():

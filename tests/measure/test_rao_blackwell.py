@@ -55,6 +55,20 @@ def test_forecasts_are_kalmans():
         assert ((draws[:, n].var(0) / variance - 1).abs() < 5 * (2 / 8_000) ** 0.5).all()
 
 
+def test_what_is_known_of_a_state_is_not_left_out_of_an_imputation():
+    """Given the latents, a missing step still depends on those that are observed."""
+    x, seen = sequences(MASK), MASK.unsqueeze(-1).expand(-1, -1, 3)
+
+    def model(x, seen):
+        return integrated(x, seen.all(-1))
+
+    def guide(x, seen):
+        return bootstrap(x, seen.all(-1))
+
+    with pytest.raises(ValueError, match=r"those of a LinearStates are not: pyrovae\.forecast"):
+        pv.impute((model, guide), x, seen, particles=5)
+
+
 def test_the_filter_is_unbiased_and_varies_less_than_one_that_samples_the_states():
     number, mask = 3_000, masked(8)
     with pv.seeded(1):

@@ -81,6 +81,25 @@ def test_a_backward_reader_reads_the_covariates_from_its_step_on():
             assert reached.tolist()[1] == [t <= s < 2 for s in range(3)]
 
 
+def test_one_mask_of_all_sequences_reads_each_of_them():
+    reader, x = BackwardGRU(5, 4), torch.randn(2, 3, 5)
+    one = torch.tensor([[True, True, False]])
+    assert torch.equal(reader(x, one), reader(x, one.expand(2, 3)))
+    c = torch.randn(2, 1)
+    beside = BackwardGRU(5 + 1, 4)
+    assert torch.equal(beside(x[:1], c, one), beside(x[:1].expand(2, 3, 5), c, one.expand(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("x", "mask"),
+    [((2, 3, 5), shape) for shape in [(2, 2), (2, 4), (3, 3), (1, 2)]] + [((2, 3), (2, 3))],
+)
+def test_a_backward_reader_refuses_the_mask_of_other_sequences(x, mask):
+    message = re.escape(f"[N, T, ...] and the mask of their steps [N, T]; got {x} beside the mask")
+    with pytest.raises(ValueError, match=rf"{message} {re.escape(str(mask))}. One number"):
+        BackwardGRU(5, 4)(torch.zeros(x), torch.ones(mask, dtype=torch.bool))
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -303,6 +303,34 @@ def test_a_step_of_too_many_operations_is_not_compiled_and_says_so(monkeypatch, 
     assert len(traced) == 1
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_the_operations_of_a_step_are_counted_as_those_of_its_graph(monkeypatch):
+    """Reads of shapes, of which programs have many, are none: a step of the limit is compiled."""
+
+    def compiled():
+        with pv.seeded(0):
+            hidden = [4] * 5
+            made = pv.VAE(
+                pv.priors.StandardNormal(LATENTS),
+                pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, *hidden, SIZE)),
+                pv.guides.MeanFieldNormal(pv.nets.MLP(SIZE, *hidden, 2 * LATENTS)),
+            )
+            svi = SVI(made.model, made.guide, adam(), Trace_ELBO())
+            for _ in range(3):
+                svi.step(torch.zeros(5, SIZE))
+        return bool(svi.graphs)
+
+    counted, check = [], capture._check_size
+    monkeypatch.setattr(capture, "_check_size", counted.append)
+    assert compiled()
+    monkeypatch.setattr(capture, "_check_size", check)
+    monkeypatch.setattr(capture, "LARGEST", counted[-1])
+    assert compiled()
+    monkeypatch.setattr(capture, "LARGEST", counted[-1] - 1)
+    with pytest.warns(UserWarning, match=f"uncompiled: more than {counted[-1] - 1} operations"):
+        assert not compiled()
+
+
 def graph_of_rows(svi, x):
     """Take two steps: Pyro's, and one that is recorded."""
     before = len(svi._graphs)
