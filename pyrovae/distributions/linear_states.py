@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.distributions.markov import ObservedSteps, at_step
+from pyrovae.distributions.markov import ObservedSteps, at_step, together
 from pyrovae.weights.filtering import Belief
 
 __all__ = ["LinearStates", "LinearStep"]
@@ -114,8 +114,7 @@ class LinearStates(ObservedSteps):
     ) -> None:
         self.dynamics, self.z, self.mask, self.inputs = dynamics, z, mask, inputs
         self.start: Belief = (first, first.new_zeros(len(first), len(first)))
-        steps = dynamics(z) if inputs is None else dynamics(z, inputs)
-        self.steps = _expanded(steps, len(first), z.shape[:-1])
+        self.steps = _expanded(dynamics(*together(z, inputs)), len(first), z.shape[:-1])
         lead = torch.broadcast_shapes(self.steps.drift.shape[:-1], mask.shape)
         event = torch.Size((lead[-1], self.steps.offset.shape[-1]))
         super().__init__(torch.Size(lead[:-1]), event, validate_args=False)
@@ -159,8 +158,8 @@ class LinearStates(ObservedSteps):
 
     def step(self, t: int | Tensor, z: Tensor) -> LinearStep:
         """Return the parameters of step t, one or each, [N], for z_t [..., D]."""
-        given = (z,) if self.inputs is None else (z, at_step(self.inputs, t))
-        return _expanded(self.dynamics(*given), len(self.start[0]), z.shape[:-1])
+        inputs = None if self.inputs is None else at_step(self.inputs, t)
+        return _expanded(self.dynamics(*together(z, inputs)), len(self.start[0]), z.shape[:-1])
 
     def score_step(
         self, t: int | Tensor, z: Tensor, x: Tensor, belief: Belief

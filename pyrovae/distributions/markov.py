@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 from pyrovae.weights.filtering import Belief
 
-__all__ = ["EachStep", "MarkovChain", "at_step"]
+__all__ = ["EachStep", "MarkovChain", "at_step", "together"]
 
 Transition = Callable[[Tensor, Tensor | None], Any]
 """A function of z before [..., D] and h [..., H] that returns the distribution of z, event [D]."""
@@ -43,6 +43,21 @@ def at_step(values: Tensor, t: int | Tensor) -> Tensor:
     lead = torch.broadcast_shapes(values.shape[:-2], t.shape)
     index = t[..., None, None].expand(*lead, 1, values.shape[-1])
     return values.expand(*lead, *values.shape[-2:]).gather(-2, index).squeeze(-2)
+
+
+def together(z: Tensor, inputs: Tensor | None) -> tuple[Tensor, ...]:
+    """Return z [..., D] and inputs [..., C], if any, with the same leading axes.
+
+    A network may then join them by `torch.cat`.
+
+    Example:
+        >>> [each.shape for each in together(torch.zeros(7, 5, 2), torch.zeros(5, 3))]
+        [torch.Size([7, 5, 2]), torch.Size([7, 5, 3])]
+    """
+    if inputs is None:
+        return (z,)
+    lead = torch.broadcast_shapes(z.shape[:-1], inputs.shape[:-1])
+    return z.expand(*lead, z.shape[-1]), inputs.expand(*lead, inputs.shape[-1])
 
 
 class MarkovChain(dist.TorchDistribution):
@@ -87,7 +102,12 @@ class MarkovChain(dist.TorchDistribution):
 
     def step(self, t: int | Tensor, before: Tensor) -> Any:
         """Return the distribution of step t, one or each, [N], given the one before, [..., D]."""
-        return self.transition(before, None if self.inputs is None else at_step(self.inputs, t))
+        return self._moved(before, None if self.inputs is None else at_step(self.inputs, t))
+
+    def _moved(self, before: Tensor, inputs: Tensor | None) -> Any:
+        if inputs is None:
+            return self.transition(before, None)
+        return self.transition(*together(before, inputs))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
         """Return the same chain with a larger batch shape."""
@@ -120,7 +140,7 @@ class MarkovChain(dist.TorchDistribution):
         """Return the sum over the steps that count, [...]."""
         first = self.first.unsqueeze(-2).expand_as(value[..., :1, :])
         before = torch.cat([first, value[..., :-1, :]], dim=-2)
-        scores = self.transition(before, self.inputs).log_prob(value)
+        scores = self._moved(before, self.inputs).log_prob(value)
         return torch.where(self.mask, scores, 0.0).sum(-1)
 
 
@@ -178,7 +198,7 @@ class EachStep(ObservedSteps):
         inputs: Tensor | None = None,
     ) -> None:
         self.emission, self.z, self.mask, self.inputs = emission, z, mask, inputs
-        self.steps = emission(z) if inputs is None else emission(z, inputs)
+        self.steps = emission(*together(z, inputs))
         batch = torch.broadcast_shapes(self.steps.batch_shape, mask.shape)
         event = torch.Size((batch[-1], *self.steps.event_shape))
         super().__init__(torch.Size(batch[:-1]), event, validate_args=False)
@@ -206,9 +226,8 @@ class EachStep(ObservedSteps):
 
     def step(self, t: int | Tensor, z: Tensor) -> Any:
         """Return p(x_t | z_t, c_t) of step t, one or each, [N], for z_t [..., D]."""
-        return (
-            self.emission(z) if self.inputs is None else self.emission(z, at_step(self.inputs, t))
-        )
+        inputs = None if self.inputs is None else at_step(self.inputs, t)
+        return self.emission(*together(z, inputs))
 
     def score_step(self, t: int, z: Tensor, x: Tensor, belief: Belief) -> tuple[Tensor, Belief]:
         """Return log p(x_t | z_t, c_t) for z_t [..., D], and the belief as it was."""

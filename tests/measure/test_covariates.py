@@ -29,14 +29,14 @@ MASK = masked(6, 3, 1)
 
 
 class Linear(nn.Module):
-    """A linear map of z and c, with raw scales after it."""
+    """A linear map of z and c joined as torch joins them, with raw scales after it."""
 
     def __init__(self, of_z, of_c, raw):
         super().__init__()
         self.of_z, self.of_c, self.raw = (nn.Parameter(each) for each in (of_z, of_c, raw))
 
     def forward(self, z, c):
-        mean = z @ self.of_z.T + c @ self.of_c.T
+        mean = torch.cat([z, c], -1) @ torch.cat([self.of_z, self.of_c], 1).T
         return torch.cat([mean, self.raw.expand(*mean.shape[:-1], -1)], -1)
 
 
