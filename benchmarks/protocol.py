@@ -54,6 +54,7 @@ class Row:
         published: the published negative log-likelihood in nats, None if there is none.
         units: the published numbers of active units, from the data up.
         batch: the number of data in a batch.
+        accumulate: the number of parts in which a batch is computed, for the same gradient.
         callbacks: returns further callbacks, such as an average of the weights.
         loop: trains instead of `fit`, as another library or a loop by hand does, by
             `loop(vae, x, curve, steps=steps, batch=batch)`. It is not resumed.
@@ -67,6 +68,7 @@ class Row:
     published: float | None = None
     units: Sequence[int] = ()
     batch: int = 100
+    accumulate: int = 1
     callbacks: Callable[[], list[pv.Callback]] = list
     loop: Callable[..., None] | None = None
     continuous: bool = False

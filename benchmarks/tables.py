@@ -20,6 +20,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -111,8 +112,8 @@ def train(
         data,
         validation=splits.validation,
         epochs=-(-steps // -(-len(data) // row.batch)) + 1,
-        batch_size=row.batch,
-        step=row.step(steps),
+        batch_size=row.batch // row.accumulate,
+        step=replace(row.step(steps), accumulate=row.accumulate),
         seed=seed,
         callbacks=[*row.callbacks(), curve, pv.Limit(steps=steps), pv.Checkpoint(folder)],
         resume=folder if (folder / "config.json").exists() else None,
