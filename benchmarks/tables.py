@@ -12,34 +12,25 @@ line a row in `benchmarks/tables/NAME.jsonl`, from which `--page` makes NAME.md 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import math
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pages import CURVE_DATA, HERE, lines, tables, write
 from protocol import Row, Splits, Table
 
 import pyrovae as pv
 from pyrovae.measure.latents.active_units import active_units
 
-HERE: Final = Path(__file__).parent / "tables"
-
-CURVE_DATA: Final = 1000
-"""The number of test images, and of particles, of the points of a row's curve."""
-
 POINTS: Final = 10
-
-MANY: Final = 50
-"""The points of a figure from which its highest tenth lies outside."""
+"""The number of points of a row's curve."""
 
 
 class Curve(pv.Callback):
@@ -205,145 +196,11 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def lines(name: str) -> list[dict[str, Any]]:
-    """Return the rows that are measured: the last line of each row, budget and seed."""
-    path = HERE / f"{name}.jsonl"
-    found = path.read_text().splitlines() if path.exists() else []
-    read = [json.loads(line) for line in found]
-    return list({(line["row"], line["budget"], line["seed"]): line for line in read}.values())
-
-
-def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
-    """Return the table in Markdown."""
-    head = "| | steps | seed | published | ours | ± over data | ± over particles | over published "
-    unit = "Bits per dimension" if table.bits else "Nats per datum"
-    particles = " or ".join(f"{k:,}" for k in sorted({line["particles"] for line in measured}))
-    text = [
-        f"# {table.title}\n",
-        table.text + "\n",
-        f"Made by `python benchmarks/tables.py {name} --page` from `{name}.jsonl`, which also has "
-        f"the curve of each row. Published numbers are from memory. {unit}, -IWAE-K with K = "
-        f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, "
-        "so that the bound falls short of log p(x) there; seconds are those of the processor over "
-        "the steps, on one thread.\n",
-        head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
-        "|---" * 2 + "|---:" * 11 + "|",
-    ]
-    missing = []
-    for row_name, row in table.rows.items():
-        found = [line for line in measured if line["row"] == row_name]
-        if not found:
-            known = "" if row.published is None else f" (published {row.published:.2f})"
-            missing.append(row_name + known)
-        text += [
-            _line(line, row, table)
-            for line in sorted(found, key=lambda x: (x["budget"], x["seed"]))
-        ]
-    if missing:
-        text.append("\nNot run: " + "; ".join(missing) + ".")
-    found = [_annealing(line) for line in measured if "ais" in line]
-    if found:
-        text += ["\n## By annealing\n", *found]
-    if table.goals and measured:
-        text += ["\n## Seconds to a number\n", *_seconds_to(table.goals, measured)]
-    if any(line["curve"] for line in measured):
-        text.append(f"\n![-IWAE-1000 on the first {CURVE_DATA:,} test data]({name}.png)")
-    commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
-    return "\n".join([*text, "\n## Commands\n", *commands]) + "\n"
-
-
-def _seconds_to(goals: Sequence[float], measured: list[dict[str, Any]]) -> list[str]:
-    """Return a table of the seconds of the first point of each curve at or below each number."""
-    text = [
-        f"Processor seconds to the first point of a row's curve (-IWAE-{CURVE_DATA} on the first "
-        f"{CURVE_DATA:,} test data, ten points a training) at or below so many nats; none where "
-        "the row ends above.\n",
-        "| | images seen | " + " | ".join(f"{goal:.1f}" for goal in goals) + " | at the end |",
-        "|---|---:|" + "---:|" * (len(goals) + 1),
-    ]
-    for line in sorted(measured, key=lambda each: (each["budget"], each["curve"][-1]["nll"])):
-        curve = line["curve"]
-        first = [next((p["seconds"] for p in curve if p["nll"] <= goal), None) for goal in goals]
-        cells = " | ".join("" if s is None else f"{s:,.0f}" for s in first)
-        images = f"{line['steps'] * line['batch']:,}"
-        text.append(f"| {line['row']} | {images} | {cells} | {curve[-1]['nll']:.2f} |")
-    return text
-
-
-def _annealing(line: dict[str, Any]) -> str:
-    ais = line["ais"]
-    return (
-        f"- {line['row']}, {line['steps']:,} steps: {ais['mean']:.2f} ± {ais['over_data']:.2f} "
-        f"over the first {ais['data']} test data, ± {ais['over_particles']:.3f} over chains, from "
-        f"below; {ais['temperatures']:,} temperatures. The bounds from below and above on "
-        f"simulated data are {ais['gap']:.3f} ± {ais['gap_over_data']:.3f} apart."
-    )
-
-
-def _versions(line: dict[str, Any]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in line["versions"].items())
-
-
-def _unit(table: Table, row: Row) -> tuple[float, float]:
-    """Return the factor and the summand from nats to what the table shows."""
-    if not table.bits:
-        return 1.0, 0.0
-    return 1 / (table.bits * math.log(2)), 8.0 if row.continuous else 0.0
-
-
-def _line(line: dict[str, Any], row: Row, table: Table) -> str:
-    unit, levels = _unit(table, row)
-    units = " + ".join(str(count) for count in line["units"].values())
-    known = f" ({' + '.join(map(str, row.units))})" if row.units else ""
-    nll = unit * line["nll"] + levels
-    over = "" if row.published is None else f"{nll - row.published:+.2f}"
-    published = "" if row.published is None else f"{row.published:.2f}"
-    return (
-        f"| {line['row']} | {line['steps']:,} | {line['seed']} | {published} | "
-        f"{nll:.2f} | {unit * line['over_data']:.2f} | {unit * line['over_particles']:.3f} | "
-        f"{over} | {unit * line['elbo'] - levels:.2f} | {unit * line['kl']:.2f} | "
-        f"{units}{known} | "
-        f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
-    )
-
-
-def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
-    """Return test nats against seconds, one curve a row."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    curves = [line for line in measured if line["curve"]]
-    drawn = Figure(figsize=(7.2, 3.7 + 0.19 * len(curves)), layout="constrained")
-    axes = drawn.subplots()
-    heights: list[float] = []
-    for i, line in enumerate(curves):
-        unit, levels = _unit(table, table.rows[line["row"]])
-        points = ((p["seconds"], unit * p["nll"] + levels) for p in line["curve"])
-        seconds, nll = zip(*points, strict=True)
-        label = f"{line['row']}, {line['steps']:,} steps"
-        style = f"{'os^Dvx*'[i % 7]}{'-' if i < 10 else '--'}"
-        axes.plot(seconds, nll, style, ms=4, lw=1.2, label=label)
-        heights += nll
-    if len(heights) > MANY:  # the start of a slow curve would leave no room for the others
-        low, high = min(heights), sorted(heights)[int(0.9 * len(heights))]
-        axes.set_ylim(low - 0.05 * (high - low), high)
-    axes.set(
-        xscale="log",
-        xlabel="seconds of the processor over the steps",
-        ylabel="-IWAE-1000, first 1,000 test images" + (", bits" if table.bits else ""),
-    )
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-    axes.grid(alpha=0.3)
-    drawn.legend(loc="outside lower left", fontsize=8, frameon=False)
-    return drawn
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = sorted(path.stem for path in HERE.glob("*.py"))
-    parser.add_argument("table", choices=names)
+    sys.path.insert(0, str(HERE))
+    by_name = tables()
+    parser.add_argument("table", choices=by_name)
     parser.add_argument("--row", action="append", metavar="NAME", help="this row; may be repeated")
     parser.add_argument("--budget", type=int, help="steps of 100 data; fewer for larger batches")
     parser.add_argument("--root", default="data", help="the folder of the data")
@@ -356,8 +213,7 @@ def main() -> None:
     )
     parser.add_argument("--page", action="store_true", help="only write the page and its figure")
     args = parser.parse_args()
-    sys.path.insert(0, str(HERE))
-    table: Table = importlib.import_module(args.table).TABLE
+    table = by_name[args.table]
     unknown = set(args.row or []) - set(table.rows)
     if unknown:
         parser.error(f"no row {sorted(unknown)}; the rows are {list(table.rows)}")
@@ -371,11 +227,7 @@ def main() -> None:
         line = run(name, table, args)
         with (HERE / f"{args.table}.jsonl").open("a") as rows:
             rows.write(json.dumps(line) + "\n")
-    measured = lines(args.table)
-    (HERE / f"{args.table}.md").write_text(page(table, measured, args.table))
-    if any(line["curve"] for line in measured):
-        figure(table, measured).savefig(HERE / f"{args.table}.png", dpi=130)
-    print(HERE / f"{args.table}.md")
+    print(write(args.table, table))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def tables(monkeypatch):
     module = importlib.import_module("tables")
     monkeypatch.setattr(module, "CURVE_DATA", 20)  # images and particles of each of ten points
     yield module
-    for name in ("tables", "protocol", "peers", *NAMES):
+    for name in ("tables", "pages", "protocol", "peers", *NAMES):
         sys.modules.pop(name, None)
 
 
@@ -75,7 +75,7 @@ def test_a_row_is_that_of_evaluate(tables, tmp_path):
     vae = pv.load(tmp_path / "small" / "a-30-3")
     report = pv.evaluate(vae, pv.data.load("digits").test, particles=20)
     assert line["nll"] == pytest.approx(-report.iwae[20].mean, abs=1e-5)
-    text = tables.page(table, [line], "small")
+    text = sys.modules["pages"].page(table, [line], "small")
     assert f"| 20.00 | {line['nll']:.2f} |" in text
     assert f"| {line['nll'] - 20:+.2f} |" in text
 
@@ -85,8 +85,23 @@ def test_the_page_has_the_seconds_to_a_number(tables, tmp_path):
     points = [(5.0, 91.0), (9.4, 89.5), (14.0, 88.2)]
     curve = [{"steps": i, "seconds": s, "nll": nll} for i, (s, nll) in enumerate(points)]
     table = dataclasses.replace(small(tables), goals=(90.0, 88.0))
-    text = tables.page(table, [{**line, "curve": curve}], "small")
+    text = sys.modules["pages"].page(table, [{**line, "curve": curve}], "small")
     assert f"| a | {30 * line['batch']:,} | 9 |  | 88.20 |" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_that_of_its_rows(tables, name):
+    pages, table = sys.modules["pages"], importlib.import_module(name).TABLE
+    text = (BENCHMARKS / "tables" / f"{name}.md").read_text()
+    assert text == pages.page(table, pages.lines(name), name)
+
+
+def test_the_page_of_all_benchmarks_has_the_rows(tables):
+    pages = sys.modules["pages"]
+    text = (BENCHMARKS / "README.md").read_text()
+    rows = text.split(pages.MARKS[0])[1].split(pages.MARKS[1])[0]
+    assert rows == pages.beside_the_published()
+    assert rows.count("tables/iwae.md") >= 6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,7 +178,7 @@ def test_bits_count_the_levels_of_a_pixel(tables):
     line |= {"row": "r", "steps": 1, "seed": 0, "units": {"z": 3}, "seconds": 1.0}
     for continuous, nll in ((True, 0.0), (False, 560 * math.log(256))):
         row = protocol.Row(None, None, 8.25, continuous=continuous)
-        text = tables._line(line | {"nll": nll}, row, table)
+        text = sys.modules["pages"]._line(line | {"nll": nll}, row, table)
         assert text.startswith("| r | 1 | 0 | 8.25 | 8.00 | 0.00 | 0.000 | -0.25 |")
 
 

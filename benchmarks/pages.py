@@ -1,0 +1,212 @@
+"""The pages and the figures of the published tables, made from the rows that are kept.
+
+A table has one page and one figure, `benchmarks/tables/NAME.md` and NAME.png. The rows of which
+something was published stand side by side in `benchmarks/README.md` too, between two comments.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from protocol import Row, Table
+
+HERE: Final = Path(__file__).parent / "tables"
+
+MARKS: Final = "<!-- rows beside the published -->\n", "<!-- end of the rows -->\n"
+
+CURVE_DATA: Final = 1000
+"""The number of test images, and of particles, of the points of a row's curve."""
+
+MANY: Final = 50
+"""The points of a figure from which its highest tenth lies outside."""
+
+
+def tables() -> dict[str, Table]:
+    """Return the tables of `benchmarks/tables/`, which is on the path, by name."""
+    names = sorted(path.stem for path in HERE.glob("*.py"))
+    return {name: importlib.import_module(name).TABLE for name in names}
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Return the rows that are measured: the last line of each row, budget and seed."""
+    path = HERE / f"{name}.jsonl"
+    found = path.read_text().splitlines() if path.exists() else []
+    read = [json.loads(line) for line in found]
+    return list({(line["row"], line["budget"], line["seed"]): line for line in read}.values())
+
+
+def in_order(table: Table, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the measured rows in the order of the table, of the budgets and of the seeds."""
+    places = {name: i for i, name in enumerate(table.rows)}
+    return sorted(measured, key=lambda x: (places[x["row"]], x["budget"], x["seed"]))
+
+
+def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
+    """Return the table in Markdown."""
+    head = "| | steps | seed | published | ours | ± over data | ± over particles | over published "
+    unit = "Bits per dimension" if table.bits else "Nats per datum"
+    particles = " or ".join(f"{k:,}" for k in sorted({line["particles"] for line in measured}))
+    text = [
+        f"# {table.title}\n",
+        table.text + "\n",
+        f"Made by `python benchmarks/tables.py {name} --page` from `{name}.jsonl`, which also has "
+        f"the curve of each row. Published numbers are from memory. {unit}, -IWAE-K with K = "
+        f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, "
+        "so that the bound falls short of log p(x) there; seconds are those of the processor over "
+        "the steps, on one thread.\n",
+        head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
+        "|---" * 2 + "|---:" * 11 + "|",
+    ]
+    text += [_line(line, table.rows[line["row"]], table) for line in in_order(table, measured)]
+    known = {line["row"] for line in measured}
+    missing = [
+        row_name + ("" if row.published is None else f" (published {row.published:.2f})")
+        for row_name, row in table.rows.items()
+        if row_name not in known
+    ]
+    if missing:
+        text.append("\nNot run: " + "; ".join(missing) + ".")
+    found = [_annealing(line) for line in measured if "ais" in line]
+    if found:
+        text += ["\n## By annealing\n", *found]
+    if table.goals and measured:
+        text += ["\n## Seconds to a number\n", *_seconds_to(table.goals, measured)]
+    if any(line["curve"] for line in measured):
+        text.append(f"\n![-IWAE-1000 on the first {CURVE_DATA:,} test data]({name}.png)")
+    commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
+    return "\n".join([*text, "\n## Commands\n", *commands]) + "\n"
+
+
+def _seconds_to(goals: Sequence[float], measured: list[dict[str, Any]]) -> list[str]:
+    """Return a table of the seconds of the first point of each curve at or below each number."""
+    text = [
+        f"Processor seconds to the first point of a row's curve (-IWAE-{CURVE_DATA} on the first "
+        f"{CURVE_DATA:,} test data, ten points a training) at or below so many nats; none where "
+        "the row ends above.\n",
+        "| | images seen | " + " | ".join(f"{goal:.1f}" for goal in goals) + " | at the end |",
+        "|---|---:|" + "---:|" * (len(goals) + 1),
+    ]
+    for line in sorted(measured, key=lambda each: (each["budget"], each["curve"][-1]["nll"])):
+        curve = line["curve"]
+        first = [next((p["seconds"] for p in curve if p["nll"] <= goal), None) for goal in goals]
+        cells = " | ".join("" if s is None else f"{s:,.0f}" for s in first)
+        images = f"{line['steps'] * line['batch']:,}"
+        text.append(f"| {line['row']} | {images} | {cells} | {curve[-1]['nll']:.2f} |")
+    return text
+
+
+def _annealing(line: dict[str, Any]) -> str:
+    ais = line["ais"]
+    return (
+        f"- {line['row']}, {line['steps']:,} steps: {ais['mean']:.2f} ± {ais['over_data']:.2f} "
+        f"over the first {ais['data']} test data, ± {ais['over_particles']:.3f} over chains, from "
+        f"below; {ais['temperatures']:,} temperatures. The bounds from below and above on "
+        f"simulated data are {ais['gap']:.3f} ± {ais['gap_over_data']:.3f} apart."
+    )
+
+
+def _versions(line: dict[str, Any]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in line["versions"].items())
+
+
+def _unit(table: Table, row: Row) -> tuple[float, float]:
+    """Return the factor and the summand from nats to what the table shows."""
+    if not table.bits:
+        return 1.0, 0.0
+    return 1 / (table.bits * math.log(2)), 8.0 if row.continuous else 0.0
+
+
+def _line(line: dict[str, Any], row: Row, table: Table) -> str:
+    unit, levels = _unit(table, row)
+    nll = unit * line["nll"] + levels
+    over = "" if row.published is None else f"{nll - row.published:+.2f}"
+    published = "" if row.published is None else f"{row.published:.2f}"
+    return (
+        f"| {line['row']} | {line['steps']:,} | {line['seed']} | {published} | "
+        f"{nll:.2f} | {unit * line['over_data']:.2f} | {unit * line['over_particles']:.3f} | "
+        f"{over} | {unit * line['elbo'] - levels:.2f} | {unit * line['kl']:.2f} | "
+        f"{_units(line, row)} | "
+        f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
+    )
+
+
+def beside_the_published() -> str:
+    """Return the rows of all tables of which something was published, in Markdown."""
+    text = [
+        "| | data seen, millions | published | ours | ± over data | ± over particles "
+        "| active units (published) | k-hat too large | CPU s |",
+        "|---" + "|---:" * 8 + "|",
+    ]
+    for name, table in tables().items():
+        for line in in_order(table, lines(name)):
+            row = table.rows[line["row"]]
+            if row.published is not None:
+                text.append(_beside(name, line, row, table))
+    return "\n".join(text) + "\n"
+
+
+def _beside(name: str, line: dict[str, Any], row: Row, table: Table) -> str:
+    unit, levels = _unit(table, row)
+    return (
+        f"| [{name}](tables/{name}.md): {line['row']} | "
+        f"{line['steps'] * line['batch'] / 1e6:.1f} | {row.published:.2f} | "
+        f"{unit * line['nll'] + levels:.2f} | {unit * line['over_data']:.2f} | "
+        f"{unit * line['over_particles']:.3f} | {_units(line, row)} | "
+        f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
+    )
+
+
+def _units(line: dict[str, Any], row: Row) -> str:
+    known = f" ({' + '.join(map(str, row.units))})" if row.units else ""
+    return " + ".join(str(count) for count in line["units"].values()) + known
+
+
+def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
+    """Return test nats against seconds, one curve a row."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    curves = [line for line in measured if line["curve"]]
+    drawn = Figure(figsize=(7.2, 3.7 + 0.19 * len(curves)), layout="constrained")
+    axes = drawn.subplots()
+    heights: list[float] = []
+    for i, line in enumerate(curves):
+        unit, levels = _unit(table, table.rows[line["row"]])
+        points = ((p["seconds"], unit * p["nll"] + levels) for p in line["curve"])
+        seconds, nll = zip(*points, strict=True)
+        label = f"{line['row']}, {line['steps']:,} steps"
+        style = f"{'os^Dvx*'[i % 7]}{'-' if i < 10 else '--'}"
+        axes.plot(seconds, nll, style, ms=4, lw=1.2, label=label)
+        heights += nll
+    if len(heights) > MANY:  # the start of a slow curve would leave no room for the others
+        low, high = min(heights), sorted(heights)[int(0.9 * len(heights))]
+        axes.set_ylim(low - 0.05 * (high - low), high)
+    axes.set(
+        xscale="log",
+        xlabel="seconds of the processor over the steps",
+        ylabel="-IWAE-1000, first 1,000 test images" + (", bits" if table.bits else ""),
+    )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.grid(alpha=0.3)
+    drawn.legend(loc="outside lower left", fontsize=8, frameon=False)
+    return drawn
+
+
+def write(name: str, table: Table) -> Path:
+    """Write the page and the figure of a table, and its rows into the page of all benchmarks."""
+    measured, path = lines(name), HERE / f"{name}.md"
+    path.write_text(page(table, measured, name))
+    if any(line["curve"] for line in measured):
+        figure(table, measured).savefig(HERE / f"{name}.png", dpi=130)
+    readme = HERE.parent / "README.md"
+    before, after = readme.read_text().split(MARKS[0])
+    end = after.split(MARKS[1])[1]
+    readme.write_text(before + MARKS[0] + beside_the_published() + MARKS[1] + end)
+    return path
