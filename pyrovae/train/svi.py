@@ -60,12 +60,12 @@ class SVI(pyro.infer.SVI):
 
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
-    shapes are compiled, and no step of more than `pyrovae.graphs.capture.LARGEST` operations,
-    such as those of long sequences, which would take minutes. `compile_seconds` is the time that
-    recording has taken so far, and `observed_steps` the number of steps at which it was observed
-    or recorded; `before_compiling` is called before. `norm` keeps the norm of the last step's
-    gradient. `gradients` and `update` are the halves of a step: to train in several processes by
-    hand, sum the gradients over these in between.
+    shapes are compiled, and none whose step has more than `pyrovae.graphs.capture.LARGEST`
+    operations, such as those of long sequences, which would take minutes. `compile_seconds` is the
+    time that recording has taken so far, and `observed_steps` the number of steps at which it was
+    observed or recorded; `before_compiling` is called before. `norm` keeps the norm of the last
+    step's gradient. `gradients` and `update` are the halves of a step: to train in several
+    processes by hand, sum the gradients over these in between.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -201,8 +201,9 @@ class SVI(pyro.infer.SVI):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the graphs: a copy records its own."""
         state = self.__dict__.copy()
-        for name in ("_graphs", "_observations", "_varying", "_by_value", "_gradients", "_joined"):
+        for name in ("_graphs", "_observations", "_too_large", "_varying", "_by_value"):
             del state[name]
+        del state["_gradients"], state["_joined"]
         return {**state, "_names": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -213,6 +214,7 @@ class SVI(pyro.infer.SVI):
     def _forget(self) -> None:
         self._graphs: list[StepGraph] = []
         self._observations: list[EagerStep] = []
+        self._too_large: list[Any] = []
         self._varying: set[Place] = set()
         self._by_value: set[Place] = set()
         self._without_graph, self._checked_plates, self._unsettled = 0, False, ""
@@ -228,8 +230,11 @@ class SVI(pyro.infer.SVI):
 
     def _is_open(self) -> bool:
         """Tell whether more graphs may be recorded."""
-        room = len(self._graphs) < MAX_GRAPHS and self._without_graph < PATIENCE
-        return self.compiled and room
+        return self.compiled and not self._is_full() and self._without_graph < PATIENCE
+
+    def _is_full(self) -> bool:
+        """Tell whether as many shapes have been recorded, or found too large, as may be."""
+        return len(self._graphs) + len(self._too_large) >= MAX_GRAPHS
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Return the flattened arguments; None if the step has to be eager."""
@@ -249,7 +254,8 @@ class SVI(pyro.infer.SVI):
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in arguments.leaves):
             self._say("pyrovae.SVI runs steps whose arguments require gradients uncompiled")
             return None
-        return arguments
+        too_large = self._too_large and self._key(arguments) in self._too_large
+        return None if too_large else arguments
 
     def _key(self, arguments: Arguments) -> Any:
         return (self.model, self.guide, self.loss_and_grads, settings(), arguments.shape)
@@ -269,7 +275,7 @@ class SVI(pyro.infer.SVI):
         return self._recorded(last, arguments)
 
     def _say_closed(self) -> None:
-        if len(self._graphs) == MAX_GRAPHS:
+        if self._is_full():
             self._say(
                 f"the arguments had more than {MAX_GRAPHS} shapes or modes: pyrovae.SVI runs the "
                 "steps of the others uncompiled"
@@ -348,8 +354,13 @@ class SVI(pyro.infer.SVI):
         loss_and_grads = functools.partial(self.loss_and_grads, self.model, self.guide)
         try:
             graph = record_step(loss_and_grads, last, arguments=arguments, slots=slots)
+        except TooLarge as reason:
+            self._too_large.append(last.key)
+            self._observations.remove(last)
+            self._say(f"pyrovae.SVI runs steps of such shapes uncompiled: {reason}")
+            return None
         except NotRecordable as reason:
-            if (slots or last.varying) and not isinstance(reason, TooLarge):
+            if slots or last.varying:
                 self._fix_values(last.varying, slots)
             else:
                 self._end(str(reason))

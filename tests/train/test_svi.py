@@ -1,5 +1,6 @@
 """A compiled step is the step that Pyro takes: same loss, same gradients, same parameters."""
 
+import copy
 import math
 import warnings
 
@@ -301,6 +302,42 @@ def test_a_step_of_too_many_operations_is_not_compiled_and_says_so(monkeypatch, 
         found = losses(compiled=True)
     assert found == losses(compiled=False)
     assert len(traced) == 1
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_shapes_of_too_many_operations_leave_the_others_compiled(monkeypatch):
+    """Short sequences have a graph, long ones none; both are the steps of Pyro."""
+
+    def losses(kind, **settings):
+        with pv.seeded(0):
+            loc = torch.nn.Parameter(torch.tensor(0.5))
+
+            def model(x):
+                with pyro.plate("data", len(x), dim=-1):
+                    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                    for t in range(x.shape[1]):
+                        z = (z + 0.1 * t).tanh()
+                        pyro.sample(f"x_{t}", dist.Normal(z, 1.0), obs=x[:, t])
+
+            def guide(x):
+                pyro.param("loc", loc)
+                with pyro.plate("data", len(x), dim=-1):
+                    pyro.sample("z", dist.Normal(loc, 1.0))
+
+            pyro.clear_param_store()
+            svi = kind(model, guide, adam(), Trace_ELBO(), **settings)
+            lengths = (2, 30, 30, 2, 2, 30, 2, 40, 40)
+            found = [svi.step(torch.ones(3, length)) for length in lengths]
+        return found, svi
+
+    monkeypatch.setattr(capture, "LARGEST", 150)
+    with pytest.warns(UserWarning, match="of such shapes uncompiled: more than 150 op") as said:
+        found, svi = losses(SVI)
+    assert found == pytest.approx(losses(pyro.infer.SVI)[0], rel=1e-5)
+    assert len(said) == 1
+    assert [graph.runs for graph in svi.graphs] == [3]
+    assert len(svi._too_large) == 2
+    copy.deepcopy(svi).step(torch.ones(3, 2))
 
 
 @pytest.mark.usefixtures("interpreted")
