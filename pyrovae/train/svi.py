@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.cuda import WARM_UP, CudaStep, gpu_in_use, on_gpu
 from pyrovae.graphs.quiet import depth_outside
+from pyrovae.graphs.rare_constants import load_rare_constants
 from pyrovae.graphs.signatures import (
     Arguments,
     NotRecordable,
@@ -42,6 +43,8 @@ from pyrovae.train.slots import Place, Slot, place_of, slots_at
 from pyrovae.train.step_graphs import StepGraph
 from pyrovae.train.step_state import GradientNorm, Gradients, StepState
 from pyrovae.types import Program
+
+load_rare_constants()
 
 __all__ = ["MAX_GRAPHS", "SVI", "OneOptimizer"]
 

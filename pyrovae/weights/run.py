@@ -9,11 +9,14 @@ from typing import Any, Final, Protocol
 
 from torch import Tensor
 
+from pyrovae.graphs.rare_constants import load_rare_constants
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.auxiliary import check_transform
 from pyrovae.weights.pair import TracePair
 from pyrovae.weights.sites import check_plates, sample_sites
 from pyrovae.weights.traces import trace_guide
+
+load_rare_constants()
 
 __all__ = ["LOG_W", "TERMS", "Read", "Runner", "run"]
 
