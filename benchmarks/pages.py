@@ -1,7 +1,8 @@
 """The pages and the figures of the published tables, made from the rows that are kept.
 
-A table has one page and one figure, `benchmarks/tables/NAME.md` and NAME.png. The rows of which
-something was published stand side by side in `benchmarks/README.md` too, between two comments.
+A table has one page and one figure, `benchmarks/tables/NAME.md` and NAME.png. The page of all
+benchmarks, `benchmarks/README.md`, has blocks between two comments that are made from the same
+rows: those of which something was published, and the bounds below annealing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from protocol import Row, Table
 
 HERE: Final = Path(__file__).parent / "tables"
 
-MARKS: Final = "<!-- rows beside the published -->\n", "<!-- end of the rows -->\n"
+README: Final = HERE.parent / "README.md"
 
 CURVE_DATA: Final = 1000
 """The number of test images, and of particles, of the points of a row's curve."""
@@ -166,6 +167,38 @@ def _units(line: dict[str, Any], row: Row) -> str:
     return " + ".join(str(count) for count in line["units"].values()) + known
 
 
+def below_annealing() -> str:
+    """Return how far the bounds of one run of each table lie below annealing, in Markdown."""
+    names = "ELBO", "IWAE-50", "IWAE-5000", "PSIS-5000"
+    text = [
+        f"| | data | annealing | {' | '.join(names)} | k-hat above 0.7 | gap of annealing |",
+        "|---" + "|---:" * (len(names) + 4) + "|",
+    ]
+    for path in sorted(HERE.glob("*-bounds.json")):
+        line = json.loads(path.read_text())
+        cells = [
+            line["run"],
+            str(line["data"]),
+            _with_error(line["bounds"]["annealing"], ".2f"),
+            *(_with_error(line["above annealing"][name], "+.2f") for name in names),
+            f"{100 * line['k-hat above 0.7'] / line['data']:.0f} %",
+            _with_error(line["gap of annealing"], ".2f"),
+        ]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def _with_error(number: dict[str, float], form: str) -> str:
+    return f"{number['mean']:{form}} ± {number['data']:.2f}"
+
+
+BLOCKS: Final = {
+    "rows beside the published": beside_the_published,
+    "bounds below annealing": below_annealing,
+}
+"""What makes the text between two comments of the page of all benchmarks, by their name."""
+
+
 def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     """Return test nats against seconds, one curve a row."""
     from matplotlib.figure import Figure
@@ -205,8 +238,22 @@ def write(name: str, table: Table) -> Path:
     path.write_text(page(table, measured, name))
     if any(line["curve"] for line in measured):
         figure(table, measured).savefig(HERE / f"{name}.png", dpi=130)
-    readme = HERE.parent / "README.md"
-    before, after = readme.read_text().split(MARKS[0])
-    end = after.split(MARKS[1])[1]
-    readme.write_text(before + MARKS[0] + beside_the_published() + MARKS[1] + end)
+    write_blocks()
     return path
+
+
+def write_blocks() -> None:
+    """Write the blocks of the page of all benchmarks anew."""
+    text = README.read_text()
+    for name, make in BLOCKS.items():
+        before, _, after = block(text, name)
+        text = before + make() + after
+    README.write_text(text)
+
+
+def block(text: str, name: str) -> tuple[str, str, str]:
+    """Return what stands before, inside and after a block, with its comments outside."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, rest = text.split(begin)
+    inside, after = rest.split(end)
+    return before + begin, inside, end + after

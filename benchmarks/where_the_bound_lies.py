@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pages import HERE, tables
+from pages import HERE, tables, write_blocks
 
 import pyrovae as pv
 
@@ -112,6 +112,7 @@ def main() -> None:
         kept.write_text(json.dumps(line, indent=1) + "\n")
     line = json.loads(kept.read_text())
     figure(line, line["run"]).savefig(HERE / f"{args.name}-bounds.png", dpi=130)
+    write_blocks()
     print(json.dumps(line, indent=1))
 
 
