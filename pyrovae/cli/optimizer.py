@@ -10,6 +10,7 @@ from pyrovae.cli import names
 from pyrovae.cli.experiment import Training, named
 from pyrovae.train import learning_rates
 from pyrovae.train.learning_rates import LearningRate
+from pyrovae.train.muon import Muon
 from pyrovae.train.optim import Optim, by_adam
 
 __all__ = ["KNOWN", "check", "optimizer"]
@@ -49,7 +50,7 @@ def optimizer(table: Any, settings: Training, steps: int) -> Optim:
         for pattern, group in named(entries.pop("groups", {})).items()
     }
     kind = _class(entries.pop("name", "Adam"))
-    if kind is torch.optim.Muon and not groups:
+    if kind is Muon and not groups:
         groups = dict(by_adam(length))
     rate = _rate(settings.lr, length)
     return Optim(kind, lr=rate, per=settings.lr_per, groups=groups, **entries)
@@ -70,7 +71,7 @@ def _class(name: Any) -> type[torch.optim.Optimizer]:
     if name not in KNOWN:
         raise ValueError(names.unknown("optimizer", str(name), KNOWN))
     kind: type[torch.optim.Optimizer] = getattr(torch.optim, name)
-    return kind
+    return Muon if kind is torch.optim.Muon else kind
 
 
 def _rate(lr: Any, length: int) -> LearningRate:

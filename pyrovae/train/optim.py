@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.train.learning_rates import LearningRate, Plateau, cosine
+from pyrovae.train.muon import Muon
 from pyrovae.train.optimizers import OneOptimizer, fastest_form
 
 __all__ = ["Optim"]
@@ -92,7 +93,8 @@ class Optim(OneOptimizer):
 
         The rates rise over the first hundredth of the steps and fall to zero at the last. Weights
         do not decay: the decay of 0.1 that torch's Muon has by default costs nats. Muon's own work
-        does not grow with the batch, so that batches of some hundred data suit it best.
+        does not grow with the batch, so that batches of some hundred data suit it best. It is done
+        in float32 where the processor would emulate bfloat16 (`pyrovae.train.muon.Muon`).
         `benchmarks/tables/recipes.md` compares this with Adam on MNIST.
 
         Args:
@@ -114,7 +116,7 @@ class Optim(OneOptimizer):
         if steps < 1:
             raise ValueError(f"steps is the number of steps of the whole training; got {steps}")
         rate = cosine(lr, steps, warmup=steps // 100)
-        return cls(torch.optim.Muon, lr=rate, groups=by_adam(steps), weight_decay=0.0)
+        return cls(Muon, lr=rate, groups=by_adam(steps), weight_decay=0.0)
 
     @property
     def learning_rate(self) -> float:

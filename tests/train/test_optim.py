@@ -12,6 +12,7 @@ from programs import LATENTS, SIZE, binary
 from pyro.infer import TraceMeanField_ELBO
 
 import pyrovae as pv
+from pyrovae.train.muon import Muon
 from pyrovae.train.optim import Optim
 from pyrovae.train.svi import SVI
 
@@ -123,7 +124,7 @@ def test_muon_for_a_number_of_steps_is_muon_without_decay_and_adam_along_cosines
         matrices = [p for p in vae.parameters() if p.ndim == 2]
         others = [p for p in vae.parameters() if p.ndim != 2]
         return [
-            torch.optim.Muon(matrices, lr=0.04, weight_decay=0.0),
+            Muon(matrices, lr=0.04, weight_decay=0.0),
             torch.optim.Adam(others, lr=0.002),
         ]
 
