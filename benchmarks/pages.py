@@ -126,9 +126,8 @@ def _line(line: dict[str, Any], row: Row, table: Table) -> str:
     unit, levels = _unit(table, row)
     nll = unit * line["nll"] + levels
     over = "" if row.published is None else f"{nll - row.published:+.2f}"
-    published = "" if row.published is None else f"{row.published:.2f}"
     return (
-        f"| {line['row']} | {line['steps']:,} | {line['seed']} | {published} | "
+        f"| {line['row']} | {line['steps']:,} | {line['seed']} | {_published(row)} | "
         f"{nll:.2f} | {unit * line['over_data']:.2f} | {unit * line['over_particles']:.3f} | "
         f"{over} | {unit * line['elbo'] - levels:.2f} | {unit * line['kl']:.2f} | "
         f"{_units(line, row)} | "
@@ -155,11 +154,17 @@ def _beside(name: str, line: dict[str, Any], row: Row, table: Table) -> str:
     unit, levels = _unit(table, row)
     return (
         f"| [{name}](tables/{name}.md): {line['row']} | "
-        f"{line['steps'] * line['batch'] / 1e6:.1f} | {row.published:.2f} | "
+        f"{line['steps'] * line['batch'] / 1e6:.1f} | {_published(row)} | "
         f"{unit * line['nll'] + levels:.2f} | {unit * line['over_data']:.2f} | "
         f"{unit * line['over_particles']:.3f} | {_units(line, row)} | "
         f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
     )
+
+
+def _published(row: Row) -> str:
+    """Return what was published, and in brackets what a replication found."""
+    again = "" if row.replicated is None else f" ({row.replicated:.2f})"
+    return "" if row.published is None else f"{row.published:.2f}{again}"
 
 
 def _units(line: dict[str, Any], row: Row) -> str:

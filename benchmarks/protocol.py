@@ -53,6 +53,7 @@ class Row:
         step: returns the step of `fit` for the number of steps of the whole training.
         published: the published negative log-likelihood in nats, None if there is none.
         units: the published numbers of active units, from the data up.
+        replicated: the negative log-likelihood of a published replication, None if there is none.
         batch: the number of data in a batch.
         accumulate: the number of parts in which a batch is computed, for the same gradient.
         callbacks: returns further callbacks, such as an average of the weights.
@@ -70,6 +71,7 @@ class Row:
     batch: int = 100
     accumulate: int = 1
     callbacks: Callable[[], list[pv.Callback]] = list
+    replicated: float | None = None
     loop: Callable[..., None] | None = None
     continuous: bool = False
     data: Callable[[str], Splits] | None = None
