@@ -2,7 +2,7 @@
 
 With AVX-512, torch computes these functions by Sleef, whose kernels load the result for -0.0 under
 a mask. Until an argument is -0.0, the page of the library that holds it need not be in memory, and
-the processor suppresses a page fault for every 16 numbers: 8.4 ns for a number instead of 0.8. Log
+the processor suppresses a page fault for every 16 numbers: 8.5 ns for a number instead of 0.8. Log
 densities of bits take one `log1p` for each, so that this is a good part of a step. A process that
 is forked begins without the pages of its libraries, and reads the constant anew.
 """
