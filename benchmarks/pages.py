@@ -42,8 +42,18 @@ def lines(name: str) -> list[dict[str, Any]]:
 
 
 def in_order(table: Table, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the measured rows in the order of the table, of the budgets and of the seeds."""
+    """Return the measured rows in the order of the table, of the budgets and of the seeds.
+
+    Raises:
+        ValueError: for a row that the table does not have.
+    """
     places = {name: i for i, name in enumerate(table.rows)}
+    unknown = sorted({line["row"] for line in measured} - set(places))
+    if unknown:
+        raise ValueError(
+            f"of {table.title!r}, the rows {unknown} are kept, which the table does not have: "
+            "rename them in its .jsonl, or delete their lines"
+        )
     return sorted(measured, key=lambda x: (places[x["row"]], x["budget"], x["seed"]))
 
 
@@ -257,8 +267,17 @@ def write_blocks() -> None:
 
 
 def block(text: str, name: str) -> tuple[str, str, str]:
-    """Return what stands before, inside and after a block, with its comments outside."""
+    """Return what stands before, inside and after a block, with its comments outside.
+
+    Raises:
+        ValueError: if the text does not have the two comments once, in this order.
+    """
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    if (text.count(begin), text.count(end)) != (1, 1) or text.index(end) < text.index(begin):
+        raise ValueError(
+            f"the page has no block of {name}: write the lines {begin.strip()} and {end.strip()}, "
+            "once each, where it is to stand"
+        )
     before, rest = text.split(begin)
     inside, after = rest.split(end)
     return before + begin, inside, end + after

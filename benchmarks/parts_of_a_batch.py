@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 5, 10, 25])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if any(parts < 1 or BATCH % parts for parts in args.parts):
+        parser.error(f"--parts are divisors of {BATCH}; got {args.parts}")
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((STEPS * BATCH, PIXELS), 0.5))
     times: dict[int, list[float]] = {parts: [] for parts in args.parts}

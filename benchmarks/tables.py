@@ -6,7 +6,8 @@
 
 The rows are those of a module in `benchmarks/tables/`. A row that was stopped goes on from its
 last checkpoint by the same command; one that is measured is left. What is measured is one JSON
-line a row in `benchmarks/tables/NAME.jsonl`, from which `--page` makes NAME.md and NAME.png.
+line a row in `benchmarks/tables/NAME.jsonl`, from which `--page` makes NAME.md, NAME.png and the
+rows of `benchmarks/README.md`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pages import CURVE_DATA, HERE, lines, tables, write
+from pages import CURVE_DATA, HERE, in_order, lines, tables, write
 from protocol import Row, Splits, Table
 
 import pyrovae as pv
@@ -219,7 +220,8 @@ def main() -> None:
         parser.error(f"no row {sorted(unknown)}; the rows are {list(table.rows)}")
     args.budget = args.budget or table.steps
     torch.set_num_threads(args.threads)
-    done = {(line["row"], line["budget"], line["seed"]) for line in lines(args.table)}
+    kept = in_order(table, lines(args.table))
+    done = {(line["row"], line["budget"], line["seed"]) for line in kept}
     for name in [] if args.page else args.row or table.rows:
         if (name, args.budget, args.seed) in done:
             continue

@@ -96,12 +96,15 @@ def main() -> None:
     parser.add_argument("--data", type=int, default=200, help="the number of test images")
     parser.add_argument("--temperatures", type=int, default=1000)
     parser.add_argument("--gaps", type=int, default=0, metavar="N")
-    parser.add_argument("--name", required=True, help="the name of the table")
+    sys.path.insert(0, str(HERE))
+    by_name = tables()
+    parser.add_argument("--name", required=True, choices=by_name, help="the name of the table")
     args = parser.parse_args()
     kept = HERE / f"{args.name}-bounds.json"
-    sys.path.insert(0, str(HERE))
+    if not (args.run or kept.exists()):
+        parser.error(f"nothing is kept in {kept}: give the folder of a run")
     if args.run:
-        x = tables()[args.name].data(args.root).test.draw()
+        x = by_name[args.name].data(args.root).test.draw()
         began = time.process_time()
         line = measure(pv.load(args.run), x[: args.data], args.temperatures, args.gaps)
         line |= {"run": args.run.name, "seconds": time.process_time() - began}

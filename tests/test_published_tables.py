@@ -104,6 +104,18 @@ def test_the_page_of_all_benchmarks_has_the_rows(tables):
     assert pages.beside_the_published().count("tables/iwae.md") >= 6
 
 
+def test_a_row_that_the_table_lacks_is_named(tables):
+    table, pages = small(tables), sys.modules["pages"]
+    with pytest.raises(ValueError, match=r"of 'small', the rows \['b'\] are kept, which"):
+        pages.in_order(table, [{"row": "b", "budget": 1, "seed": 0}])
+
+
+@pytest.mark.parametrize("begin", ["", "<!-- b -->\n<!-- b -->\n"], ids=["missing", "twice"])
+def test_a_page_without_its_comments_is_refused(tables, begin):
+    with pytest.raises(ValueError, match="the page has no block of b: write the lines <!-- b -->"):
+        sys.modules["pages"].block(f"# Page\n{begin}rows\n<!-- end of b -->\n", "b")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_programs_of_each_table(tables, name):
     table = importlib.import_module(name).TABLE

@@ -210,7 +210,7 @@ class Loop:
     def _note(self, batch: Batch) -> None:
         """Note the batch at which a graph was recorded, or the programs were observed for one."""
         if self.svi.observed_steps > len(self.recordings.steps):
-            self.recordings.note(len(batch[0]), self.weight.beta)
+            self.recordings.note(batch[0].shape, self.weight.beta)
 
     def _set_rate(self) -> None:
         """Set the learning rate of a step by the number of steps and the epochs so far."""

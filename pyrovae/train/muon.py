@@ -64,8 +64,9 @@ def _move(matrix: Tensor, update: Tensor, group: dict[str, Any]) -> None:
         "match_rms_adamw": 0.2 * math.sqrt(max(rows, columns)),
         "spectral_unclamped": math.sqrt(rows / columns),
     }.get(group["adjust_lr_fn"], math.sqrt(max(1, rows / columns)))
-    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-    matrix.add_(direction, alpha=-group["lr"] * ratio)
+    rate = float(group["lr"])  # given as a tensor, it may have an axis
+    matrix.mul_(1 - rate * group["weight_decay"])
+    matrix.add_(direction, alpha=-rate * ratio)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

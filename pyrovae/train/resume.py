@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -75,19 +75,19 @@ class Recordings:
     """The steps at which SVI observed the programs or recorded a graph.
 
     Attributes:
-        steps: for each, the number of data in its batch and its KL weight.
+        steps: for each, the shape of x in its batch and its KL weight.
     """
 
-    steps: list[tuple[int, float]] = field(default_factory=list)
+    steps: list[tuple[list[int], float]] = field(default_factory=list)
 
-    def note(self, rows: int, weight: float) -> None:
+    def note(self, shape: Sequence[int], weight: float) -> None:
         """Add a step."""
-        self.steps.append((rows, weight))
+        self.steps.append((list(shape), weight))
 
 
 class _Graphs(msgspec.Struct):
     compiled: bool
-    recordings: list[tuple[int, float]]
+    recordings: list[tuple[list[int], float]]
     runs: list[int]
     onednn: bool | None
 
@@ -310,16 +310,18 @@ def _record_graphs(loop: Loop, saved: Mapping[str, Any]) -> None:
         onednn.choose(saved["onednn"])
     present = loop.weight.beta
     batch = next(iter(loop.batches))
-    for led, weight in saved["recordings"]:
+    for (led, *axes), weight in saved["recordings"]:
         rows = loop.batches.rows_beside(led)
         if not rows:
             continue
-        loop.weight.beta = weight
-        if rows > len(batch[0]):
-            batch = next(b for b in loop.batches if len(b[0]) >= rows)
-        _, parameters = svi.gradients(*first_rows(batch, rows))
+        found = _with_rows(loop.batches, batch, rows, axes)
+        if found is None:
+            continue
+        batch, loop.weight.beta = found, weight
+        given = first_rows(batch, rows)
+        _, parameters = svi.gradients(*given)
         svi.zero_gradients(parameters)
-        loop.recordings.note(rows, weight)
+        loop.recordings.note(given[0].shape, weight)
     loop.weight.beta = present
     if len(svi.graphs) != len(saved["runs"]):
         warnings.warn(
@@ -329,6 +331,19 @@ def _record_graphs(loop: Loop, saved: Mapping[str, Any]) -> None:
         )
     for graph, runs in zip(svi.graphs, saved["runs"], strict=False):
         graph.runs = runs  # decides when it is checked next
+
+
+def _with_rows(batches: Batches, batch: Batch, rows: int, axes: list[int]) -> Batch | None:
+    """Return this batch, or the next whose x has so many rows of a shape; None if none has.
+
+    Several processes would wait for each other's iterations: theirs is of any shape.
+    """
+
+    def fits(each: Batch) -> bool:
+        alike = batches.ranks.several or list(each[0].shape[1:]) == axes
+        return len(each[0]) >= rows and alike
+
+    return batch if fits(batch) else next(filter(fits, batches), None)
 
 
 def first_rows(batch: Batch, rows: int) -> Batch:

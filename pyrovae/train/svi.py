@@ -63,12 +63,12 @@ class SVI(pyro.infer.SVI):
 
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
     second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
-    shapes are compiled, and none whose step has more than `pyrovae.graphs.capture.LARGEST`
-    operations, such as those of long sequences, which would take minutes. `compile_seconds` is the
-    time that recording has taken so far, and `observed_steps` the number of steps at which it was
-    observed or recorded; `before_compiling` is called before. `norm` keeps the norm of the last
-    step's gradient. `gradients` and `update` are the halves of a step: to train in several
-    processes by hand, sum the gradients over these in between.
+    shapes are recorded. Of these, none is compiled whose step has more than
+    `pyrovae.graphs.capture.LARGEST` operations, such as those of long sequences, which would take
+    minutes. `compile_seconds` is the time that recording has taken so far, and `observed_steps`
+    the number of steps at which it was observed or recorded; `before_compiling` is called before.
+    `norm` keeps the norm of the last step's gradient. `gradients` and `update` are the halves of a
+    step: to train in several processes by hand, sum the gradients over these in between.
 
     A graph reads parameters, buffers and other tensors anew at each step, whether they change in
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
@@ -173,7 +173,7 @@ class SVI(pyro.infer.SVI):
         """Return the loss, and the parameters with their gradients: the first half of a step."""
         arguments = self._arguments(args, kwargs) if self.compiled else None
         graph = None if arguments is None else self._graph(arguments)
-        if arguments is None or (graph is None and not self._is_open()):
+        if arguments is None or (graph is None and not self._may_record(arguments)):
             return self._eager(args, kwargs)
         if graph is None:
             return self._observed(arguments)
@@ -235,6 +235,13 @@ class SVI(pyro.infer.SVI):
         """Tell whether more graphs may be recorded."""
         return self.compiled and not self._is_full() and self._without_graph < PATIENCE
 
+    def _may_record(self, arguments: Arguments) -> bool:
+        """Tell whether a step without a graph is worth observing, to record the next."""
+        return self._is_open() and not self._is_too_large(arguments)
+
+    def _is_too_large(self, arguments: Arguments) -> bool:
+        return bool(self._too_large) and self._key(arguments) in self._too_large
+
     def _is_full(self) -> bool:
         """Tell whether as many shapes have been recorded, or found too large, as may be."""
         return len(self._graphs) + len(self._too_large) >= MAX_GRAPHS
@@ -257,8 +264,7 @@ class SVI(pyro.infer.SVI):
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in arguments.leaves):
             self._say("pyrovae.SVI runs steps whose arguments require gradients uncompiled")
             return None
-        too_large = self._too_large and self._key(arguments) in self._too_large
-        return None if too_large else arguments
+        return None if self._is_too_large(arguments) else arguments
 
     def _key(self, arguments: Arguments) -> Any:
         return (self.model, self.guide, self.loss_and_grads, settings(), arguments.shape)
@@ -360,6 +366,7 @@ class SVI(pyro.infer.SVI):
         except TooLarge as reason:
             self._too_large.append(last.key)
             self._observations.remove(last)
+            self.observed_steps += 1
             self._say(f"pyrovae.SVI runs steps of such shapes uncompiled: {reason}")
             return None
         except NotRecordable as reason:

@@ -1,5 +1,6 @@
 """The constant of log1p for -0.0 is read before anything is computed by it."""
 
+import os
 import subprocess
 import sys
 
@@ -16,10 +17,30 @@ import {module}
 print([bool((x == 0).all() and x.signbit().all() and len(x) >= 16) for x in read])
 """
 
+FORKED = """
+import os, torch
+from pyrovae.graphs.rare_constants import load_rare_constants
+load_rare_constants()
+read, log1p = [], torch.log1p
+torch.log1p = lambda x: (read.append(x), log1p(x))[1]
+if os.fork():
+    os.wait()
+else:
+    print([bool((x == 0).all() and x.signbit().all()) for x in read], flush=True)
+    os._exit(0)
+"""
+
 
 @pytest.mark.parametrize("module", ["pyrovae.train.svi", "pyrovae.weights.run"])
 def test_trainings_and_evaluations_read_it(module):
     command = [sys.executable, "-c", PROGRAM.format(module=module)]
+    assert subprocess.check_output(command, text=True).strip() == "[True]"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_reads_it_anew():
+    """Its parent's pages of a library are not mapped in it."""
+    command = [sys.executable, "-c", FORKED]
     assert subprocess.check_output(command, text=True).strip() == "[True]"
 
 

@@ -12,6 +12,7 @@ SETTINGS = {
     "decay, plain momentum": {"weight_decay": 0.3, "nesterov": False, "momentum": 0.8},
     "rates as AdamW's": {"adjust_lr_fn": "match_rms_adamw"},
     "rates by the spectrum": {"adjust_lr_fn": "spectral_unclamped", "ns_steps": 3},
+    "a rate that is a tensor": {"lr": torch.tensor([0.1]), "weight_decay": 0.3},
     "other coefficients": {"ns_coefficients": (2.0, -1.5, 0.5), "eps": 1e-3},
 }
 
@@ -19,7 +20,7 @@ SETTINGS = {
 def steps_of(kind, **settings):
     torch.manual_seed(0)
     matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
-    optimizer = kind(matrices, lr=0.1, **settings)
+    optimizer = kind(matrices, **{"lr": 0.1, **settings})
     for _ in range(4):
         for matrix in matrices[:2]:  # the last has no gradient
             matrix.grad = torch.randn_like(matrix)

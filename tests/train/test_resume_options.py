@@ -1,12 +1,18 @@
 """Schedules, averages, accumulation and logs resume bit for bit with the training."""
 
+import warnings
 from dataclasses import replace
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from trainings import StopAt
 
 import pyrovae as pv
+from pyrovae.graphs import capture
+from pyrovae.train.svi import SVI
 
 EPOCHS, STEPS = 3, 4
 """The epochs, and the steps of two batches each in an epoch: the last of one batch."""
@@ -84,3 +90,45 @@ def test_a_training_at_its_limit_stays_there_and_goes_on_with_another(tmp_path, 
     wanted, *_ = train(tmp_path / "whole", "cosine")
     for key, tensor in wanted.items():
         assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("largest", [1500, 150], ids=["both compiled", "one too large"])
+def test_batches_of_two_lengths_resume_with_the_same_graphs(
+    tmp_path, monkeypatch, interpreted, largest
+):
+    """Without the warning that they could not be recorded, whichever length comes first."""
+    monkeypatch.setattr(capture, "LARGEST", largest)
+    used, update = [], SVI.update
+    monkeypatch.setattr(SVI, "update", lambda svi, given: (used.append(svi), update(svi, given)))
+    lengths = torch.tensor([1, 9] * 4)
+    mask = torch.arange(9) < lengths.unsqueeze(1)
+    data = pv.data.ByLength(mask.float().unsqueeze(2), mask, batch_size=2)
+
+    def trained(folder, **options):
+        with pv.seeded(1):
+            loc = torch.nn.Parameter(torch.tensor(0.5))
+
+            def model(x, mask):
+                with pyro.plate("data", len(x), dim=-1):
+                    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                    for t in range(x.shape[1]):
+                        pyro.sample(f"x_{t}", dist.Normal(z.sin(), 1.0), obs=x[:, t, 0])
+
+            def guide(x, mask):
+                pyro.param("loc", loc)
+                with pyro.plate("data", len(x), dim=-1):
+                    pyro.sample("z", dist.Normal(loc, 1.0))
+
+            stop = [StopAt(options.pop("stop"))] if "stop" in options else []
+            step = pv.Step(loss=Trace_ELBO(), compile=True)
+            callbacks = [pv.Checkpoint(folder), *stop]
+            pv.fit((model, guide), data, epochs=3, step=step, callbacks=callbacks, **options)
+            pyro.clear_param_store()
+        return loc.item(), [(graph.key[-1], graph.runs) for graph in used[-1].graphs]
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*of such shapes uncompiled")
+        wanted = trained(tmp_path / "whole")
+        assert len(wanted[1]) == 1 + (largest == 1500)
+        trained(tmp_path / "parts", stop=5)
+        assert trained(tmp_path / "parts", resume=tmp_path / "parts") == wanted

@@ -337,6 +337,7 @@ def test_shapes_of_too_many_operations_leave_the_others_compiled(monkeypatch):
     assert len(said) == 1
     assert [graph.runs for graph in svi.graphs] == [3]
     assert len(svi._too_large) == 2
+    assert [step.key[-1] for step in svi._observations] == [svi.graphs[0].key[-1]]  # none is large
     copy.deepcopy(svi).step(torch.ones(3, 2))
 
 
