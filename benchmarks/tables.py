@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pages import CURVE_DATA, HERE, in_order, lines, tables, write
 from protocol import Row, Splits, Table
+from table_pages import CURVE_DATA, HERE, in_order, lines, tables, write
 
 import pyrovae as pv
 from pyrovae.measure.latents.active_units import active_units

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pages import HERE, tables, write_blocks
+from table_pages import HERE, tables, write_blocks
 
 import pyrovae as pv
 

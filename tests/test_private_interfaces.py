@@ -94,6 +94,16 @@ TABLE = [
         ("torch.ops.mkldnn._linear_pointwise", "'_linear_pointwise'"),
     ),
     Needed(
+        "muon: torch's own gathers the matrices with a gradient, and their averages",
+        interfaces.muon_gathers_its_state,
+        ("._init_group",),
+    ),
+    Needed(
+        "muon: torch tells whether the processor multiplies bfloat16",
+        interfaces.processors_say_whether_they_multiply_bfloat16,
+        ("torch.cpu._is_avx512_bf16_supported",),
+    ),
+    Needed(
         "optimizers: hooks of one optimizer and of all are in dicts",
         interfaces.hooks_of_optimizers_are_told,
         (

@@ -25,7 +25,7 @@ def tables(monkeypatch):
     module = importlib.import_module("tables")
     monkeypatch.setattr(module, "CURVE_DATA", 20)  # images and particles of each of ten points
     yield module
-    for name in ("tables", "pages", "protocol", "peers", *NAMES):
+    for name in ("tables", "table_pages", "protocol", "peers", *NAMES):
         sys.modules.pop(name, None)
 
 
@@ -75,7 +75,7 @@ def test_a_row_is_that_of_evaluate(tables, tmp_path):
     vae = pv.load(tmp_path / "small" / "a-30-3")
     report = pv.evaluate(vae, pv.data.load("digits").test, particles=20)
     assert line["nll"] == pytest.approx(-report.iwae[20].mean, abs=1e-5)
-    text = sys.modules["pages"].page(table, [line], "small")
+    text = sys.modules["table_pages"].page(table, [line], "small")
     assert f"| 20.00 | {line['nll']:.2f} |" in text
     assert f"| {line['nll'] - 20:+.2f} |" in text
 
@@ -85,19 +85,19 @@ def test_the_page_has_the_seconds_to_a_number(tables, tmp_path):
     points = [(5.0, 91.0), (9.4, 89.5), (14.0, 88.2)]
     curve = [{"steps": i, "seconds": s, "nll": nll} for i, (s, nll) in enumerate(points)]
     table = dataclasses.replace(small(tables), goals=(90.0, 88.0))
-    text = sys.modules["pages"].page(table, [{**line, "curve": curve}], "small")
+    text = sys.modules["table_pages"].page(table, [{**line, "curve": curve}], "small")
     assert f"| a | {30 * line['batch']:,} | 9 |  | 88.20 |" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_is_that_of_its_rows(tables, name):
-    pages, table = sys.modules["pages"], importlib.import_module(name).TABLE
+    pages, table = sys.modules["table_pages"], importlib.import_module(name).TABLE
     text = (BENCHMARKS / "tables" / f"{name}.md").read_text()
     assert text == pages.page(table, pages.lines(name), name)
 
 
 def test_the_page_of_all_benchmarks_has_the_rows(tables):
-    pages = sys.modules["pages"]
+    pages = sys.modules["table_pages"]
     text = pages.README.read_text()
     for name, make in pages.BLOCKS.items():
         assert pages.block(text, name)[1] == make(), name
@@ -105,7 +105,7 @@ def test_the_page_of_all_benchmarks_has_the_rows(tables):
 
 
 def test_a_row_that_the_table_lacks_is_named(tables):
-    table, pages = small(tables), sys.modules["pages"]
+    table, pages = small(tables), sys.modules["table_pages"]
     with pytest.raises(ValueError, match=r"of 'small', the rows \['b'\] are kept, which"):
         pages.in_order(table, [{"row": "b", "budget": 1, "seed": 0}])
 
@@ -113,7 +113,7 @@ def test_a_row_that_the_table_lacks_is_named(tables):
 @pytest.mark.parametrize("begin", ["", "<!-- b -->\n<!-- b -->\n"], ids=["missing", "twice"])
 def test_a_page_without_its_comments_is_refused(tables, begin):
     with pytest.raises(ValueError, match="the page has no block of b: write the lines <!-- b -->"):
-        sys.modules["pages"].block(f"# Page\n{begin}rows\n<!-- end of b -->\n", "b")
+        sys.modules["table_pages"].block(f"# Page\n{begin}rows\n<!-- end of b -->\n", "b")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,7 +190,7 @@ def test_bits_count_the_levels_of_a_pixel(tables):
     line |= {"row": "r", "steps": 1, "seed": 0, "units": {"z": 3}, "seconds": 1.0}
     for continuous, nll in ((True, 0.0), (False, 560 * math.log(256))):
         row = protocol.Row(None, None, 8.25, continuous=continuous)
-        text = sys.modules["pages"]._line(line | {"nll": nll}, row, table)
+        text = sys.modules["table_pages"]._line(line | {"nll": nll}, row, table)
         assert text.startswith("| r | 1 | 0 | 8.25 | 8.00 | 0.00 | 0.000 | -0.25 |")
 
 

@@ -112,6 +112,20 @@ def products_go_to_onednn():
     return torch.allclose(found, nn.functional.linear(x, weight, bias), atol=1e-5)
 
 
+def muon_gathers_its_state():
+    parameter = nn.Parameter(torch.ones(2, 3))
+    parameter.grad = torch.ones(2, 3)
+    made = torch.optim.Muon([parameter, nn.Parameter(torch.ones(2, 2))])
+    parameters, grads, averages = [], [], []
+    made._init_group(made.param_groups[0], parameters, grads, averages)
+    one_each = len(parameters) == len(grads) == len(averages) == 1
+    return one_each and averages[0] is made.state[parameter]["momentum_buffer"]
+
+
+def processors_say_whether_they_multiply_bfloat16():
+    return isinstance(torch.cpu._is_avx512_bf16_supported(), bool)
+
+
 def hooks_of_optimizers_are_told():
     from torch.optim import optimizer
 
