@@ -1,4 +1,4 @@
-"""Tell MNIST's test digits from rotated and from inverted ones by the scores of `pyrovae.measure.novelty`.
+"""Tell MNIST's test digits from changed ones by the scores of `pyrovae.measure.novelty`.
 
     python benchmarks/novelty.py --root data --epochs 20 --models 5 --out runs/novelty
 
