@@ -15,8 +15,11 @@ from pyrovae.types import Program
 
 __all__ = ["MARGIN", "VampPrior"]
 
-MARGIN = 0.01
-"""The least initial distance of a pseudo-input from the ends of the range, as a share of it."""
+MARGIN = 0.1
+"""The least initial distance of a pseudo-input from the ends of the range, as a share of it.
+
+Nearer to the ends the sigmoid is so flat that binary pixels stay where they start.
+"""
 
 
 class VampPrior(Prior):
@@ -84,8 +87,8 @@ class VampPrior(Prior):
     def start_at_data(self, x: Tensor) -> Self:
         r"""Initialize the pseudo-inputs to C random rows of the data, and store the data's range.
 
-        Values at an end of the range are moved inside by one hundredth of it, where the sigmoid
-        has a gradient.
+        Rows are shrunk toward the middle of the range by one tenth of it at either end, so that
+        the sigmoid has a gradient at values that are at an end, such as binary pixels.
 
         Args:
             x: data [N, D] with N >= C: binary, intensities, or real.
