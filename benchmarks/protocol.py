@@ -105,3 +105,12 @@ def binary_mnist(root: str) -> Splits:
     data = pv.data.load("mnist", root)
     x = torch.cat([data.train.x, data.validation.x])
     return Splits(pv.data.Split(x, dynamic=True), data.test)
+
+
+def slug(name: str) -> str:
+    """Return a name of a folder.
+
+    >>> slug("one layer, IWAE-5")
+    'one-layer-iwae-5'
+    """
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())

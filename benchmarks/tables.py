@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from protocol import Row, Splits, Table
+from protocol import Row, Splits, Table, slug
 from table_pages import CURVE_DATA, HERE, in_order, lines, tables, write
 
 import pyrovae as pv
@@ -186,15 +186,6 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "command": shlex.join(command),
     }
-
-
-def slug(name: str) -> str:
-    """Return a name of a folder.
-
-    >>> slug("one layer, IWAE-5")
-    'one-layer-iwae-5'
-    """
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def main() -> None:

@@ -22,11 +22,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from protocol import Table, slug
 from table_pages import HERE, tables, write_blocks
 
 import pyrovae as pv
 
 KS: Final = (50, 5000)
+
+
+def loaded(run: Path, table: Table, root: str) -> tuple[pv.VAE, torch.Tensor]:
+    """Return the VAE of a row's run, with the row's own programs, and its test data."""
+    (row,) = (row for n, row in table.rows.items() if slug(n) == run.name.rsplit("-", 2)[0])
+    splits = (row.data or table.data)(root)
+    made = row.make(splits.train.x)
+    vae = pv.load(run, prior=made.prior, likelihood=made.likelihood, guide=made.posterior)
+    return vae, splits.test.draw()
 
 
 def numbers(value: torch.Tensor, over_particles: float) -> dict[str, float]:
@@ -104,9 +114,9 @@ def main() -> None:
     if not (args.run or kept.exists()):
         parser.error(f"nothing is kept in {kept}: give the folder of a run")
     if args.run:
-        x = by_name[args.name].data(args.root).test.draw()
+        vae, x = loaded(args.run, by_name[args.name], args.root)
         began = time.process_time()
-        line = measure(pv.load(args.run), x[: args.data], args.temperatures, args.gaps)
+        line = measure(vae, x[: args.data], args.temperatures, args.gaps)
         line |= {"run": args.run.name, "seconds": time.process_time() - began}
         line |= {"python": platform.python_version(), "torch": torch.__version__}
         line["command"] = shlex.join(

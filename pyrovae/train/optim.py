@@ -88,7 +88,13 @@ class Optim(OneOptimizer):
         self._set: dict[tuple[int, int], float] = {}
 
     @classmethod
-    def muon(cls, steps: int, *, lr: float = 0.03) -> Optim:
+    def muon(
+        cls,
+        steps: int,
+        *,
+        lr: float = 0.03,
+        groups: Mapping[Chosen, Mapping[str, Any]] | None = None,
+    ) -> Optim:
         """Optimize weight matrices by Muon and all other parameters by Adam, along cosines.
 
         The rates rise over the first hundredth of the steps and fall to zero at the last. Weights
@@ -100,6 +106,9 @@ class Optim(OneOptimizer):
         Args:
             steps: the number of steps of the whole training.
             lr: the highest rate of Muon. That of Adam is 0.002.
+            groups: settings of some parameters, as of `Optim`, before all else. Give an optimizer
+                of their own to matrices that are not weights of a network, such as embeddings or
+                the pseudo-inputs of a VampPrior.
 
         Raises:
             ValueError: if `steps` is below 1, or the rate is not positive and finite.
@@ -116,7 +125,8 @@ class Optim(OneOptimizer):
         if steps < 1:
             raise ValueError(f"steps is the number of steps of the whole training; got {steps}")
         rate = cosine(lr, steps, warmup=steps // 100)
-        return cls(Muon, lr=rate, groups=by_adam(steps), weight_decay=0.0)
+        groups = {**(groups or {}), **by_adam(steps)}
+        return cls(Muon, lr=rate, groups=groups, weight_decay=0.0)
 
     @property
     def learning_rate(self) -> float:

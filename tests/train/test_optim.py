@@ -139,6 +139,30 @@ def test_muon_for_a_number_of_steps_is_muon_without_decay_and_adam_along_cosines
     assert_same(steps_of(SVI, lambda _: Optim.muon(99, lr=0.04), compile=False), wanted)
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_groups_of_muons_come_before_its_own():
+    def theirs(vae):
+        named = dict(vae.named_parameters())
+        taken = [p for name, p in named.items() if name.startswith("posterior")]
+        rest = [p for name, p in named.items() if not name.startswith("posterior")]
+        return [
+            torch.optim.SGD(taken, lr=0.05),
+            Muon([p for p in rest if p.ndim == 2], lr=0.04, weight_decay=0.0),
+            torch.optim.Adam([p for p in rest if p.ndim != 2], lr=0.002),
+        ]
+
+    def along_a_cosine(optimizers):
+        way = (1 + math.cos(math.pi * next(taken) / 99)) / 2
+        for each, lr in zip(optimizers, (0.05, 0.04 * way, 0.002 * way), strict=True):
+            each.param_groups[0]["lr"] = lr
+
+    taken = itertools.count(1)
+    wanted = loop_of_torch(theirs, between=along_a_cosine)
+    groups = {"posterior.*": {"optimizer": torch.optim.SGD, "lr": 0.05}}
+    ours = steps_of(SVI, lambda _: Optim.muon(99, lr=0.04, groups=groups), compile=False)
+    assert_same(ours, wanted)
+
+
 def test_muon_falls_along_a_cosine():
     optim = Optim.muon(1000, lr=0.04)
     found = {}
