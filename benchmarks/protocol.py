@@ -114,3 +114,14 @@ def slug(name: str) -> str:
     'one-layer-iwae-5'
     """
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def row_of(table: Table, run: str) -> str:
+    """Return the name of the row whose run has a folder of this name.
+
+    >>> table = Table("", "", {"one layer, VAE-1": None, "one layer, VAE-5": None}, None, 1)
+    >>> row_of(table, "one-layer-vae-1-80000-0")
+    'one layer, VAE-1'
+    """
+    (found,) = (name for name in table.rows if slug(name) == run.rsplit("-", 2)[0])
+    return found

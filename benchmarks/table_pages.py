@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from protocol import Row, Table
+from protocol import Row, Table, row_of
 
 HERE: Final = Path(__file__).parent / "tables"
 
@@ -74,6 +74,14 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
         "|---" * 2 + "|---:" * 11 + "|",
     ]
     text += [_line(line, table.rows[line["row"]], table) for line in in_order(table, measured)]
+    commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
+    sections = _sections(table, measured, name)
+    return "\n".join([*text, *sections, "\n## Commands\n", *commands]) + "\n"
+
+
+def _sections(table: Table, measured: list[dict[str, Any]], name: str) -> list[str]:
+    """Return what a page has between its rows and their commands."""
+    text: list[str] = []
     known = {line["row"] for line in measured}
     missing = [
         row_name + ("" if row.published is None else f" (published {row.published:.2f})")
@@ -89,8 +97,13 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
         text += ["\n## Seconds to a number\n", *_seconds_to(table.goals, measured)]
     if any(line["curve"] for line in measured):
         text.append(f"\n![-IWAE-1000 on the first {CURVE_DATA:,} test data]({name}.png)")
-    commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
-    return "\n".join([*text, "\n## Commands\n", *commands]) + "\n"
+    if (HERE / f"{name}-bounds.png").exists():
+        text += [
+            "\n## Where the bound lies\n",
+            f"By `benchmarks/where_the_bound_lies.py`, from `{name}-bounds.json`.\n",
+            f"![bounds above annealing]({name}-bounds.png)",
+        ]
+    return text
 
 
 def _seconds_to(goals: Sequence[float], measured: list[dict[str, Any]]) -> list[str]:
@@ -189,10 +202,11 @@ def below_annealing() -> str:
         f"| | data | annealing | {' | '.join(names)} | k-hat above 0.7 | gap of annealing |",
         "|---" + "|---:" * (len(names) + 4) + "|",
     ]
+    by_name = tables()
     for path in sorted(HERE.glob("*-bounds.json")):
-        line = json.loads(path.read_text())
+        line, name = json.loads(path.read_text()), path.stem.removesuffix("-bounds")
         cells = [
-            line["run"],
+            f"[{name}](tables/{name}.md): {row_of(by_name[name], line['run'])}",
             str(line["data"]),
             _with_error(line["bounds"]["annealing"], ".2f"),
             *(_with_error(line["above annealing"][name], "+.2f") for name in names),

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from protocol import Table, slug
-from table_pages import HERE, tables, write_blocks
+from protocol import Table, row_of
+from table_pages import HERE, tables, write
 
 import pyrovae as pv
 
@@ -32,7 +32,7 @@ KS: Final = (50, 5000)
 
 def loaded(run: Path, table: Table, root: str) -> tuple[pv.VAE, torch.Tensor]:
     """Return the VAE of a row's run, with the row's own programs, and its test data."""
-    (row,) = (row for n, row in table.rows.items() if slug(n) == run.name.rsplit("-", 2)[0])
+    row = table.rows[row_of(table, run.name)]
     splits = (row.data or table.data)(root)
     made = row.make(splits.train.x)
     vae = pv.load(run, prior=made.prior, likelihood=made.likelihood, guide=made.posterior)
@@ -124,8 +124,10 @@ def main() -> None:
         )
         kept.write_text(json.dumps(line, indent=1) + "\n")
     line = json.loads(kept.read_text())
-    figure(line, line["run"]).savefig(HERE / f"{args.name}-bounds.png", dpi=130)
-    write_blocks()
+    table = by_name[args.name]
+    title = row_of(table, line["run"])
+    figure(line, title).savefig(HERE / f"{args.name}-bounds.png", dpi=130)
+    write(args.name, table)
     print(json.dumps(line, indent=1))
 
 
