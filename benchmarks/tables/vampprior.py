@@ -46,7 +46,7 @@ def by_muon(*names: str) -> Callable[[int], pv.Step]:
     """Return a step of Muon, and of Adam for the parameters of these names."""
 
     def step(steps: int) -> pv.Step:
-        rate = pv.learning_rates.cosine(0.02, steps, warmup=steps // 100)
+        rate = pv.learning_rates.cosine(2e-3, steps, warmup=steps // 100)
         groups = {name: {"optimizer": torch.optim.Adam, "lr": rate} for name in names}
         rising = pv.schedules.linear(0, 1, steps / BATCHES / 3)
         return pv.Step(pv.Optim.muon(steps, groups=groups), kl_weight=rising)
@@ -65,13 +65,13 @@ TABLE = Table(
 binarized anew at each use, gated networks 784-300-300-40, 500 pseudo-inputs, Adam at 5e-4, batches
 of 100, a KL weight that rises over 100 epochs, until 50 epochs bring no gain. Ours: the same
 over the steps of the row, 500 of them an epoch, without stopping. The last two rows see as many
-images in batches of 500: Muon along a cosine from 0.03 for the networks, Adam along one from 0.02
+images in batches of 500: Muon along a cosine from 0.03 for the networks, Adam along one from 0.002
 for the pseudo-inputs, and a KL weight that rises over a third of the training.""",
     rows={
         "standard normal": Row(standard, step, 84.50),
         "VampPrior": Row(vampprior, step, 82.38),
         "standard normal, Muon": Row(standard, by_muon(), 84.50, batch=BATCH),
-        "VampPrior, Muon": Row(vampprior, by_muon("*.raw"), 82.38, batch=BATCH),
+        "VampPrior, Muon": Row(vampprior, by_muon("*.unconstrained"), 82.38, batch=BATCH),
     },
     data=splits,
     steps=EPOCHS * 500,

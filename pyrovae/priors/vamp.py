@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pyro.distributions as dist
 import torch
@@ -13,12 +13,15 @@ from pyrovae.distributions.mixtures import check_components, mixture
 from pyrovae.priors.base import Prior
 from pyrovae.types import Program
 
-__all__ = ["MARGIN", "VampPrior"]
+__all__ = ["MARGIN", "STEEPNESS", "VampPrior"]
 
-MARGIN = 0.1
-"""The least initial distance of a pseudo-input from the ends of the range, as a share of it.
+MARGIN: Final = 0.1
+"""The least initial distance of a pseudo-input from the ends of the range, as a share of it."""
 
-Nearer to the ends the sigmoid is so flat that binary pixels stay where they start.
+STEEPNESS: Final = 16.0
+"""The factor of the parameters inside the sigmoid.
+
+At the learning rates of networks, binary pixels would otherwise hardly move in a whole training.
 """
 
 
@@ -27,9 +30,10 @@ class VampPrior(Prior):
 
     $$ p(z) = \frac1C \sum_{c=1}^C q(z | u_c) $$
 
-    The pseudo-inputs are parameterized as $u_c = l + (h - l)\, \sigma(v_c)$, with l and h the
-    minimum and maximum of each coordinate of the data, so that they stay in the data's range.
-    Call `start_at_data` to initialize them before the prior is used.
+    The pseudo-inputs are parameterized as $u_c = l + (h - l)\, \sigma(16 v_c)$, with l and h the
+    minimum and maximum of each coordinate of the data, so that they stay in the data's range, and
+    move in it at the learning rates of networks. Call `start_at_data` to initialize them before
+    the prior is used.
 
     Give the same guide to the VAE, so that prior and posterior share one encoder. With a
     diagonal normal posterior, the mixture is scored by two matrix products and costs little more
@@ -77,7 +81,7 @@ class VampPrior(Prior):
             )
         check_components(self, components)
         self.guide = guide
-        self.raw = nn.Parameter(torch.zeros(components, 0))
+        self.unconstrained = nn.Parameter(torch.zeros(components, 0))
         self.register_buffer("low", torch.zeros(0))
         self.register_buffer("high", torch.zeros(0))
         self.register_buffer("logits", torch.zeros(components))
@@ -101,19 +105,19 @@ class VampPrior(Prior):
                 or its width is not that of the guide's network.
         """
         check_finite(x)
-        components = len(self.raw)
+        components = len(self.unconstrained)
         if x.ndim != 2 or len(x) < components:
             raise ValueError(
                 f"VampPrior initializes {components} pseudo-inputs to as many rows of x [N, D], "
                 f"N >= {components}; got {tuple(x.shape)}. Give more data or fewer components"
             )
-        x = x.to(next(self.guide.parameters(), self.raw))
+        x = x.to(next(self.guide.parameters(), self.unconstrained))
         self.guide.distribution(self.guide.net(x[:1]))
         low, high = x.aminmax(dim=0)
         chosen = x[torch.randperm(len(x))[:components].to(x.device)]
         place = ((chosen - low) / (high - low)).nan_to_num(0.5)
         self.low.data, self.high.data = low, high
-        self.raw.data = (MARGIN + (1 - 2 * MARGIN) * place).logit()
+        self.unconstrained.data = (MARGIN + (1 - 2 * MARGIN) * place).logit() / STEEPNESS
         return self
 
     @property
@@ -124,7 +128,8 @@ class VampPrior(Prior):
                 "VampPrior has no pseudo-inputs yet: initialize them to training data with "
                 "prior.start_at_data(x)"
             )
-        return self.low + (self.high - self.low) * self.raw.sigmoid()
+        place = (STEEPNESS * self.unconstrained).sigmoid()
+        return self.low + (self.high - self.low) * place
 
     def distribution(self, *context: Tensor) -> dist.Distribution:
         """Return the mixture of posteriors; the context is ignored."""
@@ -133,7 +138,7 @@ class VampPrior(Prior):
 
 def _take_width(prior: VampPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Resize empty pseudo-inputs to those of a state dict before it is loaded."""
-    for name in ("raw", "low", "high"):
+    for name in ("unconstrained", "low", "high"):
         tensor, saved = getattr(prior, name), state.get(prefix + name)
         if saved is not None and not tensor.numel():
             tensor.data = tensor.new_empty(saved.shape)

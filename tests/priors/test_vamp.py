@@ -13,7 +13,7 @@ from worlds import random
 import pyrovae as pv
 from pyrovae import guides, parts, priors
 from pyrovae.nets import MLP
-from pyrovae.priors.vamp import MARGIN
+from pyrovae.priors.vamp import MARGIN, STEEPNESS
 
 GUIDES = {
     "MeanFieldNormal": lambda: guides.MeanFieldNormal(MLP(3, 4, 2 * 2)),
@@ -49,7 +49,7 @@ def test_its_posteriors_are_those_of_the_networks_numbers():
     vae = vamp_vae().double()
     first, _, last = vae.posterior.net.layers
     prior, z = vae.prior, random(1, 6, 2)
-    inputs = prior.low + (prior.high - prior.low) / (1 + (-prior.raw).exp())
+    inputs = prior.low + (prior.high - prior.low) / (1 + (-16 * prior.unconstrained).exp())
     hidden = (inputs @ first.weight.T + first.bias).clamp(min=0)
     loc, raw = (hidden @ last.weight.T + last.bias).chunk(2, -1)
     scale = (1 + raw.exp()).log() + 1e-5
@@ -78,15 +78,15 @@ def test_binary_pixels_have_a_slope_at_the_start():
     prior = priors.VampPrior(GUIDES["MeanFieldNormal"](), 4).start_at_data(x)
     away = (prior.pseudo_inputs - prior.pseudo_inputs.round()).abs()
     torch.testing.assert_close(away, torch.full_like(away, MARGIN))
-    (slope,) = torch.autograd.grad(prior.pseudo_inputs.sum(), prior.raw)
-    torch.testing.assert_close(slope, torch.full_like(slope, MARGIN * (1 - MARGIN)))
+    (slope,) = torch.autograd.grad(prior.pseudo_inputs.sum(), prior.unconstrained)
+    torch.testing.assert_close(slope, torch.full_like(slope, STEEPNESS * MARGIN * (1 - MARGIN)))
 
 
 def test_they_stay_in_the_range_of_each_column():
     x = torch.stack([random(0, 9), 100 * random(1, 9), torch.full((9,), 7.0).double()], 1)
     prior = priors.VampPrior(GUIDES["MeanFieldNormal"](), 4).double().start_at_data(x)
     with torch.no_grad():
-        prior.raw += 50 * random(2, 4, 3)
+        prior.unconstrained += 50 * random(2, 4, 3)
     inputs = prior.pseudo_inputs
     assert (inputs >= x.amin(0)).all()
     assert (inputs <= x.amax(0)).all()
@@ -98,9 +98,9 @@ def test_five_hundred_pseudo_inputs_train():
     guide = guides.MeanFieldNormal(MLP(3, 4, 2 * 2, activation=nn.Tanh))
     prior = priors.VampPrior(guide, 500).start_at_data(x)
     vae = pv.VAE(prior, pv.likelihoods.Bernoulli(MLP(2, 4, 3)), guide)
-    before = prior.raw.detach().clone()
+    before = prior.unconstrained.detach().clone()
     pv.fit(vae, x, epochs=1, callbacks=[])
-    assert ((prior.raw - before) != 0).all()
+    assert ((prior.unconstrained - before) != 0).all()
 
 
 def together(vae):
@@ -267,4 +267,4 @@ def test_data_that_it_cannot_start_at_are_refused(x, message):
     prior = priors.VampPrior(GUIDES["MeanFieldNormal"](), 4)
     with pytest.raises(ValueError, match=message):
         prior.start_at_data(x)
-    assert prior.raw.numel() == 0
+    assert prior.unconstrained.numel() == 0
