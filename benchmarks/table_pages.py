@@ -33,16 +33,21 @@ def tables() -> dict[str, Table]:
     return {name: importlib.import_module(name).TABLE for name in names}
 
 
+def key(line: dict[str, Any]) -> tuple[str, int, int, int]:
+    """Return what tells a measured row from others: its name, budget, seed and threads."""
+    return line["row"], line["budget"], line["seed"], line["threads"]
+
+
 def lines(name: str) -> list[dict[str, Any]]:
-    """Return the rows that are measured: the last line of each row, budget and seed."""
+    """Return the rows that are measured: the last line of those that have the same key."""
     path = HERE / f"{name}.jsonl"
     found = path.read_text().splitlines() if path.exists() else []
     read = [json.loads(line) for line in found]
-    return list({(line["row"], line["budget"], line["seed"]): line for line in read}.values())
+    return list({key(line): line for line in read}.values())
 
 
 def in_order(table: Table, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the measured rows in the order of the table, of the budgets and of the seeds.
+    """Return the measured rows in the order of the table, of budgets, seeds and threads.
 
     Raises:
         ValueError: for a row that the table does not have.
@@ -54,7 +59,7 @@ def in_order(table: Table, measured: list[dict[str, Any]]) -> list[dict[str, Any
             f"of {table.title!r}, the rows {unknown} are kept, which the table does not have: "
             "rename them in its .jsonl, or delete their lines"
         )
-    return sorted(measured, key=lambda x: (places[x["row"]], x["budget"], x["seed"]))
+    return sorted(measured, key=lambda line: (places[line["row"]], *key(line)[1:]))
 
 
 def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
@@ -69,12 +74,12 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
         f"the curve of each row. Published numbers are from memory. {unit}, -IWAE-K with K = "
         f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, "
         "so that the bound falls short of log p(x) there; seconds are those of the processor over "
-        "the steps, on one thread.\n",
+        "the steps, on one thread, or of a clock where it says several.\n",
         head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
         "|---" * 2 + "|---:" * 11 + "|",
     ]
     text += [_line(line, table.rows[line["row"]], table) for line in in_order(table, measured)]
-    commands = [f"- {line['row']}: `{line['command']}` ({_versions(line)})" for line in measured]
+    commands = [f"- {_named(line)}: `{line['command']}` ({_versions(line)})" for line in measured]
     sections = _sections(table, measured, name)
     return "\n".join([*text, *sections, "\n## Commands\n", *commands]) + "\n"
 
@@ -120,18 +125,24 @@ def _seconds_to(goals: Sequence[float], measured: list[dict[str, Any]]) -> list[
         first = [next((p["seconds"] for p in curve if p["nll"] <= goal), None) for goal in goals]
         cells = " | ".join("" if s is None else f"{s:,.0f}" for s in first)
         images = f"{line['steps'] * line['batch']:,}"
-        text.append(f"| {line['row']} | {images} | {cells} | {curve[-1]['nll']:.2f} |")
+        text.append(f"| {_named(line)} | {images} | {cells} | {curve[-1]['nll']:.2f} |")
     return text
 
 
 def _annealing(line: dict[str, Any]) -> str:
     ais = line["ais"]
     return (
-        f"- {line['row']}, {line['steps']:,} steps: {ais['mean']:.2f} ± {ais['over_data']:.2f} "
+        f"- {_named(line)}, {line['steps']:,} steps: {ais['mean']:.2f} ± {ais['over_data']:.2f} "
         f"over the first {ais['data']} test data, ± {ais['over_particles']:.3f} over chains, from "
         f"below; {ais['temperatures']:,} temperatures. The bounds from below and above on "
         f"simulated data are {ais['gap']:.3f} ± {ais['gap_over_data']:.3f} apart."
     )
+
+
+def _named(line: dict[str, Any]) -> str:
+    """Return the name of a row, with the number of threads if there are several."""
+    several = line["threads"] > 1
+    return line["row"] + (f", {line['threads']} threads" if several else "")
 
 
 def _versions(line: dict[str, Any]) -> str:
@@ -150,7 +161,7 @@ def _line(line: dict[str, Any], row: Row, table: Table) -> str:
     nll = unit * line["nll"] + levels
     over = "" if row.published is None else f"{nll - row.published:+.2f}"
     return (
-        f"| {line['row']} | {line['steps']:,} | {line['seed']} | {_published(row)} | "
+        f"| {_named(line)} | {line['steps']:,} | {line['seed']} | {_published(row)} | "
         f"{nll:.2f} | {unit * line['over_data']:.2f} | {unit * line['over_particles']:.3f} | "
         f"{over} | {unit * line['elbo'] - levels:.2f} | {unit * line['kl']:.2f} | "
         f"{_units(line, row)} | "
@@ -176,7 +187,7 @@ def beside_the_published() -> str:
 def _beside(name: str, line: dict[str, Any], row: Row, table: Table) -> str:
     unit, levels = _unit(table, row)
     return (
-        f"| [{name}](tables/{name}.md): {line['row']} | "
+        f"| [{name}](tables/{name}.md): {_named(line)} | "
         f"{line['steps'] * line['batch'] / 1e6:.1f} | {_published(row)} | "
         f"{unit * line['nll'] + levels:.2f} | {unit * line['over_data']:.2f} | "
         f"{unit * line['over_particles']:.3f} | {_units(line, row)} | "
@@ -241,7 +252,7 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
         unit, levels = _unit(table, table.rows[line["row"]])
         points = ((p["seconds"], unit * p["nll"] + levels) for p in line["curve"])
         seconds, nll = zip(*points, strict=True)
-        label = f"{line['row']}, {line['steps']:,} steps"
+        label = f"{_named(line)}, {line['steps']:,} steps"
         style = f"{'os^Dvx*'[i % 7]}{'-' if i < 10 else '--'}"
         axes.plot(seconds, nll, style, ms=4, lw=1.2, label=label)
         heights += nll

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import torch
 from protocol import Row, Splits, Table, slug
-from table_pages import CURVE_DATA, HERE, in_order, lines, tables, write
+from table_pages import CURVE_DATA, HERE, in_order, key, lines, tables, write
 
 import pyrovae as pv
 from pyrovae.measure.latents.active_units import active_units
@@ -39,7 +39,7 @@ class Curve(pv.Callback):
 
     It is measured at the end of the first epoch from there on, and has no part in the training.
     The seconds are those of the processor over the steps: the time on a clock is longer where
-    other processes run.
+    other processes run. With several threads they are those of a clock.
 
     Args:
         vae: the VAE that is trained.
@@ -49,16 +49,17 @@ class Curve(pv.Callback):
 
     def __init__(self, vae: pv.VAE, test: torch.Tensor, steps: int) -> None:
         self.vae, self.test, self.steps = vae, test[:CURVE_DATA], steps
+        self.clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         self.points: list[dict[str, float]] = []
         self.seconds, self.began, self.step = 0.0, 0.0, 0
 
     def started_epoch(self, training: Any) -> None:
         """Start the clock."""
-        self.began = time.process_time()
+        self.began = self.clock()
 
     def measuring(self, training: Any) -> None:
         """Stop the clock."""
-        self.seconds += time.process_time() - self.began
+        self.seconds += self.clock() - self.began
 
     def finished_epoch(self, training: Any) -> None:
         """Measure, if a tenth of the steps is complete."""
@@ -80,7 +81,7 @@ class Curve(pv.Callback):
 
     def load_state_dict(self, state: Any) -> None:
         """Go on from an earlier part of the training."""
-        self.seconds, self.began = float(state["seconds"]), time.process_time()
+        self.seconds, self.began = float(state["seconds"]), self.clock()
         self.step = int(state["step"])
         self.points = [
             {"steps": int(steps), "seconds": float(seconds), "nll": float(nll)}
@@ -159,7 +160,9 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one row."""
     row, steps = table.rows[name], args.budget * 100 // table.rows[name].batch
     splits = (row.data or table.data)(args.root)
-    folder = args.out / args.table / f"{slug(name)}-{steps}-{args.seed}"
+    threads = torch.get_num_threads()
+    folder = args.out / args.table / ("" if threads == 1 else f"{threads}-threads")
+    folder /= f"{slug(name)}-{steps}-{args.seed}"
     vae, history, curve = train(row, splits, folder, steps=steps, seed=args.seed)
     if history is not None and history.ended == "interrupted":
         raise KeyboardInterrupt
@@ -171,7 +174,7 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "seconds": curve.seconds,
         "compile_seconds": history.compile_seconds if history else 0.0,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "curve": curve.points,
         **measure(vae, splits.test, args.particles),
     }
@@ -181,6 +184,7 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
     command = ["python", "benchmarks/tables.py", args.table, "--root", "data", "--row", name]
     command += ["--budget", f"{args.budget}", "--particles", f"{args.particles}"]
     command += ["--seed", f"{args.seed}", *(["--ais", *map(str, args.ais)] if args.ais else [])]
+    command += [] if threads == 1 else ["--threads", f"{threads}"]
     return line | {
         "versions": versions,
         "python": platform.python_version(),
@@ -212,9 +216,9 @@ def main() -> None:
     args.budget = args.budget or table.steps
     torch.set_num_threads(args.threads)
     kept = in_order(table, lines(args.table))
-    done = {(line["row"], line["budget"], line["seed"]) for line in kept}
+    done = {key(line) for line in kept}
     for name in [] if args.page else args.row or table.rows:
-        if (name, args.budget, args.seed) in done:
+        if (name, args.budget, args.seed, args.threads) in done:
             continue
         print(f"{name}: {args.budget:,} steps of 100", flush=True)
         line = run(name, table, args)

@@ -89,6 +89,22 @@ def test_the_page_has_the_seconds_to_a_number(tables, tmp_path):
     assert f"| a | {30 * line['batch']:,} | 9 |  | 88.20 |" in text
 
 
+def test_rows_of_more_threads_stand_beside_those_of_one(tables, tmp_path, monkeypatch):
+    args = arguments(tmp_path)
+    one = tables.run("a", small(tables), args)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    two = tables.run("a", small(tables), args)
+    assert (one["threads"], two["threads"]) == (1, 2)
+    assert two["command"] == one["command"] + " --threads 2"
+    assert two["nll"] == one["nll"]
+    assert (tmp_path / "small" / "2-threads" / "a-30-3" / "config.json").exists()
+    pages = sys.modules["table_pages"]
+    assert pages.in_order(small(tables), [two, one]) == [one, two]
+    text = pages.page(small(tables), [one, two], "small")
+    assert "\n| a | 30 |" in text
+    assert "\n| a, 2 threads | 30 |" in text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_is_that_of_its_rows(tables, name):
     pages, table = sys.modules["table_pages"], importlib.import_module(name).TABLE
@@ -107,7 +123,7 @@ def test_the_page_of_all_benchmarks_has_the_rows(tables):
 def test_a_row_that_the_table_lacks_is_named(tables):
     table, pages = small(tables), sys.modules["table_pages"]
     with pytest.raises(ValueError, match=r"of 'small', the rows \['b'\] are kept, which"):
-        pages.in_order(table, [{"row": "b", "budget": 1, "seed": 0}])
+        pages.in_order(table, [{"row": "b", "budget": 1, "seed": 0, "threads": 1}])
 
 
 @pytest.mark.parametrize("begin", ["", "<!-- b -->\n<!-- b -->\n"], ids=["missing", "twice"])
@@ -187,7 +203,7 @@ def test_bits_count_the_levels_of_a_pixel(tables):
     protocol = sys.modules["protocol"]
     table = protocol.Table("t", "", {}, lambda root: None, 1, bits=560)
     line = dict.fromkeys(("over_data", "over_particles", "elbo", "kl", "untrusted"), 0.0)
-    line |= {"row": "r", "steps": 1, "seed": 0, "units": {"z": 3}, "seconds": 1.0}
+    line |= {"row": "r", "steps": 1, "seed": 0, "threads": 1, "units": {"z": 3}, "seconds": 1.0}
     for continuous, nll in ((True, 0.0), (False, 560 * math.log(256))):
         row = protocol.Row(None, None, 8.25, continuous=continuous)
         text = sys.modules["table_pages"]._line(line | {"nll": nll}, row, table)
