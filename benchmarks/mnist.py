@@ -164,6 +164,10 @@ def main() -> None:
         parser.error(f"no line {sorted(unknown)}; the lines are {list(contestants)}")
     data = pv.data.load("mnist", args.root)
     folders = {name: args.out / f"{i}" for i, name in enumerate(contestants)}
+    for folder in folders.values():
+        kept = folder / "evaluation.json"
+        if kept.exists() and (epochs := json.loads(kept.read_text())["epochs"]) != args.epochs:
+            parser.error(f"{folder} holds a run of {epochs} epochs: give each budget its --out")
     for name, contestant in contestants.items():
         wanted = name in args.only or not args.only
         if wanted and not (folders[name] / "evaluation.json").exists():
