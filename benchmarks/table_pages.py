@@ -262,7 +262,7 @@ def figure(table: Table, measured: list[dict[str, Any]]) -> Any:
     axes.set(
         xscale="log",
         xlabel="seconds of the processor over the steps",
-        ylabel="-IWAE-1000, first 1,000 test images" + (", bits" if table.bits else ""),
+        ylabel="-IWAE-1000, up to 1,000 test images" + (", bits" if table.bits else ""),
     )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("{x:,.0f}")
