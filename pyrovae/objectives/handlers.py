@@ -15,6 +15,7 @@ compose.
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
@@ -27,13 +28,17 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from pyrovae.weights.kl import closed_form_kl
+from pyrovae.weights.particles import in_test_run
 from pyrovae.weights.sites import (
     TRAINING_FACTOR,
     enumeration_dim,
     innermost,
     is_training_factor,
+    same_mask,
+    same_scale,
     univariate_factors,
 )
 from pyrovae.weights.traces import Program
@@ -106,12 +111,38 @@ class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's o
             msg["scale"] = msg["scale"] * self._beta
 
 
+@dataclass
+class _Posterior:
+    """The distribution of a guide's site, and what the guide did until then.
+
+    Attributes:
+        term: the handler that the guide was wrapped with.
+        fn: the distribution.
+        earlier: the names of the latent sites that the guide sampled before.
+        site: the message of the site, when all handlers have seen it.
+    """
+
+    term: Any
+    fn: Any
+    earlier: frozenset[str]
+    site: Any = None
+
+
 @dataclass(frozen=True)
 class _Latent:
-    """A latent site of the model, with the posterior that its value was sampled from."""
+    """A latent site of the model, with the posterior that its value was sampled from.
+
+    Attributes:
+        site: the message of the model's site.
+        posterior: the distribution of the guide's site.
+        same_order: whether both programs sampled the same sites before this one. Otherwise the
+            two distributions are conditional on different sites, and a closed form of their KL is
+            not a term of the KL of all sites.
+    """
 
     site: Any
     posterior: Any
+    same_order: bool = True
 
     @cached_property
     def kl(self) -> Tensor:
@@ -140,12 +171,12 @@ class _Latent:
         return found
 
     def _divergence(self, q: Any, p: Any) -> Tensor:
-        """Return KL(q || p) in closed form if known, else the log-ratio at the value."""
-        try:
-            return torch.as_tensor(closed_form_kl(q, p))
-        except NotImplementedError:
-            value = self.site["value"]
-            return torch.as_tensor(q.log_prob(value) - p.log_prob(value))
+        """Return KL(q || p) in closed form if it is one, else the log-ratio at the value."""
+        if self.same_order:
+            with contextlib.suppress(NotImplementedError):
+                return torch.as_tensor(closed_form_kl(q, p))
+        value = self.site["value"]
+        return torch.as_tensor(q.log_prob(value) - p.log_prob(value))
 
 
 class _KLTerm(abc.ABC):
@@ -289,7 +320,7 @@ class _SendPosteriors(Messenger):
 
     def __init__(self, term: _KLTerm) -> None:
         super().__init__()
-        self.term = term
+        self.term, self.sent = term, dict[str, _Posterior]()
 
     def _pyro_sample(self, msg: Any) -> None:
         if not _is_latent(msg):
@@ -300,11 +331,17 @@ class _SendPosteriors(Messenger):
                 f"site '{name}' of the guide is auxiliary, so it has no KL with a site of the "
                 f"model: remove {type(self.term).__name__}"
             )
-        if _POSTERIOR in infer and infer[_POSTERIOR][0] is not self.term:
+        if _POSTERIOR in infer and infer[_POSTERIOR].term is not self.term:
             raise ValueError(
                 f"two handlers replace the KL of site '{name}': use one of free_bits and capacity"
             )
-        msg["infer"] = {**infer, _POSTERIOR: (self.term, msg["fn"])}
+        sent = _Posterior(self.term, msg["fn"], frozenset(self.sent))
+        self.sent[name] = sent
+        msg["infer"] = {**infer, _POSTERIOR: sent}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.sent:
+            self.sent[msg["name"]].site = msg
 
 
 class _AddFactors(Messenger):
@@ -323,18 +360,33 @@ class _AddFactors(Messenger):
                 f"site '{msg['name']}' is enumerated, but {kind} needs a sampled site: remove "
                 f"{kind}, or sample the site"
             )
-        term, posterior = msg["infer"].get(_POSTERIOR, (None, None))
-        if term is not self.term:
+        self.latents.append(self._latent(msg, kind))
+        # The plates, scales and masks of the latent site still apply, so the factor gets them too.
+        factor = dist.Unit(self.term.log_factor(self.latents))
+        mark = {TRAINING_FACTOR: True}
+        pyro.sample(f"{msg['name']}_{kind}", factor, obs=factor.sample(), infer=mark)
+
+    def _latent(self, msg: Any, kind: str) -> _Latent:
+        """Return a site of the model with the posterior that the guide sent for it."""
+        sent = msg["infer"].get(_POSTERIOR)
+        if sent is None and in_test_run():  # No guide has run. The prior stands for the posterior.
+            return _Latent(msg, msg["fn"])
+        if sent is None or sent.term is not self.term:
             raise ValueError(
                 f"site '{msg['name']}' of the model was not sampled by the guide that {kind} "
                 "wrapped: train the pair that one call of wrap(model, guide) returned, with the "
                 "model replayed on the guide's trace, as objectives do"
             )
-        self.latents.append(_Latent(msg, posterior))
-        # The plates, scales and masks of the latent site still apply, so the factor gets them too.
-        factor = dist.Unit(self.term.log_factor(self.latents))
-        mark = {TRAINING_FACTOR: True}
-        pyro.sample(f"{msg['name']}_{kind}", factor, obs=factor.sample(), infer=mark)
+        masks = msg["mask"], sent.site["mask"]
+        masked_alike = any(map(is_fake, masks)) or same_mask(*masks)
+        if not (masked_alike and same_scale(msg["scale"], sent.site["scale"])):
+            raise ValueError(
+                f"site '{msg['name']}' is masked or scaled in only one of the two programs, so "
+                f"that {kind} has no KL to replace: wrap both programs with the same handler, or "
+                f"remove {kind}"
+            )
+        earlier = {latent.site["name"] for latent in self.latents}
+        return _Latent(msg, sent.fn, same_order=earlier == sent.earlier)
 
 
 def _is_latent(msg: Any) -> bool:

@@ -18,6 +18,7 @@ from pyrovae.weights.sites import (
     check_shape,
     enumeration_dim,
     innermost,
+    is_masked,
     is_training_factor,
     log_prob,
     objective_sites,
@@ -212,7 +213,7 @@ def _check_latent(name: str, site: Any, *, drawn: bool) -> None:
             f"site '{name}' has the distribution {family}, which is not reparameterized, but the "
             "gradient flows through samples: use a continuous latent, or pyro.infer.Trace_ELBO"
         )
-    if site["mask"] is not None and site["mask"] is not True:
+    if is_masked(site):
         raise ValueError(
             f"site '{name}' is masked, so the aggregate posterior is not defined: remove the rows "
             "from the minibatch, or mask the observed site only"

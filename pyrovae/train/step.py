@@ -15,7 +15,7 @@ from pyrovae.objectives import handlers as library
 from pyrovae.train.precision import layers_in
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.kl import latent_order
-from pyrovae.weights.sites import check_supports, sample_sites
+from pyrovae.weights.sites import check_supports, same_mask, same_scale, sample_sites
 from pyrovae.weights.traces import trace_pair
 
 __all__ = ["Handler", "Step", "default_loss"]
@@ -142,7 +142,20 @@ def default_loss(model: Program, guide: Program, x: Tensor, *context: ContextVal
     ]
     if any(site["infer"].get("_enumerate_dim") is not None for site in latents):
         return TraceEnum_ELBO(max_plate_nesting=1)
-    same_order = latent_order(model_trace) == latent_order(guide_trace)
-    if same_order and all(site["fn"].has_rsample for site in latents):
-        return TraceMeanField_ELBO()
-    return Trace_ELBO()
+    if not all(site["fn"].has_rsample for site in latents):
+        return Trace_ELBO()
+    return TraceMeanField_ELBO() if _has_closed_forms(model_trace, guide_trace) else Trace_ELBO()
+
+
+def _has_closed_forms(model_trace: Any, guide_trace: Any) -> bool:
+    """Return whether closed-form KLs of the sites add up to the KL of two traces.
+
+    Both programs must sample the same sites in the same order, with the same masks and scales,
+    since `TraceMeanField_ELBO` reads those of the guide alone.
+    """
+    names = latent_order(guide_trace)
+    pairs = [(guide_trace.nodes[name], model_trace.nodes.get(name)) for name in names]
+    return names == latent_order(model_trace) and all(
+        same_mask(site["mask"], other["mask"]) and same_scale(site["scale"], other["scale"])
+        for site, other in pairs
+    )

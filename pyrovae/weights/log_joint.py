@@ -21,6 +21,7 @@ from pyrovae.weights.sites import (
     enumeration_dim,
     log_prob,
     plate_size,
+    same_scale,
     sample_sites,
 )
 
@@ -93,7 +94,7 @@ class Layout:
         total: Any = torch.zeros(())
         for (name, site), term in zip(sites, self.scores(sites).values(), strict=True):
             exponent = 1.0 if self.scale is None else _exponent(site["scale"], self.scale)
-            if enumeration_dim(site) is not None and _differ(exponent, 1.0):
+            if enumeration_dim(site) is not None and not same_scale(exponent, 1.0):
                 raise ValueError(
                     f"site '{name}' is summed out (enumerated), and a KL weight on it gives no "
                     "bound: leave it at 1"
@@ -126,16 +127,17 @@ def _scale_of_data(model_trace: Any, guide_trace: Any) -> Any:
     latents = [s for s in sample_sites(model_trace) if not s[1]["is_observed"]]
     first, site = (observed or latents)[0]
     for name, other in observed:
-        if _differ(site["scale"], other["scale"]):
+        if not same_scale(site["scale"], other["scale"]):
             raise ValueError(
                 f"the observed sites '{first}' and '{name}' are scaled by {site['scale']} and "
                 f"{other['scale']}, but each datum's bound has one scale: scale all sites alike"
             )
     for name, latent in latents:
-        if name in guide_trace and _differ(latent["scale"], guide_trace.nodes[name]["scale"]):
+        of_guide = guide_trace.nodes.get(name, latent)
+        if not same_scale(latent["scale"], of_guide["scale"]):
             raise ValueError(
                 f"site '{name}' is scaled by {latent['scale']} in the model and by "
-                f"{guide_trace.nodes[name]['scale']} in the guide: give both programs the same "
+                f"{of_guide['scale']} in the guide: give both programs the same "
                 "plates, and wrap both in the same handlers"
             )
     scale = site["scale"]
@@ -156,7 +158,7 @@ def exponent_of_latents(guide_trace: Any, layout: Layout) -> Any:
     """
     sites = guide_sites(guide_trace)
     for name, site in sites:
-        if _differ(site["scale"], sites[0][1]["scale"]):
+        if not same_scale(site["scale"], sites[0][1]["scale"]):
             raise ValueError(
                 f"gradient='dreg' needs one KL weight for all latents; got scales "
                 f"{sites[0][1]['scale']} at site '{sites[0][0]}' and {site['scale']} at '{name}': "
@@ -170,12 +172,6 @@ def _exponent(own: Any, scale: Any) -> Any:
         return own / scale
     own, scale = torch.as_tensor(own), torch.as_tensor(scale)
     return torch.where(own == scale, 1.0, own / scale)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    if one is other or is_fake(one) or is_fake(other):
-        return False
-    return not torch.equal(*torch.broadcast_tensors(torch.as_tensor(one), torch.as_tensor(other)))
 
 
 def check_defined(log_w: Tensor, *traces: Any) -> None:

@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, Final
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
@@ -27,13 +29,21 @@ from torch._subclasses.fake_tensor import is_fake
 from pyrovae.parts import is_known
 from pyrovae.randomness import generators_kept
 from pyrovae.types import Program
+from pyrovae.weights.module_state import buffers_kept, modules_met
 from pyrovae.weights.rows import PARTICLES, Rows, Scales
 from pyrovae.weights.sites import log_prob, objective_sites, plate_size, sample_sites
 
-__all__ = ["Settled", "over_particles"]
+__all__ = ["Settled", "in_test_run", "over_particles"]
 
 PROBES: Final = 3
 """The number of particles in a test run. An axis of size 2 is more common in data."""
+
+_TEST_RUN: Final = ContextVar("_TEST_RUN", default=False)
+
+
+def in_test_run() -> bool:
+    """Return whether a program runs to decide between a plate and rows, without the other one."""
+    return _TEST_RUN.get()
 
 
 def over_particles(program: Program, particles: int) -> Program:
@@ -129,7 +139,9 @@ def _unwrapped(program: Program) -> Program:
         if hasattr(program, "__wrapped__"):
             program = program.__wrapped__
         elif isinstance(program, functools.partial):
-            program = program.func
+            # Pyro's handlers wrap a program as a partial application to (handler, program).
+            handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
+            program = program.args[1] if handled else program.func
         else:
             return program
 
@@ -143,13 +155,13 @@ def _is_empty(value: Any) -> bool:
 def _state_kept(program: Program) -> Iterator[None]:
     """Restore random generators and buffers after the block, and hide its sites from handlers."""
     owner = getattr(_unwrapped(program), "__self__", _unwrapped(program))
-    buffers = list(owner.buffers()) if isinstance(owner, nn.Module) else []
-    before = [buffer.clone() for buffer in buffers]
-    with generators_kept(), torch.no_grad(), poutine.block():
-        yield
-        for buffer, value in zip(buffers, before, strict=True):
-            if not torch.equal(buffer, value):
-                buffer.copy_(value)
+    known = [owner] if isinstance(owner, nn.Module) else []
+    token = _TEST_RUN.set(True)
+    try:
+        with buffers_kept(known), generators_kept(), torch.no_grad(), poutine.block():
+            yield
+    finally:
+        _TEST_RUN.reset(token)
 
 
 def _probed(
@@ -205,11 +217,11 @@ def _training_met() -> Iterator[list[bool]]:
     """Record whether a module in training mode runs: its rows may share statistics."""
     met: list[bool] = []
 
-    def note(module: nn.Module, _: Any) -> None:
+    def note(module: nn.Module) -> None:
         if module.training:
             met.append(True)
 
-    with nn.modules.module.register_module_forward_pre_hook(note):
+    with modules_met(note):
         yield met
 
 

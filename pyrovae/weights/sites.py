@@ -29,6 +29,7 @@ from pyrovae.weights.families import (
     univariate_factors,
     unmasked,
 )
+from pyrovae.weights.observed import observed_at
 
 __all__ = [
     "TRAINING_FACTOR",
@@ -51,7 +52,10 @@ __all__ = [
     "objective_sites",
     "one_line",
     "plate_size",
+    "is_masked",
     "same_mask",
+    "same_scale",
+    "support_of",
     "sample_sites",
     "univariate_factors",
 ]
@@ -219,9 +223,9 @@ def check_supports(model_trace: Any, guide_trace: Any) -> None:
     """
     for name, site in sample_sites(guide_trace):
         other = model_trace.nodes.get(name)
-        if other is None or _masked(site) or _masked(other):
+        if other is None or is_masked(site) or is_masked(other):
             continue
-        wanted, given = _support(other["fn"]), _support(site["fn"])
+        wanted, given = support_of(other["fn"]), support_of(site["fn"])
         if wanted is None or given is None:
             continue
         value = site["value"]
@@ -235,7 +239,7 @@ def check_supports(model_trace: Any, guide_trace: Any) -> None:
             )
 
 
-def _support(fn: Any) -> Any:
+def support_of(fn: Any) -> Any:
     """Return the support of a distribution; None if it is unknown."""
     if isinstance(innermost(fn), VonMises):  # It declares the reals and draws from one circle.
         return constraints.independent(constraints.interval(-math.pi, math.pi), fn.event_dim)
@@ -256,17 +260,19 @@ def _points(support: Any, like: Tensor) -> list[Tensor]:
     return []
 
 
-def _masked(site: Any) -> bool:
-    masked = any(isinstance(layer, MaskedDistribution) for layer in _layers(site["fn"]))
-    return masked or not (site["mask"] is None or site["mask"] is True)
+def is_masked(site: Any) -> bool:
+    """Return whether a site has a mask, by a handler or by `.mask` of its distribution."""
+    return any(mask is not None and mask is not True for mask in _masks(site))
 
 
-def _layers(fn: Any) -> list[Any]:
-    """Return a distribution and the ones that it wraps by `.to_event` or `.mask`."""
-    layers = [fn]
-    while isinstance(layers[-1], torch.distributions.Independent | MaskedDistribution):
-        layers.append(layers[-1].base_dist)
-    return layers
+def _masks(site: Any) -> list[Any]:
+    """Return the mask of a site, and those of its distribution within `.to_event`."""
+    found, fn = [site["mask"]], site["fn"]
+    while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
+        if isinstance(fn, MaskedDistribution):
+            found.append(fn._mask)
+        fn = fn.base_dist
+    return found
 
 
 def _in_words(support: Any) -> str:
@@ -284,9 +290,11 @@ def _in_words(support: Any) -> str:
 
 def _check_masks(name: str, model_site: Any, guide_site: Any) -> None:
     """Check that both programs mask the same data. One mask for all data makes a flat prior."""
-    masks = model_site["mask"], guide_site["mask"]
-    by_datum = [mask for mask in masks if isinstance(mask, Tensor) and not is_fake(mask)]
-    if by_datum and enumeration_dim(guide_site) is None and not same_mask(*masks):
+    masks = [mask for site in (model_site, guide_site) for mask in _masks(site)]
+    by_datum = any(isinstance(mask, Tensor) for mask in masks) and not any(map(is_fake, masks))
+    if not by_datum or enumeration_dim(guide_site) is not None:
+        return
+    if not same_mask(observed_at(model_site), observed_at(guide_site)):
         raise ValueError(
             f"site '{name}' is masked differently in the model and in the guide, so some data "
             "have only one of the two densities: use the same mask in both programs"
@@ -301,9 +309,18 @@ def same_mask(first: Any, second: Any) -> bool:
     first, second = (True if mask is None else mask for mask in (first, second))
     if first is second or is_fake(first) or is_fake(second):
         return first is second
-    device = next((mask.device for mask in (first, second) if isinstance(mask, Tensor)), None)
-    masks = [torch.as_tensor(mask, device=device) for mask in (first, second)]
-    return torch.equal(*torch.broadcast_tensors(*masks))
+    return _equal(first, second)
+
+
+def same_scale(first: Any, second: Any) -> bool:
+    """Return whether two scales are equal; those without values, as in a recording, are."""
+    return first is second or is_fake(first) or is_fake(second) or _equal(first, second)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    device = next((each.device for each in (first, second) if isinstance(each, Tensor)), None)
+    both = [torch.as_tensor(each, device=device) for each in (first, second)]
+    return torch.equal(*torch.broadcast_tensors(*both))
 
 
 def is_point_mass(site: Any) -> bool:

@@ -16,6 +16,7 @@ from pyrovae.data.domains import check_context, check_domain, check_finite
 from pyrovae.parts import is_known
 from pyrovae.randomness import STEPS, Steps
 from pyrovae.types import ContextValue, Program, Target
+from pyrovae.weights import module_state
 from pyrovae.weights.given import Given
 from pyrovae.weights.stored import held_modules
 
@@ -226,8 +227,13 @@ def safe_to_compile(target: Target) -> bool:
     """
     device = device_of(target)
     known = device is not None and device.type in ("cpu", "cuda")
+    return known and _has_known_parts(target)
+
+
+def _has_known_parts(target: Target) -> bool:
+    """Return whether a target is a VAE with only parts of the library."""
     config = getattr(target, "config", None)
-    return known and isinstance(config, dict) and set(config) == set(PARTS) and is_known(config)
+    return isinstance(config, dict) and set(config) == set(PARTS) and is_known(config)
 
 
 def modules_of(target: Target) -> list[nn.Module]:
@@ -278,47 +284,14 @@ def parameters_kept(target: Target) -> Iterator[None]:
                     parameter.copy_(value)
 
 
-@contextlib.contextmanager
-def buffers_kept(target: Target) -> Iterator[None]:
-    """Restore the buffers of the target's modules, and of modules that it calls, after the block.
+def buffers_kept(target: Target) -> contextlib.AbstractContextManager[None]:
+    """Restore the buffers of the target's modules, and of modules that it calls, after a block."""
+    return module_state.buffers_kept(modules_of(target))
 
-    Batch normalization changes its buffers in training mode. Other modules may change theirs in
-    any mode.
+
+def evaluation_mode(target: Target) -> contextlib.AbstractContextManager[None]:
+    """Set every module of the target to evaluation mode, and restore the modes after the block.
+
+    Modules of programs of one's own that no search finds are switched when they run.
     """
-    before: dict[int, tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]] = {}
-
-    def remember(module: nn.Module, _: Any = None) -> None:
-        if id(module) not in before:
-            before[id(module)] = (
-                module,
-                {
-                    name: (buffer, buffer.clone())
-                    for name, buffer in module._buffers.items()
-                    if buffer is not None and not nn.parameter.is_lazy(buffer)
-                },
-            )
-
-    for module in modules_of(target):
-        remember(module)
-    try:
-        with nn.modules.module.register_module_forward_pre_hook(remember):
-            yield
-    finally:
-        with torch.no_grad():
-            for module, buffers in before.values():
-                for name, (buffer, value) in buffers.items():
-                    module._buffers[name] = buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def evaluation_mode(target: Target) -> Iterator[None]:
-    """Set every module of the target to evaluation mode, and restore the modes after the block."""
-    modules = modules_of(target)
-    flags = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.training = flag
+    return module_state.evaluation_mode(modules_of(target), met=not _has_known_parts(target))

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import safetensors.torch
 import torch
+from pyro import poutine
 from worlds import LinearGaussian, Mixture
 
 import pyrovae as pv
@@ -208,6 +209,31 @@ def test_error_over_particles_is_honest_for_dynamic_data():
     spread = torch.tensor([report.elbo.mean for report in reports]).std().item()
     told = sum(report.elbo.error_over_particles for report in reports) / len(reports)
     assert abs(spread / told - 1) < 4 / math.sqrt(2 * 39)
+
+
+class Masking(poutine.messenger.Messenger):
+    """Mask the site "z" by `.mask` of its distribution."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def _pyro_sample(self, msg):
+        if msg["name"] == "z":
+            msg["fn"] = msg["fn"].mask(self.mask)
+
+
+def test_a_mask_of_a_distribution_in_one_program_alone_leaves_no_weights():
+    world = LinearGaussian()
+    x, mask = world.sample(6), torch.arange(6) > 2
+    masked = Masking(mask)(world.model), Masking(mask)(world.off_guide)
+    for pair in ((masked[0], world.off_guide), (world.model, masked[1])):
+        with pytest.raises(ValueError, match="site 'z' is masked differently in the model"):
+            pv.evaluate(pair, x, particles=5)
+    by_handler = (poutine.mask(each, mask=mask) for each in (world.model, world.off_guide))
+    wanted = pv.evaluate(tuple(by_handler), x, particles=5).elbo.value
+    kept = pv.evaluate(masked, x, particles=5).elbo.value
+    torch.testing.assert_close(kept[mask], wanted[mask])
 
 
 def test_a_mask_in_one_program_alone_leaves_no_weights():

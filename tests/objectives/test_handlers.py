@@ -250,6 +250,52 @@ def test_a_kl_without_closed_form_is_the_log_ratio_of_the_draw():
         assert loss == pytest.approx(distortion + ROWS * 100.0, rel=1e-12)
 
 
+def linear(weights, biases):
+    """Return one linear layer, as a network of the library."""
+    net = pv.nets.MLP(1, len(biases))
+    with torch.no_grad():
+        net.layers[0].weight.copy_(torch.tensor(weights)[:, None])
+        net.layers[0].bias.copy_(torch.tensor(biases))
+    return net
+
+
+BOTTOM_UP = {
+    "free sites": (lambda: free_bits(50.0, per="site"), 100.0),
+    "free dimensions": (lambda: free_bits(50.0), 100.0),
+    "a capacity of no strength": (lambda: capacity(0.0, strength=0.0), 0.0),
+}
+
+
+@pytest.mark.parametrize(("make", "added"), BOTTOM_UP.values(), ids=BOTTOM_UP)
+@pytest.mark.parametrize("objective", [infer.Trace_ELBO(), objectives.IWAE(1)])
+def test_a_guide_that_samples_the_sites_in_another_order_has_the_same_kl(make, added, objective):
+    """Where all KL is free, -E log p(x | z) is left, with z_1 ~ N(x, 1) and x ~ N(z_1, 1)."""
+    raw = math.log(math.expm1(0.5)), math.log(math.expm1(1.0))
+    normal = pv.guides.MeanFieldNormal
+    prior = pv.priors.Hierarchical(
+        pv.priors.StandardNormal(1), pv.priors.ConditionalNormal(linear([1.0, 0.0], [0.0, raw[0]]))
+    )
+    guide = pv.guides.Hierarchical(
+        normal(linear([1.0, 0.0], [0.0, raw[1]])), normal(linear([0.8, 0.0], [0.0, raw[0]]))
+    )
+    vae = pv.VAE(prior, pv.likelihoods.Normal(linear([1.0], [0.0]), scale=1.0), guide)
+    rows = 20_000
+    torch.manual_seed(0)
+    loss = objective.loss(*make().wrap(vae.model, vae.guide), torch.ones(rows, 1)) / rows - added
+    # The variance of -log p(x | z) is that of half a chi-squared: 1/2.
+    assert abs(loss - 0.5 * math.log(2 * math.pi) - 0.5) < 5 * (0.5 / rows) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "alone", [poutine.mask(mask=False), poutine.scale(scale=0.5)], ids=["a mask", "a scale"]
+)
+@pytest.mark.parametrize("make", [lambda: free_bits(1.0), lambda: capacity(1.0, strength=1.0)])
+def test_a_latent_that_one_program_masks_or_scales_is_refused(alone, make):
+    vae, x = table_vae()
+    with pytest.raises(ValueError, match="'z' is masked or scaled in only one"):
+        infer.Trace_ELBO().loss(*make().wrap(alone(vae.model), vae.guide), x)
+
+
 def test_a_site_of_full_covariance_has_bits_of_its_own():
     world = LinearGaussian()
     vae, x = world.vae(world.exact_posterior), world.sample(3)

@@ -42,6 +42,19 @@ def test_a_masked_latent_is_refused(objective):
         objective.loss(*programs, x)
 
 
+def test_a_latent_that_is_masked_by_its_distribution_is_refused(objective):
+    vae, x = trained()
+    mask = torch.arange(ROWS) > 2
+
+    class Masking(poutine.messenger.Messenger):
+        def _pyro_sample(self, msg):
+            if msg["name"] == "z":
+                msg["fn"] = msg["fn"].mask(mask)
+
+    with pytest.raises(ValueError, match="site 'z' is masked, so the aggregate posterior is not"):
+        objective.loss(Masking()(vae.model), Masking()(vae.guide), x)
+
+
 def test_a_posterior_that_is_not_factorized_is_refused_by_the_decomposition():
     world = LinearGaussian()
     objective = TotalCorrelation(100, beta=2.0)

@@ -358,6 +358,38 @@ def test_an_infinite_loss_of_a_compiled_step_spares_the_parameters(monkeypatch):
     assert torch.equal(parameters(vae), before)
 
 
+WEIGHED = {
+    "a mask": (poutine.mask(mask=False), 0.0),
+    "a scale": (poutine.scale(scale=0.25), 0.25),
+}
+
+
+@pytest.mark.parametrize(("alone", "weight"), WEIGHED.values(), ids=WEIGHED)
+def test_default_loss_reads_a_mask_and_a_scale_of_the_prior_alone(alone, weight):
+    """The prior's density is weighed, and that of q is not, so that no closed form holds."""
+    mean, scale, rows = torch.tensor(2.0), torch.tensor(0.3), 4000
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            with alone:
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(mean, scale))
+
+    torch.manual_seed(0)
+    x = torch.ones(rows)
+    loss = default_loss(model, guide, x).loss(model, guide, x) / rows
+    half, square = 0.5 * math.log(2 * math.pi), mean**2 + scale**2
+    wanted = weight * (half + square / 2) + half + ((1 - mean) ** 2 + scale**2) / 2
+    wanted -= half + 0.5 + scale.log()
+    z = dist.Normal(mean, scale).sample((100_000,))
+    each = weight * z**2 / 2 + (1 - z) ** 2 / 2 - ((z - mean) / scale) ** 2 / 2
+    assert abs(loss - wanted) < 5 * each.std() / rows**0.5
+
+
 def test_default_loss_is_the_one_that_holds():
     x = binary_data(10)
     vae = small_vae()
