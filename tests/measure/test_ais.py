@@ -580,6 +580,10 @@ REFUSED = {
         lambda: pv.priors.UniformSphere(3)(),
         "site 'z' has support .* no bijection",
     ),
+    "draws without their density": (
+        lambda: pyro.sample("z", dist.Normal(0.0, 1.0).mask(torch.zeros((), dtype=torch.bool))),
+        "site 'z' is masked in the prior.* start='guide'",
+    ),
     "nothing to move": (
         lambda: pyro.sample("z", dist.Bernoulli(0.5)),
         "the model samples none",
@@ -591,6 +595,29 @@ REFUSED = {
 def test_refuses_latents_that_cannot_be_moved(latent, said):
     with pytest.raises(ValueError, match=said):
         path_of((latent_world(latent), None), torch.zeros(3), chains=2)
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_angles_are_moved_on_one_circle(start):
+    """`VonMises` declares the reals, where its density repeats itself without end."""
+    noise, x = 0.2, number([[4.5], [1.0], [3.0]])
+
+    def prior():
+        return pyro.sample("z", dist.VonMises(number([0.0]), 0.5).to_event(1))
+
+    def likelihood(z, x=None):
+        return pyro.sample("x", dist.Normal(z, noise).to_event(1), obs=x)
+
+    def guide(x):
+        return pyro.sample("z", dist.VonMises(x.clamp(-3.0, 3.0), 5.0).to_event(1))
+
+    z = torch.linspace(-torch.pi, torch.pi, 20_001, dtype=DOUBLE)[:, None]
+    log_joint = dist.VonMises(number(0.0), 0.5).log_prob(z) + dist.Normal(z, noise).log_prob(x.T)
+    exact = log_joint.logsumexp(0) + (z[1] - z[0]).log()
+    with pv.seeded(0):
+        found = AIS(100, particles=64, start=start)(pv.VAE(prior, likelihood, guide), x).lower
+    short = (exact - found.value).mean()
+    assert abs(short) < 5 * found.error_over_particles + 0.02
 
 
 def test_refuses_a_start_at_a_guide_whose_density_is_not_known():

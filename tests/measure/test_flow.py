@@ -8,12 +8,9 @@ import torch
 from torch import distributions as td
 from worlds import random
 
-import pyrovae as pv
-from pyrovae import guides, priors
+from pyrovae import guides
 from pyrovae.distributions.spheres import PowerSpherical
 from pyrovae.measure.refinement.flow import LIMIT, PerDatumFlow, _Coupling
-from pyrovae.measure.refinement.refine import refine
-from pyrovae.nets import MLP
 
 
 def normal(h):
@@ -151,13 +148,6 @@ def test_what_no_real_vector_maps_onto_is_refused():
 
     with pytest.raises(ValueError, match="a bijection from real vectors.*; got a PowerSpherical"):
         PerDatumFlow().around(sphere, torch.randn(2, 3))
-    relaxed = pv.VAE(
-        priors.RelaxedOneHot(3, temperature=1.0),
-        pv.likelihoods.Normal(MLP(3, 4)),
-        guides.RelaxedOneHot(MLP(4, 3), temperature=1.0),
-    )
-    with pytest.raises(ValueError, match="a LogConcrete, which has none: refine within its own"):
-        refine(relaxed, torch.zeros(2, 4), steps=1, family=PerDatumFlow())
 
 
 def test_a_posterior_of_no_width_does_not_divide_by_zero():

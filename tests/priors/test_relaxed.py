@@ -189,3 +189,26 @@ def test_annealing_keeps_the_tensor_and_is_saved_with_the_state():
             with pytest.raises(ValueError, match=f"positive and finite; got {temperature}"):
                 part.anneal(temperature)
         assert float(held) == 0.25
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_annealing_moves_on_the_simplex(start):
+    """The density is one over C - 1 log-ratios. Chains in C numbers would leave the simplex."""
+    with pv.seeded(0):
+        found = pv.AIS(40, particles=64, start=start)(relaxed_world(), X).lower
+    exact = relaxed_log_evidence(X)
+    # The mean of the weights is unbiased, and its logarithm short by half their variance.
+    short = (exact - found.value).mean()
+    assert abs(short) < 5 * found.error_over_particles + 0.02
+
+
+def test_a_flow_refines_a_relaxed_class_toward_its_log_evidence():
+    vae, exact = relaxed_world(), relaxed_log_evidence(X).mean()
+    with pv.seeded(0):
+        refined = pv.refine(vae, X, steps=200, family=pv.PerDatumFlow())
+        elbos = [
+            mean_estimate(log_weights(pair, X, particles=2000)).mean
+            for pair in (vae, (vae.model, refined))
+        ]
+    assert elbos[0] < exact - 0.5
+    assert exact - 0.2 < elbos[1] < exact + 0.01

@@ -35,8 +35,10 @@ from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
     advice_on_shapes,
     check_plates,
+    is_masked,
     is_point_mass,
     sample_sites,
+    support_of,
 )
 from pyrovae.weights.traces import held, trace_guide
 
@@ -89,7 +91,8 @@ class LatentDensity:
 
     Raises:
         ValueError: naming the site, if a latent is neither continuous with a bijection to real
-            numbers nor discrete with a finite support, or if the guide does not sample it.
+            numbers nor discrete with a finite support, if it is masked in the program that the
+            chains start from, or if the guide does not sample it.
 
     Example:
         >>> path = LatentDensity((vae.model, vae.guide), 4, "prior", x)
@@ -121,7 +124,9 @@ class LatentDensity:
                 "every site and use log_weights, which computes log p(x) exactly"
             )
         if start == "guide":
-            _check_guide(self._drawn(self.guide), set(self._events))
+            trace = self._drawn(self.guide)
+            _check_guide(trace, set(self._events))
+        _check_unmasked(trace, start)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -282,15 +287,15 @@ def bijection(site: Any) -> Any:
     Raises:
         ValueError: naming the site, if its support has no such bijection.
     """
-    support = site["fn"].support
+    support = support_of(site["fn"])
     if isinstance(support, MixtureSameFamilyConstraint):
         support = support.base_constraint
     try:
         return biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
-            f"site '{site['name']}' has support {site['fn'].support}, for which torch has no "
-            "bijection from real numbers: use log_weights instead of annealing"
+            f"site '{site['name']}' has support {support}, for which torch has no bijection from "
+            "real numbers: use log_weights instead of annealing"
         ) from error
 
 
@@ -310,6 +315,18 @@ def _continuous(trace: Any) -> Iterator[tuple[str, Any]]:
             raise ValueError(
                 f"site '{name}' is discrete with no finite support, so annealing can neither move "
                 "it nor sum it out: use log_weights instead"
+            )
+
+
+def _check_unmasked(trace: Any, start: Start) -> None:
+    """Check that the chains start with the densities that they are drawn from."""
+    other = "guide" if start == "prior" else "prior"
+    for name, site in _continuous(trace):
+        if is_masked(site):
+            raise ValueError(
+                f"site '{name}' is masked in the {start}, so that its draws do not have the "
+                f"density of the site: anneal from the other program, start='{other}', or use "
+                "log_weights"
             )
 
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
-from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyrovae.nets import SMALLEST_SCALE
+from pyrovae.weights.sites import support_of
 
 __all__ = ["Family", "PerDatumFlow"]
 
@@ -216,9 +216,7 @@ def _to_vectors(q: dist.Distribution) -> td.Transform:
         ValueError: if torch has none.
     """
     try:
-        if isinstance(q, ExpRelaxedCategorical):  # It declares real vectors, and draws from fewer.
-            raise NotImplementedError
-        onto = td.biject_to(q.support)
+        onto = td.biject_to(support_of(q))
     except NotImplementedError:
         raise ValueError(
             "a per-datum flow needs a bijection from real vectors to the support of q; got a "
