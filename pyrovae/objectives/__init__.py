@@ -16,6 +16,10 @@ of the guide (see `pyrovae.objectives.gradients`):
 - "dreg": doubly reparameterized. It is unbiased for every bound here and has zero variance at the
   exact posterior; far from it, the plain gradient may have a lower variance.
 
+The last two, and `ReweightedWakeSleep`, need the slope of log q(z | x) at a fixed z. A guide that
+draws an auxiliary u and returns z = T(u), as Pyro's autoguides do, has it if T has no parameters,
+and is refused otherwise.
+
 Every site must lie in the plate over data, as for `log_weights`. An enumerated latent belongs to
 the model only: the bound does not contain its posterior, so a guide with one is refused.
 `SemiSupervised` takes such guides: it trains q of an enumerated class, of which some data have

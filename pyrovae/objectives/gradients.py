@@ -35,6 +35,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pyrovae.weights import bounds
+from pyrovae.weights.auxiliary import check_fixed_transform
 from pyrovae.weights.log_joint import (
     Layout,
     check_defined,
@@ -132,8 +133,9 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
 
     Raises:
         ValueError: as `log_weights`; and naming the site, if "stl" or "dreg" meet a site that is
-            not reparameterized, the guide enumerates a latent that the bound would not train, two
-            sites have different scales, or a weight is undefined.
+            not reparameterized or a map of auxiliary sites that has parameters, the guide
+            enumerates a latent that the bound would not train, two sites have different scales, or
+            a weight is undefined.
     """
     guide_trace = programs.trace_guide()
     _check_enumerated(guide_trace, gradient)
@@ -143,6 +145,7 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
     paths: list[tuple[Tensor, int]] = []
     if gradient != "plain":
         _check_reparameterized(guide_trace, gradient)
+        check_fixed_transform(guide_trace, programs.trace_guide, points=gradient == "stl")
         given, paths = _with_paths(guide_trace)
     with Frozen() if freeze_model else contextlib.nullcontext():
         model_trace = programs.trace_model(given)

@@ -19,6 +19,7 @@ from pyrovae.objectives.gradients import (
     model_bound,
 )
 from pyrovae.weights import bounds
+from pyrovae.weights.auxiliary import check_fixed_transform
 from pyrovae.weights.log_joint import guide_sites
 from pyrovae.weights.sites import log_prob
 
@@ -44,7 +45,8 @@ class ReweightedWakeSleep(Objective):
             samples).
 
     Raises:
-        ValueError: if `particles` is below 2, or the gradient is "stl".
+        ValueError: if `particles` is below 2, or the gradient is "stl". When the programs run: if
+            a map of auxiliary sites to the latents has parameters, and as `log_weights`.
 
     References:
         Bornschein, Bengio, 2015. Reweighted Wake-Sleep.
@@ -75,6 +77,7 @@ class ReweightedWakeSleep(Objective):
                 drawn = draw(programs, "plain")
             check_nothing_enumerated(drawn.guide_trace)
             check_random(drawn.guide_trace)
+            check_fixed_transform(drawn.guide_trace, programs.trace_guide, points=False)
             weights = bounds.normalized_weights(drawn.log_w)
             again = programs.trace_guide(drawn.guide_trace)
             raised = (weights * sum(log_prob(site) for _, site in guide_sites(again))).sum(0)

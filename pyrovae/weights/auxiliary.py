@@ -28,7 +28,13 @@ from pyrovae.weights.sites import (
     sample_sites,
 )
 
-__all__ = ["REVERSE_DENSITY", "check_codes", "check_guide", "check_transform"]
+__all__ = [
+    "REVERSE_DENSITY",
+    "check_codes",
+    "check_fixed_transform",
+    "check_guide",
+    "check_transform",
+]
 
 REVERSE_DENSITY: Final = "_reverse_density"
 """The key of `infer` that marks a factor of a guide as -log r(u | z, x), where r is a normalized
@@ -122,6 +128,51 @@ def check_transform(
         stretch = _log_det([latent for latent, _ in moved], sources)
     if stretch is None or not _alike(-stretch, sum(volume for _, volume in moved)):
         raise _unknown(sites)
+
+
+def check_fixed_transform(
+    guide_trace: Any, retrace: Callable[[poutine.Trace], Any], *, points: bool
+) -> None:
+    """Check that the map T of auxiliary sites to latents has no parameters.
+
+    With a fixed map, the gradient of log q(z) at a fixed z is that of log q(u) at a fixed u. With
+    a parameterized one it has further terms, by the inverse of T, which are not known. Nothing is
+    checked where gradients are not recorded.
+
+    Args:
+        guide_trace: the trace of the guide.
+        retrace: a function that traces the guide at the values of a trace.
+        points: whether point estimates beside the auxiliary sites, which have no density, may
+            have parameters.
+
+    Raises:
+        ValueError: naming the sites, otherwise.
+    """
+    drawn = _auxiliary(dict(sample_sites(guide_trace)))
+    if not drawn or not torch.is_grad_enabled():
+        return
+    given = guide_trace.copy()
+    for name, site in sample_sites(guide_trace):
+        given.nodes[name] = {**site, "value": site["value"].detach()}
+    trained = [name for name, site in sample_sites(retrace(given)) if _has_parameters(site)]
+    if trained and points:
+        sources = [given.nodes[name]["value"].requires_grad_() for name in drawn]
+        again = dict(sample_sites(retrace(given)))
+        trained = [name for name in trained if _follows(again[name]["fn"].rsample(), sources)]
+    if trained:
+        raise ValueError(
+            f"the map of the guide's auxiliary sites {list(drawn)} to {trained} has parameters, "
+            "and this objective or gradient needs the slope of log q(z | x) at a fixed z, which "
+            "only a fixed map gives: use gradient='plain' of a bound such as IWAE, or sample the "
+            "latents from one distribution, such as a TransformedDistribution"
+        )
+
+
+def _has_parameters(site: Any) -> bool:
+    """Return whether the value or the log-density of a point mass requires a gradient."""
+    return is_point_mass(site) and (
+        site["fn"].rsample().requires_grad or log_prob(site).requires_grad
+    )
 
 
 def _auxiliary(sites: Sites) -> Sites:
