@@ -12,6 +12,7 @@ import math
 from typing import Any, final
 
 import torch
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.poutine import condition
 from pyro.poutine.messenger import Messenger
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from pyrovae.objectives.base import Loss
 from pyrovae.types import Data, Program
-from pyrovae.weights.sites import advice_on_shapes, log_prob
+from pyrovae.weights.sites import advice_on_shapes, log_prob, sample_sites
 from pyrovae.weights.target import as_tensors, check_data
 
 __all__ = ["SemiSupervised"]
@@ -44,7 +45,8 @@ class SemiSupervised(Loss):
     $J^\alpha$ of the paper if all rows are given, and -1 stands where the label is not known. If
     only the labeled rows are given, $\pi = 1$: they count as much as all the data.
 
-    The sum over y is exact. The value is in nats, with the scale of the plate. `fit` takes the
+    The sum over y is exact. The value is in nats, with the scale of the plate. A KL weight is no
+    part of the classifier's term, $\alpha \log q(y | x)$. `fit` takes the
     data as for any other objective, and measures their log p(x). Labeled data are drawn from
     torch's generator, and binarized anew if they are a dynamic split.
 
@@ -117,7 +119,7 @@ class SemiSupervised(Loss):
         with advice_on_shapes():
             of_labeled = _negative_elbo(known.given(model), known(guide), *labeled, **kwargs)
             loss = _negative_elbo(model, guide, *args, **kwargs)
-        return loss + self.share * of_labeled - self.alpha * known.log_q.sum()
+        return loss + self.share * of_labeled - self.alpha * (known.scale * known.log_q).sum()
 
     def draw(self, x: Tensor, *context: Any) -> tuple[Tensor, ...]:
         """Draw as many labeled data as a batch has: labels [N], x [N, ...] and its context."""
@@ -160,9 +162,12 @@ class _Observed(Messenger):
     Attributes:
         site: the name of the class's site.
         value: the class of each datum, in the support of the site.
-        log_q: the scaled log q(y | x), [N], once the guide has run.
+        log_q: log q(y | x), [N], once the guide has run.
+        scale: the scale of the observed data, once the model has run. That of the class's own
+            site would contain a KL weight, which is no part of the classifier's term.
     """
 
+    scale: Any = 1.0
     value: Tensor
     log_q: Tensor
 
@@ -181,7 +186,15 @@ class _Observed(Messenger):
                     "has no class that a label could be of: use pyrovae.guides.Categorical, or "
                     "mark the site of the class with infer={'enumerate': 'parallel'}"
                 )
-            return condition(model, {str(self.site): self.value})(*args, **kwargs)
+            with poutine.trace() as tape:
+                found = condition(model, {str(self.site): self.value})(*args, **kwargs)
+            scales = [
+                site["scale"]
+                for name, site in sample_sites(tape.trace)
+                if site["is_observed"] and name != self.site
+            ]
+            self.scale = scales[0] if scales else self.scale
+            return found
 
         return labeled
 
@@ -199,7 +212,7 @@ class _Observed(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
-            self.log_q = msg["scale"] * log_prob(msg)
+            self.log_q = log_prob(msg)
 
     def _of_labels(self, fn: Any) -> Tensor:
         support = fn.enumerate_support(expand=False)

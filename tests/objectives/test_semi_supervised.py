@@ -83,6 +83,25 @@ def test_the_scale_of_a_subsampling_plate_multiplies_each_term():
     assert found == pytest.approx(10 * by_hand(world, x, labeled, 0).item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("around", [1.0, 0.25])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [None, 5 * ROWS])
+def test_a_kl_weight_leaves_the_term_of_the_classifier_as_it_is(beta, around, size):
+    """Labels train the classifier from the start of an annealing, by the scale of the data."""
+    vae, labels = m2(), torch.tensor([2])
+    labeled, x = X[:1], X[:ROWS]
+    pair = [scale(p, around) for p in pv.handlers.kl_weight(beta).wrap(vae.model, vae.guide)]
+
+    def loss(alpha):
+        with pv.seeded(0):
+            objective = SemiSupervised(labeled, labels, alpha=alpha)
+            return objective.loss(*pair, x, size=size)
+
+    log_q = vae.posterior.parts[0].net(labeled).log_softmax(-1)[0, 2].item()
+    wanted = -10 * around * (size or ROWS) * log_q
+    assert loss(10.0) - loss(0.0) == pytest.approx(wanted, rel=1e-9)
+
+
 def m2(seed=0, *, width=5, classes=3, dropout=0.0):
     """Return a small M2 in double precision."""
     torch.manual_seed(seed)
