@@ -32,7 +32,8 @@ class FIVO(Loss):
 
     Raises:
         ValueError: if there is no particle; in a step, if the programs are no state-space model,
-            or the steps of the guide are not reparameterized.
+            the steps of the guide are not reparameterized, or a handler adds a factor, as
+            `free_bits` and `capacity` do.
 
     References:
         Maddison, Lawson, Tucker, Heess, Norouzi, Mnih, Doucet, Teh, 2017. Filtering Variational
@@ -71,6 +72,11 @@ class FIVO(Loss):
             raise ValueError(
                 "FIVO trains guides whose steps are reparameterized (has_rsample); those of this "
                 "one are not, and would get no gradient. Use continuous latents, or Trace_ELBO"
+            )
+        if space.factors:
+            raise ValueError(
+                f"FIVO weighs z and x step by step, and knows no place for {list(space.factors)}, "
+                "the factor of free_bits or capacity: remove the handler, or train by IWAE"
             )
         found = filter_particles(space, self.num_particles, kl_weight=space.kl_weight)
         loss: Tensor = -(space.scale * found.log_z).sum()

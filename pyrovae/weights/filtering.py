@@ -16,6 +16,7 @@ estimate is unbiased whichever steps resample, so that its logarithm is a lower 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,7 +26,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.types import Program
-from pyrovae.weights.sites import sample_sites
+from pyrovae.weights.sites import is_training_factor, objective_sites, sample_sites
 
 __all__ = ["Belief", "Filtered", "StateSpace", "filter_particles"]
 
@@ -117,6 +118,7 @@ class StateSpace:
         mask: the steps of x, booleans [N, T].
         scale: the factor by which the plate scales each datum.
         kl_weight: the factor of log p(z) - log q(z) beside it, which a handler sets in training.
+        factors: the names of the factors that handlers add in training, which a filter leaves out.
     """
 
     prior: Chain
@@ -126,6 +128,7 @@ class StateSpace:
     mask: Tensor
     scale: Any
     kl_weight: Any
+    factors: Sequence[str] = ()
 
     @classmethod
     def of(cls, model: Program, guide: Program, *args: Any) -> StateSpace:
@@ -148,7 +151,9 @@ class StateSpace:
             )
         whole, latent = _tensors(x["scale"], p["scale"])
         mask = _mask_of(x["value"], x["fn"].mask)
-        return cls(p["fn"], q["fn"], x["fn"], x["value"], mask, x["scale"], latent / whole)
+        factors = [name for name, site in objective_sites(modeled) if is_training_factor(site)]
+        weights = x["scale"], latent / whole
+        return cls(p["fn"], q["fn"], x["fn"], x["value"], mask, *weights, factors)
 
 
 def _tensors(*numbers: Any) -> tuple[Tensor, ...]:

@@ -286,6 +286,23 @@ def test_the_kl_weight_is_the_exponent_of_the_ratio():
     assert abs(at_1 - at_0) > 1
 
 
+@pytest.mark.parametrize(
+    "handler",
+    [pv.handlers.free_bits(9.0, per="site"), pv.handlers.capacity(9.0, strength=5.0)],
+    ids=lambda handler: type(handler).__name__,
+)
+def test_the_factor_of_a_handler_is_refused_in_training_and_left_out_of_measurements(handler):
+    x, kind = sequences(MASK), type(handler).__name__
+    pair = handler.wrap(model, poor_guide)
+    with pytest.raises(ValueError, match=rf"\['z_{kind}'\].*remove the handler"):
+        pv.objectives.FIVO(2).loss(*pair, x, MASK)
+    found = []
+    for programs in ((model, poor_guide), pair):
+        with pv.seeded(0):
+            found.append(pv.ParticleFilter(20)(programs, x, MASK).lower.mean)
+    assert found[0] == found[1]
+
+
 def test_a_guide_whose_steps_are_not_reparameterized_is_not_trained():
     def coins(x, mask):
         with pyro.plate("data", len(x)):
