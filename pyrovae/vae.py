@@ -30,9 +30,10 @@ from pyrovae.types import ContextValue, Data, Program
 from pyrovae.weights.attributes import versions_of
 from pyrovae.weights.diagram import vae_as_html
 from pyrovae.weights.posterior_means import embedded
+from pyrovae.weights.reconstructed import decoded_draw
 from pyrovae.weights.sites import mean_of
 from pyrovae.weights.stored import Announced, StoredParameters, aliased, held_modules
-from pyrovae.weights.target import as_tensors, modules_of
+from pyrovae.weights.target import as_tensors, evaluation_mode, modules_of
 
 __all__ = ["VAE", "announce"]
 
@@ -205,23 +206,31 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor, *context: ContextValue) -> Tensor:
         """Return the mean of p(x | z) at one draw z ~ q(z | x), of the shape of x.
 
+        The modules are in evaluation mode. A site that is enumerated in the prior and omitted in
+        the guide is drawn from its posterior given x and the other sites.
+
         Raises:
             ValueError: if p(x | z) has no mean, such as a categorical distribution.
         """
         x, *context = as_tensors(self, x, *context)  # type: ignore[assignment]
-        drawn = poutine.trace(self.guide).get_trace(x, *context)
-        generate = poutine.trace(poutine.replay(self.model, trace=drawn))
-        return mean_of(_observation(generate.get_trace(None, *context, size=len(x))))
+        with evaluation_mode(self):
+            trace = decoded_draw(self.model, self.guide, x, *context)
+            return mean_of(_observation(trace))
 
     def predictive(self, n: int, *context: ContextValue) -> dist.Distribution:
-        """Return p(x | z) at n draws z ~ p(z), with batch shape [n]."""
-        return _observation(poutine.trace(self.model).get_trace(None, *context, size=n))
+        """Return p(x | z) at n draws z ~ p(z), with batch shape [n].
+
+        The modules are in evaluation mode, unlike in a run of `model`.
+        """
+        with evaluation_mode(self):
+            return _observation(poutine.trace(self.model).get_trace(None, *context, size=n))
 
     @torch.no_grad()
     def sample(self, n: int, *context: ContextValue) -> Tensor:
-        """Sample n data from p(x): z ~ p(z), then x ~ p(x | z)."""
-        drawn: Tensor = self.model(None, *context, size=n)
-        return drawn
+        """Sample n data from p(x): z ~ p(z), then x ~ p(x | z), in evaluation mode."""
+        with evaluation_mode(self):
+            drawn: Tensor = self.model(None, *context, size=n)
+            return drawn
 
     @property
     def held(self) -> dict[str, nn.Module]:

@@ -305,6 +305,51 @@ def test_drawing_and_reconstructing_keep_no_graph():
     assert vae.predictive(7).mean.shape == (7, 3)
 
 
+def test_reconstruct_draws_a_class_that_the_guide_omits_from_its_posterior():
+    """Two classes are summed out of the prior, and x ~ N(m[a, b], 1) whatever z is."""
+    means = torch.tensor([[-2.0, -1.0, 0.5], [-0.5, 0.0, 1.5]]).double()
+    enumerate_, n = {"enumerate": "parallel"}, 20_000
+
+    def prior():
+        a = pyro.sample("a", dist.Bernoulli(torch.tensor(0.3).double()), infer=enumerate_).long()
+        probs = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]]).double()
+        b = pyro.sample("b", dist.Categorical(probs[a]), infer=enumerate_)
+        standard_prior()
+        return means[a, b][..., None]
+
+    def likelihood(z, x=None):
+        return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(x.expand(*x.shape[:-1], 2), 1.0).to_event(1))
+
+    x = torch.full((n, 1), 0.2).double()
+    found = pv.VAE(prior, likelihood, guide).reconstruct(x)
+    assert found.shape == (n, 1)
+    p = torch.tensor([[0.7 * 0.2, 0.7 * 0.5, 0.7 * 0.3], [0.3 * 0.6, 0.3 * 0.2, 0.3 * 0.2]])
+    p = (p.double().log() - (means - 0.2).square() / 2).flatten().softmax(0)
+    shares = (found == means.flatten()).double().mean(0)
+    assert shares.sum() == 1
+    assert ((shares - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
+
+
+def test_what_is_drawn_is_of_evaluation_mode():
+    vae = of_library_parts()
+    norm = nn.BatchNorm1d(2).double()
+    vae.likelihood.net = pv.nets.Folded(nn.Sequential(norm, nn.Dropout(0.5), vae.likelihood.net))
+    x, before = random(0, 6, 3), norm.running_mean.clone()
+
+    def means():
+        torch.manual_seed(1)
+        return vae.reconstruct(x), vae.predictive(4).mean, vae.sample(1)
+
+    in_training = means()
+    assert all(module.training for module in vae.modules())
+    assert torch.equal(norm.running_mean, before)
+    vae.eval()
+    torch.testing.assert_close(in_training, means(), rtol=0, atol=0)
+
+
 def test_context_reaches_prior_likelihood_and_guide():
     seen = {}
 
