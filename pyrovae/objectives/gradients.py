@@ -24,15 +24,12 @@ References:
 from __future__ import annotations
 
 import abc
-import contextlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from pyrovae.weights import bounds
 from pyrovae.weights.auxiliary import check_fixed_transform
@@ -57,7 +54,6 @@ __all__ = [
     "GRADIENTS",
     "Bound",
     "Draw",
-    "Frozen",
     "Gradient",
     "Programs",
     "check_no_factor",
@@ -139,24 +135,29 @@ def draw(programs: Programs, gradient: Gradient, *, freeze_model: bool = False) 
     """
     guide_trace = programs.trace_guide()
     _check_enumerated(guide_trace, gradient)
+    given: Any = guide_trace
+    copies: Any = guide_trace
+    paths: list[tuple[Tensor, int]] = []
     if gradient != "plain" or freeze_model:
         check_random(guide_trace)
-    given: Any = guide_trace
-    paths: list[tuple[Tensor, int]] = []
+        given, paths = _with_paths(guide_trace)
+        copies = _with_values(given, lambda z: z.detach().requires_grad_(z.requires_grad))
     if gradient != "plain":
         _check_reparameterized(guide_trace, gradient)
         check_fixed_transform(guide_trace, programs.trace_guide, points=gradient == "stl")
-        given, paths = _with_paths(guide_trace)
-    with Frozen() if freeze_model else contextlib.nullcontext():
-        model_trace = programs.trace_model(given)
-        check_pair(model_trace, guide_trace)
-        if gradient == "dreg" and len(guide_sites(guide_trace)) > 1:
-            check_no_factor(model_trace)
-        layout = Layout.trained(model_trace, guide_trace, programs.particles)
-        log_p = layout.log_density(objective_sites(model_trace))
+    model_trace = programs.trace_model(copies if freeze_model else given)
+    check_pair(model_trace, guide_trace)
+    if freeze_model or (gradient == "dreg" and len(guide_sites(guide_trace)) > 1):
+        check_no_factor(model_trace)
+    layout = Layout.trained(model_trace, guide_trace, programs.particles)
+    log_p = layout.log_density(objective_sites(model_trace))
     log_q = layout.log_density(guide_sites(guide_trace))
+    if freeze_model:
+        log_p = _through_draws(log_p, given, copies)
     if gradient != "plain":
-        log_q = _density_of_draws(programs, given, (paths, layout), log_q)
+        again = layout.log_density(guide_sites(programs.trace_guide(copies)))
+        _check_replayed(again, log_q)
+        log_q = _through_draws(again, given, copies)
     log_w = layout.summed_out(log_p - log_q)
     check_defined(log_w, model_trace, guide_trace)
     exponent = exponent_of_latents(guide_trace, layout) if gradient == "dreg" else 1.0
@@ -177,22 +178,39 @@ def surrogate(bound: Bound, draw: Draw, gradient: Gradient) -> Tensor:
     return found + _score_function(bound, draw.log_w.detach(), score)
 
 
-class Frozen(TorchFunctionMode):
-    """Treat every parameter as a constant within the block.
+class _ThroughDraws(torch.autograd.Function):
+    """Give a tensor that was computed at copies of draws the gradient of the draws alone."""
 
-    Each leaf tensor that requires a gradient is detached as it enters an operation. Gradients
-    still flow through samples, which are not leaves.
+    @staticmethod
+    def forward(ctx: Any, computed: tuple[Tensor, Any], *draws: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.computed = computed
+        return computed[0].detach()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        value, copies = ctx.computed
+        slopes = torch.autograd.grad(value, copies, slope, allow_unused=True, retain_graph=True)
+        return None, *slopes
+
+
+def _through_draws(value: Tensor, given: Any, copies: Any) -> Tensor:
+    """Return a tensor with its gradient through the draws, and none for any parameter.
+
+    Args:
+        value: a tensor that was computed at `copies`.
+        given: a trace of the guide.
+        copies: the same trace, with copies of the values that are leaves.
     """
-
-    def __torch_function__(  # noqa: D105
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return func(*pytree.tree_map(_frozen, args), **pytree.tree_map(_frozen, kwargs or {}))
-
-
-def _frozen(value: Any) -> Any:
-    trained = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
-    return value.detach() if trained else value
+    pairs = [
+        (given.nodes[name]["value"], site["value"])
+        for name, site in guide_sites(copies)
+        if site["value"].requires_grad
+    ]
+    if not (pairs and value.requires_grad):
+        return value.detach()
+    draws, leaves = zip(*pairs, strict=True)
+    found: Tensor = _ThroughDraws.apply((value, leaves), *draws)
+    return found
 
 
 def detached(trace: Any) -> Any:
@@ -295,7 +313,8 @@ def check_no_factor(model_trace: Any) -> None:
         if is_training_factor(site):
             raise ValueError(
                 f"the handler's factor '{name}' needs an objective that trains both programs with "
-                "one gradient, or 'dreg' for a guide with one site: use gradient='plain'"
+                "one gradient, or 'dreg' for a guide with one site: use gradient='plain' of a "
+                "bound such as IWAE"
             )
 
 
@@ -328,10 +347,8 @@ def check_nothing_enumerated(guide_trace: Any) -> None:
             )
 
 
-def _density_of_draws(programs: Programs, given: Any, draw_paths: Any, log_q: Tensor) -> Tensor:
-    """Score the samples again, with the gradient of log q through the samples only."""
-    paths, layout = draw_paths
-    again = layout.log_density(guide_sites(programs.trace_guide(given)))
+def _check_replayed(again: Tensor, log_q: Tensor) -> None:
+    """Check that a guide has the same densities when it is replayed on its own samples."""
     if not is_fake(again) and not torch.allclose(again, log_q, rtol=1e-3, atol=1e-2):
         raise ValueError(
             "the guide returned different densities when it was replayed on its own samples. "
@@ -339,21 +356,6 @@ def _density_of_draws(programs: Programs, given: Any, draw_paths: Any, log_q: Te
             ".eval()), or it contains a flow that does not invert exactly; or use "
             "gradient='plain'"
         )
-    through = [(z, event_dim) for z, event_dim in paths if z.requires_grad and again.requires_grad]
-    found = again.detach()
-    slopes = (
-        torch.autograd.grad(again.sum(), [z for z, _ in through], allow_unused=True)
-        if through
-        else ()
-    )
-    for (z, event_dim), slope in zip(through, slopes, strict=True):
-        if slope is not None:
-            found = found + _summed(slope * (z - z.detach()), event_dim)
-    return found
-
-
-def _summed(values: Tensor, event_dim: int) -> Tensor:
-    return values.sum(tuple(range(-event_dim, 0))) if event_dim else values
 
 
 def _score_function(bound: Bound, log_w: Tensor, score: Tensor) -> Tensor:
