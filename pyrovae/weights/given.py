@@ -167,9 +167,10 @@ def _rows_of_their_own(
 
     Each tensor is passed either cut to the rows of these data, or whole. A per-datum tensor that
     is passed whole makes a program fail. A shared tensor that is cut makes a program fail, or
-    changes the log-weights.
+    changes the log-weights. The data are the last one and the first: after a cut to their rows,
+    each row of a table that the program indexes is in another place, from either end.
     """
-    few = slice(0, min(2, len(x) - 1))
+    few = torch.tensor([len(x) - 1, 0])[: len(x) - 1].to(x.device)
     ways = [
         [mine and not whole for mine, whole in zip(own, choice, strict=True)]
         for choice in itertools.product(*[(False, True) if mine else (False,) for mine in own])
@@ -177,7 +178,7 @@ def _rows_of_their_own(
     found: list[tuple[list[bool], Tensor]] = []
     for way in ways:
         both = zip(context, way, strict=True)
-        beside = [value[few] if mine else value for value, mine in both]
+        beside = [value[few.to(value.device)] if mine else value for value, mine in both]
         with contextlib.suppress(Exception), seeded(0), torch.no_grad(), poutine.block():
             found.append((way, run(*pair, x[few], *beside, particles=1, read=LOG_W)))
     if not found:

@@ -42,6 +42,27 @@ def test_a_chunk_leaves_what_is_shared_whole(rows, chunk):
     torch.testing.assert_close(log_w, log_evidence(x, label).expand(4, -1))
 
 
+@pytest.mark.parametrize("classes", [(0, 1), (-1, -2), (8, 9), (0, 0)])
+@pytest.mark.parametrize("chunk", [None, 10])
+def test_a_table_that_the_data_index_stays_whole(classes, chunk):
+    """With as many data as rows, the first two of which have the table's first or last rows."""
+    table, x = random(1, 10, 2), random(2, 10, 2)
+    index = torch.tensor(classes * 5)
+
+    def model(x, table, index):
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(table[index], 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x, table, index):
+        with data_plate(x):
+            pyro.sample("z", dist.Normal((table[index] + x) / 2, 0.5**0.5).to_event(1))
+
+    log_w = pv.log_weights((model, guide), x, table, index, particles=2, chunk=chunk)
+    wanted = dist.Normal(table[index], 2**0.5).log_prob(x).sum(-1)
+    torch.testing.assert_close(log_w, wanted.expand(2, -1))
+
+
 @pytest.mark.parametrize("data", [1, 2])
 def test_annealing_of_the_first_data_does(data):
     """By the guide, which is exact, every chain has the weight p(x)."""
