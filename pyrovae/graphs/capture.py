@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.graphs.number_reads import BRANCHES, NumberReads
+from pyrovae.graphs.number_reads import BRANCHES, NumberReads, same_number
 from pyrovae.graphs.onednn import route_products
 from pyrovae.graphs.passes import (
     check_written,
@@ -81,6 +81,10 @@ class Recorded:
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph, without recording gradients."""
         return self.on(self.placed(inputs))
+
+    def reads_the_same(self) -> bool:
+        """Tell whether the tensors that Python read still have the numbers it holds for."""
+        return all(same_number(tensor.item(), value) for tensor, value in self.read)
 
     def placed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the inputs and the tensors closed over, on the device of the graph."""

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from pyrovae.graphs.signatures import NotRecordable
 
-__all__ = ["BRANCHES", "NumberReads"]
+__all__ = ["BRANCHES", "NumberReads", "same_number"]
 
 BRANCHES: Final = (
     "Python branches there on the value of a tensor. torch.where keeps it in the graph; "
@@ -38,6 +38,11 @@ _READING: Final = frozenset(
         Tensor.__array__,
     }
 )
+
+
+def same_number(one: Any, other: Any) -> bool:
+    """Tell whether two numbers are equal or both NaN."""
+    return bool(one == other or (one != one and other != other))
 
 
 class NumberReads(TorchFunctionMode):

@@ -9,7 +9,9 @@ from typing import Any, Final
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["GRADIENT_TOLERANCE", "LOSS_TOLERANCE", "differences", "same_number"]
+from pyrovae.graphs.number_reads import same_number
+
+__all__ = ["GRADIENT_TOLERANCE", "LOSS_TOLERANCE", "differences"]
 
 LOSS_TOLERANCE: Final = 1e-3
 GRADIENT_TOLERANCE: Final = 1e-3
@@ -45,11 +47,6 @@ def differences(
         if math.isfinite(most) and not away <= allowed:
             return f"the gradient of {name} differs by {away:.3g} of {_largest(wanted):.3g}"
     return ""
-
-
-def same_number(one: Any, other: Any) -> bool:
-    """Tell whether two numbers are equal or both NaN."""
-    return bool(one == other or (one != one and other != other))
 
 
 def _close(found: float, wanted: float) -> bool:

@@ -20,7 +20,6 @@ from pyrovae.graphs.cuda import CudaStep
 from pyrovae.graphs.guards import Guards
 from pyrovae.graphs.holders import is_number
 from pyrovae.graphs.signatures import Arguments
-from pyrovae.train.comparison import same_number
 from pyrovae.train.eager_step import are_stored, kind_of, same_kind, stored_among
 from pyrovae.train.slots import Slot, slot_tensors
 from pyrovae.train.supports import lies_in
@@ -88,7 +87,7 @@ class StepGraph:
             and (self.guards.holds() or self._follow())
             and (self._addresses() == self._memory or self._same_kinds())
             and all(is_number(holder.read(key)) for holder, key in self.slots)
-            and all(same_number(tensor.item(), value) for tensor, value in self.run.read)
+            and self.run.reads_the_same()
         )
 
     def inputs(self, arguments: Arguments) -> list[Tensor]:

@@ -95,9 +95,10 @@ class CompiledRun:
         return None if found is None else (*found, given.inputs(given.floats))
 
     def _standing(self, key: Any) -> tuple[Recorded, Any] | None:
-        """Return the graph of a key if the Python values that it depends on are unchanged."""
+        """Return the graph of a key if what Python read to record it is unchanged."""
         for then, watch, graph, structure in self._graphs:
-            if then == key and (watch.holds() or watch.changed() == []):
+            held = then == key and (watch.holds() or watch.changed() == [])
+            if held and graph.reads_the_same():
                 return graph, structure
         return None
 

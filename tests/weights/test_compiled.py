@@ -81,6 +81,31 @@ def test_weights_follow_parameters_that_change_after_the_recording():
     assert not torch.allclose(found[0], found[2])
 
 
+class Narrow(torch.nn.Module):
+    """z ~ N(0, scale^2) and x = z, where Python reads the scale from a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0, dtype=torch.float64))
+
+    def forward(self, x):
+        scale = self.scale.item()
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(torch.zeros(2).double(), scale).to_event(1), obs=x)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_weights_follow_numbers_that_python_reads_from_tensors():
+    model, runner, x = Narrow(), CompiledRun(), torch.zeros(4, 2, dtype=torch.float64)
+    pair = model, lambda x: None  # noqa: ARG005
+    for scale in (1.0, 3.0, 1.0):
+        model.scale.fill_(scale)
+        found = log_weights(pair, x, particles=3, runner=runner)
+        wanted = -np.log(2 * np.pi * scale**2)
+        torch.testing.assert_close(found, found.new_full((3, 4), wanted), rtol=0, atol=1e-9)
+    assert len(runner._graphs) == 2
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_few_shapes_are_recorded_and_the_others_run_all_the_same():
     world, runner = LinearGaussian(), CompiledRun()
