@@ -283,7 +283,7 @@ def check_least(**numbers: tuple[int | None, int]) -> None:
 def masked(
     modalities: Modalities, resolved: Resolved, x: Any, context: tuple[ContextValue, ...]
 ) -> Given:
-    """Return data whose context ends in the mask of their modalities.
+    """Return data whose context ends in the mask of their modalities, a row for each datum.
 
     Raises:
         ValueError: if the target is of other modalities.
@@ -298,6 +298,7 @@ def masked(
     rest, mask = modalities.present(given.context)
     modalities.split(given.x[:1])  # raises if the data have other columns
     if mask is None:
-        shape = (len(given), len(modalities.names))
+        shape = (1, len(modalities.names))
         mask = torch.ones(shape, dtype=torch.bool, device=given.x.device)
+    mask = mask.expand(len(given), -1) if len(mask) == 1 else mask
     return Given(given.x, (*rest, mask), resolved.pair)

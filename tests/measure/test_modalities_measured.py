@@ -67,6 +67,20 @@ def test_data_that_lack_a_modality_are_left_out():
         measured(world, world.vae(ProductOfExperts), x[1:3], mask[1:3])
 
 
+def test_one_mask_may_stand_for_all_data():
+    world = ModalWorld("abc")
+    vae, x, mask = (
+        world.vae(ProductOfExperts),
+        world.sample(6),
+        torch.tensor([[True, True, False]]),
+    )
+    found = measured(world, vae, x, mask)
+    torch.testing.assert_close(found.conditional.value, world.log_p_given(x, "a", "b"))
+    assert "6 data with all of them" in found.title
+    parts = pv.Reconstructions(world.modalities, particles=50)(vae, x, mask)
+    assert "6 have a, 6 have b, 0 have c" in parts.verdict[0]
+
+
 def test_it_is_a_diagnostic_of_a_report(tmp_path):
     world = ModalWorld()
     vae, x = world.vae(ProductOfExperts), world.sample(4)
