@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ def save_report(
     made = {**provenance(), "command": command, "run": run.config.get("run")}
     recorded = source.record
     recorded["data_set"] = recorded.pop("name")
-    recorded.pop("content")
+    del recorded["content"], recorded["columns"]  # they are the run's
     report.save(path, **made, **recorded, split=split, limit=limit)
     if not report.partial:
         partial = run.folder / PARTIAL
@@ -56,11 +57,12 @@ def save_report(
 
 def measured_source(saved: SavedFinding, config: Mapping[str, Any]) -> tuple[Source, str]:
     """Return the data set and the split of an evaluation, or the test data of the training."""
-    said = saved.said
+    said, trained = saved.said, Source.read(config.get("data"))
     if "data_set" not in said:
-        return Source.read(config.get("data")), "test"
+        return trained, "test"
     recorded = {key: said.get(key) for key in ("root", "binarization", "shape", "reading")}
-    return Source.read({"name": said["data_set"], **recorded}), str(said.get("split"))
+    source = Source.read({"name": said["data_set"], **recorded})
+    return replace(source, columns=trained.columns), str(said.get("split"))
 
 
 def _holds_complete(run: Run) -> bool:

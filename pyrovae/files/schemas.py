@@ -36,6 +36,7 @@ class _Data(msgspec.Struct):
     shape: tuple[_Size, ...] | None = None
     reading: dict[str, Any] | None = None
     content: _Content | None = None
+    columns: list[str] | None = None
 
 
 class _Recipe(msgspec.Struct):

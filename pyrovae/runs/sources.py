@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, final
 
+import torch
 from torch.distributions import constraints
 
 from pyrovae.data import DataSet, Split, load
@@ -39,6 +40,7 @@ class Source:
         shape: (channels, height, width) of an image, (D,), or (T, D) of sequences.
         reading: the options of `data.load`.
         content: a record of the rows, which tells training data; None if there is none.
+        columns: the names of the dimensions of x, in their order; () if they have none.
 
     Example:
         >>> source = Source("digits", binarization="dynamic")
@@ -52,6 +54,7 @@ class Source:
     shape: tuple[int, ...] | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
     content: Content | None = None
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, recorded: Any) -> Source:
@@ -67,6 +70,7 @@ class Source:
         known["reading"] = Reading.of(known["reading"] or {}).record
         if known["shape"] is not None:
             known["shape"] = tuple(known["shape"])
+        known["columns"] = tuple(known["columns"] or ())
         if known["content"] is not None:
             known["content"] = Content(**known["content"])
         return cls(**known)
@@ -75,8 +79,8 @@ class Source:
     def record(self) -> dict[str, Any]:
         """The source as a JSON value, which `read` reads."""
         shape = None if self.shape is None else list(self.shape)
-        reading = dict(self.reading) or None
-        return {**dataclasses.asdict(self), "shape": shape, "reading": reading}
+        plain = {"reading": dict(self.reading) or None, "columns": list(self.columns) or None}
+        return {**dataclasses.asdict(self), "shape": shape, **plain}
 
     def given(
         self,
@@ -119,12 +123,15 @@ class Source:
     def read_data(self, *, download: bool = False) -> DataSet:
         """Load the data set, with intensities that are not binarized.
 
+        Columns are in the recorded order, whatever that of the file.
+
         Raises:
             ValueError: as `load`.
         """
         if self.name is None:
             raise ValueError("the run records no data set: name one with Source(name)")
         data = load(self.name, self.root, binarization=None, download=download, **self.reading)
+        data = _in_order(data, self.columns)
         if self.shape is not None and not _same_kind(self.shape, tuple(data.shape)):
             what = "images" if len(self.shape) == 3 else "data"
             raise ValueError(
@@ -146,14 +153,18 @@ class Source:
 
         Raises:
             ValueError: if no data set is recorded, the name is unknown, or the data do not have
-                the recorded shape.
+                the recorded shape or columns.
         """
         return self.binarized(self.read_data(download=download))
 
     def of(self, data: DataSet) -> Self:
         """Return the source with a record of the data that it was loaded as, for a run."""
         return dataclasses.replace(
-            self, shape=data.shape, reading=data.reading.record, content=Content.of(data)
+            self,
+            shape=data.shape,
+            reading=data.reading.record,
+            content=Content.of(data),
+            columns=data.columns,
         )
 
     def split(self, split: str = "test", *, limit: int | None = None) -> Split:
@@ -206,6 +217,37 @@ class Source:
         if split != "train" and overlap.found:
             return f"{data.name} has training data in it: the run was trained on {met}."
         return None
+
+
+def _in_order(data: DataSet, columns: tuple[str, ...]) -> DataSet:
+    """Return data with the columns of x in a given order, if both have names.
+
+    Raises:
+        ValueError: if they are not the same columns, or one name is that of several.
+    """
+    met = data.columns
+    if not columns or not met or met == columns:
+        return data
+    for names, others, what in (
+        (columns, met, f"{data.name} has no column {{!r}}, which the run was trained on: add it"),
+        (met, columns, f"{data.name} has a column {{!r}}, which the run does not know: drop it"),
+    ):
+        known = set(others)
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is not None:
+            raise ValueError(what.format(unknown))
+    if not len(set(columns)) == len(columns) == len(met):
+        raise ValueError(
+            f"{data.name} has not the columns of the run in their order, and several have one "
+            "name: order them as those that the run was trained on"
+        )
+    places = {name: place for place, name in enumerate(met)}
+    order = torch.tensor([places[name] for name in columns])
+    splits: dict[str, Any] = {
+        name: dataclasses.replace(split, x=split.x[:, order])
+        for name, split in data.splits.items()
+    }
+    return dataclasses.replace(data, **splits, columns=columns)
 
 
 def _same_kind(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:

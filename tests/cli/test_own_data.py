@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -162,6 +163,23 @@ class TestTestData:
         assert main(["evaluate", str(trained / "run"), *SHORT]) == 2
         assert "and its test data are no test set" in capsys.readouterr().err
         (trained / "a.npy").write_bytes(kept)
+
+
+def test_columns_in_another_order_are_measured_as_the_same_data(tmp_path):
+    run = tmp_path / "run"
+    frame = pandas.DataFrame(REAL + [0, 10, 100], columns=["a", "b", "c"])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert main(["train", "--data", str(tmp_path / "a.csv"), *SMALL, "--out", str(run)]) == 0
+    new = frame + RNG.normal(size=frame.shape)
+    bounds = []
+    for names in ("abc", "cab"):
+        new[list(names)].to_csv(tmp_path / f"{names}.csv", index=False)
+        path = str(tmp_path / f"{names}.csv")
+        assert main(["evaluate", str(run), *SHORT, "--data", path]) == 0
+        bounds.append(pv.runs.Run(run).evaluation().quantities["ELBO"].mean)
+    assert bounds[0] == bounds[1]
+    assert main(["report", str(run)]) == 0
+    assert "not those of the evaluation" not in (run / "report.html").read_text()
 
 
 def test_levels_follow_from_the_likelihood(tmp_path):

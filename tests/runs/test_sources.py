@@ -1,5 +1,7 @@
 """A run knows its data again, and what it was trained on is no test set."""
 
+import dataclasses
+import json
 import warnings
 
 import numpy as np
@@ -106,6 +108,55 @@ def test_data_of_another_width_are_refused(source, tmp_path):
     np.save(tmp_path / "b.npy", ROWS[:, :2])
     with pytest.raises(ValueError, match=r"trained on data of \(3,\); .* has data of \(2,\)"):
         source.given(str(tmp_path / "b.npy")).read_data()
+
+
+def written(path, **columns):
+    names = ",".join(columns)
+    rows = np.stack(list(columns.values()), 1)
+    np.savetxt(path, rows, delimiter=",", header=names, comments="", fmt="%.9g")
+    return str(path)
+
+
+@pytest.fixture
+def named(tmp_path):
+    source = Source(written(tmp_path / "a.csv", a=ROWS[:, 0], b=ROWS[:, 1], c=ROWS[:, 2]))
+    return source.of(source.read_data())
+
+
+def test_columns_in_another_order_are_read_in_that_of_the_training(named, tmp_path):
+    new = RNG.normal(size=(5, 3)).astype(np.float32)
+    path = written(tmp_path / "b.csv", c=new[:, 2], a=new[:, 0], b=new[:, 1])
+    for source in (named, Source.read(json.loads(json.dumps(named.record)))):
+        data = source.given(path).read_data()
+        assert data.columns == ("a", "b", "c")
+        assert np.array_equal(data.test.x.numpy(), new[data.rows["test"]])
+    written(named.name, b=ROWS[:, 1], c=ROWS[:, 2], a=ROWS[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isin(named.split("train").x.numpy(), ROWS).all()
+
+
+def test_columns_that_are_lacking_or_unknown_are_named(named, tmp_path):
+    path = written(tmp_path / "b.csv", a=ROWS[:, 0], c=ROWS[:, 2], d=ROWS[:, 1])
+    with pytest.raises(ValueError, match="b.csv has no column 'b', which the run was trained on"):
+        named.given(path).read_data()
+    more = {name: ROWS[:, 0] for name in "dcab"}
+    with pytest.raises(ValueError, match="has a column 'd', which the run does not know: drop it"):
+        named.given(written(path, **more)).read_data()
+
+
+def test_columns_of_one_name_are_not_ordered(named, tmp_path):
+    twice = dataclasses.replace(named, columns=("a", "b", "b"))
+    path = written(tmp_path / "b.csv", b=ROWS[:, 0], a=ROWS[:, 1])
+    with pytest.raises(ValueError, match="and several have one name"):
+        twice.given(path).read_data()
+
+
+def test_a_run_that_records_no_columns_is_read_by_place(named, tmp_path):
+    path = written(tmp_path / "b.csv", c=ROWS[:, 0], a=ROWS[:, 1], b=ROWS[:, 2])
+    record = {key: value for key, value in named.record.items() if key != "columns"}
+    data = Source.read(record).given(path).read_data()
+    assert np.array_equal(data.test.x.numpy(), ROWS[data.rows["test"]])
 
 
 def test_a_split_with_its_context_goes_into_fit_and_evaluate(tmp_path):
