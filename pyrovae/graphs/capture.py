@@ -112,6 +112,8 @@ def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> 
         NotRecordable: if the function has no static graph, or cannot be compiled here.
         TooLarge: if it has more than `LARGEST` operations.
     """
+    if reach.failure:
+        raise NotRecordable(reach.failure)
     if reach.iterators:
         raise NotRecordable(
             f"it can reach an iterator, {reach.iterators[0]}, which each run advances"

@@ -14,7 +14,13 @@ from pyrovae.graphs.contents import RECORDS
 
 __all__ = ["imported_by", "is_followed", "is_library", "names_in", "of_library", "title_of"]
 
-_LIBRARIES: Final = frozenset({"torch", "pyro", "numpy", "pyrovae", *sys.stdlib_module_names})
+_OPAQUE: Final = frozenset({"torch", "numpy", *sys.stdlib_module_names})
+"""Packages whose objects are not followed, but for torch's modules and distributions."""
+
+# The code of the others is constant, but their objects, as a fitted scaler, hold a user's numbers.
+_LIBRARIES: Final = _OPAQUE | {
+    *("pyro", "pyrovae", "scipy", "sklearn", "pandas", "polars", "pyarrow", "narwhals", "anndata"),
+}
 _IMPORT: Final = dis.opmap["IMPORT_NAME"]
 
 
@@ -22,12 +28,12 @@ def is_followed(value: Any) -> bool:
     """Tell whether the attributes of an object are followed: those of the user's objects are."""
     if isinstance(value, RECORDS):
         return True
-    package, _, rest = type(value).__module__.partition(".")
+    package, _, rest = _name_of(type(value).__module__).partition(".")
     if package == "pyro":
         return not rest.startswith(("poutine.trace_struct", "params", "optim"))
     if package == "torch":
         return isinstance(value, nn.Module | torch.distributions.Distribution)
-    return package == "pyrovae" or not of_library(package)
+    return package not in _OPAQUE
 
 
 def is_library(value: Any) -> bool:
@@ -35,9 +41,14 @@ def is_library(value: Any) -> bool:
     return isinstance(value, type | types.FunctionType) and of_library(value.__module__)
 
 
-def of_library(module: str | None) -> bool:
-    """Tell whether a module belongs to a library."""
-    return (module or "builtins").partition(".")[0] in _LIBRARIES
+def of_library(module: Any) -> bool:
+    """Tell whether a module, by the `__module__` of what it defines, belongs to a library."""
+    return _name_of(module).partition(".")[0] in _LIBRARIES
+
+
+def _name_of(module: Any) -> str:
+    """Return the name of a module. Compiled classes may have a descriptor in its place."""
+    return module if isinstance(module, str) and module else "builtins"
 
 
 def names_in(code: types.CodeType) -> set[str]:

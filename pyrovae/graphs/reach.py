@@ -80,6 +80,10 @@ class Reach:
     Args:
         roots: the programs, and other objects that a step calls.
 
+    Attributes:
+        failure: the reason that a value cannot be followed, so that nothing is to be recorded;
+            "" if all can.
+
     Example:
         >>> weight = 0.5
         >>> def program(x, weights=[1.0, 2.0]):
@@ -96,17 +100,12 @@ class Reach:
         self.parameters: list[Tensor] = []
         self.wholes: list[tuple[str, Any, Any]] = []
         self.iterators: list[str] = []
+        self.failure = ""
         self._seen: dict[int, Any] = {}
         self._modules: dict[int, tuple[types.ModuleType, set[str]]] = {}
         self._names: set[str] = set()
         self._waiting = collections.deque((root, title_of(root), False) for root in roots)
-        while self._waiting:
-            while self._waiting and len(self._seen) < MOST:
-                self._visit(*self._waiting.popleft())
-            if len(self._seen) < MOST:
-                self._visit_modules()
-            else:
-                break
+        self._search()
 
     def changed(self) -> list[tuple[Holder, Any, Any, Any]]:
         """Return the holder, key, former and present value of each value that has changed."""
@@ -180,6 +179,21 @@ class Reach:
             if isinstance(whole, WHOLES):
                 guards.add_whole(whole, held)
         return guards
+
+    def _search(self) -> None:
+        """Follow what waits, and what it leads to."""
+        where = ""
+        try:
+            while self._waiting:
+                while self._waiting and len(self._seen) < MOST:
+                    value, where, own = self._waiting.popleft()
+                    self._visit(value, where, own)
+                if len(self._seen) >= MOST:
+                    return
+                self._visit_modules()
+        except Exception as error:  # An object may refuse in any way to be looked at.
+            said = next(iter(str(error).splitlines()), "")
+            self.failure = f"{where} cannot be looked into ({type(error).__name__}: {said})"
 
     def _visit(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
         if id(value) in self._seen or isinstance(value, Primitive):
