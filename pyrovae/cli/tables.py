@@ -12,7 +12,7 @@ from pyrovae.cli.options import Imputed, Sampled
 from pyrovae.data import Reading, Split, Table, write_frame
 from pyrovae.data.columns import covariate
 from pyrovae.data.frame_files import check_suffix
-from pyrovae.data.frames import read_frame
+from pyrovae.data.frames import read_frame, without_index
 from pyrovae.measure.impute_table import impute_table
 from pyrovae.measure.report import Report
 from pyrovae.randomness import seeded
@@ -35,11 +35,15 @@ def impute(folder: Path, options: Imputed) -> int:
         )
     check_suffix(options.out)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
-    frame = read_frame(options.data)
+    whole = read_frame(options.data, index=True)
+    known = {column.name for column in table.columns} | Reading.of(run.source.reading).kinds.keys()
+    frame = without_index(whole, known)
     context = _covariates(frame, run, options.data)
     missing = sum(frame[column.name].null_count() for column in table.columns)
     with recipes.running(options.recipe), seeded(options.seed):
         filled = impute_table(vae, table, frame, *context, particles=options.particles)
+    for name in set(whole.columns).difference(frame.columns):
+        filled = filled.append_column(name, whole.to_native()[name])
     write_frame(filled, options.out)
     print(f"written: {options.out}, {len(frame):,} rows with {missing:,} imputed values")
     return 0

@@ -5,28 +5,35 @@ narwhals gives one interface to the frames of pandas, polars and Arrow. Files ar
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pyrovae.data.reading import Contents, Reading, extra
+from pyrovae.data.table import Table
 
 if TYPE_CHECKING:
     import narwhals as nw
 
-__all__ = ["SUFFIXES", "numeric", "read", "read_frame"]
+__all__ = ["SUFFIXES", "index_columns", "numeric", "read", "read_frame", "without_index"]
 
 SUFFIXES: Final = (".csv", ".parquet", ".feather")
 """The ends of the names of files that are read as a frame."""
 
+UNNAMED: Final = re.compile("__index_level_[0-9]+__")
+"""The names that pandas gives to an index without a name, where it is written as a column."""
 
-def read_frame(path: str | Path) -> nw.DataFrame[Any]:
+
+def read_frame(path: str | Path, *, index: bool = False) -> nw.DataFrame[Any]:
     r"""Read a table as a frame.
 
     Args:
         path: a file that ends in .csv (with a header), .parquet or .feather. Empty cells of a
             .csv are missing, and so are those that say NA, NaN, null or the like without quotes.
+        index: whether the index that pandas wrote beside the columns of a frame becomes columns.
 
     Raises:
         ValueError: if narwhals or pyarrow is not installed, or the file is not of its kind.
@@ -59,19 +66,45 @@ def read_frame(path: str | Path) -> nw.DataFrame[Any]:
             table = extra("pyarrow.feather", "frames").read_table(path)
     except arrow.ArrowInvalid as error:
         raise ValueError(f"{path} is no {suffix[1:]} table: {error}") from error
-    return nw.from_native(table, eager_only=True)
+    frame = nw.from_native(table, eager_only=True)
+    return frame if index else without_index(frame)
+
+
+def index_columns(schema: Any) -> list[str]:
+    """Return the columns of an Arrow schema that are the index of a frame of pandas.
+
+    Example:
+        >>> import pandas, pyarrow
+        >>> frame = pandas.DataFrame({"a": [1, 2, 3]})[1:3].set_axis([5, 3])
+        >>> index_columns(pyarrow.Table.from_pandas(frame).schema)
+        ['__index_level_0__']
+    """
+    recorded = (schema.pandas_metadata or {}).get("index_columns", ())
+    names = {name for name in recorded if isinstance(name, str)}
+    return [name for name in schema.names if name in names or UNNAMED.fullmatch(name)]
+
+
+def without_index(frame: nw.DataFrame[Any], keep: Collection[str] = ()) -> nw.DataFrame[Any]:
+    """Return a frame of Arrow without the columns that are the index of a frame of pandas.
+
+    Args:
+        frame: the frame.
+        keep: the names of columns that stay.
+    """
+    found = index_columns(frame.to_native().schema)
+    return frame.drop([name for name in found if name not in keep])
 
 
 def read(path: Path, reading: Reading) -> Contents:
     """Read a table of numbers: every column is a dimension of x, except for those asked for."""
-    return numeric(read_frame(path), reading, str(path))
+    return numeric(read_frame(path, index=True), reading, str(path))
 
 
 def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
     """Return the numeric columns of a frame, beside labels, covariates and the names of splits.
 
     Args:
-        frame: the frame.
+        frame: the frame, of Arrow. An index of pandas in it is no column, unless it is named.
         reading: the columns that are not part of x.
         where: the name of the frame, for error messages.
 
@@ -80,6 +113,7 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
     """
     asked = reading.asked()
     chosen = [reading.key] if isinstance(reading.key, str) else list(reading.key or ())
+    frame = without_index(frame, {*asked, *chosen, *_of_table(reading)})
     for name in (*asked, *chosen):
         if name not in frame.columns:
             raise ValueError(f"{where} has no column {name!r}; it has {_listed(frame.columns)}")
@@ -108,6 +142,13 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
         x = np.stack([frame[name].to_numpy() for name in columns], 1)
     beside = {name: frame[name].to_numpy() for name in asked}
     return Contents(x, beside=beside, columns=tuple(columns))
+
+
+def _of_table(reading: Reading) -> set[str]:
+    """Return the names of columns that the schema of a table, or its options, name."""
+    recorded = isinstance(reading.table, Mapping)
+    columns = Table.from_record(reading.table).columns if recorded else ()
+    return {*(reading.columns or ()), *(column.name for column in columns)}
 
 
 def _is_mixed(frame: nw.DataFrame[Any], reading: Reading) -> bool:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.arrays import Intake, tensors
+from pyrovae.data.frames import index_columns
 
 __all__ = ["Called", "Parquet", "Streamed", "ahead", "opened"]
 
@@ -62,7 +63,7 @@ class Parquet:
     """The rows of a parquet file, in batches.
 
     Args:
-        path: a parquet file whose columns are numeric.
+        path: a parquet file whose columns are numeric, but for an index of pandas.
         batch_size: the number of rows of a batch.
         shuffle: whether to permute the row groups, and the rows of those that are read at once.
         intake: what the programs take.
@@ -82,7 +83,10 @@ class Parquet:
         self.file = parquet.ParquetFile(path, memory_map=True)
         self.batch_size, self.shuffle, self.intake = batch_size, shuffle, intake
         self.rows = self.file.metadata.num_rows
-        self.nbytes = self.rows * self.file.metadata.num_columns * intake.floats.itemsize
+        schema = self.file.schema_arrow
+        self.index = index_columns(schema)
+        columns = len(schema.names) - len(self.index)
+        self.nbytes = self.rows * columns * intake.floats.itemsize
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -124,7 +128,7 @@ class Parquet:
             yield some
 
     def _tensor(self, groups: list[int]) -> Tensor:
-        table = self.file.read_row_groups(groups)
+        table = self.file.read_row_groups(groups).drop_columns(self.index)
         found: Tensor = tensors(self.intake, table)[0]
         return found
 

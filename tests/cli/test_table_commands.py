@@ -107,6 +107,17 @@ def test_a_file_is_imputed(run, tmp_path, suffix, capsys):
         assert found.dtypes == PEOPLE.dtypes
 
 
+def test_the_index_of_pandas_is_written_beside_what_is_imputed(run, tmp_path):
+    frame = PEOPLE.to_pandas().set_axis(list("uvwxyz")).rename_axis("person")
+    frame.to_parquet(tmp_path / "gaps.parquet")
+    files = ["--data", str(tmp_path / "gaps.parquet"), "--out", str(tmp_path / "filled.parquet")]
+    assert main(["impute", str(run), *files, "--particles", "5"]) == 0
+    filled = pandas.read_parquet(tmp_path / "filled.parquet")
+    assert filled.index.tolist() == list("uvwxyz")
+    assert filled.columns.tolist() == PEOPLE.columns
+    assert not filled.isna().any(axis=None)
+
+
 def test_a_table_is_sampled_as_a_file(run, tmp_path, capsys):
     path = tmp_path / "drawn.csv"
     assert main(["sample", str(run), "-n", "30", "--out", str(path)]) == 0

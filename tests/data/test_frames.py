@@ -1,6 +1,7 @@
 """Tables of numbers from files: columns of x, and those that are something else."""
 
 import numpy as np
+import pandas
 import pyarrow
 import pyarrow.csv
 import pyarrow.feather
@@ -42,6 +43,47 @@ def test_numeric_columns_are_x(suffix, tmp_path):
     assert data.train.context[0].tolist() == [[1.0, 0.0], [0.0, 1.0]] * 10
     assert (data.shape, data.domain) == ((2,), constraints.real)
     assert frames.read_frame(path).columns == list(COLUMNS)
+
+
+ORDER = np.roll(np.arange(40), 3)
+
+
+def of_pandas(name):
+    """Return a frame of pandas whose index is written as a column, whole numbers or named."""
+    frame = pandas.DataFrame({"a": COLUMNS["a"], "b": COLUMNS["b"]}).iloc[ORDER]
+    return frame if name is None else frame.set_index(frame.index.astype(float).rename(name))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather"])
+@pytest.mark.parametrize("name", [None, "cell"])
+def test_the_index_of_pandas_is_no_column(name, suffix, tmp_path):
+    frame, path = of_pandas(name), tmp_path / f"table{suffix}"
+    getattr(frame, f"to_{suffix[1:]}")(path)
+    written = [*frame.columns, name or "__index_level_0__"]
+    data = load(path, fractions=(1, 0, 0))
+    assert data.columns == ("a", "b")
+    wanted = torch.tensor(frame.to_numpy(), dtype=torch.float32)[data.rows["train"]]
+    assert torch.equal(data.train.x, wanted)
+    assert frames.read_frame(path).columns == ["a", "b"]
+    assert frames.read_frame(path, index=True).columns == written
+    frame.loc[3, "a"] = None
+    getattr(frame, f"to_{suffix[1:]}")(path)
+    table = load(path).table
+    assert [column.name for column in table.columns] == ["a", "b"]
+    assert load(path, table=table.record).columns == ("a", "b")
+
+
+def test_an_index_of_pandas_that_is_named_is_read(tmp_path):
+    of_pandas("cell").to_parquet(tmp_path / "a.parquet")
+    path, whole = tmp_path / "a.parquet", {"fractions": (1, 0, 0)}
+    labels = load(path, labels="cell", **whole)
+    assert labels.columns == ("a", "b")
+    assert labels.train.labels.tolist() == ORDER[labels.rows["train"]].tolist()
+    assert load(path, key=["a", "cell"], **whole).columns == ("a", "cell")
+    data = load(path, columns={"cell": "count"}, **whole)
+    assert data.columns == ("a", "b", "cell")
+    assert load(path, table=data.table.record, **whole).columns == ("a", "b", "cell")
+    assert load(path, columns={"cell": None}, **whole).columns == ("a", "b")
 
 
 def test_whole_numbers_are_counts_and_columns_can_be_chosen(tmp_path):

@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +40,18 @@ def test_columns_of_numbers(tmp_path):
     assert data.train.context[0].shape == (32, 2)
     with pytest.raises(ValueError, match="has no column 'c': there are a, b, y"):
         load(tmp_path / "d", key="c")
+
+
+def test_the_index_of_pandas_is_no_column(tmp_path):
+    frame = pandas.DataFrame({"a": RNG.random(40), "b": RNG.random(40)})[::2].dropna()
+    frame = frame[frame.a != frame.a.iloc[3]]
+    written = datasets.Dataset.from_pandas(frame)
+    assert written.column_names == ["a", "b", "__index_level_0__"]
+    written.save_to_disk(tmp_path / "d")
+    data = load(tmp_path / "d", fractions=(1, 0, 0))
+    assert data.columns == ("a", "b")
+    wanted = torch.tensor(frame.to_numpy(), dtype=torch.float32)[data.rows["train"]]
+    assert torch.equal(data.train.x, wanted)
 
 
 def test_a_column_of_vectors(tmp_path):

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from scipy import sparse
@@ -116,6 +117,18 @@ class TestParquet:
         next(batches)
         batches.close()
         assert read in ([[0, 1]], [[0, 1], [2, 3]])  # the second may be on its way
+
+    @pytest.mark.parametrize("name", [None, "cell"])
+    def test_the_index_of_pandas_is_no_column(self, name, tmp_path):
+        frame = pandas.DataFrame({"a": [0.5, -1.0, 2.0], "b": [1.0, 2.0, 4.5]})
+        frame = frame.set_axis(pandas.Index([7, 9, 8], name=name))[[True, False, True]]
+        frame.to_parquet(tmp_path / "x.parquet")
+        assert parquet.ParquetFile(tmp_path / "x.parquet").metadata.num_columns == 3
+        for data in (tmp_path / "x.parquet", Streamed(tmp_path / "x.parquet")):
+            ((rows,),) = Batches(data, 2)
+            assert rows.tolist() == [[0.5, 1.0], [2.0, 4.5]]
+        stream = Parquet(tmp_path / "x.parquet", 2, shuffle=False, intake=Intake())
+        assert stream.nbytes == 2 * 2 * torch.get_default_dtype().itemsize
 
     def test_a_column_of_words_is_named(self, tmp_path):
         parquet.write_table(pyarrow.table({"a": [1.0], "b": ["x"]}), tmp_path / "x.parquet")
