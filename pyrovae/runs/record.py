@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,15 @@ import pyrovae
 from pyrovae import guides, likelihoods, nets, priors
 from pyrovae.files import schemas
 from pyrovae.parts import build
+from pyrovae.runs.sources import Source
 
-__all__ = ["FORMAT", "PARTS", "provenance", "read_config", "rebuild"]
+__all__ = ["FORMAT", "PARTS", "check_details", "provenance", "read_config", "rebuild"]
 
 FORMAT: Final = 1
 """The version of the folder's format, which `config.json` records."""
+
+OWN: Final = ("format", "run", "vae")
+"""The entries of `config.json` that only the library writes."""
 
 PARTS: Final = (guides, likelihoods, nets, priors)
 """The modules that define the library's parts. Importing them registers the parts by name."""
@@ -40,6 +45,49 @@ def provenance() -> dict[str, Any]:
             **packages,
         },
     }
+
+
+def check_details(details: Mapping[str, Any]) -> None:
+    """Check that a run can be read again that has further entries in its `config.json`.
+
+    Args:
+        details: the entries by name.
+
+    Raises:
+        ValueError: naming the entry that cannot be: one of the library's own, no JSON value, or
+            not of the type that the library reads under this name.
+
+    Example:
+        >>> check_details({"seed": 0, "note": ["a", "b"]})
+        >>> check_details({"seed": "zero"})
+        Traceback (most recent call last):
+        ValueError: a run cannot record seed='zero', as pyrovae reads this entry itself: ...
+    """
+    for name, value in details.items():
+        if name in OWN:
+            raise ValueError(
+                f"a run cannot record {_shown(name, value)}, as it writes this entry itself: "
+                "choose another name"
+            )
+        try:
+            entry = json.loads(json.dumps(value))
+            schemas.config({"vae": None, name: entry})
+            if name == "data":
+                Source.read(entry)
+        except TypeError as error:
+            raise ValueError(
+                f"a run cannot record {_shown(name, value)}: {error}; give a JSON value"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"a run cannot record {_shown(name, value)}, as pyrovae reads this entry itself: "
+                f"{error}; choose another name"
+            ) from error
+
+
+def _shown(name: str, value: Any) -> str:
+    text = repr(value)
+    return f"{name}={text if len(text) < 80 else f'{type(value).__name__}(...)'}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from pyrovae.files import (
 from pyrovae.measure.disentanglement.assignment import Assignment
 from pyrovae.measure.disentanglement.saved import FACTORS, read_assignment, read_factors
 from pyrovae.measure.saved_findings import SavedFinding, read_report
-from pyrovae.runs.record import FORMAT, provenance, read_config, rebuild
+from pyrovae.runs.record import FORMAT, check_details, provenance, read_config, rebuild
 from pyrovae.runs.sources import Source
 from pyrovae.runs.state import collected, restore
 from pyrovae.vae import VAE
@@ -255,9 +255,11 @@ class Run:
             The configuration, which `save_epochs` takes.
 
         Raises:
-            ValueError: if a module has extra state that is not a tensor.
+            ValueError: if a module has extra state that is not a tensor, or a run with these
+                entries could not be read (see `check_details`).
             OSError: if a file cannot be written.
         """
+        check_details(details)
         named = {"run": secrets.token_hex(8)}
         parts = saved.config if isinstance(saved, VAE) else None
         config = {"format": FORMAT, **named, **provenance(), "vae": parts, **details}
@@ -325,7 +327,8 @@ def save(vae: VAE, folder: str | Path, **details: Any) -> Run:
         The run.
 
     Raises:
-        ValueError: if `vae` is not a VAE, or if a module has extra state that is not a tensor.
+        ValueError: if `vae` is not a VAE, if a module has extra state that is not a tensor, or if
+            a detail has the name of an entry that the library writes, but another type.
         OSError: if a file cannot be written; existing files are left unchanged.
 
     Example:

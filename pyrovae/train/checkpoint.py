@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pyrovae.runs import Run
 from pyrovae.runs.checkpoints import Checkpoints
+from pyrovae.runs.record import check_details
 from pyrovae.train.callbacks import Callback, Training
 from pyrovae.vae import VAE
 
@@ -35,7 +36,7 @@ class Checkpoint(Callback):
 
     Raises:
         OSError: from `fit`, if a file cannot be written; the files before are left.
-        ValueError: if `minutes` is not above 0.
+        ValueError: if `minutes` is not above 0, or a run with these details could not be read.
 
     Example:
         >>> import tempfile, torch, pyrovae as pv
@@ -53,6 +54,7 @@ class Checkpoint(Callback):
     def __init__(self, folder: str | Path, *, minutes: float = 10.0, **details: Any) -> None:
         if not minutes > 0:
             raise ValueError(f"a state is written every so many minutes, above 0; got {minutes}")
+        check_details(details)
         self.folder, self.minutes, self.details = Path(folder), minutes, details
         self.best: tuple[float, int] = NONE_YET
 

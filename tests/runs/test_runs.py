@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pyro
@@ -444,6 +445,40 @@ def test_checkpoints_hold_what_the_training_ends_with(tmp_path):
     assert lines == history.lines()
     assert lines[0]["validation_elbo"] is None
     assert pv.runs.Run(tmp_path).config["note"] == "a"
+
+
+REFUSED = {
+    "seed": ("seven", "Expected `int | null`, got `str`"),
+    "experiment": ("first", "Expected `object | null`, got `str`"),
+    "command": ("python x.py", "Expected `array | null`, got `str`"),
+    "recipe": ("r.py", "Expected `object | null`, got `str`"),
+    "created": ("today", "Invalid RFC3339 encoded datetime"),
+    "versions": ({"mine": 1}, "Expected `str`, got `int`"),
+    "demo": ("yes", "Expected `bool | null`, got `str`"),
+    "data": ("my.csv", "Expected `object`, got `str`"),
+    "format": ("v2", "it writes this entry itself: choose another name"),
+    "run": ("exp-1", "it writes this entry itself: choose another name"),
+    "vae": (None, "it writes this entry itself: choose another name"),
+    "place": (Path("a"), "is not JSON serializable; give a JSON value"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [(k, *v) for k, v in REFUSED.items()])
+def test_details_that_would_make_a_run_unreadable_are_refused(name, value, said, tmp_path):
+    details = {"note": "a", name: value}
+    said = f"cannot record {name}=.*{re.escape(said)}"
+    with pytest.raises(ValueError, match=said):
+        pv.runs.Run(tmp_path / "run").save(library_vae(), **details)
+    with pytest.raises(ValueError, match=said):
+        pv.Checkpoint(tmp_path / "run", **details)
+    assert not (tmp_path / "run").exists()
+
+
+def test_details_come_back(tmp_path):
+    details = {"seed": 7, "data": {"name": "none"}, "demo": True, "best": [1, None, {"a": "b"}]}
+    config = pv.save(library_vae(), tmp_path, **details).config
+    assert {name: config[name] for name in details} == details
+    pv.load(tmp_path)
 
 
 def test_a_pair_of_programs_is_no_run(tmp_path):
