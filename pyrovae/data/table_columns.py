@@ -348,6 +348,8 @@ def _check_numbers(name: str, kind: Kind, values: Floats) -> None:
 
 def _moments(name: str, values: Floats) -> dict[str, Any]:
     """Return the mean and the standard deviation, 1 in place of 0."""
+    if values.min() == values.max():  # Their deviation may be a rounding error instead of 0.
+        return {"loc": float(values[0]), "scale": 1.0}
     with np.errstate(over="ignore", invalid="ignore"):
         loc, scale = float(values.mean()), float(values.std())
     if not (math.isfinite(loc) and math.isfinite(scale)):

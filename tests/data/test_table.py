@@ -263,6 +263,21 @@ def test_log_scales_turn_the_density_of_codes_into_that_of_values():
     torch.testing.assert_close(of_codes - table.log_scales(mask), expected)
 
 
+def test_a_constant_column_has_the_scale_1_whatever_its_mean_is_rounded_to():
+    values = np.full(100, 0.1)
+    assert values.std() > 0, "by rounding"
+    frame = pandas.DataFrame({"dose": values, "y": np.linspace(-1, 1, 100)})
+    varied = pandas.concat([frame, pandas.DataFrame({"dose": [0.3], "y": [0.5]})])
+    for table in (Table.of(frame), Table.of(varied).measured(frame)):
+        dose = table.columns[0]
+        assert (dose.loc, dose.scale) == (0.1, 1.0)
+        new = pandas.DataFrame({"dose": [0.1, 0.2], "y": [0.0, 1.0]})
+        x, mask = table.encode(new, dtype=torch.float64)
+        assert x[:, 0].tolist() == pytest.approx([0.0, 0.1])
+        log_scale = np.log(frame.y.std(ddof=0))
+        assert table.log_scales(mask).tolist() == pytest.approx([log_scale, log_scale])
+
+
 def test_statistics_can_be_those_of_other_rows():
     table = Table.of(people())
     rows = people().iloc[[0, 2, 3]]
