@@ -39,7 +39,7 @@ def impute(folder: Path, options: Imputed) -> int:
     known = {column.name for column in table.columns} | Reading.of(run.source.reading).kinds.keys()
     frame = without_index(whole, known)
     context = _covariates(frame, run, options.data)
-    missing = sum(frame[column.name].null_count() for column in table.columns)
+    missing = int((~table.encode(frame)[1]).sum())
     with recipes.running(options.recipe), seeded(options.seed):
         filled = impute_table(vae, table, frame, *context, particles=options.particles)
     for name in set(whole.columns).difference(frame.columns):

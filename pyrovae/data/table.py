@@ -235,7 +235,8 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def fill(self, frame: Any, x: Tensor) -> Any:
         """Return the frame with its missing values replaced by those of x.
 
-        Observed values, and columns that the table leaves out, stay as they are.
+        Observed values, and columns that the table leaves out, stay as they are. A column without
+        any observed value gets the dtype that it had in the table's frame.
 
         Args:
             frame: a frame as `encode` takes it.
@@ -254,11 +255,13 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             values = plain(old)
             if None not in values:
                 continue
-            values = [b if a is None else a for a, b in zip(values, new, strict=True)]
-            levels = declared(old) or column.levels
             library = data.implementation.value
+            dtype, levels = dtype_of(old), declared(old) or column.levels
+            if not any(value is not None for value in values):  # The dtype says nothing then.
+                dtype, levels = column.dtype if library == self.library else "", column.levels
+            values = [b if a is None else a for a, b in zip(values, new, strict=True)]
             filled.append(
-                restored(column.name, values, dtype=dtype_of(old), levels=levels, library=library)
+                restored(column.name, values, dtype=dtype, levels=levels, library=library)
             )
         return nw.to_native(data.with_columns(*_aligned(filled, data)))
 

@@ -26,7 +26,8 @@ def restored(
     Args:
         name: the name of the series.
         values: Python's own values, None where one is missing.
-        dtype: the name of the dtype in the library.
+        dtype: the name of the dtype in the library; "" for the one that the library gives such
+            values.
         levels: the categories of a categorical dtype.
         library: the name of the library.
     """
@@ -42,7 +43,7 @@ def restored(
     if dtype == "Categorical, ordered":
         series = nw.from_native(_ordered_in_arrow(values, levels), series_only=True)
         return series.alias(name)
-    kind: Any = nw.Enum(levels) if dtype == "Enum" else getattr(nw, dtype)
+    kind: Any = nw.Enum(levels) if dtype == "Enum" else getattr(nw, dtype) if dtype else None
     return nw.new_series(name, values, kind, backend=cast(Any, library))
 
 
@@ -66,7 +67,7 @@ def _ordered_in_arrow(values: Sequence[Any], levels: Sequence[Any]) -> Any:
 def _in_pandas(name: str, values: Sequence[Any], dtype: str, levels: Sequence[Any]) -> Any:
     import pandas
 
-    kind: Any = dtype
+    kind: Any = dtype or None
     if dtype.startswith("category"):
         kind = pandas.CategoricalDtype(list(levels), ordered=dtype.endswith("ordered"))
     elif None in values and dtype == "bool":

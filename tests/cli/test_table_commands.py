@@ -107,6 +107,17 @@ def test_a_file_is_imputed(run, tmp_path, suffix, capsys):
         assert found.dtypes == PEOPLE.dtypes
 
 
+def test_a_column_that_is_empty_in_a_csv_is_imputed(run, tmp_path, capsys):
+    (tmp_path / "gaps.csv").write_text("height,children,city,member\n1.7,2,,\n,1,,True\n")
+    files = ["--data", str(tmp_path / "gaps.csv"), "--out", str(tmp_path / "filled.csv")]
+    assert main(["impute", str(run), *files, "--particles", "5"]) == 0
+    assert "2 rows with 4 imputed values" in capsys.readouterr().out
+    filled = pandas.read_csv(tmp_path / "filled.csv")
+    assert set(filled.city) <= {"Bern", "Oslo", "Rome"}
+    assert filled.member.dtype == bool
+    assert filled.children.tolist() == [2, 1]
+
+
 def test_the_index_of_pandas_is_written_beside_what_is_imputed(run, tmp_path):
     frame = PEOPLE.to_pandas().set_axis(list("uvwxyz")).rename_axis("person")
     frame.to_parquet(tmp_path / "gaps.parquet")
@@ -149,6 +160,15 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(run, tmp_path, change, 
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / out).exists()
+
+
+def test_a_column_that_is_lacking_is_named(run, tmp_path, capsys):
+    PEOPLE.drop("city").write_csv(tmp_path / "gaps.csv")
+    files = ["--data", str(tmp_path / "gaps.csv"), "--out", str(tmp_path / "filled.csv")]
+    assert main(["impute", str(run), *files]) == 2
+    error = capsys.readouterr().err
+    assert "the frame lacks the table's column 'city': add it, empty where unknown" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_without_a_table_is_refused(tmp_path, capsys):

@@ -247,6 +247,36 @@ def numpy_of(values, dtype):
     return np.array(values, dtype)
 
 
+@pytest.mark.parametrize("empty", [None, math.nan, "csv"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_column_without_values_is_filled_as_that_of_the_table(library, empty, tmp_path):
+    known = {
+        "h": [1.5, 2.5, 3.25],
+        "n": [3, 4, 9],
+        "below": [-1, 0, 2],
+        "city": ["Bern", "Rome", "Oslo"],
+        "ok": [True, False, True],
+    }
+    table = Table.of(LIBRARIES[library](known))
+    x, _ = table.encode(LIBRARIES[library](known), dtype=torch.float64)
+    for name, wanted in known.items():
+        if empty == "csv":
+            rows = pandas.DataFrame({**known, name: [None] * 3})
+            rows.to_csv(tmp_path / "a.csv", index=False)
+            frame = pv.data.frames.read_frame(tmp_path / "a.csv").to_native()
+        elif library == "pyarrow":
+            gap = pyarrow.nulls(3, pyarrow.float64() if empty else pyarrow.null())
+            frame = pyarrow.table({**known, name: gap})
+        else:
+            frame = LIBRARIES[library]({**known, name: [empty] * 3})
+        filled = nw.from_native(table.fill(frame, x), eager_only=True)
+        found = filled[name].to_list()
+        assert found == (wanted if name in ("city", "ok") else pytest.approx(wanted))
+        own = nw.from_native(LIBRARIES[library](known), eager_only=True)
+        if filled.implementation is own.implementation:
+            assert filled.schema[name] == own.schema[name]
+
+
 def test_log_scales_turn_the_density_of_codes_into_that_of_values():
     frame = polars.DataFrame({"a": [150.0, 170.5, 180.0], "n": [3, 0, 9], "b": [1e-4, None, 5e-4]})
     table = Table.of(frame)
