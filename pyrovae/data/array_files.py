@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import factor_files
-from pyrovae.data.reading import Contents, Reading
+from pyrovae.data.reading import Contents, NoColumn, Reading
 from pyrovae.data.splits import SPLITS
 
 __all__ = ["numpy_arrays", "of_arrays", "read_npy", "read_npz", "read_pt"]
@@ -94,7 +94,7 @@ def of_arrays(arrays: Mapping[str, Any], reading: Reading, where: str | Path) ->
     asked = reading.asked()
     for name in asked if reading.one_key is None else [reading.one_key, *asked]:
         if name not in arrays:
-            raise ValueError(f"{where} has no array {name!r}: there are {', '.join(arrays)}")
+            raise NoColumn(name, f"{where} has no array {name!r}: there are {', '.join(arrays)}")
     beside = {name: arrays[name] for name in asked}
     rest = [name for name in arrays if name not in asked]
     if reading.one_key is not None:

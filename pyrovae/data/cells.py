@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.data.reading import Contents, Reading, extra
+from pyrovae.data.reading import Contents, NoColumn, Reading, extra
 
 __all__ = ["read_h5ad"]
 
@@ -25,8 +25,9 @@ def read_h5ad(path: Path, reading: Reading) -> Contents:
     cells = extra("anndata", "cells").read_h5ad(path)
     for name in reading.asked():
         if name not in cells.obs.columns:
-            raise ValueError(
-                f"{path} has no column {name!r} in obs: there are {', '.join(cells.obs.columns)}"
+            raise NoColumn(
+                name,
+                f"{path} has no column {name!r} in obs: there are {', '.join(cells.obs.columns)}",
             )
     matrices = {} if cells.raw is None else {"raw": cells.raw.X}
     matrices |= dict(cells.layers)

@@ -16,7 +16,7 @@ from pyrovae.data.domains import check_domain
 from pyrovae.data.image_sets import HELD_OUT, Place
 from pyrovae.data.layouts import flat, valued
 from pyrovae.data.readers import absolute, read
-from pyrovae.data.reading import Contents, Kind, Reading
+from pyrovae.data.reading import Contents, Kind, NoColumn, Reading
 from pyrovae.data.sequences import steps_of
 from pyrovae.data.splits import divided
 from pyrovae.data.streams import Streamed
@@ -286,12 +286,9 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         rows, shape = flat(contents, reading, what)
         x, domain = valued(rows, shape, counts=contents.counts, where=what)
     labels, context, kinds = _beside(what, contents, reading, len(x))
-    names = reading.split if reading.split is not None else contents.splits
-    if isinstance(names, str):
-        names = contents.beside[names]
     factors = _factors(what, contents, len(x))
     whole = Split(x, labels, context=(*context, *masks), factors=factors)
-    rows_of = divided(len(x), names, reading, what)
+    rows_of = divided(len(x), _names_of_splits(contents, reading), reading, what)
     return DataSet(
         what,
         **_in_splits(whole, rows_of),
@@ -314,6 +311,12 @@ def _refuse_options(what: str, contents: Contents, reading: Reading) -> None:
         raise ValueError(f"a vocabulary is of texts, and {what} has none: leave it out")
     if reading.shape is not None and (contents.texts or contents.mask) is not None:
         raise ValueError(f"the option shape is of images; {what} are sequences: leave it out")
+
+
+def _names_of_splits(contents: Contents, reading: Reading) -> Any:
+    """Return the name of each row's split, as asked for or as the data set has them, or None."""
+    names = reading.split if reading.split is not None else contents.splits
+    return contents.beside[names] if isinstance(names, str) else names
 
 
 def _in_splits(whole: Split, rows_of: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -343,8 +346,7 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
     """Code and split a frame of mixed columns; its statistics are those of the training rows."""
     frame = contents.frame
     labels, context, kinds = _beside(what, contents, reading, len(frame))
-    names = contents.beside[reading.split] if isinstance(reading.split, str) else reading.split
-    rows_of = divided(len(frame), names, reading, what)
+    rows_of = divided(len(frame), _names_of_splits(contents, reading), reading, what)
     if isinstance(reading.table, Mapping):
         table = Table.from_record(reading.table)
     else:
@@ -386,7 +388,8 @@ def _beside(
     """Return the labels, the context, and what each covariate was taken for."""
     missing = [name for name in reading.asked() if name not in contents.beside]
     if missing and not (missing == [reading.labels] and contents.labels is not None):
-        raise ValueError(f"{what} has no column {missing[0]!r} beside x: leave the option out")
+        message = f"{what} has no column {missing[0]!r} beside x: leave the option out"
+        raise NoColumn(missing[0], message)
     values = contents.beside.get(str(reading.labels), contents.labels)
     labels = None if values is None else labeled(values, f"the labels of {what}")
     context: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pyrovae.data.reading import Contents, Reading, extra
+from pyrovae.data.reading import Contents, NoColumn, Reading, extra
 from pyrovae.data.table import Table
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
     frame = without_index(frame, {*asked, *chosen, *_of_table(reading)})
     for name in (*asked, *chosen):
         if name not in frame.columns:
-            raise ValueError(f"{where} has no column {name!r}; it has {_listed(frame.columns)}")
+            raise NoColumn(
+                name, f"{where} has no column {name!r}; it has {_listed(frame.columns)}"
+            )
     columns = chosen or [name for name in frame.columns if name not in asked]
     whole, beside_x = frame, frame.select(asked) if asked else None
     frame = frame.select([*columns, *(name for name in asked if name not in columns)])

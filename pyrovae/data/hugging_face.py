@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from pyrovae.data.frames import numeric
 from pyrovae.data.image_folders import stacked
-from pyrovae.data.reading import Contents, Reading, extra
+from pyrovae.data.reading import Contents, NoColumn, Reading, extra
 from pyrovae.data.splits import SPLITS
 
 __all__ = ["is_on_disk", "read_name", "read_on_disk"]
@@ -86,14 +87,13 @@ def _columns(whole: Any, reading: Reading, where: str, splits: Any) -> Contents:
         return Contents(x, labels=labels, beside=_beside(whole, reading, where), splits=splits)
     table = whole.with_format("arrow")[:]
     frame = extra("narwhals", "frames").from_native(table, eager_only=True)
-    found = numeric(frame, reading, where)
-    return Contents(
-        found.x, labels=labels, beside=found.beside, splits=splits, columns=found.columns
-    )
+    return replace(numeric(frame, reading, where), labels=labels, splits=splits)
 
 
 def _beside(whole: Any, reading: Reading, where: str) -> dict[str, Any]:
     for name in reading.asked():
         if name not in whole.column_names:
-            raise ValueError(f"{where} has no column {name!r}: {', '.join(whole.column_names)}")
+            raise NoColumn(
+                name, f"{where} has no column {name!r}: {', '.join(whole.column_names)}"
+            )
     return {name: np.asarray(whole[name]) for name in reading.asked()}

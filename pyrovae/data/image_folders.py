@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pyrovae.data.reading import Contents, Reading
+from pyrovae.data.reading import Contents, NoColumn, Reading
 from pyrovae.data.splits import SPLITS
 
 __all__ = ["SUFFIXES", "read_folder", "stacked"]
@@ -30,10 +30,11 @@ def read_folder(folder: Path, reading: Reading) -> Contents:
         ValueError: if there are no images, they differ in size and no size is given, or a file is
             no image of 8 bits.
     """
-    if reading.asked() or reading.key:
-        raise ValueError(
+    if asked := [*reading.asked(), *([reading.key] if reading.key else [])]:
+        raise NoColumn(
+            str(asked[0]),
             f"{folder} is a folder of images, which has no columns: its subfolders are the "
-            "labels, and those named train and test the splits"
+            "labels, and those named train and test the splits",
         )
     below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     given = [path for path in below if path.name.lower() in SPLITS]

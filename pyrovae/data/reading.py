@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 import numpy as np
 
-__all__ = ["ELSEWHERE", "FRACTIONS", "Contents", "Kind", "Reading", "extra"]
+__all__ = ["ELSEWHERE", "FRACTIONS", "Contents", "Kind", "NoColumn", "Reading", "extra"]
 
 Kind = Literal["category", "number"] | Sequence[str] | None
 """What a covariate is: a number, a category, one of these categories, or what its type says."""
@@ -26,6 +26,18 @@ ELSEWHERE: Final = {"look": "key", "side": "size"}
 
 FRACTIONS: Final = (0.8, 0.1, 0.1)
 """The shares of the rows in train, validation and test, where nothing else gives the splits."""
+
+
+class NoColumn(ValueError):  # noqa: N818
+    """Raised for a column or key that is asked for and does not exist.
+
+    Attributes:
+        column: its name.
+    """
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 @dataclass(frozen=True, kw_only=True)

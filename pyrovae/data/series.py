@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.columns import labeled
-from pyrovae.data.reading import Contents, Reading
+from pyrovae.data.reading import Contents, NoColumn, Reading
 from pyrovae.data.sequences import pad
 
 __all__ = ["Series", "read_series", "read_ts"]
@@ -98,7 +98,8 @@ def read_ts(path: Path, reading: Reading) -> Contents:
     asked = reading.asked()
     if asked or reading.key is not None:
         named = asked[0] if asked else reading.key
-        raise ValueError(f"{path.name} has series and their classes, and no column {named!r}")
+        message = f"{path.name} has series and their classes, and no column {named!r}"
+        raise NoColumn(str(named), message)
     found = read_series(path)
     return Contents(found.x, labels=found.labels, mask=found.mask)
 

@@ -15,7 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from pyrovae.data.reading import Contents, Reading
+from pyrovae.data.reading import Contents, NoColumn, Reading
 from pyrovae.data.sequences import pad
 
 __all__ = ["Vocabulary", "read_lines", "read_texts", "vocabulary_of"]
@@ -277,7 +277,8 @@ def read_lines(path: Path, reading: Reading) -> Contents:
     """
     asked = reading.asked()
     if asked:
-        raise ValueError(f"{path.name} is read as texts alone, and has no column {asked[0]!r}")
+        message = f"{path.name} is read as texts alone, and has no column {asked[0]!r}"
+        raise NoColumn(asked[0], message)
     return Contents(texts=read_texts(path, key=reading.one_key))
 
 

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from pyrovae.data import DataSet, Split, load
 from pyrovae.data.content import Content
 from pyrovae.data.readers import absolute, is_name
-from pyrovae.data.reading import Reading
+from pyrovae.data.reading import NoColumn, Reading
 from pyrovae.files import schemas
 from pyrovae.vae import VAE
 
@@ -24,7 +24,9 @@ __all__ = ["Source", "binarization_for", "first"]
 WHOLE = {"train": (1, 0, 0), "validation": (0, 1, 0), "test": (0, 0, 1)}
 """The fractions that put all rows into one split."""
 
-SHARED = ("covariates", "shape", "channels", "size", "levels", "key", "table", "vocabulary")
+SHARED = (
+    *("covariates", "labels", "shape", "channels", "size", "levels", "key", "table", "vocabulary"),
+)
 """The options that another file is read with, as it must have the same dimensions."""
 
 
@@ -123,14 +125,23 @@ class Source:
     def read_data(self, *, download: bool = False) -> DataSet:
         """Load the data set, with intensities that are not binarized.
 
-        Columns are in the recorded order, whatever that of the file.
+        Columns are in the recorded order, whatever that of the file. Data that a run is measured
+        on may lack the labels that it was trained beside.
 
         Raises:
             ValueError: as `load`.
         """
         if self.name is None:
             raise ValueError("the run records no data set: name one with Source(name)")
-        data = load(self.name, self.root, binarization=None, download=download, **self.reading)
+        here: dict[str, Any] = {"binarization": None, "download": download}
+        try:
+            data = load(self.name, self.root, **here, **self.reading)
+        except NoColumn as lacking:
+            labels = self.reading.get("labels")
+            if self.shape is None or lacking.column != labels:
+                raise
+            rest = {key: value for key, value in self.reading.items() if key != "labels"}
+            data = load(self.name, self.root, **here, **rest)
         data = _in_order(data, self.columns)
         if self.shape is not None and not _same_kind(self.shape, tuple(data.shape)):
             what = "images" if len(self.shape) == 3 else "data"

@@ -54,6 +54,36 @@ def test_the_index_of_pandas_is_no_column(tmp_path):
     assert torch.equal(data.train.x, wanted)
 
 
+def test_columns_of_mixed_kinds_are_a_table(tmp_path):
+    frame = pandas.DataFrame({"a": [0.5, None, 2.0, 4.0] * 5, "city": ["Rome", "Bern"] * 10})
+    parts = {"train": frame[:12], "validation": frame[12:15], "test": frame[15:]}
+    datasets.DatasetDict(
+        {name: datasets.Dataset.from_pandas(part) for name, part in parts.items()}
+    ).save_to_disk(tmp_path / "d")
+    data = load(tmp_path / "d")
+    assert [column.kind for column in data.table.columns] == ["numeric", "binary"]
+    assert (data.table.columns[0].loc, data.table.rows) == (pytest.approx(6.5 / 3), 12)
+    assert {name: len(split) for name, split in data.splits.items()} == dict(
+        train=12, validation=3, test=5
+    )
+    decoded = data.table.decode(data.test.x, data.test.context[-1]).to_pandas()
+    assert decoded.a.tolist() == pytest.approx(frame.a[15:].tolist(), nan_ok=True)
+    assert decoded.city.tolist() == frame.city[15:].tolist()
+    kinds = load(tmp_path / "d", columns={"city": "categorical"}).table.columns
+    assert [column.kind for column in kinds] == ["numeric", "categorical"]
+
+
+def test_classes_beside_a_table_are_labels(tmp_path):
+    features = datasets.Features(
+        a=datasets.Value("float64"), b=datasets.Value("float64"), label=datasets.ClassLabel(2)
+    )
+    rows = {"a": [0.5, None, 2.0, 4.0] * 5, "b": [1.5] * 20, "label": [0, 1] * 10}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
+    data = load(tmp_path / "d")
+    assert data.columns == ("a", "b")
+    assert data.train.labels.tolist() == (data.rows["train"] % 2).tolist()
+
+
 def test_a_column_of_vectors(tmp_path):
     columns = {"v": RNG.normal(size=(20, 3)).tolist(), "n": list(range(20))}
     datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "d")

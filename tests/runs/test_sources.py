@@ -5,6 +5,7 @@ import json
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch.distributions import constraints
@@ -134,6 +135,42 @@ def test_columns_in_another_order_are_read_in_that_of_the_training(named, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isin(named.split("train").x.numpy(), ROWS).all()
+
+
+@pytest.mark.parametrize("kind", ["number", "word"])
+def test_labels_are_read_from_another_file_that_has_them(kind, tmp_path):
+    y = np.arange(100) % 4
+    words = y if kind == "number" else np.array(["a", "b", "c", "d"])[y]
+    frame = pandas.DataFrame({"u": ROWS[:, 0], "y": words, "v": ROWS[:, 1]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    source = Source(str(tmp_path / "a.csv"), reading={"labels": "y"})
+    source = source.of(source.read_data())
+    new = frame.assign(u=frame.v, v=frame.u)
+    new.to_csv(tmp_path / "b.csv", index=False)
+    data = source.given(str(tmp_path / "b.csv")).read_data()
+    rows = data.rows["test"]
+    assert data.test.labels.tolist() == y[rows].tolist()
+    assert np.allclose(data.test.x.numpy(), ROWS[:, [1, 0]][rows])
+    new.drop(columns="y").to_csv(tmp_path / "c.csv", index=False)
+    other = source.given(str(tmp_path / "c.csv"))
+    data = other.read_data()
+    assert data.test.labels is None
+    assert np.allclose(data.test.x.numpy(), ROWS[:, [1, 0]][data.rows["test"]])
+    with pytest.raises(ValueError, match="has no column 'y'"):
+        Source(other.name, reading={"labels": "y"}).read_data()
+
+
+def test_arrays_without_labels_are_read(tmp_path):
+    np.savez(tmp_path / "a.npz", x=ROWS, y=np.arange(100) % 2)
+    source = Source(str(tmp_path / "a.npz"), reading={"labels": "y", "key": "x"})
+    source = source.of(source.read_data())
+    np.savez(tmp_path / "b.npz", x=-ROWS)
+    data = source.given(str(tmp_path / "b.npz")).read_data()
+    assert data.test.labels is None
+    assert np.array_equal(data.test.x.numpy(), -ROWS[data.rows["test"]])
+    np.savez(tmp_path / "c.npz", x=-ROWS, y=np.arange(50))
+    with pytest.raises(ValueError, match="100 rows of x and 50 of labels"):
+        source.given(str(tmp_path / "c.npz")).read_data()
 
 
 def test_columns_that_are_lacking_or_unknown_are_named(named, tmp_path):
