@@ -6,7 +6,7 @@ narwhals gives one interface to the frames of pandas, polars and Arrow. Files ar
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +36,8 @@ def read_frame(path: str | Path, *, index: bool = False) -> nw.DataFrame[Any]:
         index: whether the index that pandas wrote beside the columns of a frame becomes columns.
 
     Raises:
-        ValueError: if narwhals or pyarrow is not installed, or the file is not of its kind.
+        ValueError: if narwhals or pyarrow is not installed, the file is not of its kind, its
+            columns have no names, or two have the same.
         OSError: if the file cannot be read.
 
     Example:
@@ -59,15 +60,44 @@ def read_frame(path: str | Path, *, index: bool = False) -> nw.DataFrame[Any]:
             csv = extra("pyarrow.csv", "frames")
             gaps = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
             table = csv.read_csv(path, convert_options=gaps)
+            _check_header(table.column_names, path)
         elif suffix == ".parquet":
             # The file itself, so that folders named key=value do not become columns.
             table = extra("pyarrow.parquet", "frames").ParquetFile(path).read()
         else:
             table = extra("pyarrow.feather", "frames").read_table(path)
+        _check_distinct(table.column_names, path)
     except arrow.ArrowInvalid as error:
         raise ValueError(f"{path} is no {suffix[1:]} table: {error}") from error
     frame = nw.from_native(table, eager_only=True)
     return frame if index else without_index(frame)
+
+
+def _check_header(names: Sequence[str], path: Path) -> None:
+    """Check that the first line of a CSV file holds names; pandas' default 0, 1, ... are names."""
+    there = [name for name in names if name]
+    if there == [str(i) for i in range(len(there))] or not all(map(_is_number, there)):
+        return
+    raise ValueError(
+        f"the first line of {path} has numbers, {_listed(there)}, in place of the names of "
+        "columns: add a line of names above it. Names begin with a letter, such as x1.5"
+    )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_distinct(names: Sequence[str], path: Path) -> None:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"{path} has several columns named {twice[0]!r}: give each a name of its own"
+        )
 
 
 def index_columns(schema: Any) -> list[str]:
@@ -109,7 +139,7 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
         where: the name of the frame, for error messages.
 
     Raises:
-        ValueError: if a column does not exist, is not numeric or has missing values.
+        ValueError: if a column does not exist, has no name, is not numeric or has missing values.
     """
     asked = reading.asked()
     chosen = [reading.key] if isinstance(reading.key, str) else list(reading.key or ())
@@ -120,6 +150,12 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
                 name, f"{where} has no column {name!r}; it has {_listed(frame.columns)}"
             )
     columns = chosen or [name for name in frame.columns if name not in asked]
+    if "" in columns:
+        raise ValueError(
+            f"column {columns.index('') + 1} of {where} has no name, like an index that pandas "
+            "writes: leave it out, frame.to_csv(path, index=False), name it, or list the columns "
+            "of x with the option key"
+        )
     whole, beside_x = frame, frame.select(asked) if asked else None
     frame = frame.select([*columns, *(name for name in asked if name not in columns)])
     if not columns:

@@ -64,7 +64,7 @@ def read_series(path: str | Path) -> Series:
         (torch.Size([2, 3, 2]), tensor([3, 1]), tensor([1, 0]))
     """
     path = Path(path).expanduser()
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         lines = _numbered(file)
         last = _last_field(lines, path.name)
         rows: list[Tensor] = []

@@ -258,7 +258,7 @@ def read_texts(path: str | Path, *, key: str | None = None) -> list[str]:
     if key is not None and not records:
         raise ValueError(f"a key is of JSON records (.jsonl); {path.name} has lines of text")
     texts = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:  # A mark of the byte order is no text.
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():

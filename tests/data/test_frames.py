@@ -73,6 +73,37 @@ def test_the_index_of_pandas_is_no_column(name, suffix, tmp_path):
     assert load(path, table=table.record).columns == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (",a,b\n0,1.5,2\n1,3,4\n", "column 1 of .* has no name, like an index that pandas writes"),
+        (",0,1\n0,1.5,2\n1,3,4\n", "column 1 of .* has no name, like an index that pandas writes"),
+        ("1.5,2.5\n3.5,4.5\n", "has numbers, '1.5', '2.5', in place of the names of columns: add"),
+        ("5,0,0\n3,4,5\n", "has numbers, '5', '0', '0', in place of the names of columns: add"),
+        ("1.5,,-2e3\n3,4,5\n", "has numbers, '1.5', '-2e3', in place of the names of columns"),
+        ("a,b,a\n3,4,5\n", "has several columns named 'a': give each a name of its own"),
+    ],
+)
+def test_a_first_line_without_names_is_refused(text, said, tmp_path):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("header", ["0,1", "x1,2", "year,2"])
+def test_names_with_numbers_are_names(header, tmp_path):
+    (tmp_path / "a.csv").write_text(f"{header}\n1.5,2\n-3,4\n")
+    data = load(tmp_path / "a.csv", fractions=(1, 0, 0))
+    assert data.columns == tuple(header.split(","))
+    assert sorted(data.train.x.tolist()) == [[-3.0, 4.0], [1.5, 2.0]]
+
+
+def test_a_column_without_a_name_may_be_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(",a,b\n0,1.5,2\n1,-3,4\n")
+    data = load(tmp_path / "a.csv", fractions=(1, 0, 0), key=["b", "a"])
+    assert sorted(data.train.x.tolist()) == [[2.0, 1.5], [4.0, -3.0]]
+
+
 def test_an_index_of_pandas_that_is_named_is_read(tmp_path):
     of_pandas("cell").to_parquet(tmp_path / "a.parquet")
     path, whole = tmp_path / "a.parquet", {"fractions": (1, 0, 0)}

@@ -28,6 +28,11 @@ def test_series_of_several_lengths_and_classes(tmp_path):
     assert found.labels.tolist() == [1, 0], "down, up"
 
 
+def test_a_mark_of_the_byte_order_is_passed_over(tmp_path):
+    found = read(tmp_path, "\ufeff@classLabel false\n@data\n1,2\n3,4\n")
+    assert found.x.squeeze(-1).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
 def test_series_without_classes(tmp_path):
     found = read(tmp_path, HEADER + "@classLabel false\n@data\n1,2\n3,4\n")
     assert found.x.squeeze(-1).tolist() == [[1.0, 2.0], [3.0, 4.0]]

@@ -112,6 +112,12 @@ def test_a_file_has_a_text_in_each_line(tmp_path):
     assert read_texts(path) == ["a cat", "ä dog "]
 
 
+@pytest.mark.parametrize(("name", "line"), [("a.txt", "a cat"), ("a.jsonl", '"a cat"')])
+def test_a_mark_of_the_byte_order_is_no_text(name, line, tmp_path):
+    (tmp_path / name).write_text(f"{line}\n{line}\n", encoding="utf-8-sig")
+    assert read_texts(tmp_path / name) == ["a cat", "a cat"]
+
+
 def test_json_lines_hold_strings_or_objects(tmp_path):
     path = tmp_path / "pets.jsonl"
     lines = ['"a cat"', "", json.dumps({"text": "a\ndog", "n": 1})]
