@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,9 @@ from pyrovae.runs.sources import Source, first
 from pyrovae.vae import VAE
 
 __all__ = ["compare", "evaluate", "opened", "reconstruct", "report", "sample", "write_figure"]
+
+WHOLE: Final = 2**53
+"""The numbers below which whole numbers are written without a point or an exponent."""
 
 SAMPLES: Final = 64
 """The samples drawn by default."""
@@ -278,8 +282,13 @@ def _table(rows: Tensor, columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns or [f"x{i}" for i in range(rows.shape[1])])
-    writer.writerows([[f"{value:g}" for value in row] for row in rows.tolist()])
+    writer.writerows([[*map(_written, row)] for row in rows.detach().cpu().numpy()])
     return text.getvalue()
+
+
+def _written(value: np.floating[Any]) -> str:
+    """Return a number with all its digits, and whole numbers without a point."""
+    return str(int(value)) if value.is_integer() and abs(value) < WHOLE else str(value)
 
 
 def reconstruct(folder: Path, options: Reconstructed) -> int:

@@ -122,6 +122,19 @@ def test_a_file_is_trained_on_and_measured(make, likelihood, said, tmp_path, cap
         assert rows[0].split(",")[: len(data.columns)] == list(data.columns)
 
 
+def test_samples_are_written_with_all_their_digits(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", REAL)
+    data = {"name": str(tmp_path / "a.npy"), "shape": [3], "binarization": "none"}
+    pv.save(pv.mlp_vae(3, latents=2, hidden=4), tmp_path / "run", data=data)
+    rows = torch.tensor([[1234567.0, 0.1, -2.0], [1 / 3, 1.2345678e-20, 0.0]])
+    monkeypatch.setattr(pv.VAE, "sample", lambda vae, number, *context: rows)
+    assert main(["sample", str(tmp_path / "run"), "-n", "2"]) == 0
+    header, *lines = (tmp_path / "run" / "samples.csv").read_text().splitlines()
+    assert (header, lines[0]) == ("x0,x1,x2", "1234567,0.1,-2")
+    again = np.array([line.split(",") for line in lines]).astype(np.float32)
+    assert np.array_equal(again, rows.numpy())
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
