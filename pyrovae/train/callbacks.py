@@ -195,10 +195,17 @@ class Callback:
         """After each epoch; raise `pyrovae.StopTraining` to end the training."""
 
     def finished(self, training: Training) -> None:
-        """After the last epoch, an interrupt or an error; the parameters may be changed."""
+        """After the last epoch, an interrupt or an error; the parameters may be changed.
+
+        It is not called if the training could not begin: an error in a callback's `started`, or a
+        checkpoint that is refused.
+        """
 
     def ended(self, training: Training) -> None:
-        """After `finished` of every callback: the parameters are final."""
+        """After `finished` of every callback: the parameters are final.
+
+        It is called whenever `started` has returned, even if the training could not begin.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: tensors, numbers and strings in dictionaries and lists.

@@ -38,6 +38,10 @@ class Checkpoint(Callback):
         OSError: from `fit`, if a file cannot be written; the files before are left.
         ValueError: if `minutes` is not above 0, or a run with these details could not be read.
 
+    Attributes:
+        writing: whether the folder holds this training. One that resumes leaves its folder as it
+            was until the first step is taken.
+
     Example:
         >>> import tempfile, torch, pyrovae as pv
         >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.ones(20, 64)
@@ -57,22 +61,35 @@ class Checkpoint(Callback):
         check_details(details)
         self.folder, self.minutes, self.details = Path(folder), minutes, details
         self.best: tuple[float, int] = NONE_YET
+        self.run, self.checkpoints = Run(self.folder), Checkpoints(self.folder)
+        self.writing = False
 
     def started(self, training: Training) -> None:
         """Write the first files, so that errors of the folder are raised at once."""
-        run, self.best = Run(self.folder), NONE_YET
-        self.checkpoints, self.written = Checkpoints(self.folder), time.monotonic()
-        if training.resumed and self.folder.resolve() == Path(training.resumed).resolve():
-            self.config = run.config | self.details
-            run.check_writable()
-        else:
-            self.checkpoints.clear()
-            self.config = run.save(_saved(training), **self.details)
-            self._write_state(training)
-        self.run = run
+        self.best, self.writing, self.written = NONE_YET, False, time.monotonic()
+        if not training.resumed:
+            self._begin(training)
+        elif self._goes_on(training):
+            self.config = self.run.config | self.details
+            self.run.check_writable()
+
+    def resumed(self, training: Training) -> None:
+        """Begin a run that goes on from the checkpoint of another folder."""
+        if not self._goes_on(training):
+            self._begin(training)
+
+    def _goes_on(self, training: Training) -> bool:
+        return self.folder.resolve() == Path(training.resumed).resolve()
+
+    def _begin(self, training: Training) -> None:
+        self.checkpoints.clear()
+        self.config = self.run.save(_saved(training), **self.details)
+        self._write_state(training)
+        self.writing = True
 
     def stepped(self, training: Training) -> None:
         """Write the state, if the last one is too old."""
+        self.writing = True
         if time.monotonic() - self.written > 60 * self.minutes:
             self._write_state(training)
 
@@ -82,6 +99,7 @@ class Checkpoint(Callback):
 
     def finished_epoch(self, training: Training) -> None:
         """Write the model and the state after an epoch."""
+        self.writing = True
         if not training.partial:
             elbo = training.history.epochs[-1].validation_elbo
             if elbo > self.best[0]:
@@ -91,7 +109,7 @@ class Checkpoint(Callback):
 
     def ended(self, training: Training) -> None:
         """Write the final parameters (the best, after early stopping)."""
-        if hasattr(self, "run"):
+        if self.writing:
             self._write_model(training)
 
     def state_dict(self) -> dict[str, Any]:

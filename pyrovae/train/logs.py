@@ -116,6 +116,7 @@ class Log(Callback):
         if every < 1:
             raise ValueError(f"every 1 or more steps are logged; got every={every}")
         self.logger, self.every, self.pictures = logger, every, pictures
+        self._first: tuple[int, int] | None = None
         self._begun = False
 
     def started(self, training: Training) -> None:
@@ -128,16 +129,21 @@ class Log(Callback):
                     f"{type(self.logger).__name__} takes no images: it has no log_image(key, "
                     "images, step)"
                 )
-        self._begun = False
+        self._first, self._begun = None, False
 
     def started_epoch(self, training: Training) -> None:
-        """Begin at the training's first step, which is not 0 where it resumes."""
-        if not self._begun and hasattr(self.logger, "begin"):
-            self.logger.begin(training.step, len(training.history.epochs))
+        """Note the steps and epochs before the first step, which has not been taken yet."""
+        self._first = self._first or (training.step, len(training.history.epochs))
+
+    def _begin(self) -> None:
+        """Begin after the steps before this training, which are not 0 where it resumes."""
+        if not self._begun and self._first is not None and hasattr(self.logger, "begin"):
+            self.logger.begin(*self._first)
         self._begun = True
 
     def stepped(self, training: Training) -> None:
         """Log the numbers of a step."""
+        self._begin()
         if training.step % self.every:
             return
         numbers = {
@@ -149,6 +155,7 @@ class Log(Callback):
 
     def finished_epoch(self, training: Training) -> None:
         """Log the measurements of an epoch, and its pictures."""
+        self._begin()
         last = training.history.epochs[-1]
         self._log(asdict(last), training.step)
         if self.pictures is not None and last.epoch % self.pictures.every == 0:

@@ -28,7 +28,14 @@ from pyrovae.train.distributed import EpochEnded, Together
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.monitor import Monitor
 from pyrovae.train.optim import Optim
-from pyrovae.train.resume import EpochSoFar, Recordings, rest_of, restore, state_of
+from pyrovae.train.resume import (
+    EpochSoFar,
+    Recordings,
+    record_graphs,
+    rest_of,
+    restore,
+    state_of,
+)
 from pyrovae.train.step import Step
 from pyrovae.train.svi import SVI
 from pyrovae.weights.sites import UndefinedWeight, one_line
@@ -55,6 +62,8 @@ class Loop:
         so_far: the steps of the present epoch.
         recordings: the steps at which graphs were recorded.
         together: the processes that train together; None if this is the only one.
+        begun: the callbacks whose `started` has returned.
+        ready: whether steps can be taken: the earlier training, if any, is restored.
     """
 
     training: Training
@@ -70,6 +79,8 @@ class Loop:
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     recordings: Recordings = field(default_factory=Recordings)
     together: Together | None = None
+    begun: list[Callback] = field(default_factory=list)
+    ready: bool = False
 
     @functools.cached_property
     def called(self) -> list[Callback]:
@@ -85,11 +96,7 @@ class Loop:
         self.svi.before_compiling = functools.partial(self._tell, "compiling")
         broken: NonFiniteLoss | None = None
         try:
-            for callback in self.called:
-                self._call(callback, "started")
-            if self.resumed is not None:
-                restore(self, self.resumed)
-                self._tell("resumed")
+            self._start()
             while len(training.history.epochs) < training.epochs:
                 self._epoch()
         except StopTraining as reason:
@@ -103,12 +110,25 @@ class Loop:
         if broken is not None:  # callbacks have decided by now which parameters are kept
             raise NonFiniteLoss(f"{broken}. {kept(training)}") from broken.__cause__ or broken
 
+    def _start(self) -> None:
+        """Start the callbacks, and go on from the earlier training."""
+        for callback in self.called:
+            self._call(callback, "started")
+            self.begun.append(callback)
+        if self.resumed is not None:
+            restore(self, self.resumed)
+        self.ready = True
+        if self.resumed is not None:
+            record_graphs(self, self.resumed)
+            self._tell("resumed")
+
     def _end(self) -> None:
-        self._remember_steps()
-        for callback in self.called:
-            self._call(callback, "finished")
+        if self.ready:
+            self._remember_steps()
+            for callback in self.called:
+                self._call(callback, "finished")
         self.training.history.kept = self.training.epoch
-        for callback in self.called:
+        for callback in self.begun:
             self._call(callback, "ended")
 
     def _call(self, callback: Callback, event: str) -> None:

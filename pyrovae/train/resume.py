@@ -8,6 +8,7 @@ graphs anew by taking, and throwing away, the steps at which the graphs were rec
 
 from __future__ import annotations
 
+import contextlib
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ __all__ = [
     "fingerprint",
     "first_rows",
     "generators",
+    "record_graphs",
     "restore",
     "restore_generators",
     "state_of",
@@ -163,13 +165,13 @@ def state_of(loop: Loop) -> dict[str, Any]:
 
 
 def restore(loop: Loop, state: Mapping[str, Any]) -> None:
-    """Put a training into a state of `state_of`.
+    """Put a training into a state of `state_of`; the target is changed last.
 
     Raises:
         ValueError: if the state is that of other programs, data or callbacks.
     """
     training = loop.training
-    try:
+    with _of_this_version():
         msgspec.convert(state, _State)
         _check(loop, state)
         _restore_ranks(loop, state["ranks"])
@@ -183,12 +185,31 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
         loop.before = Steps(state["steps"]["seed"], state["steps"]["taken"])
         loop.so_far = EpochSoFar(**state["epoch"])
         loop.svi.set_optimizer_state(state["optimizer"], training.parameters)
-        _record_graphs(loop, state["graphs"])
-        training.restore(Snapshot.of_tree(state["target"]))
-        _restore_gradients(training, state["gradients"], loop.svi)
         for callback, (_, kept) in zip(_stateful(loop, state), _kept(state), strict=True):
             callback.load_state_dict(kept)
-        restore_generators(state["generators"])
+        _put_back(loop, state)
+
+
+def record_graphs(loop: Loop, state: Mapping[str, Any]) -> None:
+    """Record the graphs of a restored training anew; what the steps for it change is put back."""
+    with _of_this_version():
+        try:
+            _record_graphs(loop, state["graphs"])
+        finally:
+            _put_back(loop, state)
+
+
+def _put_back(loop: Loop, state: Mapping[str, Any]) -> None:
+    loop.training.restore(Snapshot.of_tree(state["target"]))
+    _restore_gradients(loop.training, state["gradients"], loop.svi)
+    restore_generators(state["generators"])
+
+
+@contextlib.contextmanager
+def _of_this_version() -> Iterator[None]:
+    """Raise a ValueError for a state that lacks what this version reads."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
         raise ValueError(f"the checkpoint is not one of this version: {error}") from error
 

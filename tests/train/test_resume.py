@@ -1,5 +1,6 @@
 """A training that was broken off and resumed ends as if it had never been, bit for bit."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -302,6 +303,107 @@ def test_parameters_of_a_pair_are_loaded(tmp_path):
     again = pair()
     pv.load_parameters(again, tmp_path, bits())
     assert_same(tensors(again, history), wanted)
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+class Broken(pv.Callback):
+    """Raise in one of the calls, as a logger that finds no server or a user that types Ctrl-C."""
+
+    def __init__(self, event, error):
+        def broken(training):
+            raise error
+
+        setattr(self, event, broken)
+
+
+BEFORE_A_STEP = {
+    "another batch size": ({"batch_size": 7}, None),
+    "a callback that fails to start": ({}, Broken("started", RuntimeError("no server"))),
+    "an interrupt at the start": ({}, Broken("started", KeyboardInterrupt())),
+    "an interrupt once it is resumed": ({}, Broken("resumed", KeyboardInterrupt())),
+    "an interrupt in the first epoch": ({}, Broken("started_epoch", KeyboardInterrupt())),
+    "nothing left to train": ({"epochs": 2}, None),
+}
+
+
+@pytest.mark.parametrize("kind", BEFORE_A_STEP)
+@pytest.mark.parametrize("reused", [True, False])
+def test_a_folder_is_left_as_it_was_until_a_step_is_taken(kind, reused, tmp_path):
+    """To the byte, and that of a training that would have begun in another folder is not made."""
+    options, broken = BEFORE_A_STEP[kind]
+    checkpoint = pv.Checkpoint(tmp_path / "run")
+    log = pv.Log(pv.CSVLogger(tmp_path / "run" / "log.csv"), every=1)
+    early = pv.EarlyStopping(9)
+    common = {"validation": bits(rows=9), "batch_size": 8}
+    pv.fit(vae(), bits(), epochs=2, **common, callbacks=[early, log, checkpoint])
+    wanted = contents(tmp_path)
+    other = pv.mlp_vae(16, latents=2, hidden=8)
+    ends = [checkpoint if reused else pv.Checkpoint(tmp_path / "run", note="new")]
+    if kind not in ("an interrupt in the first epoch", "nothing left to train"):
+        ends.append(pv.Checkpoint(tmp_path / "other"))
+    first = [] if broken is None else [broken]
+    with contextlib.suppress(ValueError, RuntimeError):
+        pv.fit(
+            *(other, bits()),
+            **{"epochs": 4, **common, **options},
+            callbacks=[*first, log, pv.EarlyStopping(9), *ends],
+            resume=tmp_path / "run",
+        )
+    assert contents(tmp_path) == wanted
+
+
+def test_an_interrupt_while_graphs_are_recorded_leaves_the_trained_parameters(
+    tmp_path, interpreted
+):
+    """In the folder, and in the target."""
+    common = {"validation": bits(rows=9), "epochs": 5, "batch_size": 8}
+    step = pv.Step(compile=True)
+    first = vae()
+    pv.fit(first, bits(), **common, step=step, callbacks=[pv.Checkpoint(tmp_path)])
+    wanted = contents(tmp_path)
+    other = pv.mlp_vae(16, latents=2, hidden=8)
+    broken = Broken("compiling", KeyboardInterrupt())
+    history = pv.fit(
+        *(other, bits()),
+        **{**common, "epochs": 9},
+        step=step,
+        callbacks=[broken, pv.Checkpoint(tmp_path)],
+        resume=tmp_path,
+    )
+    assert (history.ended, history.kept) == ("interrupted", 5)
+    assert contents(tmp_path) == wanted
+    assert_same(other.state_dict(), first.state_dict())
+
+
+def test_a_callback_that_started_hears_the_end_of_a_training_that_could_not_begin(tmp_path):
+    class Told(pv.Callback):
+        def __init__(self):
+            self.events = []
+
+        def started(self, training):
+            self.events.append("started")
+
+        def finished(self, training):
+            self.events.append("finished")
+
+        def ended(self, training):
+            self.events.append("ended")
+
+    train("Adam", tmp_path, stop=2)
+    one, other = Told(), Told()
+    with pytest.raises(ValueError, match="the data or the batch size"):
+        pv.fit(vae(), 1 - bits(), epochs=3, callbacks=[one, other], resume=tmp_path)
+    assert one.events == ["started", "ended"]
+    one, other = Told(), Told()
+    with pytest.raises(RuntimeError, match="no server"):
+        pv.fit(
+            *(vae(), bits()),
+            callbacks=[one, Broken("started", RuntimeError("no server")), other],
+        )
+    assert (one.events, other.events) == (["started", "ended"], [])
 
 
 REFUSED = {
