@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch.distributions import constraints
 
@@ -32,6 +32,7 @@ from pyrovae.data import DataSet
 from pyrovae.data.domains import in_words
 from pyrovae.data.ranks import Ranks, alone
 from pyrovae.data.readers import is_name
+from pyrovae.measure.disentanglement.saved import FACTORS
 from pyrovae.parts import is_known
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
@@ -44,6 +45,9 @@ from pyrovae.train.fit import Step, fit
 from pyrovae.vae import VAE
 
 __all__ = ["asked", "fitted", "train"]
+
+RESULTS: Final = ("evaluation.*", FACTORS, "figures/*.png", "report.html")
+"""The files of a run that are computed from its parameters."""
 
 
 def train(
@@ -205,7 +209,7 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
         details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(out, seed=seed, command=command, **details)
         history = fitted(vae, data, tables, checkpoint, resume=options.resume)
-        if history.epochs and not Ranks.present().rank:
+        if history.epochs and checkpoint.writing and not Ranks.present().rank:
             with alone():
                 texts = data.vocabulary is not None
                 figures = vae_figures(vae, data.test, data.shape, texts=texts)
@@ -347,15 +351,28 @@ def _step(settings: Training, objective: Any, table: Any, size: int) -> Step:
 
 
 def _forget_earlier_results(folder: Path) -> Callback:
-    """Return a callback that removes the results of the run that is overwritten."""
+    """Return a callback that removes the results of the parameters that are overwritten.
+
+    Those of a resumed run hold until its first step.
+    """
 
     class Forget(Callback):
         writes = True
 
         def started(self, training: Any) -> None:
-            logs = () if training.resumed else ("log.csv", "tensorboard/*")
-            for pattern in ("evaluation.*", "figures/*.png", "report.html", *logs):
-                for path in folder.glob(pattern):
-                    path.unlink()
+            self.waits = bool(training.resumed)
+            if not self.waits:
+                _remove(folder, *RESULTS, "log.csv", "tensorboard/*")
+
+        def stepped(self, training: Any) -> None:
+            if self.waits:
+                _remove(folder, *RESULTS)
+                self.waits = False
 
     return Forget()
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()

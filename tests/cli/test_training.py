@@ -185,3 +185,29 @@ def test_a_time_is_seconds_or_words(text, wanted):
 def test_what_is_wrong_is_one_line(options, words, tmp_path, capsys):
     assert words in complaint(capsys, "train", *options.split(), *SMALL, "--out", tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def contents(folder):
+    """Return the bytes of every file of a folder, without its lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_results_are_kept_until_a_resumed_run_takes_a_step(tmp_path, monkeypatch, capsys):
+    """A refused training and a finished one leave the folder to the byte; then it goes on."""
+    monkeypatch.setattr("pyrovae.cli.train.vae_figures", lambda *_, **__: {})
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "--log", "csv", "--out", str(run)]) == 0
+    results = ("evaluation.json", "evaluation.safetensors", "factors.json", "report.html")
+    for name in results:
+        (run / name).write_text("the results")
+    wanted = contents(run)
+    resume = ["train", "--resume", str(run)]
+    assert main([*resume, "--epochs", "4", "--hidden", "16"]) == 2
+    assert "resume with the programs of the training" in capsys.readouterr().err
+    assert contents(run) == wanted
+    assert main(resume) == 0
+    assert contents(run) == wanted
+    assert main([*resume, "--epochs", "3"]) == 0
+    assert len(pv.runs.Run(run).metrics) == 3
+    assert not any((run / name).exists() for name in results)
