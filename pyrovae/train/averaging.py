@@ -68,11 +68,13 @@ class EMA(Callback):
     @torch.no_grad()
     def stepped(self, training: Training) -> None:
         """Update the average."""
-        if not self.averaged:
-            self.averaged = _copy(training)
-        else:
-            present = list(training.parameters.values())
-            self._update(list(self.averaged.values()), present, self.steps)
+        present = training.values()
+        if self.averaged:
+            known = [present[name] for name in self.averaged]
+            self._update(list(self.averaged.values()), known, self.steps)
+        for name, value in present.items():
+            if name not in self.averaged:  # announced by this step
+                self.averaged[name] = value.detach().clone()
         self.steps += 1
 
     def measuring(self, training: Training) -> None:
@@ -101,17 +103,18 @@ class EMA(Callback):
                 "with the same"
             )
         self.steps = state["steps"]
+        usual = next(iter(self._devices.values()), None)
         self.averaged, self.trained = (
-            {name: tensor.to(self._devices.get(name), copy=True) for name, tensor in kept.items()}
+            {n: tensor.to(self._devices.get(n, usual), copy=True) for n, tensor in kept.items()}
             for kept in (state["averaged"], state["trained"])
         )
 
 
 def _copy(training: Training) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in training.parameters.items()}
+    return {name: value.detach().clone() for name, value in training.values().items()}
 
 
 @torch.no_grad()
 def _write(training: Training, values: dict[str, Tensor]) -> None:
-    for name, parameter in training.parameters.items():
-        parameter.copy_(values[name])
+    for name, value in training.values().items():
+        value.copy_(values[name])

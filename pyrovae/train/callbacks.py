@@ -90,6 +90,9 @@ class Training:
         state: returns the whole state, a tree of tensors and numbers, for a checkpoint.
         optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
         norm: the norm of the last step's gradient as a tensor, which may be on a GPU.
+        late: the values of the parameters that were not announced from the start, before the step
+            that announced each.
+        waiting: the saved values of those that no step has announced since a training resumed.
     """
 
     target: Any
@@ -106,6 +109,9 @@ class Training:
     state: Callable[[], dict[str, Any]] = dict
     optimizer: Any = None
     norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    late: dict[str, Tensor] = field(default_factory=dict)
+    waiting: dict[str, Tensor] = field(default_factory=dict)
+    _met: int = 0
 
     @property
     def learning_rate(self) -> float:
@@ -132,13 +138,40 @@ class Training:
         return Snapshot(copies, self.epoch, attributes)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the parameters, buffers and plain attributes of a snapshot."""
+        """Restore the parameters, buffers and plain attributes of a snapshot.
+
+        Parameters that were announced after it get the values that they had until then.
+        """
         self.epoch = snapshot.epoch
         assign_attributes(self.target, snapshot.attributes)
+        self.waiting = {}
+        present = dict(self._tensors())
+        device = next((p.device for p in self.parameters.values()), None)
         with torch.no_grad():
-            for name, tensor in self._tensors():
-                tensor.copy_(snapshot[name])
+            for name, tensor in present.items():
+                tensor.copy_(snapshot[name] if name in snapshot else self.late[name])
+        left = snapshot.keys() - present.keys()
+        self.waiting = {name: snapshot[name].to(device, copy=True) for name in sorted(left)}
         self.forget_gradients()
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the parameters by name, and the values that wait for theirs."""
+        return self.parameters | self.waiting
+
+    def meet(self, names: Mapping[Tensor, str]) -> bool:
+        """Add the parameters that SVI has met since; return whether values waited for some."""
+        if len(names) == self._met:
+            return False
+        self._met = len(names)
+        known = self.parameters.keys()
+        new = {name: parameter for parameter, name in names.items() if name not in known}
+        for name, parameter in new.items():
+            self.late.setdefault(name, parameter.detach().clone())
+            self.parameters[name] = parameter
+        waited = self.waiting.keys() & new.keys()
+        for name in waited:
+            del self.waiting[name]
+        return bool(waited)
 
     def forget_gradients(self) -> None:
         """Set the gradients to None."""
@@ -146,7 +179,7 @@ class Training:
             parameter.grad = None
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.parameters.items()
+        yield from self.values().items()
         yield from buffers_of(self.target).items()
 
 

@@ -129,5 +129,10 @@ class Checkpoint(Callback):
 
 
 def _saved(training: Training) -> Any:
-    """Return what a run holds: the VAE, or the tensors of a pair of programs by name."""
-    return training.target if isinstance(training.target, VAE) else training.snapshot()
+    """Return what a run holds: the VAE, or the tensors of a pair of programs by name.
+
+    Programs that are loaded announce what they announced at the start.
+    """
+    if isinstance(training.target, VAE):
+        return training.target
+    return {n: tensor for n, tensor in training.snapshot().items() if n not in training.late}

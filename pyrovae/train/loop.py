@@ -26,6 +26,7 @@ from pyrovae.train.accumulation import averaged, grouped, rescale
 from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.distributed import EpochEnded, Together
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
+from pyrovae.train.late import gradients
 from pyrovae.train.monitor import Monitor
 from pyrovae.train.optim import Optim
 from pyrovae.train.resume import (
@@ -312,7 +313,7 @@ def _gradients(
         launched = svi.launch(*batch) if launch else None
         if launched is not None:
             return launched
-        loss, parameters = svi.gradients(*batch)
+        loss, parameters = gradients(training, svi, batch)
     except (ValueError, RuntimeError, IndexError) as error:
         cause = not_finite(training.parameters) if isinstance(error, ValueError) else ""
         if not cause and (isinstance(error, UndefinedWeight) or "invalid values" in str(error)):

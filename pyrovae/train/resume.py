@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.graphs import onednn
@@ -122,6 +122,7 @@ class _State(msgspec.Struct):
     data: list[Any] | None
     graphs: _Graphs
     ranks: _Ranks | None
+    late: dict[str, Any]
 
 
 def generators() -> dict[str, Any]:
@@ -148,6 +149,7 @@ def state_of(loop: Loop) -> dict[str, Any]:
     present = {item.name: getattr(so_far, item.name) for item in fields(so_far)}
     return {
         "target": training.snapshot().as_tree(),
+        "late": dict(training.late),
         "gradients": _gradients(training),
         "optimizer": loop.svi.optim.get_state(),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in loop.callbacks],
@@ -173,6 +175,10 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
     training = loop.training
     with _of_this_version():
         msgspec.convert(state, _State)
+        training.late = dict(state["late"])
+        if isinstance(training.target, nn.Module):
+            own = training.target.named_parameters()
+            training.parameters.update({name: p for name, p in own if name in training.late})
         _check(loop, state)
         _restore_ranks(loop, state["ranks"])
         history = dict(state["history"])
@@ -259,8 +265,10 @@ def _check(loop: Loop, state: Mapping[str, Any]) -> None:
     present = loop.training.snapshot()
     shapes = {name: tuple(tensor.shape) for name, tensor in present.items()}
     saved = {name: tuple(tensor.shape) for name, tensor in state["target"]["tensors"].items()}
-    if shapes != saved:
-        name = next(n for n in {**shapes, **saved} if shapes.get(n) != saved.get(n))
+    late = loop.training.late.keys() - shapes.keys()  # announced by a step to come
+    others = [n for n in {**shapes, **saved} if shapes.get(n) != saved.get(n) and n not in late]
+    if others:
+        name = others[0]
         raise ValueError(
             f"the checkpoint has {name!r} in shape {saved.get(name)}, and the target in "
             f"{shapes.get(name)}: resume with the programs of the training"
@@ -302,6 +310,8 @@ def _gradients(training: Training) -> dict[str, Tensor | None]:
 def _restore_gradients(training: Training, saved: Mapping[str, Tensor | None], svi: SVI) -> None:
     zero = []
     for name, grad in saved.items():
+        if name in training.waiting:
+            continue
         parameter = training.parameters[name]
         if grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -341,6 +351,7 @@ def _record_graphs(loop: Loop, saved: Mapping[str, Any]) -> None:
         batch, loop.weight.beta = found, weight
         given = first_rows(batch, rows)
         _, parameters = svi.gradients(*given)
+        loop.training.meet(svi.names)
         svi.zero_gradients(parameters)
         loop.recordings.note(given[0].shape, weight)
     loop.weight.beta = present

@@ -197,6 +197,11 @@ class SVI(pyro.infer.SVI):
         self._optimizer().make(list(known), self._names)
 
     @property
+    def names(self) -> dict[Tensor, str]:
+        """The names of the parameters that steps have announced."""
+        return self._names
+
+    @property
     def graphs(self) -> list[StepGraph]:
         """The recorded graphs, the latest first."""
         return self._graphs

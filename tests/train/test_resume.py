@@ -443,3 +443,125 @@ def test_a_state_that_is_no_plain_data_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"state/callbacks/\d/1/odd/0 is a object, and a checkpo"):
         pv.fit(vae(), bits(), epochs=1, callbacks=[Odd(), pv.Checkpoint(tmp_path)])
+
+
+def discriminating():
+    torch.manual_seed(2)
+    return pv.objectives.FactorVAE(10.0, pv.nets.MLP(2, 8, 1))
+
+
+class Thaw(pv.Callback):
+    """Train the likelihood from the second epoch on."""
+
+    def started(self, training):
+        training.target.likelihood.requires_grad_(requires_grad=False)
+
+    def started_epoch(self, training):
+        if training.history.epochs:
+            training.target.likelihood.requires_grad_(requires_grad=True)
+
+
+def frozen():
+    made = vae()
+    made.likelihood.requires_grad_(requires_grad=False)
+    return made
+
+
+LATE = {
+    "a discriminator": {"loss": discriminating},
+    "a discriminator of a pair": {"loss": discriminating, "target": pair},
+    "averaged": {"loss": discriminating, "callbacks": lambda: [pv.EMA(0.8)]},
+    "best": {"loss": discriminating, "callbacks": lambda: [pv.EarlyStopping(1)]},
+    "accumulated": {"loss": discriminating, "accumulate": 2},
+    "one optimizer": {"loss": discriminating, "optim": OPTIMIZERS["one"]},
+    "by groups": {"loss": discriminating, "optim": OPTIMIZERS["warm-up and cosine"]},
+    "thawed": {"target": frozen, "callbacks": lambda: [Thaw()]},
+    "thawed, averaged": {"target": frozen, "callbacks": lambda: [Thaw(), pv.EMA(0.8)]},
+}
+
+
+def train_late(case, folder, monkeypatch, **options):
+    """Train a case of `LATE`; return all that SVI steps and how it is averaged."""
+    made = []
+    settings = dict(LATE[case])
+    if "loss" in settings:
+        settings["loss"] = lambda: made.append(discriminating()) or made[-1]
+    monkeypatch.setitem(CASES, case, settings)
+    target, history, callbacks = train(case, folder, **options)
+    found = tensors(target, history)
+    for loss in made:
+        found |= {f"discriminator {n}": p for n, p in loss.discriminator.named_parameters()}
+    for average in (c for c in callbacks if isinstance(c, pv.EMA)):
+        found |= {f"average of {name}": value for name, value in average.averaged.items()}
+    return found
+
+
+@pytest.mark.parametrize("case", LATE)
+@pytest.mark.parametrize("stop", [1, BATCHES, BATCHES + 2])
+def test_parameters_that_the_first_batch_does_not_announce_resume(
+    case, stop, tmp_path, monkeypatch
+):
+    """Those of an objective, and those that a callback thaws."""
+    wanted = train_late(case, tmp_path / "whole", monkeypatch)
+    train_late(case, tmp_path / "broken", monkeypatch, stop=stop)
+    broken = tmp_path / "broken"
+    assert_same(train_late(case, broken, monkeypatch, resume=broken), wanted)
+
+
+def test_a_finished_training_comes_back_with_what_a_callback_thawed(tmp_path, monkeypatch):
+    wanted = train_late("thawed", tmp_path, monkeypatch)
+    assert_same(train_late("thawed", tmp_path, monkeypatch, resume=tmp_path), wanted)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_resumes_with_its_discriminator(tmp_path, monkeypatch, compiled_once):
+    options = {"compile": True, "epochs": 5}
+    wanted = train_late("a discriminator", tmp_path / "whole", monkeypatch, **options)
+    broken = tmp_path / "broken"
+    train_late("a discriminator", broken, monkeypatch, stop=2 * BATCHES + 1, **options)
+    found = train_late("a discriminator", broken, monkeypatch, resume=broken, **options)
+    assert_same(found, wanted)
+
+
+def test_the_best_epoch_is_kept_with_what_was_announced_since():
+    """The parameters of that epoch; a thawed one has the value that it had while it was frozen."""
+
+    class Watch(pv.Callback):
+        def started(self, training):
+            self.seen = []
+
+        def finished_epoch(self, training):
+            present = {**made.state_dict(), **loss.discriminator.state_dict()}
+            self.seen.append({name: value.clone() for name, value in present.items()})
+
+    for thawed_in in (2, 3, 4):
+        made, loss, watch = frozen(), discriminating(), Watch()
+
+        class Later(Thaw):
+            def started_epoch(self, training):
+                if len(training.history.epochs) + 1 >= thawed_in:  # noqa: B023
+                    super().started_epoch(training)
+
+        history = pv.fit(
+            *(made, bits()),
+            validation=1 - bits(rows=9),
+            epochs=6,
+            step=pv.Step(loss=loss, optim=pyro.optim.Adam({"lr": 0.05})),
+            callbacks=[Later(), watch, pv.EarlyStopping(2)],
+        )
+        assert 0 < history.kept < len(history.epochs)
+        found = {**made.state_dict(), **loss.discriminator.state_dict()}
+        assert_same(found, watch.seen[history.kept - 1])
+
+
+def test_an_interrupt_in_the_first_epoch_restores_the_discriminator():
+    made, loss = vae(), discriminating()
+    wanted = {name: value.clone() for name, value in loss.discriminator.state_dict().items()}
+
+    class Interrupt(pv.Callback):
+        def stepped(self, training):
+            assert not torch.equal(loss.discriminator.layers[0].weight, wanted["layers.0.weight"])
+            raise KeyboardInterrupt
+
+    pv.fit(made, bits(), epochs=2, step=pv.Step(loss=loss), callbacks=[Interrupt()])
+    assert_same(loss.discriminator.state_dict(), wanted)
