@@ -59,7 +59,8 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         print(f"Measuring log p(x) from below with {particles:,} particles ...", flush=True)
         report = measure(vae, data.test, particles=particles, seed=0)
         run = Run(out)
-        save_report(report, run, source, split="test", command=list(command))
+        hashed = run.parameters_hash
+        save_report(report, run, source, split="test", command=list(command), parameters=hashed)
         print(report)
         figures = vae_figures(vae, data.test, data.shape) | {"history": plots.history(history)}
         figures |= report_figures(report, vae, data.test.draw(), data.shape)

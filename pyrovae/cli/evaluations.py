@@ -20,30 +20,29 @@ PARTIAL: Final = "evaluation.partial.json"
 """The file of a partial evaluation, if there is a complete one. Commands do not read it."""
 
 
-def save_report(
-    report: Report,
-    run: Run,
-    source: Source,
-    *,
-    split: str,
-    limit: int | None = None,
-    command: list[str],
-) -> Path:
+def save_report(report: Report, run: Run, source: Source, **said: Any) -> Path:
     """Write a report with its provenance and its data set, and return its path.
 
     A complete evaluation replaces earlier ones, complete or partial. A partial evaluation is
     written to a file of its own if there is a complete one.
+
+    Args:
+        report: the report.
+        run: its run.
+        source: its data set.
+        **said: further entries: the command, the split and its limit, and the hash of the
+            parameters that were measured.
 
     Raises:
         OSError: if a file cannot be written.
     """
     beside = report.partial and _holds_complete(run)
     path = run.folder / (PARTIAL if beside else EVALUATION)
-    made = {**provenance(), "command": command, "run": run.config.get("run")}
+    made = {**provenance(), "run": run.config.get("run"), "limit": None}
     recorded = source.record
     recorded["data_set"] = recorded.pop("name")
     del recorded["content"], recorded["columns"]  # they are the run's
-    report.save(path, **made, **recorded, split=split, limit=limit)
+    report.save(path, **(made | recorded | said))
     if not report.partial:
         partial = run.folder / PARTIAL
         _remove(partial, "an earlier one, which was interrupted")

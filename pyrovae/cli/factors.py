@@ -46,6 +46,7 @@ def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
         ValueError: if the data have neither factors nor labels, or the given ones do not fit.
     """
     run = Run(folder)
+    parameters = run.parameters_hash  # before they are read, as a training may write others
     vae, source, read = opened(run, options, split=options.split)
     said = run.source.met_again(read, options.split)
     if said is not None:
@@ -64,6 +65,7 @@ def factors(folder: Path, options: Factored, *, command: Sequence[str]) -> int:
         **provenance(),
         "command": list(command),
         "run": run.config.get("run"),
+        "parameters": parameters,
         "data_set": source.name,
         "split": options.split,
     }

@@ -69,6 +69,7 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
     """Evaluate a run, print the report, and save it with its figures in the run's folder."""
     diagnostics = _diagnostics(options)
     run = Run(folder)
+    parameters = run.parameters_hash  # before they are read, as a training may write others
     vae, source, read = opened(run, options, split=options.split)
     said = run.source.met_again(read, options.split)
     if said is not None:
@@ -89,7 +90,11 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
         notes = [NEVER_TRAINED] if not run.metrics else []
         report = replace(report, notes=(*notes, *([said] if said else [])))
         path = save_report(
-            report, run, source, split=options.split, limit=options.limit, command=list(command)
+            *(report, run, source),
+            split=options.split,
+            limit=options.limit,
+            command=list(command),
+            parameters=parameters,
         )
         print(report)
         if run.table is not None:

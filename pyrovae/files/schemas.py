@@ -82,6 +82,7 @@ class _Report(_Finding, kw_only=True):
     particles: int
     seed: int | None = None
     run: str | None = None
+    parameters: str | None = None
     data_set: str | None = None
     root: str | None = None
     binarization: str | None = None
@@ -118,6 +119,7 @@ class _Factors(msgspec.Struct):
     assignment: _Assignment
     scores: _Finding | None = None
     run: str | None = None
+    parameters: str | None = None
     data_set: str | None = None
     split: str | None = None
     command: list[str] | None = None

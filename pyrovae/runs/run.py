@@ -43,7 +43,7 @@ from pyrovae.measure.disentanglement.saved import FACTORS, read_assignment, read
 from pyrovae.measure.saved_findings import SavedFinding, read_report
 from pyrovae.runs.record import FORMAT, check_details, provenance, read_config, rebuild
 from pyrovae.runs.sources import Source
-from pyrovae.runs.state import collected, restore
+from pyrovae.runs.state import collected, parameters_hash, restore
 from pyrovae.vae import VAE
 
 __all__ = ["EVALUATION", "NEVER_TRAINED", "Run", "load", "read_tensors", "save"]
@@ -206,6 +206,8 @@ class Run:
         known = (self.folder / "config.json").exists()
         if of_run is not None and known and of_run != self.config.get("run"):
             raise ValueError(f"{path} belongs to a run that was overwritten since: {again}")
+        if not self._has_parameters_of(saved.said):
+            raise ValueError(f"{path} is of earlier parameters, and the run has others: {again}")
         missing = {"title", "verdict", "partial", "data"} - saved.said.keys()
         if missing:
             lacks = " and no ".join(sorted(missing))
@@ -216,15 +218,32 @@ class Run:
         """Read which latent unit holds which factor, as `pyrovae factors` found.
 
         Returns:
-            The assignment; None if there is none, or only one of a run that was overwritten since.
+            The assignment; None if there is none, or only one of a run that was overwritten
+            since, or of earlier parameters.
 
         Raises:
             ValueError: if the file is damaged.
         """
         path = self.folder / FACTORS
-        if not path.is_file() or read_factors(path).get("run") != self.config.get("run"):
+        if not path.is_file():
+            return None
+        said = read_factors(path)
+        if said.get("run") != self.config.get("run") or not self._has_parameters_of(said):
             return None
         return read_assignment(path)
+
+    @property
+    def parameters_hash(self) -> str | None:
+        """A hash of the model's tensors, which results of them record.
+
+        None if the model's file is missing or damaged.
+        """
+        return parameters_hash(self._model)
+
+    def _has_parameters_of(self, said: Mapping[str, Any]) -> bool:
+        """Tell whether results are of the present parameters, as far as they say."""
+        of = said.get("parameters")
+        return of is None or self.parameters_hash in (None, of)
 
     def check_writable(self) -> None:
         """Check that the folder can be written to, before a long computation.

@@ -10,9 +10,12 @@ The names are those of `state_dict()`, with prefixes for what `state_dict()` lea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
+import safetensors
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
@@ -31,7 +34,7 @@ from pyrovae.weights.target import (
     steps_of,
 )
 
-__all__ = ["collected", "restore", "tensors_of"]
+__all__ = ["collected", "parameters_hash", "restore", "tensors_of"]
 
 STORED: Final = "param store/"
 HELD: Final = "held/"
@@ -55,6 +58,23 @@ def collected(vae: VAE) -> dict[str, Tensor]:
     stored = {f"{STORED}{name}": value for name, value in vae.stored.values().items()}
     state = _distinct_state(vae) | stored | _held_buffers(vae) | _steps(vae)
     return state | {f"{ATTRIBUTE}{name}": value for name, value in changed_attributes(vae).items()}
+
+
+def parameters_hash(path: Path) -> str | None:
+    """Return a hash of the tensors in a model's file; None if it is missing or damaged.
+
+    The steps of the training are left out, after which the best parameters may be the same.
+    """
+    whole = hashlib.blake2b(digest_size=16)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            for name in sorted(set(file.keys()) - {STEPS}):
+                tensor = file.get_tensor(name)
+                whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+                whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return whole.hexdigest()
 
 
 def tensors_of(target: Target, x: Tensor, *context: Any) -> dict[str, Tensor]:

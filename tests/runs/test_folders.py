@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 import pyrovae as pv
 from pyrovae.cli import main
+from pyrovae.randomness import Steps
 from pyrovae.runs import Run
 from pyrovae.runs import folder as folders
+from pyrovae.weights.target import keep_steps
 
 SMALL = ["--data", "digits", "--latents", "4", "--hidden", "8"]
 
@@ -112,6 +114,47 @@ def test_an_evaluation_of_a_run_that_was_written_over_is_no_ones(tmp_path, capsy
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
     assert "belongs to a run that was overwritten since" in capsys.readouterr().err
+
+
+def test_results_are_those_of_the_parameters_they_were_computed_from(tmp_path, capsys):
+    """A training that goes on keeps the run's name; its best parameters may be the same."""
+    data = {"name": "digits", "binarization": "dynamic", "shape": [1, 8, 8]}
+    vae, run, given = small(), Run(tmp_path), ["--particles", "5", "--limit", "400"]
+    config = run.save(vae, data=data)
+    assert main(["evaluate", str(tmp_path), *given]) == 0
+    assert main(["factors", str(tmp_path), "--limit", "40"]) == 0
+    wanted = run.evaluation().quantities["ELBO"].mean
+    held = run.assignment().held
+    later = [{"epoch": 1, "loss": 2.0}]
+    keep_steps(vae, Steps(0, 7))
+    run.save_epochs(vae, config, later)
+    assert (run.evaluation().quantities["ELBO"].mean, run.assignment().held) == (wanted, held)
+    with torch.no_grad():
+        next(vae.parameters()).view(-1)[0] += 1e-6
+    run.save_epochs(vae, config, later)
+    assert run.assignment() is None
+    with pytest.raises(ValueError, match="is of earlier parameters, and the run has others: run"):
+        run.evaluation()
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "run `pyrovae evaluate" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), *given]) == 0
+    assert run.evaluation().quantities["ELBO"].mean != wanted
+
+
+def test_results_that_name_no_parameters_are_read(tmp_path):
+    """Those of a version before."""
+    vae, run = small(), Run(tmp_path)
+    config = run.save(vae, data={"name": "digits", "shape": [1, 8, 8]})
+    assert main(["evaluate", str(tmp_path), "--particles", "5", "--limit", "4"]) == 0
+    path = tmp_path / "evaluation.json"
+    said = json.loads(path.read_text())
+    assert said.pop("parameters") == run.parameters_hash
+    path.write_text(json.dumps(said))
+    with torch.no_grad():
+        next(vae.parameters()).zero_()
+    run.save_epochs(vae, config, [])
+    assert run.evaluation().said["data"] == 4
 
 
 def test_a_linked_folder_of_figures_is_not_written_through(tmp_path):
