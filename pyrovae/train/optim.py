@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import pyro
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrovae.train.learning_rates import LearningRate, Plateau, cosine
 from pyrovae.train.muon import Muon
-from pyrovae.train.optimizers import OneOptimizer, fastest_form
+from pyrovae.train.optimizers import OneOptimizer, check_names, fastest_form
 
 __all__ = ["Optim"]
 
@@ -85,6 +85,7 @@ class Optim(OneOptimizer):
         self.optimizers: list[torch.optim.Optimizer] = []
         self._members: list[list[int]] = []
         self._known: dict[Tensor, str] = {}
+        self._loaded = False
         self._set: dict[tuple[int, int], float] = {}
 
     @classmethod
@@ -177,42 +178,75 @@ class Optim(OneOptimizer):
             parameter.grad = grad
 
     def get_state(self) -> dict[str, Any]:
-        """Return the states of the torch optimizers, with the names of their parameters."""
-        if not self.optimizers:
-            return self._waiting or {}
-        return {
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "members": [list(members) for members in self._members],
-            "names": list(self._known.values()),
-            "steps": self.steps,
-            "bounds": list(self.bounds),
-        }
+        """Return the states and settings of the parameters by name.
+
+        Raises:
+            ValueError: if two parameters have the same name.
+        """
+        return self.state_of(self._known)
+
+    def state_of(self, names: Mapping[Tensor, str]) -> dict[str, Any]:
+        """Return the states and settings of these parameters by name, and those that wait."""
+        known = {parameter: name for parameter, name in self._known.items() if parameter in names}
+        check_names(known.values())
+        saved = dict((self._waiting or {}).get("parameters", {}))
+        for optimizer, member, group in self._each_group():
+            settings = {key: value for key, value in group.items() if key != "params"}
+            for parameter in (each for each in group["params"] if each in known):
+                state = dict(optimizer.state.get(parameter, {}))
+                entry = {"member": member, "state": state, "settings": settings}
+                saved[known[parameter]] = entry
+        if not saved:
+            return {}
+        return {"parameters": saved, "steps": self.steps, "bounds": list(self.bounds)}
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of `get_state`, now or when the optimizers are made.
+        """Load a state of `get_state`, now or as the parameters are announced.
 
         Raises:
             ValueError: now or at the first step, if it is the state of other parameters or groups.
         """
-        self._waiting = state_dict or None
+        self._waiting, self._loaded = None, False
         if state_dict:
+            self._waiting = {**state_dict, "parameters": dict(state_dict["parameters"])}
             self.at(state_dict["steps"], state_dict["bounds"])
         if self.optimizers:
-            self._load()
+            self._load(self._known)
 
-    def _load(self) -> None:
-        state, self._waiting = self._waiting, None
-        if state is None:
+    def restart(self, state: dict[str, Any]) -> None:
+        """Forget all parameters, and load a state as others are announced."""
+        self.optimizers, self._members, self._known = [], [], {}
+        self._set.clear()
+        super().restart(state)
+
+    def _load(self, new: Mapping[Tensor, str]) -> None:
+        """Load the states that wait for new parameters.
+
+        Either the first parameters or the states may be more, as some are announced later.
+        """
+        if self._waiting is None:
             return
-        if state["names"] != list(self._known.values()) or state["members"] != self._members:
+        waiting = self._waiting["parameters"]
+        found = {p: waiting[name] for p, name in new.items() if name in waiting}
+        fits = self._loaded or len(found) in (len(new), len(waiting))
+        if not fits or any(e["member"] != self._member(new[p], p) for p, e in found.items()):
             raise ValueError(
                 "the state of the optimizer is that of other parameters or groups: construct the "
                 "optimizer as the saved one was"
             )
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        for optimizer in self.optimizers:
+            _load_into(optimizer, found)
+        for name in new.values():
+            waiting.pop(name, None)
+        self._loaded = True
         self._set.clear()
         self.at(self.steps)
+
+    def _each_group(self) -> Iterator[tuple[torch.optim.Optimizer, int, dict[str, Any]]]:
+        """Yield the optimizer, the member and the settings of each group of parameters."""
+        for optimizer, members in zip(self.optimizers, self._members, strict=True):
+            for member, group in zip(members, optimizer.param_groups, strict=True):
+                yield optimizer, member, group
 
     def _rate(self, lr: LearningRate) -> float:
         if isinstance(lr, Plateau):
@@ -238,7 +272,7 @@ class Optim(OneOptimizer):
                 self._members[at].append(member)
         self._known.update(new)
         self.optimizer = self.optimizers[0] if len(self.optimizers) == 1 else None
-        self._load()
+        self._load(new)
 
     def _group(self, member: int, parameters: list[Tensor]) -> dict[str, Any]:
         """Return the settings of new parameters, for the fastest kernel that is left open."""
@@ -265,6 +299,21 @@ class Optim(OneOptimizer):
                     f"the group {which!r} of the optimizer has no parameter: the first names are "
                     f"{shown}; patterns are such as '*.bias'"
                 )
+
+
+def _load_into(optimizer: torch.optim.Optimizer, saved: Mapping[Tensor, Any]) -> None:
+    """Load states and settings of some of an optimizer's parameters; the others keep theirs."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = optimizer.state_dict()
+    for number, parameter in enumerate(parameters):
+        if parameter in saved and saved[parameter]["state"]:
+            state["state"][number] = saved[parameter]["state"]
+    for group in state["param_groups"]:
+        settings = (
+            saved[parameters[i]]["settings"] for i in group["params"] if parameters[i] in saved
+        )
+        group.update(next(settings, {}))
+    optimizer.load_state_dict(state)
 
 
 def _matches(which: Chosen, name: str, parameter: Tensor) -> bool:

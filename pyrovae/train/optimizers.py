@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyro
@@ -25,6 +25,7 @@ from pyrovae.graphs.cuda import on_gpu
 __all__ = [
     "JoinedOptimizer",
     "OneOptimizer",
+    "check_names",
     "fastest_form",
     "learning_rate_of",
     "pyro_optimizer",
@@ -102,6 +103,31 @@ class OneOptimizer(PyroOptim):
         """Take a step for parameters whose names are known."""
         self(parameters)
 
+    def state_of(self, names: Mapping[Tensor, str]) -> dict[str, Any]:
+        """Return the state of the torch optimizer for those of its parameters that have names.
+
+        An optimizer that was given is loaded with all that it holds.
+        """
+        if self.optimizer is None or not self._adds:
+            return self.get_state()
+        state, start, kept, groups = self.optimizer.state_dict(), 0, list[int](), list[Any]()
+        for group, present in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
+            own = [
+                i for i, p in zip(group["params"], present["params"], strict=True) if p in names
+            ]
+            if own:
+                kept += own
+                groups.append({**group, "params": list(range(start, start + len(own)))})
+                start += len(own)
+        states = {new: state["state"][i] for new, i in enumerate(kept) if i in state["state"]}
+        return {**state, "state": states, "param_groups": groups} if groups else {}
+
+    def restart(self, state: dict[str, Any]) -> None:
+        """Forget the parameters that were added, and load a state."""
+        if self._adds:
+            self.optimizer = None
+        self.set_state(state)
+
     def count(self) -> None:
         """Count a step; the base class has no use for the number."""
 
@@ -166,6 +192,28 @@ class JoinedOptimizer:
             for parameter in parameters:
                 if parameter not in self.optim.optim_objs:
                     _make_single(self.optim, parameter)
+
+    def state(self, names: Mapping[Tensor, str]) -> dict[str, Any]:
+        """Return the state of the parameters that have names, whatever else was trained."""
+        if isinstance(self.optim, OneOptimizer):
+            return self.optim.state_of(names)
+        made, self.optim.optim_objs = self.optim.optim_objs, {}
+        self.optim.optim_objs.update({p: made[p] for p in names if p in made})
+        try:
+            state = _state_by_name(self.optim, dict(names))
+        finally:
+            self.optim.optim_objs = made
+        return {**self.optim._state_waiting_to_be_consumed, **state}
+
+    def restart(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        """Load a state for parameters by name, in the place of what was trained before."""
+        if isinstance(self.optim, OneOptimizer):
+            self.optim.restart(state)
+            return
+        for parameter in parameters.values():
+            self.optim.optim_objs.pop(parameter, None)
+        self.optim._state_waiting_to_be_consumed.clear()
+        self.optim.set_state(state)
 
     def _step(self) -> None:
         for parameter, clip in self._clips:
@@ -360,11 +408,20 @@ def _state_by_name(optim: PyroOptim, names: dict[Tensor, str]) -> dict[str, Any]
     """
     stored = pyro.get_param_store()._params
     names = {p: name for p, name in names.items() if stored.get(name, p) is p}
-    if len(set(names.values())) < len(names):
+    check_names(names.values())
+    with _known_by_name(names):
+        state: dict[str, Any] = type(optim).get_state(optim)
+    return state
+
+
+def check_names(names: Collection[str]) -> None:
+    """Check that the parameters of a state have names of their own.
+
+    Raises:
+        ValueError: if two have the same.
+    """
+    if len(set(names)) < len(names):
         raise ValueError(
             "two parameters of the optimizer have the same name, and its state is saved by name: "
             "give each program an optimizer of its own"
         )
-    with _known_by_name(names):
-        state: dict[str, Any] = type(optim).get_state(optim)
-    return state

@@ -151,7 +151,7 @@ def state_of(loop: Loop) -> dict[str, Any]:
         "target": training.snapshot().as_tree(),
         "late": dict(training.late),
         "gradients": _gradients(training),
-        "optimizer": loop.svi.optim.get_state(),
+        "optimizer": loop.svi.optimizer_state(),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in loop.callbacks],
         "generators": generators(),
         "epoch": {**present, "losses": losses},

@@ -189,9 +189,13 @@ class SVI(pyro.infer.SVI):
         """Set the gradients to zero, without the optimizer's step."""
         self._gradients.zero(parameters)
 
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state of the parameters that these programs have announced."""
+        return self._optimizer().state(self._names)
+
     def set_optimizer_state(self, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
-        """Load the state of the optimizer's `get_state`, for parameters by name."""
-        self.optim.set_state(state)
+        """Load a state of `optimizer_state`, for parameters by name."""
+        self._optimizer().restart(state, parameters)
         known = {parameters[name]: name for name in state if name in parameters}
         self._names.update(known)
         self._optimizer().make(list(known), self._names)

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 
 import numpy as np
 import pyro
@@ -476,6 +477,11 @@ LATE = {
     "one optimizer": {"loss": discriminating, "optim": OPTIMIZERS["one"]},
     "by groups": {"loss": discriminating, "optim": OPTIMIZERS["warm-up and cosine"]},
     "thawed": {"target": frozen, "callbacks": lambda: [Thaw()]},
+    "thawed, by groups": {
+        "target": frozen,
+        "callbacks": lambda: [Thaw()],
+        "optim": OPTIMIZERS["warm-up and cosine"],
+    },
     "thawed, averaged": {"target": frozen, "callbacks": lambda: [Thaw(), pv.EMA(0.8)]},
 }
 
@@ -565,3 +571,26 @@ def test_an_interrupt_in_the_first_epoch_restores_the_discriminator():
 
     pv.fit(made, bits(), epochs=2, step=pv.Step(loss=loss), callbacks=[Interrupt()])
     assert_same(loss.discriminator.state_dict(), wanted)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "clipped", "scheduled", "warm-up and cosine", "one"])
+def test_an_optimizer_of_several_trainings_keeps_the_state_of_each(kind, tmp_path):
+    """What it trained before is in no checkpoint, and a training that resumes does not meet it."""
+
+    def fit(optim, epochs, folder=None, resume=None):
+        made = vae()
+        callbacks = [] if folder is None else [pv.Checkpoint(folder)]
+        step = pv.Step(optim=optim)
+        pv.fit(made, bits(), epochs=epochs, batch_size=8, step=step,
+               callbacks=callbacks, resume=resume)  # fmt: skip
+        return made.state_dict()
+
+    optim = OPTIMIZERS[kind]()
+    fit(optim, 2)
+    first, second = tmp_path / "first", tmp_path / "second"
+    fit(optim, 2, first)
+    shutil.copytree(first, second)
+    wanted = fit(OPTIMIZERS[kind](), 4)
+    assert_same(fit(OPTIMIZERS[kind](), 4, first, resume=first), wanted)
+    assert_same(fit(optim, 4, second, resume=second), wanted)
+    assert_same(fit(optim, 4), wanted)
