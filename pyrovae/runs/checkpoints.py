@@ -25,7 +25,7 @@ from pyrovae.files import tensors_as_bytes, trees, write_atomically
 
 __all__ = ["SCHEMA", "Checkpoints", "Damaged"]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The version of the state's form, which each checkpoint records."""
 
 KEPT: Final = 2

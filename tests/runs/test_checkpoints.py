@@ -83,7 +83,7 @@ def test_another_schema_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pyrovae.runs.checkpoints.SCHEMA", 99)
     Checkpoints(tmp_path).write(1, STATE)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has the schema 99, and .* reads 1"):
+    with pytest.raises(ValueError, match="has the schema 99, and .* reads 2"):
         Checkpoints(tmp_path).newest()
 
 

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainings import StopAt
 
 import pyrovae as pv
+from pyrovae.data.batches import Batches
 from pyrovae.runs.checkpoints import Checkpoints
+from pyrovae.train.resume import fingerprint
 
 EPOCHS, BATCHES = 3, 3
 
@@ -410,6 +412,7 @@ def test_a_callback_that_started_hears_the_end_of_a_training_that_could_not_begi
 REFUSED = {
     "other data": ({"data": lambda: bits(rows=21)}, "the data or the batch size are not"),
     "other values": ({"data": lambda: 1 - bits()}, "the data or the batch size are not"),
+    "another order": ({"data": lambda: bits().flip(0)}, "the data or the batch size are not"),
     "other programs": (
         {"target": lambda: pv.mlp_vae(16, latents=3, hidden=8)},
         "in shape .* resume with the programs of the training",
@@ -594,3 +597,25 @@ def test_an_optimizer_of_several_trainings_keeps_the_state_of_each(kind, tmp_pat
     assert_same(fit(OPTIMIZERS[kind](), 4, first, resume=first), wanted)
     assert_same(fit(optim, 4, second, resume=second), wanted)
     assert_same(fit(optim, 4), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool])
+def test_data_are_known_by_their_values_and_order(dtype):
+    """Whatever the threads; a zero has no sign."""
+    draws = torch.Generator().manual_seed(0)
+    x = 10 * torch.randn(1000, 100, generator=draws, dtype=torch.float64)
+    x = x > 0 if dtype is torch.bool else x.to(dtype)
+    labels = torch.arange(1000)
+    wanted = fingerprint(Batches((x, labels), 10))
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert fingerprint(Batches((x.clone(), labels), 10)) == wanted
+    torch.set_num_threads(before)
+    zeros = torch.zeros(5, 2)
+    assert fingerprint(Batches(zeros, 2)) == fingerprint(Batches(-zeros, 2))
+    changed = x.clone()
+    changed[7, 3] = x[7, 3] == 0
+    for other in ((changed, labels), (x[labels.flip(0)], labels), (x, labels.flip(0))):
+        assert fingerprint(Batches(other, 10)) != wanted
+    assert fingerprint(Batches((x, labels), 20)) != wanted
