@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from pyrovae.runs import Run
 from pyrovae.runs.checkpoints import Checkpoints
 from pyrovae.runs.record import check_details
+from pyrovae.runs.run import read_tensors
+from pyrovae.runs.state import collected
 from pyrovae.train.callbacks import Callback, Training
 from pyrovae.vae import VAE
 
@@ -40,7 +44,8 @@ class Checkpoint(Callback):
 
     Attributes:
         writing: whether the folder holds this training. One that resumes leaves its folder as it
-            was until the first step is taken.
+            was until the first step is taken; if none is left, it writes the model only if an
+            earlier process ended before it could.
 
     Example:
         >>> import tempfile, torch, pyrovae as pv
@@ -62,11 +67,12 @@ class Checkpoint(Callback):
         self.folder, self.minutes, self.details = Path(folder), minutes, details
         self.best: tuple[float, int] = NONE_YET
         self.run, self.checkpoints = Run(self.folder), Checkpoints(self.folder)
-        self.writing = False
+        self.writing = self.restored = False
 
     def started(self, training: Training) -> None:
         """Write the first files, so that errors of the folder are raised at once."""
-        self.best, self.writing, self.written = NONE_YET, False, time.monotonic()
+        self.best, self.written = NONE_YET, time.monotonic()
+        self.writing = self.restored = False
         if not training.resumed:
             self._begin(training)
         elif self._goes_on(training):
@@ -75,6 +81,7 @@ class Checkpoint(Callback):
 
     def resumed(self, training: Training) -> None:
         """Begin a run that goes on from the checkpoint of another folder."""
+        self.restored = True
         if not self._goes_on(training):
             self._begin(training)
 
@@ -109,8 +116,21 @@ class Checkpoint(Callback):
 
     def ended(self, training: Training) -> None:
         """Write the final parameters (the best, after early stopping)."""
+        self.writing |= self.restored and _is_over(training) and not self._is_written(training)
         if self.writing:
             self._write_model(training)
+
+    def _is_written(self, training: Training) -> bool:
+        """Tell whether the model's file has the present tensors."""
+        try:
+            written = read_tensors(self.folder / "model.safetensors")
+        except ValueError:
+            return False
+        saved = _saved(training)
+        present = collected(saved) if isinstance(saved, VAE) else saved
+        return written.keys() == present.keys() and all(
+            torch.equal(written[name], tensor.detach().cpu()) for name, tensor in present.items()
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best validation ELBO and its step."""
@@ -126,6 +146,12 @@ class Checkpoint(Callback):
 
     def _write_model(self, training: Training) -> None:
         self.run.save_epochs(_saved(training), self.config, training.history.lines())
+
+
+def _is_over(training: Training) -> bool:
+    """Tell whether no step is left to take."""
+    history = training.history
+    return len(history.epochs) >= training.epochs or history.ended.startswith("stopped early")
 
 
 def _saved(training: Training) -> Any:

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 from trainings import StopAt
 
@@ -619,3 +620,19 @@ def test_data_are_known_by_their_values_and_order(dtype):
     for other in ((changed, labels), (x[labels.flip(0)], labels), (x, labels.flip(0))):
         assert fingerprint(Batches(other, 10)) != wanted
     assert fingerprint(Batches((x, labels), 20)) != wanted
+
+
+@pytest.mark.parametrize("case", ["Adam", "early stopping", "pair in the store"])
+def test_a_process_that_ended_before_it_wrote_its_last_model_is_made_up_for(case, tmp_path):
+    """The last state was written, and no step is left."""
+    train(case, tmp_path / "short", epochs=1)
+    train(case, tmp_path / "run")
+    model, metrics = (tmp_path / "run" / name for name in ("model.safetensors", "metrics.jsonl"))
+    wanted, lines = load_file(model), metrics.read_text()
+    for path in (model, metrics):
+        (tmp_path / "short" / path.name).replace(path)
+    assert load_file(model).keys() == wanted.keys()
+    assert any(not torch.equal(tensor, wanted[name]) for name, tensor in load_file(model).items())
+    train(case, tmp_path / "run", resume=tmp_path / "run")
+    assert_same(load_file(model), wanted)
+    assert metrics.read_text() == lines
