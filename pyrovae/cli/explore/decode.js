@@ -364,20 +364,39 @@ function levels(x, { levels: number }) {
   return vector(at);
 }
 
-function logistics(x, { components, levels: number }) {
+/* The probabilities that a mixture is above the levels 0, 1, ..., [levels - 1, size]. */
+function above(x, { components, levels: number }) {
   const block = x.at.length / 3;
   const size = block / components;
   const parts = softmax({ shape: [components, size], at: x.at.slice(0, block) }, { axis: -2 });
   const middle = (number - 1) / 2;
-  const at = new Float64Array(size);
+  const at = new Float64Array((number - 1) * size);
   parts.at.forEach((share, i) => {
     const loc = middle * (1 + x.at[block + i]);
     const scale = middle * positive(x.at[2 * block + i]);
-    let mean = 0;
-    for (let k = 0; k < number - 1; k += 1) mean += sigmoid((loc - k - 0.5) / scale);
-    at[i % size] += share * mean;
+    for (let k = 0; k < number - 1; k += 1) {
+      at[k * size + (i % size)] += share * sigmoid((loc - k - 0.5) / scale);
+    }
   });
-  return vector(at);
+  return { at, size };
+}
+
+function logistics(x, layer) {
+  const { at, size } = above(x, layer);
+  const mean = new Float64Array(size);
+  at.forEach((share, i) => {
+    mean[i % size] += share;
+  });
+  return vector(mean);
+}
+
+function levelShares(x, layer) {
+  const { at, size } = above(x, layer);
+  const shares = Array.from({ length: layer.levels * size }, (_, i) => {
+    const from = i < size ? 1 : at[i - size];
+    return i < at.length ? from - at[i] : from;
+  });
+  return vector(Float64Array.from(shares));
 }
 
 /* The most probable values of likelihoods of finitely many. */
@@ -422,6 +441,7 @@ const KINDS = {
   shares,
   levels,
   logistics,
+  level_shares: levelShares,
   above: (x) => map(x, (h) => (h > 0 ? 1 : 0)),
   likeliest,
 };

@@ -125,13 +125,25 @@ def _levels(layer: Layer, x: Tensor) -> Tensor:
     ).mean
 
 
-def _logistics(layer: Layer, x: Tensor) -> Tensor:
+def _mixture(layer: Layer, x: Tensor) -> tuple[Tensor, discretized.DiscretizedLogistic]:
+    """Return the weights and the components of a mixture, with axes [..., components, pixels]."""
     half = (layer["levels"] - 1) / 2
     logits, loc, raw = x.unflatten(-1, (3, layer["components"], -1)).unbind(-3)
-    means = discretized.DiscretizedLogistic(
-        half * (1 + loc), half * pv.nets.positive(raw), layer["levels"]
-    ).mean
-    return (logits.softmax(-2) * means).sum(-2)
+    scale = half * pv.nets.positive(raw)
+    parts = discretized.DiscretizedLogistic(half * (1 + loc), scale, layer["levels"])
+    return logits.softmax(-2), parts
+
+
+def _logistics(layer: Layer, x: Tensor) -> Tensor:
+    weights, parts = _mixture(layer, x)
+    return (weights * parts.mean).sum(-2)
+
+
+def _level_shares(layer: Layer, x: Tensor) -> Tensor:
+    weights, parts = _mixture(layer, x)
+    levels = torch.arange(layer["levels"]).to(x)
+    shares = [(weights * parts.log_prob(level).exp()).sum(-2) for level in levels]
+    return torch.cat(shares, -1)
 
 
 def _likeliest(layer: Layer, x: Tensor) -> Tensor:
@@ -171,6 +183,7 @@ KINDS: Final[Mapping[str, Callable[[Layer, Tensor], Tensor]]] = {
     "shares": _shares,
     "levels": _levels,
     "logistics": _logistics,
+    "level_shares": _level_shares,
     "above": lambda _, x: (x > 0).to(x.dtype),
     "likeliest": _likeliest,
 }

@@ -187,6 +187,10 @@ HEADS: Final[Heads] = {
 LIKELY: Final[Heads] = {
     pv.likelihoods.Bernoulli: lambda _: [{"kind": "above"}],
     pv.likelihoods.Categorical: lambda of: [{"kind": "likeliest", "levels": of.classes}],
+    pv.likelihoods.DiscretizedLogisticMixture: lambda of: [
+        {"kind": "level_shares", "components": of.components, "levels": of.levels},
+        {"kind": "likeliest", "levels": of.levels},
+    ],
 }
 """The layers to the most probable value, for the likelihoods of which `most_probable` finds it."""
 
