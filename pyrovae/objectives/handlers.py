@@ -209,9 +209,9 @@ class free_bits(_KLTerm):  # noqa: N801
        \overline{KL_i} = \frac1N \sum_n KL(q(z_i | x_n) \| p(z_i)) $$
 
     A latent whose KL, averaged over the minibatch (and over vectorized particles), is below
-    lambda is not pulled toward the prior. The KL is the closed form if known, else the log-ratio
-    at the sample. The set of latents below lambda is determined on each minibatch and treated as
-    constant by the gradient.
+    lambda is not pulled toward the prior. The KL is the closed form if it is known and both
+    programs sampled the same sites before, else the log-ratio at the sample. The set of latents
+    below lambda is determined on each minibatch and treated as constant by the gradient.
 
     Args:
         nats: lambda, 0 or more, for each i. The attribute may be set between steps.
@@ -220,8 +220,9 @@ class free_bits(_KLTerm):  # noqa: N801
 
     Raises:
         ValueError: if lambda is negative or not finite. When the programs run: if a site is
-            enumerated or auxiliary, does not factorize while `per` is "dimension", or the model
-            is not replayed on the guide that it was wrapped with.
+            enumerated or auxiliary, does not factorize while `per` is "dimension", is masked or
+            scaled in only one of the programs, or the model is not replayed on the guide that it
+            was wrapped with.
 
     References:
         Kingma et al., 2016. Improved Variational Inference with Inverse Autoregressive Flow.
@@ -260,8 +261,8 @@ class capacity(_KLTerm):  # noqa: N801
     r"""Constrain the KL to a capacity c, $E_q \log p(x | z) - \gamma\, |\overline{KL} - c|$.
 
     The KL is the sum over the latent sites, averaged over the minibatch (and over vectorized
-    particles). It is the closed form if known, else the log-ratio at the sample. The factor of
-    each site has the masks and scales of that site.
+    particles). It is computed as by `free_bits`. The factor of each site has the masks and scales
+    of that site.
 
     Args:
         c: the capacity in nats per datum, 0 or more. The attribute may be set between steps, for

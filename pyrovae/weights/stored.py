@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pyro
 import torch
@@ -20,6 +20,11 @@ from torch.distributions import transform_to
 from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["Announced", "StoredParameters", "aliased", "held_modules"]
+
+MOST: Final = 1000
+"""The size of a dict or a list above which it holds data, and no networks."""
+
+_CONTAINERS: Final = (dict, list, tuple, types.SimpleNamespace)
 
 
 class StoredParameters:
@@ -150,8 +155,9 @@ def aliased(parameter: Tensor, value: Tensor | None = None) -> Tensor:
 def held_modules(**programs: Any) -> dict[str, nn.Module]:
     """Return the modules that plain functions refer to, by name.
 
-    The modules are in closures, in globals that a function names, in arguments of a
-    `functools.partial`, and in attributes of a method's object.
+    The modules are in closures, defaults and globals that a function names, in arguments of a
+    `functools.partial`, in attributes of a callable object or of a method's object, and in dicts,
+    lists and namespaces that these hold.
 
     Args:
         **programs: the programs by role. Programs that are modules are left out.
@@ -177,29 +183,48 @@ def held_modules(**programs: Any) -> dict[str, nn.Module]:
 
 
 def _named_by(value: Any) -> dict[str, Any]:
-    """Return the objects that a function or a partial refers to, by name."""
+    """Return the objects that a program, or a container that it holds, refers to, by name."""
     if isinstance(value, functools.partial):
         given = {str(i): part for i, part in enumerate(value.args)} | value.keywords
         return {"func": value.func} | given
     if isinstance(value, types.MethodType):
         owner = value.__self__
-        held = {"self": owner} if isinstance(owner, nn.Module) else _modules_in(owner)
+        held = {"self": owner} if isinstance(owner, nn.Module) else _attributes(owner)
         return held | {"func": value.__func__}
-    if not isinstance(value, types.FunctionType):
-        return {}
+    if isinstance(value, types.FunctionType):
+        return _named_by_function(value)
+    if isinstance(value, dict | list | tuple):
+        if len(value) > MOST:
+            return {}
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {str(key): part for key, part in pairs if _leads_on(part)}
+    if isinstance(value, types.SimpleNamespace) or callable(value):
+        return {} if isinstance(value, type) else _attributes(value)
+    return {}
+
+
+def _named_by_function(value: types.FunctionType) -> dict[str, Any]:
     cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     named = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
     for name in _names(value.__code__):
         part = value.__globals__.get(name)
         own = getattr(part, "__globals__", None) is value.__globals__
-        if isinstance(part, nn.Module) or own:
+        if own or isinstance(part, (nn.Module, *_CONTAINERS)):
             named[name] = part
-    return named
+    code, defaults = value.__code__, value.__defaults__ or ()
+    last = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+    return named | dict(zip(last, defaults, strict=True)) | (value.__kwdefaults__ or {})
 
 
-def _modules_in(owner: Any) -> dict[str, Any]:
+def _attributes(owner: Any) -> dict[str, Any]:
+    """Return the modules, and containers of some, among the attributes of an object."""
+    kinds = (nn.Module, *_CONTAINERS)
     attributes = getattr(owner, "__dict__", {})
-    return {name: part for name, part in attributes.items() if isinstance(part, nn.Module)}
+    return {name: part for name, part in attributes.items() if isinstance(part, kinds)}
+
+
+def _leads_on(part: Any) -> bool:
+    return callable(part) or isinstance(part, _CONTAINERS)
 
 
 def _filled(cell: Any) -> bool:
