@@ -70,7 +70,7 @@ class Decoder:
         if self.contents.table is not None:
             fn = self._likelihood(values, row)
             mean = mean_of(fn)[:, 0]
-            likely = most_probable(_unmasked(fn), mean.new_ones(1, 1, len(z)), mean)
+            likely = most_probable(fn, mean.new_ones(1, 1, len(z)), mean)
             return Decoded(mean, MODE, self.contents.words(likely))
         try:
             if isinstance(self.target, VAE):
@@ -105,10 +105,3 @@ class Decoder:
                 "pyro.sample('x', ..., obs=x)"
             )
         return trace.nodes[of_x[0]]["fn"]
-
-
-def _unmasked(fn: Any) -> Any:
-    """Return a distribution without the masks around it."""
-    while hasattr(fn, "base_dist") and not hasattr(fn, "parts"):
-        fn = fn.base_dist
-    return fn

@@ -204,8 +204,6 @@ def _wanted(vae: Any, z: Tensor, *context: Tensor, likely: bool) -> Tensor:
         raise NotExpressible(f"p(x | z) has no mean ({error})") from error
     if not likely:
         return mean
-    while hasattr(fn, "base_dist") and not hasattr(fn, "parts"):
-        fn = fn.base_dist
     return most_probable(fn, torch.ones(1, 1, len(z)).to(z), mean)
 
 
