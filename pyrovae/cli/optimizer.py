@@ -29,7 +29,7 @@ def optimizer(table: Any, settings: Training, steps: int) -> Optim:
     Args:
         table: the table [optimizer]: a class of `torch.optim` as `name`, its arguments, and
             `groups`, a table of such tables by patterns of names. Without groups, Muon takes the
-            matrices and Adam the rest, as in `Optim.muon`.
+            weight matrices and Adam the rest, as in `Optim.muon`.
         settings: the table [training], for the learning rate.
         steps: the number of steps of the training, for schedules that do not give it.
 

@@ -98,18 +98,20 @@ class Optim(OneOptimizer):
     ) -> Optim:
         """Optimize weight matrices by Muon and all other parameters by Adam, along cosines.
 
-        The rates rise over the first hundredth of the steps and fall to zero at the last. Weights
-        do not decay: the decay of 0.1 that torch's Muon has by default costs nats. Muon's own work
-        does not grow with the batch, so that batches of some hundred data suit it best. It is done
-        in float32 where the processor would emulate bfloat16 (`pyrovae.train.muon.Muon`).
+        A weight matrix is a parameter of two dimensions that is named "weight", as those of
+        torch's layers are. Other matrices, such as the pseudo-inputs of a VampPrior and the means
+        of a mixture, are stepped by Adam, coordinate by coordinate. The rates rise over the first
+        hundredth of the steps and fall to zero at the last. Weights do not decay: the decay of 0.1
+        that torch's Muon has by default costs nats. Muon's own work does not grow with the batch,
+        so that batches of some hundred data suit it best. It is done in float32 where the
+        processor would emulate bfloat16 (`pyrovae.train.muon.Muon`).
         `benchmarks/tables/recipes.md` compares this with Adam on MNIST.
 
         Args:
             steps: the number of steps of the whole training.
             lr: the highest rate of Muon. That of Adam is 0.002.
             groups: settings of some parameters, as of `Optim`, before all else. Give an optimizer
-                of their own to matrices that are not weights of a network, such as embeddings or
-                the pseudo-inputs of a VampPrior.
+                of its own to the weight of a layer that multiplies nothing, such as an embedding.
 
         Raises:
             ValueError: if `steps` is below 1, or the rate is not positive and finite.
@@ -357,9 +359,17 @@ def _defaults(kind: Any, rate: float, settings: Mapping[str, Any]) -> dict[str, 
 def by_adam(steps: int) -> dict[Chosen, dict[str, Any]]:
     """Return the group of all parameters that Muon does not take, stepped by Adam."""
     rate = cosine(REST_LR, steps, warmup=steps // 100)
-    return {
-        lambda name, parameter: parameter.ndim != 2: {"optimizer": torch.optim.Adam, "lr": rate}
-    }
+    return {_is_no_weight_matrix: {"optimizer": torch.optim.Adam, "lr": rate}}
+
+
+def _is_no_weight_matrix(name: str, parameter: Tensor) -> bool:
+    """Tell whether a parameter is anything else than the weight matrix of a layer.
+
+    Layers name it "weight", recurrent ones "weight_ih_l0" and the like, parametrizations
+    "weight.original". `pyro.module` writes "net$$$weight".
+    """
+    parts = name.replace("$$$", ".").split(".")
+    return parameter.ndim != 2 or not any(part.startswith("weight") for part in parts)
 
 
 def _made(kind: Any, group: dict[str, Any]) -> torch.optim.Optimizer:

@@ -6,6 +6,7 @@ import math
 import warnings
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from programs import LATENTS, SIZE, binary
@@ -161,6 +162,66 @@ def test_groups_of_muons_come_before_its_own():
     groups = {"posterior.*": {"optimizer": torch.optim.SGD, "lr": 0.05}}
     ours = steps_of(SVI, lambda _: Optim.muon(99, lr=0.04, groups=groups), compile=False)
     assert_same(ours, wanted)
+
+
+class Named(torch.nn.Module):
+    """Layers of torch whose matrices have other names than "weight", and matrices of no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(3, 2))
+        self.recurrent = torch.nn.GRU(2, 2)
+        self.convolution = torch.nn.Conv1d(2, 2, 1)
+        self.weights_of_mixture = torch.nn.Parameter(torch.zeros(2))
+        self.means = torch.nn.Parameter(torch.zeros(2, 3))
+
+
+def steppers(programs, *args):
+    """Return the class of the optimizer that steps each parameter, by its name."""
+    optim = Optim.muon(10)
+    svi = SVI(*programs, optim, pyro.infer.Trace_ELBO(), compile=False)
+    svi.step(*args)
+    return {
+        svi.names[parameter]: type(optimizer)
+        for optimizer in optim.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def test_muon_takes_the_weights_of_layers_and_adam_all_other_matrices():
+    vae, x = made()
+    vampprior = pv.priors.VampPrior(vae.posterior, 4).start_at_data(x)
+    mixture = pv.priors.MixtureOfNormals(LATENTS, 4)
+    for prior, matrices in (vampprior, ["unconstrained"]), (mixture, ["loc", "raw_scale"]):
+        composed = pv.VAE(prior, vae.likelihood, vae.posterior)
+        found = steppers((composed.model, composed.guide), x)
+        for name, parameter in composed.named_parameters():
+            weight = name.endswith("weight")
+            assert found[name] is (Muon if weight else torch.optim.Adam), (name, parameter.shape)
+        assert {name for name in found if name.startswith("prior.")} >= {
+            f"prior.{name}" for name in matrices
+        }
+
+
+def test_muon_tells_weights_by_the_names_that_torch_and_pyro_give():
+    layers = Named()
+
+    def model():
+        pyro.module("net", layers)
+        drawn = layers.linear(layers.means).sum() + layers.weights_of_mixture.sum()
+        drawn = drawn + layers.recurrent(layers.convolution(torch.zeros(1, 2, 1)).mT)[0].sum()
+        pyro.sample("x", dist.Normal(drawn, 1.0), obs=torch.tensor(0.0))
+
+    found = steppers((model, lambda: None))
+    muons = {name.removeprefix("net$$$") for name, kind in found.items() if kind is Muon}
+    assert muons == {
+        "linear.parametrizations.weight.original",
+        "recurrent.weight_ih_l0",
+        "recurrent.weight_hh_l0",
+    }
+    assert len(found) == len(dict(layers.named_parameters()))
+    pyro.clear_param_store()  # in which pyro.module keeps parameters
 
 
 def test_muon_falls_along_a_cosine():
