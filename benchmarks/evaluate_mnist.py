@@ -1,11 +1,11 @@
 """What IWAE-5000 over MNIST's test images costs: time, decoder passes a second, peak memory.
 
-    python benchmarks/evaluate_mnist.py --root data --run runs/priors/0
+    python benchmarks/evaluate_mnist.py --root data --run FOLDER
 
-The VAE is a run of `benchmarks/mnist.py`, 784-200-200-50 and back; without `--run`, the same
-networks untrained, which cost as much. Each number of particles has a process of its own, whose
-peak memory is above what the process held with the data and the VAE loaded (Linux). Compiling is
-in both.
+The VAE is a run of the one-layer networks of `benchmarks/tables/iwae.py`, 784-200-200-50 and
+back; without `--run`, the same networks untrained, which cost as much. Each number of particles
+has a process of its own, whose peak memory is above what the process held with the data and the
+VAE loaded (Linux). Compiling is in both.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def memory(name: str) -> float:
 
 def measure(args: argparse.Namespace, particles: int) -> None:
     import torch
-    from mnist import make
+    from iwae import one_layer
 
     import pyrovae as pv
 
     torch.set_num_threads(args.threads)
     x = pv.data.load("mnist", args.root).test.draw()[: args.limit]
-    vae = pv.load(args.run) if args.run else make(x)
+    vae = pv.load(args.run) if args.run else one_layer(x)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before, started = memory("VmRSS"), time.perf_counter()
     report = pv.evaluate(vae, x, particles=particles, ks=[particles], compile=True)
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--within", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.within:
+        sys.path.append(str(Path(__file__).parent / "tables"))
         measure(args, args.within)
         return
     print("| K | IWAE-K, nats | k-hat too large | s | decoder passes a second | peak, MiB |")

@@ -1,12 +1,12 @@
 """Signal-to-noise ratio and variance of IWAE's gradient against K, for plain, STL and DReG.
 
-    python benchmarks/gradients.py --run runs/objectives/0 --root data --out gradients.png
+    python benchmarks/gradients.py --run FOLDER --root data --out gradients.png
 
-The VAE is a trained one (`benchmarks/mnist.py objectives --only ELBO` leaves one there), the data
-a fixed batch of test images, the gradient that of all weights of the guide or of the likelihood.
-With g its draws, the ratio is |E g| / sqrt(tr Cov g), the square of the mean freed of its noise;
-the variance is tr Cov g. Plain IWAE's signal for the guide falls with K (Rainforth et al., 2018),
-DReG's does not (Tucker et al., 2019); STL's is strong and, for K > 1, biased.
+The VAE is a trained one, such as a run of `benchmarks/tables.py parts`, the data a fixed batch of
+test images, the gradient that of all weights of the guide or of the likelihood. With g its draws,
+the ratio is |E g| / sqrt(tr Cov g), the square of the mean freed of its noise; the variance is
+tr Cov g. Plain IWAE's signal for the guide falls with K (Rainforth et al., 2018), DReG's does not
+(Tucker et al., 2019); STL's is strong and, for K > 1, biased.
 """
 
 from __future__ import annotations

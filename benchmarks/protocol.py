@@ -89,6 +89,7 @@ class Table:
         steps: the number of steps of each row, unless the command says another.
         bits: the number of dimensions by which bits are counted, None for nats per datum.
         goals: the nats of the curves to which the page gives the seconds.
+        paired: whether the page has the difference of each row from the first, paired over data.
     """
 
     title: str
@@ -98,6 +99,7 @@ class Table:
     steps: int
     bits: int | None = None
     goals: Sequence[float] = ()
+    paired: bool = False
 
 
 def binary_mnist(root: str) -> Splits:

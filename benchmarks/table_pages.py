@@ -75,8 +75,10 @@ def page(table: Table, measured: list[dict[str, Any]], name: str) -> str:
         f"{particles}; k-hat too large is the share of the data whose k-hat is above its limit, "
         "so that the bound falls short of log p(x) there; seconds are those of the processor over "
         "the steps, on one thread, or of a clock where it says several.\n",
-        head + "| ELBO | KL | active units (published) | k-hat too large | CPU s |",
-        "|---" * 2 + "|---:" * 11 + "|",
+        head
+        + "| ELBO | KL | active units (published) | k-hat too large | CPU s |"
+        + (" over the first row |" if table.paired else ""),
+        "|---" * 2 + "|---:" * (12 if table.paired else 11) + "|",
     ]
     text += [_line(line, table.rows[line["row"]], table) for line in in_order(table, measured)]
     commands = [f"- {_named(line)}: `{line['command']}` ({_versions(line)})" for line in measured]
@@ -166,7 +168,14 @@ def _line(line: dict[str, Any], row: Row, table: Table) -> str:
         f"{over} | {unit * line['elbo'] - levels:.2f} | {unit * line['kl']:.2f} | "
         f"{_units(line, row)} | "
         f"{100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
+        + (f" {_over_first(line)} |" if table.paired else "")
     )
+
+
+def _over_first(line: dict[str, Any]) -> str:
+    """Return by how many nats a row is ahead of the first, blank where that is not known."""
+    ahead = line.get("over_first")
+    return f"{ahead['mean']:+.2f} ± {ahead['over_data']:.2f}" if ahead else ""
 
 
 def beside_the_published() -> str:
@@ -232,7 +241,24 @@ def _with_error(number: dict[str, float], form: str) -> str:
     return f"{number['mean']:{form}} ± {number['data']:.2f}"
 
 
+def beside_the_first() -> str:
+    """Return the rows of the paired tables beside their first, in Markdown."""
+    text = [
+        "| | ours | over the first row | ELBO | KL | active units | k-hat too large | CPU s |",
+        "|---" + "|---:" * 7 + "|",
+    ]
+    for name, table in tables().items():
+        for line in in_order(table, lines(name)) if table.paired else ():
+            text.append(
+                f"| {_named(line)} | {line['nll']:.2f} | {_over_first(line)} | "
+                f"{line['elbo']:.2f} | {line['kl']:.2f} | {_units(line, table.rows[line['row']])} "
+                f"| {100 * line['untrusted']:.0f} % | {line['seconds']:,.0f} |"
+            )
+    return "\n".join(text) + "\n"
+
+
 BLOCKS: Final = {
+    "rows beside the first": beside_the_first,
     "rows beside the published": beside_the_published,
     "bounds below annealing": below_annealing,
 }

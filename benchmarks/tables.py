@@ -33,6 +33,9 @@ from pyrovae.measure.latents.active_units import active_units
 POINTS: Final = 10
 """The number of points of a row's curve."""
 
+REPORT: Final = "evaluation.json"
+"""The report of a row's evaluation, in the row's folder."""
+
 
 class Curve(pv.Callback):
     """Measure -IWAE-1000 on the first test images at a tenth, two tenths, ... of the steps.
@@ -114,12 +117,17 @@ def train(
     return vae, history, curve
 
 
-def measure(vae: pv.VAE, test: pv.data.Split, particles: int) -> dict[str, Any]:
-    """Return the bounds over test images, and the numbers of active units by site."""
+def measure(vae: pv.VAE, test: pv.data.Split, particles: int, folder: Path) -> dict[str, Any]:
+    """Return the bounds over test images, and the numbers of active units by site.
+
+    The report is saved in the row's folder.
+    """
     x = test.draw()
     began = time.perf_counter()
     ks = sorted({1, min(50, particles), particles})
     report = pv.evaluate(vae, x, particles=particles, ks=ks)
+    folder.mkdir(parents=True, exist_ok=True)
+    report.save(folder / REPORT)
     bound = report.iwae[particles]
     units = active_units(vae, x)
     by_site: dict[str, int] = {}
@@ -141,6 +149,29 @@ def measure(vae: pv.VAE, test: pv.data.Split, particles: int) -> dict[str, Any]:
     }
 
 
+def over_first(folder: Path, first: Path, particles: int) -> dict[str, float] | None:
+    """Return by how many nats a row is ahead of the first, paired over the test images.
+
+    None if the first row has not been measured here.
+    """
+    if not (first / REPORT).exists():
+        return None
+    a, b = (pv.read_report(each / REPORT) for each in (folder, first))
+    ahead = pv.compare(a, b).differences[f"IWAE-{particles}"]
+    return {
+        "mean": ahead.mean,
+        "over_data": ahead.error_over_data,
+        "over_particles": ahead.error_over_particles,
+    }
+
+
+def folder_of(name: str, table: Table, args: argparse.Namespace) -> Path:
+    """Return the folder of a row's run."""
+    threads = torch.get_num_threads()
+    folder = args.out / args.table / ("" if threads == 1 else f"{threads}-threads")
+    return folder / f"{slug(name)}-{args.budget * 100 // table.rows[name].batch}-{args.seed}"
+
+
 def annealed(vae: pv.VAE, test: pv.data.Split, data: int, temperatures: int) -> dict[str, Any]:
     """Return log p(x) by annealing from the guide, and its gap on simulated data."""
     with pv.seeded(0):
@@ -160,9 +191,7 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
     """Train and measure one row."""
     row, steps = table.rows[name], args.budget * 100 // table.rows[name].batch
     splits = (row.data or table.data)(args.root)
-    threads = torch.get_num_threads()
-    folder = args.out / args.table / ("" if threads == 1 else f"{threads}-threads")
-    folder /= f"{slug(name)}-{steps}-{args.seed}"
+    threads, folder = torch.get_num_threads(), folder_of(name, table, args)
     vae, history, curve = train(row, splits, folder, steps=steps, seed=args.seed)
     if history is not None and history.ended == "interrupted":
         raise KeyboardInterrupt
@@ -176,8 +205,11 @@ def run(name: str, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         "compile_seconds": history.compile_seconds if history else 0.0,
         "threads": threads,
         "curve": curve.points,
-        **measure(vae, splits.test, args.particles),
+        **measure(vae, splits.test, args.particles, folder),
     }
+    if table.paired and name != next(iter(table.rows)):
+        first = folder_of(next(iter(table.rows)), table, args)
+        line["over_first"] = over_first(folder, first, args.particles)
     if args.ais:
         line["ais"] = annealed(vae, splits.test, *args.ais)
     versions = {package: version(package) for package in ("pyrovae", "torch", "pyro-ppl")}

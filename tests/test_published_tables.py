@@ -69,6 +69,30 @@ def test_a_stopped_row_ends_with_the_same_numbers(tables, tmp_path):
     assert whole["steps"] == whole["curve"][-1]["steps"] == 30
 
 
+def test_a_row_is_compared_with_the_first_on_each_datum(tables, tmp_path):
+    table, digits = small(tables), pv.data.load("digits")
+    wider = dataclasses.replace(
+        table.rows["a"], make=lambda x: pv.mlp_vae(x.shape[1], latents=3, hidden=16)
+    )
+    table = dataclasses.replace(table, rows={**table.rows, "b": wider}, paired=True)
+    pages = sys.modules["table_pages"]
+    early = tables.run("b", table, arguments(tmp_path / "early"))
+    assert early["over_first"] is None  # the first row is not there
+    assert "± " not in pages.page(table, [early], "small").split("\n## ")[0].split("| CPU s |")[1]
+    first, line = (tables.run(name, table, arguments(tmp_path)) for name in "ab")
+    assert "over_first" not in first
+    bounds = [
+        pv.evaluate(pv.load(tmp_path / "small" / f"{name}-30-3"), digits.test, particles=20)
+        for name in "ba"
+    ]
+    ahead = bounds[0].iwae[20].value.double() - bounds[1].iwae[20].value.double()
+    assert line["over_first"]["mean"] == pytest.approx(ahead.mean().item(), abs=1e-4)
+    error = ahead.std().item() / math.sqrt(len(ahead))
+    assert line["over_first"]["over_data"] == pytest.approx(error, rel=0.02)  # Student's factor
+    cell = f"| {ahead.mean().item():+.2f} ± {line['over_first']['over_data']:.2f} |"
+    assert cell in pages.page(table, [first, line], "small")
+
+
 def test_a_row_is_that_of_evaluate(tables, tmp_path):
     table = small(tables)
     line = tables.run("a", table, arguments(tmp_path))
