@@ -19,7 +19,7 @@ from pyrovae.data.batches import Batch
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.traces import trace_pair
 
-__all__ = ["averaged", "grouped", "is_scaled", "rescale"]
+__all__ = ["averaged", "grouped", "rescale", "scaled_size"]
 
 
 def grouped(batches: Iterable[Batch], number: int) -> Iterator[list[Batch]]:
@@ -34,14 +34,15 @@ def grouped(batches: Iterable[Batch], number: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def is_scaled(model: Program, guide: Program, x: Tensor, *context: ContextValue) -> bool:
-    """Tell whether the programs scale the loss of a batch to a larger plate."""
-    sites = [
-        site
-        for trace in trace_pair(model, guide, x, *context, particles=1)
-        for site in trace.nodes.values()
-    ]
-    return any(site["fn"].size > len(site["value"]) for site in sites if _is_subsample(site))
+def scaled_size(model: Program, guide: Program, x: Tensor, *context: ContextValue) -> int:
+    """Return the size of the plate that the programs scale the loss of a batch to.
+
+    It is 0 if the loss is the sum over the data of the batch.
+    """
+    traces = trace_pair(model, guide, x, *context, particles=1)
+    sites = [site for trace in traces for site in trace.nodes.values() if _is_subsample(site)]
+    sizes = (site["fn"].size for site in sites if site["fn"].size > len(site["value"]))
+    return max(sizes, default=0)
 
 
 def _is_subsample(site: Any) -> bool:

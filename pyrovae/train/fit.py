@@ -18,14 +18,14 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from pyrovae.data.batches import Batches
+from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.data.ranks import Ranks
 from pyrovae.objectives import Objective
 from pyrovae.objectives.handlers import kl_weight
 from pyrovae.randomness import Steps, seeded
 from pyrovae.runs.checkpoints import Checkpoints
-from pyrovae.train.accumulation import is_scaled
+from pyrovae.train.accumulation import scaled_size
 from pyrovae.train.callbacks import Callback, History, ProgressBar, Training
 from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.distributed import together
@@ -36,7 +36,8 @@ from pyrovae.train.monitor import BATCH, DATA, Monitor
 from pyrovae.train.resume import first_rows
 from pyrovae.train.step import Step, default_loss
 from pyrovae.train.svi import SVI
-from pyrovae.types import Data, Target
+from pyrovae.types import Data, Program, Target
+from pyrovae.vae import VAE
 from pyrovae.weights.run import run
 from pyrovae.weights.target import (
     buffers_kept,
@@ -154,7 +155,8 @@ def fit(
         if step.compile is None:
             long = epochs * (batches.number or 0) >= COMPILED_FROM
             step = replace(step, compile=long and _is_safe_to_compile(target, step))
-        svi, weight, parameters, scaled = _prepare(target, shown, batches, step)
+        svi, weight, parameters, size = _prepare(target, shown, batches, step)
+        scaled = size > 0
         training = Training(
             *(target, parameters, epochs, step.steps_in(batches.number)),
             compiled=svi.compiled,
@@ -171,7 +173,7 @@ def fit(
             callbacks=callbacks,
             before=steps,
             resumed=resumed,
-            scaled=scaled,
+            size=size,
             together=together(training, batches, steps, scaled=scaled) if ranks.several else None,
         )
         loop.run()
@@ -193,12 +195,12 @@ def _is_safe_to_compile(target: Target, step: Step) -> bool:
 
 def _prepare(
     target: Target, shown: Monitor, batches: Batches, step: Step
-) -> tuple[SVI, kl_weight, dict[str, Tensor], bool]:
+) -> tuple[SVI, kl_weight, dict[str, Tensor], int]:
     """Check the data and the programs on a batch.
 
     Returns:
-        The SVI, the KL weight, the parameters by name, and whether batches of one step have to be
-        averaged because the programs scale each to all data.
+        The SVI, the KL weight, the parameters by name, and the number of data that the programs
+        scale the loss of a batch to, 0 if they do not.
     """
     model, guide = programs(target)
     with seeded(0), buffers_kept(target), parameters_kept(target):
@@ -208,9 +210,7 @@ def _prepare(
         if batches.fewest == 1:
             attempt(model, guide, (x[:1], *(value[:1] for value in context)))
         default = default_loss(model, guide, x, *context)
-        few = first_rows((x, *context), len(x) // 2 or 1)  # fewer than a plate of all data
-        joint = step.accumulate > 1 or batches.ranks.several
-        scaled = joint and is_scaled(model, guide, *few)
+        size = 0 if isinstance(target, VAE) else _scaled_size(model, guide, (x, *context))
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
@@ -231,4 +231,13 @@ def _prepare(
         compile=bool(step.compile),
         clip_norm=step.clip_norm,
     )
-    return svi, weight, parameters, scaled
+    return svi, weight, parameters, size
+
+
+def _scaled_size(model: Program, guide: Program, batch: Batch) -> int:
+    """Return the number of data that the programs scale the loss of a batch to, 0 if none."""
+    few = first_rows(batch, len(batch[0]) // 2 or 1)  # fewer than a plate of all data
+    try:
+        return scaled_size(model, guide, *few)
+    except (ValueError, RuntimeError, IndexError):  # programs of batches of one size
+        return scaled_size(model, guide, *batch)

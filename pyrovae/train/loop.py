@@ -58,7 +58,7 @@ class Loop:
         monitor: measures at the end of each epoch.
         callbacks: in the order of their calls.
         before: the steps of the target before this training.
-        scaled: whether the programs scale the loss of a batch to all data.
+        size: the number of data that the programs scale the loss of a batch to, 0 if they do not.
         resumed: the state of an earlier training, from which this one goes on.
         so_far: the steps of the present epoch.
         recordings: the steps at which graphs were recorded.
@@ -75,7 +75,7 @@ class Loop:
     monitor: Monitor
     callbacks: Sequence[Callback]
     before: Steps
-    scaled: bool = False
+    size: int = 0
     resumed: Mapping[str, Any] | None = None
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     recordings: Recordings = field(default_factory=Recordings)
@@ -210,6 +210,8 @@ class Loop:
                 loss, rows = _step(self, group)
             except EpochEnded:
                 break
+            if self.size:  # the loss of all data: its share of the step's data is kept
+                loss = loss * (rows / self.size)
             so_far.add(loss, rows, batches=len(group))
             training.step += 1
             training.norm = self.svi.norm.value
@@ -291,7 +293,7 @@ def _of_group(loop: Loop, group: Sequence[Batch]) -> tuple[Any, list[Tensor]]:
     sizes = [len(batch[0]) for batch in group]
     parameters: dict[Tensor, None] = {}
     for number, batch in enumerate(group):
-        if loop.scaled and number:
+        if loop.size and number:
             rescale(parameters, sizes[number - 1] / sizes[number])
         launch = len(group) == 1 and loop.together is None
         taken = _gradients(loop.training, loop.svi, batch, launch=launch)
@@ -300,9 +302,9 @@ def _of_group(loop: Loop, group: Sequence[Batch]) -> tuple[Any, list[Tensor]]:
             return taken, []
         losses.append(taken[0])
         parameters.update(dict.fromkeys(taken[1]))
-    if loop.scaled:
+    if loop.size:
         rescale(parameters, sizes[-1] / sum(sizes))
-    return averaged(losses, sizes) if loop.scaled else sum(losses), list(parameters)
+    return averaged(losses, sizes) if loop.size else sum(losses), list(parameters)
 
 
 def _gradients(

@@ -9,6 +9,9 @@ import pyrovae as pv
 
 SIZE = 6
 
+STILL = 1e-15
+"""A learning rate at which nothing is learned up to rounding."""
+
 
 @pytest.fixture(autouse=True)
 def double():
@@ -44,10 +47,12 @@ def pair(size=None):
     return both, (model, guide)
 
 
-def trained(x, *, batch_size, accumulate, size=None, clip_norm=None, compile=False):
+def trained(
+    x, *, batch_size, accumulate, size=None, clip_norm=None, compile=False, lr=1e-3
+):  # fmt: skip
     pyro.clear_param_store()
     both, target = pair(size)
-    optim = pv.Optim(torch.optim.SGD, lr=1e-3, momentum=0.5)
+    optim = pv.Optim(torch.optim.SGD, lr=lr, momentum=0.5)
     step = pv.Step(
         optim, loss=pyro.infer.Trace_ELBO(), accumulate=accumulate, clip_norm=clip_norm,
         compile=compile,
@@ -94,6 +99,37 @@ def test_batches_of_different_sizes_count_by_their_data(size):
 def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left():
     _, _, steps = trained(X, batch_size=10, accumulate=4)
     assert [step[:2] for step in steps] == [(i, 2) for i in range(1, 7)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("batch_size", [10, 22])
+def test_the_loss_is_per_datum_if_the_programs_scale_it_to_all_data(batch_size, accumulate):
+    """The loss of a step without learning is that of the programs without a scale."""
+    options = {"batch_size": batch_size, "accumulate": accumulate}
+    _, history, steps = trained(X, lr=STILL, **options)
+    _, again, others = trained(X, size=600, lr=STILL, **options)
+    assert [step[2] for step in others] == pytest.approx([step[2] for step in steps], rel=1e-10)
+    assert again.column("loss") == pytest.approx(history.column("loss"), rel=1e-10)
+    elbo = [-epoch.elbo for epoch in again.epochs]
+    assert again.column("loss") == pytest.approx(elbo, rel=1e-10)
+
+
+def test_the_loss_is_per_datum_if_programs_take_batches_of_one_size_alone():
+    both, (model, guide) = pair(60)
+
+    def of_ten(program):
+        def checked(x):
+            if len(x) != 10:
+                raise ValueError(f"ten data; got {len(x)}")
+            program(x)
+
+        return checked
+
+    optim = pv.Optim(torch.optim.SGD, lr=STILL)
+    step = pv.Step(optim, loss=pyro.infer.Trace_ELBO())
+    target = of_ten(model), of_ten(guide)
+    history = pv.fit(target, list(X.split(10)), epochs=1, step=step, callbacks=[])
+    assert history.epochs[0].loss == pytest.approx(-history.epochs[0].elbo, rel=1e-6)
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5])
