@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -86,6 +87,7 @@ class Training:
         epoch: the epoch that the parameters come from, up to the steps since then.
         compiled: whether the step is compiled.
         partial: whether the last epoch ended before its last step.
+        validated: whether there are validation data.
         resumed: the folder that the training goes on from, "" if it begins anew.
         state: returns the whole state, a tree of tensors and numbers, for a checkpoint.
         optimizer: the optimizer, of Pyro or `pyrovae.Optim`.
@@ -105,6 +107,7 @@ class Training:
     epoch: int = 0
     compiled: bool = False
     partial: bool = False
+    validated: bool = False
     resumed: str = ""
     state: Callable[[], dict[str, Any]] = dict
     optimizer: Any = None
@@ -348,6 +351,9 @@ class ProgressBar(Callback):
 class EarlyStopping(Callback):
     """Stop when the validation ELBO has not improved for some epochs; keep the best parameters.
 
+    An ELBO that is not finite is no best one. If that of no epoch is finite, the parameters of the
+    last epoch are kept, with a warning.
+
     Args:
         patience: the number of epochs without a new best, 1 or more.
 
@@ -368,15 +374,15 @@ class EarlyStopping(Callback):
 
     def started(self, training: Training) -> None:
         """Reset the best ELBO."""
+        if not training.validated:
+            raise ValueError("EarlyStopping needs validation data: fit(..., validation=x)")
         self.best, self.waited = -math.inf, 0
         self.kept = training.snapshot()
 
     def finished_epoch(self, training: Training) -> None:
         """Compare the validation ELBO with the best so far."""
         elbo = training.history.epochs[-1].validation_elbo
-        if math.isnan(elbo):
-            raise ValueError("EarlyStopping needs validation data: fit(..., validation=x)")
-        if elbo > self.best:
+        if math.isfinite(elbo) and elbo > self.best:
             self.best, self.waited, self.kept = elbo, 0, training.snapshot()
             return
         self.waited += 1
@@ -388,7 +394,9 @@ class EarlyStopping(Callback):
 
     def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
-            raise StopTraining(f"the validation ELBO was best {self.waited} epochs ago")
+            known = math.isfinite(self.best)
+            found = f"best {self.waited} epochs ago" if known else "not finite in any epoch"
+            raise StopTraining(f"the validation ELBO was {found}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best ELBO, its parameters, and the number of epochs since."""
@@ -401,5 +409,13 @@ class EarlyStopping(Callback):
 
     def finished(self, training: Training) -> None:
         """Restore the best parameters."""
-        if training.history.epochs and hasattr(self, "kept"):
+        if not training.history.epochs or not hasattr(self, "kept"):
+            return
+        if math.isfinite(self.best):
             training.restore(self.kept)
+            return
+        warnings.warn(
+            "the validation ELBO was not finite in any epoch, so that none is the best: the "
+            "parameters of the last epoch are kept",
+            stacklevel=2,
+        )

@@ -109,7 +109,7 @@ class Checkpoint(Callback):
         self.writing = True
         if not training.partial:
             elbo = training.history.epochs[-1].validation_elbo
-            if elbo > self.best[0]:
+            if math.isfinite(elbo) and elbo > self.best[0]:
                 self.best = (elbo, training.step)
             self._write_state(training)
         self._write_model(training)

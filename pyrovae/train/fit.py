@@ -162,6 +162,7 @@ def fit(
             compiled=svi.compiled,
             resumed="" if resume is None else str(resume),
             optimizer=svi.optim,
+            validated=validation is not None,
         )
         if isinstance(step.loss, Objective):
             training.history.objective = str(step.loss)

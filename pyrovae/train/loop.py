@@ -190,7 +190,7 @@ class Loop:
         if stop is None:
             self.so_far = EpochSoFar(number + 1)
             if isinstance(self.svi.optim, PyroLRScheduler):
-                _advance(self.svi.optim, epoch)
+                _advance(self.svi.optim, _bound(training, epoch))
         self._tell("finished_epoch")
         if stop is not None:
             raise stop
@@ -240,7 +240,7 @@ class Loop:
         optim, epochs = self.svi.optim, self.training.history.epochs
         if isinstance(optim, Optim):
             if len(optim.bounds) != len(epochs):
-                optim.bounds = [_bound(epoch) for epoch in epochs]
+                optim.bounds = [_bound(self.training, epoch) for epoch in epochs]
             optim.at(self.training.step)
 
     def _set_weight(self, number: int) -> None:
@@ -255,19 +255,19 @@ class Loop:
         keep_steps(self.training.target, replace(self.before, taken=taken))
 
 
-def _bound(epoch: Epoch) -> float:
-    """Return the validation ELBO of an epoch if there is one, else minus the loss."""
-    return -epoch.loss if math.isnan(epoch.validation_elbo) else epoch.validation_elbo
+def _bound(training: Training, epoch: Epoch) -> float:
+    """Return the validation ELBO of an epoch if there are validation data, else minus the loss."""
+    return epoch.validation_elbo if training.validated else -epoch.loss
 
 
-def _advance(optim: PyroLRScheduler, epoch: Epoch) -> None:
+def _advance(optim: PyroLRScheduler, bound: float) -> None:
     """Advance a scheduler by an epoch; `ReduceLROnPlateau` gets the validation ELBO or the loss.
 
     The number decreases as training improves, or increases if the scheduler's mode is "max".
     """
     for scheduler in optim.optim_objs.values():
         if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(_bound(epoch) if scheduler.mode == "max" else -_bound(epoch))
+            scheduler.step(bound if scheduler.mode == "max" else -bound)
         else:
             scheduler.step()
 

@@ -1,6 +1,7 @@
 """`fit` trains what Pyro's own SVI trains, measures apart from it, and loses nothing."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -476,6 +477,77 @@ def test_early_stopping_keeps_the_best_parameters():
 def test_early_stopping_without_validation_data_says_so():
     with pytest.raises(ValueError, match="needs validation data"):
         pv.fit(small_vae(), binary_data(), epochs=1, callbacks=[pv.EarlyStopping()])
+
+
+class Unbounded(torch.nn.Module):
+    """A likelihood of bits whose log-density of a row of ones is a number of one's own."""
+
+    def __init__(self, of_ones):
+        super().__init__()
+        self.net, self.of_ones = torch.nn.Linear(2, 16), of_ones
+
+    def forward(self, z, x=None):
+        found = pyro.sample("x", dist.Bernoulli(logits=self.net(z)).to_event(1), obs=x)
+        if x is not None:
+            known = torch.where(x.all(-1), self.of_ones, 0.0).expand(z.shape[:-1])
+            pyro.factor("ones", known)
+        return found
+
+
+def unbounded_vae(of_ones):
+    torch.manual_seed(0)
+    guide = pv.guides.MeanFieldNormal(pv.nets.MLP(16, 4))
+    return pv.VAE(pv.priors.StandardNormal(2), Unbounded(of_ones), guide)
+
+
+@pytest.mark.parametrize("of_ones", [-torch.inf, torch.inf])
+def test_early_stopping_keeps_the_last_epoch_if_no_validation_elbo_is_finite(of_ones):
+    x = torch.bernoulli(torch.full((40, 16), 0.3))
+    ones, vae = torch.ones(1, 16), unbounded_vae(of_ones)
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    with pytest.warns(UserWarning, match="not finite in any epoch, so that none is the best"):
+        history = pv.fit(
+            vae, x, validation=ones, epochs=9, callbacks=[pv.EarlyStopping(patience=3)]
+        )
+    assert history.kept == len(history.epochs) == 3
+    assert history.ended == "stopped early: the validation ELBO was not finite in any epoch"
+    assert not all(torch.equal(before[name], new) for name, new in vae.state_dict().items())
+
+
+def test_a_validation_elbo_of_infinity_is_not_the_best():
+    x = torch.bernoulli(torch.full((40, 16), 0.3))
+
+    class Later(pv.Callback):
+        def started_epoch(self, training):
+            after = len(training.history.epochs)
+            training.target.likelihood.of_ones = torch.inf if after == 1 else 0.0
+
+    vae = unbounded_vae(0.0)
+    history = pv.fit(
+        vae, x, validation=torch.cat([torch.ones(1, 16), x]), epochs=4,
+        callbacks=[Later(), pv.EarlyStopping(patience=4)],
+    )  # fmt: skip
+    elbos = history.column("validation_elbo")
+    assert elbos[1] == torch.inf
+    assert history.kept == 1 + max((0, 2, 3), key=elbos.__getitem__)
+
+
+def test_a_plateau_does_not_take_the_loss_for_a_validation_elbo_that_is_not_known():
+    x = torch.bernoulli(torch.full((40, 16), 0.3))
+    vae, bounds = unbounded_vae(-torch.inf), []
+    plateau = pv.learning_rates.Plateau(1e-3, patience=1)
+
+    class Unknown(pv.Callback):
+        def finished_epoch(self, training):
+            last = training.history.epochs[-1]
+            training.history.epochs[-1] = replace(last, validation_elbo=float("nan"))
+
+        def stepped(self, training):
+            bounds.append(list(training.optimizer.bounds))
+
+    step = Step(optim=pv.Optim(torch.optim.Adam, lr=plateau))
+    pv.fit(vae, x, validation=x, epochs=3, step=step, callbacks=[Unknown()])
+    assert list(map(math.isnan, bounds[-1])) == [True, True]
 
 
 def test_an_interrupt_keeps_what_there_is():
