@@ -11,7 +11,7 @@ clamped below at 1e-8. For the guide, `nets.LogCounts` applies a network to log(
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import pyro.distributions as dist
 import torch
@@ -46,6 +46,7 @@ class _AppendLibrary(nn.Module):
         """Return [..., P + 1] for the network's output [..., P]."""
         context, size = split_library(context, z, self.owner)
         output = self.net(z, *context)
+        size = size[(..., *[None] * (output.ndim - z.ndim))]
         lead = torch.broadcast_shapes(output.shape[:-1], size.shape[:-1])
         return torch.cat([output.expand(*lead, -1), size.to(output.dtype).expand(*lead, 1)], -1)
 
@@ -54,10 +55,28 @@ class _Counts(NetworkLikelihood):
     """Counts whose log-means, or proportions of a library size, are a network's output."""
 
     domain = constraints.nonnegative_integer
+    shares: ClassVar[bool] = False
+    """Whether the counts of a datum share a total, also without a library size."""
 
     def __init__(self, net: nn.Module, *, library: bool = False) -> None:
         super().__init__(_AppendLibrary(net, type(self).__name__) if library else net)
         self.library = library
+
+    def _output(self, z: Tensor, *context: Tensor) -> Tensor:
+        """Return the network's output.
+
+        Raises:
+            ValueError: for images of proportions, which would be those of each row by itself.
+        """
+        output = super()._output(z, *context)
+        if output.ndim > z.ndim and (self.library or self.shares):
+            shape = (*output.shape[:-1], output.shape[-1] - self.library)
+            raise ValueError(
+                f"the proportions of {type(self).__name__} are of all counts of a datum, one "
+                f"vector [..., D]; the network returned {shape} for latents {tuple(z.shape)}: end "
+                f"it with torch.nn.Flatten({z.ndim - 1 - output.ndim}), and give x [N, D]"
+            )
+        return output
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         """Split the output into the network's and the library size [..., 1], None without one."""
@@ -199,8 +218,11 @@ class Multinomial(_Counts):
     need n, which is the last context with `library=True`.
 
     Args:
-        net: maps z to the logits of p.
+        net: maps z to the logits of p, one vector for each datum.
         library: whether the last context is the total n, [N] or [N, 1].
+
+    Raises:
+        ValueError: if the network returns images.
 
     References:
         Liang, Krishnan, Hoffman, Jebara, 2018. Variational Autoencoders for Collaborative
@@ -212,6 +234,8 @@ class Multinomial(_Counts):
         >>> likelihood.observation(torch.zeros(3, 20), torch.tensor([5, 0, 70])).sample().sum(-1)
         tensor([ 5.,  0., 70.])
     """
+
+    shares = True
 
     def noise(self, parameters: Tensor) -> dist.Distribution:
         """Return the multinomial with the given logits and totals."""

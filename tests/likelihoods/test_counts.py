@@ -216,6 +216,42 @@ def test_gradients_stay_finite_whatever_the_network_says(family, library, h):
         assert parameter.grad.isfinite().all(), name
 
 
+class Images(nn.Module):
+    """Return images of 2 channels and 3 x 4 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 24)
+
+    def forward(self, z):
+        return self.net(z).unflatten(-1, (2, 3, 4))
+
+
+@pytest.mark.parametrize("lead", [(5,), (7, 5), (1, 3)])
+@pytest.mark.parametrize(
+    ("family", "library"),
+    [
+        (likelihoods.Multinomial, False),
+        (likelihoods.Multinomial, True),
+        (likelihoods.Poisson, True),
+    ],
+)
+def test_proportions_of_images_are_not_those_of_each_row(family, library, lead):
+    context = (torch.full(lead[-1:], 9.0),) if library else ()
+    z = torch.zeros(*lead, 2)
+    with pytest.raises(ValueError, match=r"are of all counts of a datum.*Flatten\(-3\)"):
+        family(Images(), library=library).observation(z, *context)
+    found = family(nn.Sequential(Images(), nn.Flatten(-3)), library=library)
+    assert found.observation(z, *context).event_shape == (24,)
+
+
+def test_images_of_counts_without_proportions_are_scored_as_their_vectors():
+    net, x, z = Images(), torch.poisson(torch.ones(5, 2, 3, 4)), torch.randn(5, 2)
+    images = likelihoods.Poisson(net).observation(z).log_prob(x)
+    vectors = likelihoods.Poisson(nn.Sequential(net, nn.Flatten(-3))).observation(z)
+    torch.testing.assert_close(images, vectors.log_prob(x.flatten(1)))
+
+
 def test_doubling_the_library_doubles_the_mean_and_the_latents_do_not_see_it():
     likelihood = likelihoods.NegativeBinomial(MLP(2, 8, 3), 3, library=True)
     z = torch.randn(4, 2)
