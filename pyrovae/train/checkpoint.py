@@ -16,6 +16,7 @@ from pyrovae.runs.record import check_details
 from pyrovae.runs.run import read_tensors
 from pyrovae.runs.state import collected
 from pyrovae.train.callbacks import Callback, Training
+from pyrovae.train.failures import not_finite
 from pyrovae.vae import VAE
 
 __all__ = ["Checkpoint"]
@@ -141,6 +142,8 @@ class Checkpoint(Callback):
         self.best = state["best"]
 
     def _write_state(self, training: Training) -> None:
+        if not_finite(training.parameters):  # the training is about to be broken off
+            return
         self.checkpoints.write(training.step, training.state(), keep={self.best[1]})
         self.written = time.monotonic()
 

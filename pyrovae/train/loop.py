@@ -27,6 +27,7 @@ from pyrovae.train.callbacks import Callback, Epoch, StopTraining, Training
 from pyrovae.train.distributed import EpochEnded, Together
 from pyrovae.train.failures import NonFiniteLoss, describe, failed, kept, locate, not_finite
 from pyrovae.train.late import gradients
+from pyrovae.train.moments import Moments
 from pyrovae.train.monitor import Monitor
 from pyrovae.train.optim import Optim
 from pyrovae.train.resume import (
@@ -154,14 +155,14 @@ class Loop:
             raise stop
 
     def _epoch(self) -> None:
-        """Take the steps of an epoch and measure; restore the parameters if either is broken off.
+        """Take the steps of an epoch and measure; if either breaks off, restore what was before.
 
         An interrupt may come in the middle of a step. The parameters are then those of the last
         whole epoch, as in the history. A callback's request to stop comes between two steps: the
         epoch ends there.
         """
         training, stop = self.training, None
-        good = training.snapshot()
+        good, moments = training.snapshot(), Moments(self.svi.optim)
         try:
             try:
                 self._steps()
@@ -180,6 +181,7 @@ class Loop:
             measured = self.monitor.measure(training.target)
         except BaseException:
             training.restore(good)
+            moments.restore()
             raise
         number, seconds = self.so_far.number, self.so_far.seconds
         training.epoch, training.partial = number, stop is not None
