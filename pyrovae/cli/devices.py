@@ -1,7 +1,8 @@
-"""Train on several devices: start torchrun's processes, or join those that it has started.
+"""Train on a GPU, or on several: start torchrun's processes, or join those that it has started.
 
-`pyrovae train --devices 4` runs the same command in four processes. Each trains on a GPU of its
-own, or on the CPU where there is none. That of rank 0 alone prints and writes.
+`pyrovae train` trains on the GPU of its process, or on the CPU where there is none. `pyrovae train
+--devices 4` runs the same command in four processes, each on a GPU of its own, or all on the CPU.
+That of rank 0 alone prints and writes.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ def joined() -> Iterator[None]:
 
 
 def place(vae: VAE) -> None:
-    """Move a VAE to the GPU of a process that torchrun has started, if it has one."""
-    if is_started() and torch.cuda.is_available():
-        vae.to(torch.device("cuda", torch.cuda.current_device()))
+    """Move a VAE to the GPU of this process, and print which one it is; do nothing without one."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        print(f"Device: {torch.cuda.get_device_name(device)}, {device}")
+        vae.to(device)

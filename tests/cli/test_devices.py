@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.cli import main
+from pyrovae.cli import devices, main
 
 SMALL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch-size", "200"]
 
@@ -23,6 +23,22 @@ def test_two_devices_write_one_run(tmp_path, capfd, monkeypatch):
     assert pv.load(folder).prior is not None
     assert json.loads((folder / "config.json").read_text())["command"] == ["pyrovae", *command]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+class Placed:
+    def to(self, device):
+        self.device = device
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_vae_is_trained_on_the_gpu_of_its_process(monkeypatch, capsys, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    vae = Placed()
+    devices.place(vae)
+    assert vars(vae) == ({"device": torch.device("cuda:1")} if there else {})
+    assert capsys.readouterr().out == ("Device: GPU, cuda:1\n" if there else "")
 
 
 def test_more_devices_than_gpus_are_refused(tmp_path, monkeypatch, capsys):

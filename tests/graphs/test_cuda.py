@@ -30,7 +30,7 @@ def test_programs_without_noise_take_pyros_steps(name):
     with torch.device("cuda"):
         svi, losses, values = train(SVI, PROGRAMS[name], steps=STEPS)
         _, wanted_losses, wanted = train(pyro.infer.SVI, PROGRAMS[name], steps=STEPS)
-    assert [graph.replay is not None for graph in svi._graphs.values()] == [True]
+    assert [graph.replay is not None for graph in svi.graphs] == [True]
     assert losses == pytest.approx(wanted_losses, rel=1e-4)
     for value, other in zip(values, wanted, strict=True):
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-4)
@@ -42,7 +42,7 @@ def test_every_program_is_captured_and_repeats_at_its_seed(name):
         svi, losses, values = train(SVI, PROGRAMS[name], steps=STEPS)
         _, again, values_again = train(SVI, PROGRAMS[name], steps=STEPS)
     assert svi.compiled
-    assert all(graph.replay._graph is not None for graph in svi._graphs.values())
+    assert all(graph.replay._graph is not None for graph in svi.graphs)
     assert losses == again
     assert all(map(torch.equal, values, values_again))
 
@@ -108,7 +108,7 @@ def test_every_optimizer_takes_its_steps(name, clip_norm):
             losses.append(svi.step(x))
             svi.optim.optimizer.param_groups[0]["lr"] *= 0.5
         found.append((losses, state(made)))
-        captured = [graph.replay._graph for graph in svi._graphs.values() if graph.replay]
+        captured = [graph.replay._graph for graph in svi.graphs if graph.replay]
         assert None not in captured
         assert bool(captured) == (kind is SVI)
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
