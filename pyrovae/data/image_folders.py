@@ -24,11 +24,12 @@ def read_folder(folder: Path, reading: Reading) -> Contents:
     """Read a folder of images.
 
     Images lie in the folder itself, in one subfolder for each class, or in either form below
-    folders that are named train, test and, possibly, validation. Classes become labels.
+    folders that are named train, test and, possibly, validation. Classes become labels. Hidden
+    files and folders are left out.
 
     Raises:
-        ValueError: if there are no images, they differ in size and no size is given, or a file is
-            no image of 8 bits.
+        ValueError: if there are no images, they differ in size and no size is given, a file is
+            no image of 8 bits, or images lie beside folders named train and test.
     """
     if asked := [*reading.asked(), *([reading.key] if reading.key else [])]:
         raise NoColumn(
@@ -36,12 +37,7 @@ def read_folder(folder: Path, reading: Reading) -> Contents:
             f"{folder} is a folder of images, which has no columns: its subfolders are the "
             "labels, and those named train and test the splits",
         )
-    below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    given = [path for path in below if path.name.lower() in SPLITS]
-    if given and len(given) == len(below):
-        parts: dict[Path, str | None] = {path: SPLITS[path.name.lower()] for path in given}
-    else:
-        parts = {folder: None}
+    parts = _parts(folder)
     paths, classes, splits = [], [], []
     for part, split in parts.items():
         for path in _images(part):
@@ -60,6 +56,36 @@ def read_folder(folder: Path, reading: Reading) -> Contents:
         splits=None if None in splits else np.array(splits),
         images=True,
     )
+
+
+def _parts(folder: Path) -> dict[Path, str | None]:
+    """Return the folders of the splits with their names, or the whole folder without one.
+
+    Raises:
+        ValueError: if other images lie beside folders named train and test, which could be
+            classes or splits.
+    """
+    below = [path for path in sorted(folder.iterdir()) if not _is_hidden(path.name)]
+    given = {path: SPLITS.get(path.name.lower()) for path in below if path.is_dir()}
+    splits = {path: split for path, split in given.items() if split is not None}
+    if not splits:
+        return {folder: None}
+    others = [path for path in below if path not in splits and _holds_images(path)]
+    if others and {"train", "test"} <= {*splits.values()}:
+        raise ValueError(
+            f"{folder} has the folders train and test, and images beside them, in "
+            f"{others[0].name}: move these to one of the two, or elsewhere"
+        )
+    return {folder: None} if others else dict(splits)
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a file or folder is one that systems leave beside others."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _holds_images(path: Path) -> bool:
+    return bool(_images(path)) if path.is_dir() else path.suffix.lower() in SUFFIXES
 
 
 def stacked(images: Iterable[Any], reading: Reading, *, names: Sequence[str]) -> Any:
@@ -95,7 +121,12 @@ def stacked(images: Iterable[Any], reading: Reading, *, names: Sequence[str]) ->
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and not any(map(_is_hidden, path.relative_to(folder).parts))
+    ]
 
 
 def _opened(path: Path) -> Any:

@@ -90,3 +90,42 @@ def test_what_is_no_folder_of_images_is_one_line(tmp_path):
     (tmp_path / "a.png").unlink()
     with pytest.raises(ValueError, match="is no image that can be read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", ".DS_Store"])
+def test_hidden_files_and_folders_beside_splits_change_nothing(hidden, tmp_path):
+    """They made classes of the splits, whose rows were divided anew: test data were trained on."""
+    for part, number in {"train": 8, "val": 2, "test": 3}.items():
+        for i in range(number):
+            draw(tmp_path / part / "a" / f"{i}.png", (4, 4))
+    before = load(tmp_path)
+    if hidden == ".DS_Store":
+        (tmp_path / hidden).write_text("")
+        (tmp_path / "train" / "a" / "._0.png").write_text("")
+    else:
+        draw(tmp_path / hidden / "a" / "0.png", (4, 4))
+        draw(tmp_path / "test" / hidden / "0.png", (4, 4))
+    after = load(tmp_path)
+    for name, split in before.splits.items():
+        assert torch.equal(after.splits[name].x, split.x)
+        assert torch.equal(after.splits[name].labels, split.labels)
+
+
+@pytest.mark.parametrize("beside", ["extra/0.png", "0.png"])
+def test_images_beside_folders_named_train_and_test_are_asked_about(beside, tmp_path):
+    for part in ("train", "test"):
+        for i in range(9):
+            draw(tmp_path / part / f"{i}.png", (4, 4))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "license.txt").write_text("")
+    assert len(load(tmp_path).test) == 9
+    draw(tmp_path / beside, (4, 4))
+    with pytest.raises(ValueError, match=f"train and test, and images beside .*{beside[:5]}"):
+        load(tmp_path)
+
+
+def test_classes_may_have_the_name_of_a_split(tmp_path):
+    for kind in ("test", "trial"):
+        for i in range(10):
+            draw(tmp_path / kind / f"{i}.png", (4, 4))
+    assert len(load(tmp_path).train) == 16
