@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from pyrovae.cli.options import Imputed, Sampled
 from pyrovae.data import Reading, Split, Table, write_frame
 from pyrovae.data.columns import covariate
 from pyrovae.data.frame_files import check_suffix
-from pyrovae.data.frames import read_frame, without_index
+from pyrovae.data.frames import read_frame, without_index, words_of
 from pyrovae.measure.impute_table import impute_table
 from pyrovae.measure.report import Report
 from pyrovae.randomness import seeded
@@ -35,8 +36,9 @@ def impute(folder: Path, options: Imputed) -> int:
         )
     check_suffix(options.out)
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
-    whole = read_frame(options.data, index=True)
-    known = {column.name for column in table.columns} | Reading.of(run.source.reading).kinds.keys()
+    reading = replace(Reading.of(run.source.reading), table=table.record)
+    whole = read_frame(options.data, index=True, words=words_of(reading))
+    known = {column.name for column in table.columns} | reading.kinds.keys()
     frame = without_index(whole, known)
     context = _covariates(frame, run, options.data)
     missing = int((~table.encode(frame)[1]).sum())

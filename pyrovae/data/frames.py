@@ -18,7 +18,15 @@ from pyrovae.data.table import Table
 if TYPE_CHECKING:
     import narwhals as nw
 
-__all__ = ["SUFFIXES", "index_columns", "numeric", "read", "read_frame", "without_index"]
+__all__ = [
+    "SUFFIXES",
+    "index_columns",
+    "numeric",
+    "read",
+    "read_frame",
+    "without_index",
+    "words_of",
+]
 
 SUFFIXES: Final = (".csv", ".parquet", ".feather")
 """The ends of the names of files that are read as a frame."""
@@ -27,13 +35,17 @@ UNNAMED: Final = re.compile("__index_level_[0-9]+__")
 """The names that pandas gives to an index without a name, where it is written as a column."""
 
 
-def read_frame(path: str | Path, *, index: bool = False) -> nw.DataFrame[Any]:
+def read_frame(
+    path: str | Path, *, index: bool = False, words: Collection[str] = ()
+) -> nw.DataFrame[Any]:
     r"""Read a table as a frame.
 
     Args:
-        path: a file that ends in .csv (with a header), .parquet or .feather. Empty cells of a
-            .csv are missing, and so are those that say NA, NaN, null or the like without quotes.
+        path: a file that ends in .csv (with a header, columns between commas, in UTF-8), .parquet
+            or .feather. Empty cells of a .csv are missing, and so are those that say NA, NaN, null
+            or the like without quotes.
         index: whether the index that pandas wrote beside the columns of a frame becomes columns.
+        words: the columns of a .csv that hold strings, also if all of them look like numbers.
 
     Raises:
         ValueError: if narwhals or pyarrow is not installed, the file is not of its kind, its
@@ -57,10 +69,7 @@ def read_frame(path: str | Path, *, index: bool = False) -> nw.DataFrame[Any]:
         raise ValueError(f"a table is a file {', '.join(SUFFIXES)}; got {path}")
     try:
         if suffix == ".csv":
-            csv = extra("pyarrow.csv", "frames")
-            gaps = csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
-            table = csv.read_csv(path, convert_options=gaps)
-            _check_header(table.column_names, path)
+            table = _read_csv(path, words)
         elif suffix == ".parquet":
             # The file itself, so that folders named key=value do not become columns.
             table = extra("pyarrow.parquet", "frames").ParquetFile(path).read()
@@ -71,6 +80,72 @@ def read_frame(path: str | Path, *, index: bool = False) -> nw.DataFrame[Any]:
         raise ValueError(f"{path} is no {suffix[1:]} table: {error}") from error
     frame = nw.from_native(table, eager_only=True)
     return frame if index else without_index(frame)
+
+
+def _read_csv(path: Path, words: Collection[str]) -> Any:
+    """Read a CSV file with Arrow."""
+    csv, arrow = extra("pyarrow.csv", "frames"), extra("pyarrow", "frames")
+    _check_commas(path)
+    types = dict.fromkeys(words, arrow.string())
+    gaps = {"strings_can_be_null": True, "quoted_strings_can_be_null": False}
+    table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types, **gaps))
+    # Arrow reads words that are not in UTF-8 as bytes.
+    coded = [each.name for each in table.schema if arrow.types.is_binary(each.type)]
+    if coded:
+        raise _not_utf8(path, f"the column {coded[0]!r}")
+    _check_header(table.column_names, path)
+    return table
+
+
+def _check_commas(path: Path) -> None:
+    """Check that the first line of a CSV file is text whose names stand between commas.
+
+    Raises:
+        ValueError: if it is not in UTF-8, or other signs separate the names. Each line would be
+            one word.
+    """
+    with path.open("rb") as file:
+        line = file.readline()
+    try:
+        head = line.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, "its first line") from error
+    if "\0" in head:
+        raise _not_utf8(path, "its first line")
+    for sign, written in {";": "';'", "\t": "'\\t'", "|": "'|'"}.items():
+        if sign in head and not {",", '"'} & {*head}:
+            raise ValueError(
+                f"the first line of {path} has {written} in place of commas between the names: "
+                f"convert it, pandas.read_csv({str(path)!r}, sep={written}).to_csv(new, "
+                "index=False), with decimal=',' too if numbers have decimal commas"
+            )
+
+
+def _not_utf8(path: Path, where: str) -> ValueError:
+    return ValueError(
+        f"{path} is not in UTF-8, the first time in {where}: convert it, pandas.read_csv("
+        f"{str(path)!r}, encoding='cp1252').to_csv(new, index=False), by the encoding that it has"
+    )
+
+
+def words_of(reading: Reading) -> set[str]:
+    """Return the columns that held strings in the data that a reading records.
+
+    Another CSV file of them may have only those that look like numbers, dates or booleans.
+
+    Example:
+        >>> words_of(Reading(covariates={"batch": ["1", "2"], "site": ["1", "a"]}))
+        {'site'}
+    """
+    table = Table.from_record(reading.table) if isinstance(reading.table, Mapping) else None
+    levels = {column.name: column.levels for column in table.columns} if table else {}
+    found = {name for name, known in levels.items() if any(isinstance(v, str) for v in known)}
+    for name, known in reading.kinds.items():
+        # Categories are recorded as strings, those of whole numbers and booleans too.
+        strings = () if known is None or isinstance(known, str) else known
+        if any(not _is_number(v) and v not in ("True", "False") for v in strings):
+            found.add(name)
+    return found
 
 
 def _check_header(names: Sequence[str], path: Path) -> None:
@@ -127,7 +202,8 @@ def without_index(frame: nw.DataFrame[Any], keep: Collection[str] = ()) -> nw.Da
 
 def read(path: Path, reading: Reading) -> Contents:
     """Read a table of numbers: every column is a dimension of x, except for those asked for."""
-    return numeric(read_frame(path, index=True), reading, str(path))
+    frame = read_frame(path, index=True, words=words_of(reading))
+    return numeric(frame, reading, str(path))
 
 
 def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
@@ -163,7 +239,8 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
     if _is_mixed(frame.select(columns), reading):
         if beside_x is not None:
             _check_complete(beside_x, where)
-        beside = {name: frame[name].to_numpy() for name in asked}
+            beside_x = _without_decimals(beside_x)
+        beside = {name: beside_x[name].to_numpy() for name in asked}
         return Contents(beside=beside, columns=tuple(columns), frame=whole)
     schema = frame.schema
     for name in columns:
@@ -174,12 +251,20 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
                 "pv.data.Table of the mixed columns"
             )
     _check_complete(frame, where)
+    frame = _without_decimals(frame)
     if {str(schema[name]) for name in columns} == {"Boolean"}:
         x = frame.select(columns).to_numpy().astype(bool)
     else:
         x = np.stack([frame[name].to_numpy() for name in columns], 1)
     beside = {name: frame[name].to_numpy() for name in asked}
     return Contents(x, beside=beside, columns=tuple(columns))
+
+
+def _without_decimals(frame: nw.DataFrame[Any]) -> nw.DataFrame[Any]:
+    """Return a frame with decimal numbers as floats, which NumPy would hold as objects."""
+    nw = extra("narwhals", "frames")
+    names = [name for name, kind in frame.schema.items() if kind.is_decimal()]
+    return frame.with_columns(nw.col(*names).cast(nw.Float64)) if names else frame
 
 
 def _of_table(reading: Reading) -> set[str]:

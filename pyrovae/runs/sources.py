@@ -134,6 +134,9 @@ class Source:
         if self.name is None:
             raise ValueError("the run records no data set: name one with Source(name)")
         here: dict[str, Any] = {"binarization": None, "download": download}
+        if self.shape is not None and "table" not in self.reading:
+            # A schema of their own would standardize them by their own statistics.
+            here["table"] = False
         try:
             data = load(self.name, self.root, **here, **self.reading)
         except NoColumn as lacking:

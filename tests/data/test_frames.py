@@ -1,5 +1,7 @@
 """Tables of numbers from files: columns of x, and those that are something else."""
 
+import decimal
+
 import numpy as np
 import pandas
 import pyarrow
@@ -173,3 +175,33 @@ def test_an_empty_cell_is_missing_and_a_quoted_word_is_not(tmp_path):
     frame = frames.read_frame(path)
     assert frame["city"].to_list() == ["Bern", None, "NA", None]
     assert frame["height"].null_count() == 2
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_a_csv_file_with_other_separators_is_no_column_of_words(sign, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([sign.join("ab"), *(f"{i},5{sign}{i}" for i in range(40))]))
+    with pytest.raises(ValueError, match="in place of commas between the names: convert it"):
+        load(path)
+    # A name in quotes is one name, whatever it holds.
+    path.write_text("\n".join([f'"a{sign}b"', *(f"{i}.5" for i in range(40))]))
+    assert load(path).columns == (f"a{sign}b",)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize("head", ["a,b", "a,é"])
+def test_a_csv_file_in_another_encoding_is_said(head, encoding, tmp_path):
+    path = tmp_path / "table.csv"
+    rows = [head, *(f"{i},{'é' if i % 2 else 'e'}" for i in range(40))]
+    path.write_bytes("\n".join(rows).encode(encoding))
+    with pytest.raises(ValueError, match="is not in UTF-8, the first time in .*: convert it"):
+        load(path)
+
+
+def test_decimal_numbers_are_floats(tmp_path):
+    exact = [decimal.Decimal(i) / 4 for i in range(40)]
+    data = load(written(tmp_path, {"a": COLUMNS["a"], "b": exact}), covariates=["b"], key="b")
+    both = torch.cat([split.x for split in data.splits.values()]).flatten().sort().values
+    assert torch.equal(both, torch.arange(40) / 4)
+    assert dict(data.reading.covariates) == {"b": "number"}
+    assert torch.equal(data.test.context[0], data.test.x)

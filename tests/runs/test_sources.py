@@ -209,3 +209,34 @@ def test_a_split_with_its_context_goes_into_fit_and_evaluate(tmp_path):
     again = pv.evaluate(vae, (data.test.x, *data.test.context), particles=20)
     assert len(report.elbo.value) == 10
     assert torch.equal(report.elbo.value, again.elbo.value)
+
+
+def of_csv(path, text):
+    """Return the source of a run that was trained on a CSV file, and the file."""
+    path.write_text(text)
+    source = Source().given(str(path))
+    source = dataclasses.replace(source, reading={"covariates": ["site"]}, binarization="none")
+    return Source.read(json.loads(json.dumps(source.of(source.read_data()).record)))
+
+
+def test_words_of_another_csv_file_stay_words_if_they_look_like_numbers(tmp_path):
+    rows = [
+        f"{i}.5,{'12x'[i % 3]},{['true', 'no'][i % 2]},{['01', 'b'][i % 2]}" for i in range(40)
+    ]
+    source = of_csv(tmp_path / "a.csv", "\n".join(["a,code,flag,site", *rows]))
+    other = tmp_path / "b.csv"
+    other.write_text("site,code,flag,a\n01,1,true,0.5\n01,2,true,1.5\n01,,,\n")
+    data = source.given(str(other)).read_data()
+    codes = [["1", "2", "x"].index(each) for each in "12"]
+    assert data.test.x[:, 1].tolist() == [*codes, 0]
+    assert data.test.context[0].tolist() == [[1.0, 0.0]] * 3
+    assert data.test.context[1].tolist() == [[True] * 3, [True] * 3, [False] * 3]
+
+
+def test_another_file_with_gaps_is_not_read_by_a_table_of_its_own(tmp_path):
+    rows = [f"{i}.5,{2 * i}.5,{'uv'[i % 2]}" for i in range(40)]
+    source = of_csv(tmp_path / "a.csv", "\n".join(["a,b,site", *rows]))
+    other = tmp_path / "b.csv"
+    other.write_text("a,b,site\n0.5,,u\n1.5,2.5,v\n")
+    with pytest.raises(ValueError, match="column 'b' of .*b.csv has 1 missing values of 2: drop"):
+        source.given(str(other)).read_data()
