@@ -284,7 +284,8 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         shape, masks = tuple(x.shape[1:]), (mask,)
     else:
         rows, shape = flat(contents, reading, what)
-        x, domain = valued(rows, shape, counts=contents.counts, where=what)
+        names = contents.columns
+        x, domain = valued(rows, shape, counts=contents.counts, where=what, columns=names)
     labels, context, kinds = _beside(what, contents, reading, len(x))
     factors = _factors(what, contents, len(x))
     whole = Split(x, labels, context=(*context, *masks), factors=factors)

@@ -7,6 +7,7 @@ are real numbers. What neither the type nor the shape can tell is asked for.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = ["EXACT", "flat", "valued"]
 
 EXACT: Final = 2**24
 """The whole numbers up to which float32 is exact."""
+
+ROUNDED: Final = 0.01
+"""The largest rounding of a column by float32, in its standard deviations."""
 
 CHANNELS: Final = (1, 3)
 
@@ -109,7 +113,12 @@ def _channels(met: tuple[int, ...], reading: Reading, where: str) -> str:
 
 
 def valued(
-    x: Tensor, shape: tuple[int, ...], *, counts: bool, where: str
+    x: Tensor,
+    shape: tuple[int, ...],
+    *,
+    counts: bool,
+    where: str,
+    columns: Sequence[str] = (),
 ) -> tuple[Tensor, constraints.Constraint]:
     """Return rows as float32, and the domain of their values.
 
@@ -118,10 +127,11 @@ def valued(
         shape: the shape of one datum; three axes are those of an image.
         counts: whether they are known to be counts.
         where: the name of the data, for error messages.
+        columns: the names of the dimensions, for error messages.
 
     Raises:
-        ValueError: if values are missing or infinite, counts are not whole numbers, or it cannot
-            be told what the pixels of an image mean.
+        ValueError: if values are missing or infinite, counts are not whole numbers, float32 rounds
+            how a column varies, or it cannot be told what the pixels of an image mean.
 
     Example:
         >>> valued(torch.tensor([[0, 255]]).byte(), (1, 1, 2), counts=False, where="")
@@ -153,6 +163,7 @@ def valued(
         return found, constraints.nonnegative_integer
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{where} has values up to {max(-low, high):g}, beyond float32: rescale")
+    _check_digits(x, found, where, columns)
     return found, constraints.real
 
 
@@ -176,6 +187,26 @@ def _check_pixels(x: Tensor, high: float, where: str) -> None:
         raise ValueError(
             f"{where} has images of whole numbers up to {high:g} stored as {_name(x.dtype)}: save "
             "pixels from 0 to 255 as uint8, or divide them by the largest possible"
+        )
+
+
+def _check_digits(x: Tensor, found: Tensor, where: str, columns: Sequence[str]) -> None:
+    """Check that float32 keeps how each column varies, such as times in seconds since 1970 do."""
+    if x.dtype.itemsize < 4 or x.dtype == torch.float32:
+        return
+    exact = x.double()
+    rounded = (exact - found).abs().amax(0)
+    # A constant with errors of float64 is meant as a constant.
+    noise = 1e-12 * exact.abs().amax(0)
+    spread = exact.std(0, correction=0)
+    lost = ((rounded > ROUNDED * spread) & (spread > noise)).nonzero().flatten().tolist()
+    if lost:
+        place = lost[0]
+        name = repr(columns[place]) if columns else f"{place + 1}"
+        raise ValueError(
+            f"column {name} of {where} deviates from its mean {float(exact[:, place].mean()):.6g} "
+            f"by {float(spread[place]):.3g}, and float32 rounds it by up to "
+            f"{float(rounded[place]):.3g}: subtract a number near the mean"
         )
 
 

@@ -125,3 +125,21 @@ def test_counts_are_whole_numbers():
 def test_values_that_mean_nothing_are_one_line(x, message):
     with pytest.raises(ValueError, match=message):
         meant(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.int32])
+@pytest.mark.parametrize("at", [1.6e9, -1e9])
+def test_a_column_that_float32_would_round_is_refused(at, dtype):
+    """Float32 has steps of 128 at 1.6e9, and of 64 at 1e9."""
+    x = np.stack([np.arange(-40, 0), at + np.arange(40) * 10], 1).astype(dtype)
+    with pytest.raises(ValueError, match="column 2 of x deviates .* subtract a number near the m"):
+        meant(x)
+    x[:, 1] -= dtype(at)
+    assert torch.equal(meant(x)[0], torch.tensor(x).float())
+
+
+def test_a_column_that_float32_keeps_is_kept():
+    spread, constant = RNG.normal(1e9, 1e7, 100), np.full(100, 0.1)
+    constant[0] += 2e-17
+    x = np.stack([spread, constant, np.full(100, 1 / 3)], 1)
+    assert torch.equal(meant(x)[0], torch.tensor(x).float())
