@@ -30,6 +30,8 @@ def labeled(values: Any, where: str) -> Tensor:
     if values.dtype.kind in "biu":
         return torch.from_numpy(values.astype(np.int64))
     if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise ValueError(f"{where} has missing or infinite values: drop these rows")
         if not np.array_equal(values, np.round(values)):
             raise ValueError(f"{where} has numbers that are not whole: labels are classes")
         return torch.from_numpy(values.astype(np.int64))
@@ -42,7 +44,7 @@ def covariate(values: Any, kind: Kind, where: str) -> tuple[Tensor, Kind]:
     Args:
         values: one value for each row, or several numbers [N, C].
         kind: "number"; "category"; the categories themselves, in order; or None to tell by the
-            type: strings and booleans are categories, floats are numbers.
+            type: strings and booleans are categories, floats are numbers, others are refused.
         where: the name of the covariate, for error messages.
 
     Returns:
@@ -67,6 +69,13 @@ def covariate(values: Any, kind: Kind, where: str) -> tuple[Tensor, Kind]:
             f"covariate {where} holds whole numbers, which may be categories or amounts: give "
             f'covariates={{{name}: "category"}} or {{{name}: "number"}}'
         )
+    other = _other_than_words(values) if kind is None and not numbers else None
+    if other is not None:
+        name = where.split()[0]
+        raise ValueError(
+            f"covariate {where} holds {other}, neither words nor numbers: convert it to numbers, "
+            f'or give covariates={{{name}: "category"}} if its values are categories'
+        )
     if kind == "number" or (kind is None and numbers):
         if not numbers:
             raise ValueError(f"covariate {where} holds {values.dtype}, not numbers")
@@ -84,6 +93,15 @@ def covariate(values: Any, kind: Kind, where: str) -> tuple[Tensor, Kind]:
     places = {word: place for place, word in enumerate(known)}
     codes = torch.tensor([places[word] for word in words.tolist()])
     return torch.nn.functional.one_hot(codes, len(known)).float(), known
+
+
+def _other_than_words(values: Any) -> str | None:
+    """Return the type of values that are neither strings nor booleans, such as dates."""
+    if values.dtype.kind in "mM":
+        return "dates"
+    kinds = {type(v) for v in values.ravel().tolist() if v is not None and v == v}
+    other = sorted(kind.__name__ for kind in kinds - {str, bool})
+    return other[0] if other else None
 
 
 def _words(values: Any, where: str) -> Any:

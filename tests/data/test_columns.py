@@ -1,5 +1,7 @@
 """Labels and covariates as numbers."""
 
+import decimal
+
 import numpy as np
 import pytest
 import torch
@@ -59,3 +61,23 @@ def test_categories_that_are_given_keep_their_places():
 def test_covariates_that_are_wrong_are_one_line(values, kind, message):
     with pytest.raises(ValueError, match=message):
         covariate(values, kind, "'c' of x")
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (np.array(["2020-01-01", "2020-01-02"], "datetime64[ns]"), "dates"),
+        (np.array([decimal.Decimal(1), decimal.Decimal(2)]), "Decimal"),
+        (np.array([1, "a"], dtype=object), "int"),
+    ],
+)
+def test_values_that_may_be_amounts_are_no_categories_unasked(values, what):
+    with pytest.raises(ValueError, match=f"'c' of x holds {what}, neither words nor numbers"):
+        covariate(values, None, "'c' of x")
+    assert covariate(values, "category", "'c' of x")[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_labels_that_are_missing_are_said(value):
+    with pytest.raises(ValueError, match="y has missing or infinite values"):
+        labeled(np.array([0.0, value]), "y")
