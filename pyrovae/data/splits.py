@@ -25,7 +25,8 @@ def divided(size: int, names: Any, reading: Reading, where: str) -> dict[str, Te
     """Return the rows of train, validation and test.
 
     Named rows stay in their order. If no row is named validation, rows of train are drawn for it,
-    by the seed, in the proportion of the fractions. Without names, all rows are divided so.
+    by the seed, in the proportion of the fractions. Without names, all rows are divided so, and
+    stay in their order if one split has all of them.
 
     Args:
         size: the number of rows.
@@ -63,6 +64,9 @@ def divided(size: int, names: Any, reading: Reading, where: str) -> dict[str, Te
 def _by_seed(rows: Tensor, share: Mapping[str, float], seed: int) -> dict[str, Tensor]:
     """Divide rows at random. The first split has what rounding leaves."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    if sum(part > 0 for part in share.values()) == 1:
+        # What is measured of each datum is then that of each row of the file.
+        order = torch.arange(len(rows))
     first, *others = share
     sizes = [round(share[name] * len(rows)) for name in others]
     sizes = [max(0, len(rows) - sum(sizes)), *sizes]

@@ -66,3 +66,9 @@ def test_an_array_of_names_may_be_given_from_python(tmp_path):
     assert data.test.x[:, 0].tolist() == [2.0, 10.0]
     again = load(tmp_path / "x.npy", **data.reading.record)
     assert torch.equal(again.train.x, data.train.x)
+
+
+@pytest.mark.parametrize("fractions", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_a_split_of_all_rows_has_them_in_their_order(fractions):
+    rows = divided(20, None, Reading.of({"fractions": fractions, "seed": 3}), "x")
+    assert [row for split in rows.values() for row in split.tolist()] == list(range(20))
