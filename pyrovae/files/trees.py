@@ -69,6 +69,8 @@ def _key(key: Any) -> Any:
 
 def _encoded(tree: Any, at: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
+        while at in tensors:  # {1: ..., "1": ...} and {"a": {"b": ...}, "a/b": ...} name two alike
+            at = f"{at}'"
         tensors[at] = tree.detach().cpu().clone()
         return {"tensor": at}
     if isinstance(tree, np.generic):

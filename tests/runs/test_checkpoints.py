@@ -37,6 +37,16 @@ def test_a_tree_returns_as_it_was():
     assert isinstance(found[0][5][1], tuple)
 
 
+def test_tensors_at_places_of_one_name_stay_apart():
+    one, two, three = torch.ones(2), torch.zeros(3), torch.ones(1)
+    state = {1: one, "1": two, "a/b": three, "a": {"b": one}, "a/b'": two}
+    found = trees.joined(*trees.split(state))
+    assert found.keys() == state.keys()
+    for key in (1, "1", "a/b", "a/b'"):
+        assert torch.equal(found[key], state[key])
+    assert torch.equal(found["a"]["b"], one)
+
+
 def test_not_a_number_stays_not_a_number():
     assert trees.joined(*trees.split(float("nan"))) != 0
 
