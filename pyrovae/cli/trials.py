@@ -54,8 +54,13 @@ class Trials:
 
         The results of the cells that were yielded are read from `found`.
         """
+        trials = range(self.sweep.trials or 0)
+        # The results are written of all that was proposed, so that none is proposed anew after
+        # another interruption.
+        earlier = [self.earlier[number] for number in trials if number in self.earlier]
+        found.update({cell.name: self.reader.read(cell) for cell in earlier})
         waiting: dict[str, Any] = {}
-        for number in range(self.sweep.trials or 0):
+        for number in trials:
             self._tell(waiting, found)
             cell = self.earlier.get(number)
             if cell is None:

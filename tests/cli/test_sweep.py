@@ -18,9 +18,11 @@ import torch
 
 import pyrovae as pv
 from pyrovae.cli import experiment, main
+from pyrovae.cli.cells import Reader
 from pyrovae.cli.children import Children
 from pyrovae.cli.sweep import _environment
 from pyrovae.cli.sweep_table import Cell, Range, Sweep, read
+from pyrovae.cli.trials import Trials
 from pyrovae.plots.style import blank
 from pyrovae.runs import folder as folders
 
@@ -337,6 +339,18 @@ class TestTrials:
         for line in (*whole.values(), *parts.values()):
             del line["seconds"], line["run"]
         assert parts == whole
+
+    def test_all_that_was_proposed_is_kept_while_an_earlier_cell_is_trained_again(
+        self, tmp_path, trained
+    ):
+        out = tmp_path / "out"
+        names = list(self.swept(out))
+        shutil.rmtree(out / names[0])
+        tables, axes = read(written(tmp_path, TRIALS))
+        found = {}
+        cell = next(Trials(axes, out / "results.jsonl", Reader(tables, out)).cells(found))
+        assert cell.name == names[0]
+        assert list(found) == names
 
     def test_results_of_another_sweep_are_refused(self, tmp_path, trained, capsys):
         self.swept(tmp_path / "out", trials=1)
