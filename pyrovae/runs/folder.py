@@ -87,6 +87,7 @@ def _lock(file: IO[Any], folder: Path) -> None:
 
 def _clear_parts(folder: Path) -> None:
     """Remove temporary files that killed processes left."""
-    for part in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            part.unlink()
+    for where in (folder, folder / "checkpoints", folder / "figures"):
+        for part in where.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                part.unlink()

@@ -57,6 +57,8 @@ def test_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path):
     )
     assert other.stdout.readline() == "held\n"
     (tmp_path / ".model.safetensors.1.part").write_text("half")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".000000000010-0.safetensors.1.part").write_text("half")
     with pytest.raises(ValueError, match="another process trains into"), folders.held(tmp_path):
         pass
     other.kill()
@@ -64,6 +66,7 @@ def test_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path):
     other.stdout.close()
     with folders.held(tmp_path):
         assert not (tmp_path / ".model.safetensors.1.part").exists()
+        assert not list((tmp_path / "checkpoints").iterdir())
     assert not (tmp_path / folders.LOCK).exists()
 
 
