@@ -1,4 +1,4 @@
-"""Name the conditions of data: the categories and the numbers of their covariates."""
+"""Find the rows that a command shows, and their conditions: categories and numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ from torch import Tensor
 from pyrovae.cli import names
 from pyrovae.data import DataSet, Split
 
-__all__ = ["conditions_by", "labels_by"]
+__all__ = ["conditions_by", "labels_by", "rows_of"]
+
+
+def rows_of(read: DataSet, split: str) -> Split:
+    """Return a split of data.
+
+    Raises:
+        ValueError: if it has no rows.
+    """
+    found: Split = read.splits[split]
+    if len(found):
+        return found
+    others = [name for name, each in read.splits.items() if len(each)]
+    raise ValueError(
+        f"{read.name} has no {split} data, by the fractions or the split that it was read with; "
+        f"there are {', '.join(others)} data: choose them with --split where the command has it, "
+        "or name other data with --data"
+    )
 
 
 def labels_by(by: str | None, read: DataSet, data: Split) -> Any:

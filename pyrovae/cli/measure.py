@@ -19,7 +19,7 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.cli import comparison_page, page, recipes, sequence_commands, tables
 from pyrovae.cli.complaints import INTERRUPTED
-from pyrovae.cli.conditions import conditions_by
+from pyrovae.cli.conditions import conditions_by, rows_of
 from pyrovae.cli.evaluations import measured_source, save_report
 from pyrovae.cli.figures import (
     MAPPED,
@@ -88,7 +88,10 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             diagnostics=diagnostics,
         )
         notes = [NEVER_TRAINED] if not run.metrics else []
-        report = replace(report, notes=(*notes, *([said] if said else [])))
+        notes += [said] if said else []
+        if run.table is not None:
+            notes.append(tables.in_own_units(run.table, data, report))
+        report = replace(report, notes=tuple(notes))
         path = save_report(
             *(report, run, source),
             split=options.split,
@@ -97,8 +100,6 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
             parameters=parameters,
         )
         print(report)
-        if run.table is not None:
-            print(tables.in_own_units(run.table, data, report))
         if run.vocabulary is not None and (told := per_token(report, run.vocabulary)):
             print(told)
         print(f"written: {path}")
@@ -250,7 +251,7 @@ def _sample_by(run: Run, options: Sampled, by: str) -> int:
     if not is_image(source.shape):
         raise ValueError("--by is for images, and the data are none: leave it out")
     read = source.read_data()
-    conditions = conditions_by(by, read, read.test)
+    conditions = conditions_by(by, read, rows_of(read, "test"))
     vae = recipes.load_vae(run, options.recipe, source.shape)
     with recipes.running(options.recipe), seeded(options.seed):
         figure = plots.samples_by(
@@ -272,6 +273,8 @@ def _given_to_samples(source: Source, number: int | None) -> tuple[list[Tensor],
     if source.name is None or is_image(source.shape) and "covariates" not in source.reading:
         return [], ()
     data = source.read_data()
+    if data.test.context:
+        rows_of(data, "test")
     if data.test.context and number is not None and number > len(data.test):
         raise ValueError(
             f"samples take the covariates of the first test data, of which there are "
@@ -317,10 +320,15 @@ def reconstruct(folder: Path, options: Reconstructed) -> int:
 
 
 def opened(run: Run, options: Opened, *, split: str) -> tuple[VAE, Source, DataSet]:
-    """Return a run's VAE, and its data set or the one that is given, before it is binarized."""
+    """Return a run's VAE, and its data set or the one that is given, before it is binarized.
+
+    Raises:
+        ValueError: if the split has no rows, and as `Source.read_data`.
+    """
     vae = recipes.load_vae(run, options.recipe, run.source.shape)
     source = run.source.given(options.data, options.root, vae=vae, split=split)
     read = source.read_data(download=options.root is not None)
+    rows_of(read, split)
     return vae, replace(source, shape=read.shape), read
 
 

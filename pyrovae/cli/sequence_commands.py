@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyrovae.cli import recipes
+from pyrovae.cli.conditions import rows_of
 from pyrovae.cli.figures import write_figure
 from pyrovae.cli.options import Reconstructed, Sampled
 from pyrovae.cli.sequences import (
@@ -41,7 +42,7 @@ def texts(vae: VAE, vocabulary: Vocabulary | None, data: Split) -> Texts | None:
 
 def sample(run: Run, vae: VAE, options: Sampled) -> int:
     """Draw samples of sequences, as a figure or as lines of text."""
-    vocabulary, test = run.vocabulary, run.source.load().test
+    vocabulary, test = run.vocabulary, rows_of(run.source.load(), "test")
     with recipes.running(options.recipe), seeded(options.seed):
         if vocabulary is not None:
             if options.means:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from pyrovae.cli import recipes
+from pyrovae.cli.conditions import rows_of
 from pyrovae.cli.options import Imputed, Sampled
 from pyrovae.data import Reading, Split, Table, write_frame
 from pyrovae.data.columns import covariate
@@ -70,7 +71,7 @@ def sample(run: Run, table: Table, options: Sampled) -> int:
     number = options.number or ROWS
     context: tuple[Tensor, ...] = ()
     if run.source.reading.get("covariates"):
-        test = run.source.read_data().test
+        test = rows_of(run.source.read_data(), "test")
         number = min(number, len(test))
         context = test.take(slice(number)).context[:-1]
         print(f"The covariates are those of the first {number:,} test data.")

@@ -28,7 +28,7 @@ from pyrovae.cli.experiment import Tables, Training
 from pyrovae.cli.figures import save_figures, vae_figures
 from pyrovae.cli.options import ALIASES, Trained
 from pyrovae.cli.signals import TERMINATED, stopping_at_sigterm
-from pyrovae.data import DataSet
+from pyrovae.data import DataSet, Split
 from pyrovae.data.domains import in_words
 from pyrovae.data.ranks import Ranks, alone
 from pyrovae.data.readers import is_name
@@ -212,13 +212,18 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
         if history.epochs and checkpoint.writing and not Ranks.present().rank:
             with alone():
                 texts = data.vocabulary is not None
-                figures = vae_figures(vae, data.test, data.shape, texts=texts)
+                figures = vae_figures(vae, _shown(data), data.shape, texts=texts)
             save_figures({"history": plots.history(history)} | figures, Run(out))
     again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
     _print_summary(out, history, again)
     if TERMINATED in history.ended:
         return SIGTERMED
     return INTERRUPTED if history.ended == "interrupted" else 0
+
+
+def _shown(data: DataSet) -> Split:
+    """Return the data that figures show, the test data if there are any."""
+    return next(split for split in (data.test, data.validation, data.train) if len(split))
 
 
 def _read(tables: Tables, *, download: bool) -> tuple[Source, DataSet]:
@@ -324,7 +329,7 @@ def fitted(
         return fit(
             vae,
             data.train,
-            validation=data.validation,
+            validation=data.validation if len(data.validation) else None,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             step=step,

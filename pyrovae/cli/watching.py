@@ -26,7 +26,8 @@ def callbacks(settings: Training, data: DataSet, folder: Path) -> list[Callback]
         folder: the run's folder, to which is logged.
 
     Raises:
-        ValueError: for pictures without TensorBoard, which takes them.
+        ValueError: for pictures without TensorBoard, which takes them, or for patience without
+            validation data.
 
     Example:
         >>> from pathlib import Path
@@ -39,6 +40,11 @@ def callbacks(settings: Training, data: DataSet, folder: Path) -> list[Callback]
     """
     made: list[Callback] = []
     if settings.patience:
+        if not len(data.validation):
+            raise ValueError(
+                f"training.patience: it waits for the validation ELBO, and {data.name} has no "
+                "validation data: leave it out, or give other fractions"
+            )
         made.append(EarlyStopping(settings.patience))
     if settings.ema is not None:
         made.append(EMA(settings.ema))
@@ -51,7 +57,7 @@ def callbacks(settings: Training, data: DataSet, folder: Path) -> list[Callback]
         )
     every, pictures = settings.log_every, None
     if settings.log_pictures:
-        x = data.validation.draw()[:SHOWN]
+        x = (data.validation if len(data.validation) else data.train).draw()[:SHOWN]
         pictures = Pictures(x, data.shape, every=settings.log_pictures)
     if "csv" in settings.log:
         made.append(Log(CSVLogger(folder / "log.csv"), every=every))

@@ -149,6 +149,8 @@ def check_domain(
         Traceback (most recent call last):
         ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Binarize ...
     """
+    if not x.numel():
+        return
     if mask is not None:
         check_domain(torch.where(mask, x, torch.as_tensor(value_in(domain)).to(x)), domain, owner)
     if isinstance(domain, constraints.stack):

@@ -249,3 +249,33 @@ def test_a_run_is_resumed_on_its_own_data(tmp_path, capsys):
     np.save(tmp_path / "a.npy", REAL + 1)
     assert main(["train", "--resume", run, "--epochs", "4"]) == 2
     assert "a.npy changed since the training began" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shown", [csv, npy])
+@pytest.mark.parametrize("empty", ["test", "validation"])
+def test_a_split_without_rows_ends_no_training(shown, empty, tmp_path, capsys, drawn):
+    """The figures of the test data were drawn after the training, which then failed."""
+    path, options = shown(tmp_path)
+    fractions = "[0.8, 0.2, 0]" if empty == "test" else "[0.8, 0, 0.2]"
+    given = [word for key, value in options.items() for word in (f"--data.{key}", value)]
+    run = str(tmp_path / "run")
+    train = ["train", "--data", str(path), *given, "--data.fractions", fractions, *SMALL]
+    assert main([*train, "--out", run]) == 0
+    assert (tmp_path / "run" / "figures" / "history.png").exists()
+    measured = main(["evaluate", run, *SHORT])
+    error = capsys.readouterr().err
+    if empty == "test":
+        assert measured == 2
+        assert "has no test data, by the fractions" in error
+        assert "there are train, validation data" in error
+        assert main(["evaluate", run, *SHORT, "--split", "validation"]) == 0
+    else:
+        assert measured == 0
+        assert main([*train, "--patience", "3", "--out", str(tmp_path / "patient")]) == 2
+        assert "training.patience: it waits for the validation" in capsys.readouterr().err
+        assert not (tmp_path / "patient").exists()
+
+
+def test_a_binary_split_without_rows_can_be_drawn():
+    digits = pv.data.load("digits")
+    assert digits.test.take(slice(0)).draw().shape == (0, 64)
