@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -14,7 +15,7 @@ from torch.distributions import constraints
 from pyrovae.data.columns import covariate, labeled
 from pyrovae.data.domains import check_domain
 from pyrovae.data.image_sets import HELD_OUT, Place
-from pyrovae.data.layouts import flat, valued
+from pyrovae.data.layouts import check_digits, flat, valued
 from pyrovae.data.readers import absolute, read
 from pyrovae.data.reading import Contents, Kind, NoColumn, Reading
 from pyrovae.data.sequences import steps_of
@@ -280,16 +281,21 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         return _of_texts(what, contents, reading)
     masks: tuple[Tensor, ...] = ()
     if contents.mask is not None:
-        x, mask, domain = steps_of(contents.x, contents.mask, what)
+        rows = torch.as_tensor(np.asarray(contents.x))
+        x, mask, domain = steps_of(rows, contents.mask, what)
         shape, masks = tuple(x.shape[1:]), (mask,)
     else:
         rows, shape = flat(contents, reading, what)
-        names = contents.columns
-        x, domain = valued(rows, shape, counts=contents.counts, where=what, columns=names)
+        x, domain = valued(rows, shape, counts=contents.counts, where=what)
     labels, context, kinds = _beside(what, contents, reading, len(x))
     factors = _factors(what, contents, len(x))
     whole = Split(x, labels, context=(*context, *masks), factors=factors)
     rows_of = divided(len(x), _names_of_splits(contents, reading), reading, what)
+    train = rows_of["train"]
+    if domain is constraints.real:
+        here = masks[0][train] if masks else slice(None)
+        check_digits(rows[train][here], x[train][here], what, contents.columns)
+    _check_covariates(what, contents, dict(zip(kinds, context, strict=True)), train)
     return DataSet(
         what,
         **_in_splits(whole, rows_of),
@@ -356,6 +362,7 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
         table = Table.of(frame, columns=columns)
         if len(rows_of["train"]):
             table = table.measured(frame[rows_of["train"].tolist()])
+    _check_covariates(what, contents, dict(zip(kinds, context, strict=True)), rows_of["train"])
     x, mask = table.encode(frame)
     whole = Split(x, labels, context=(*context, mask))
     return DataSet(
@@ -381,6 +388,17 @@ def _factors(what: str, contents: Contents, rows: int) -> Tensor | None:
             f"their values have shape {tuple(factors.shape)}, not {wanted}"
         )
     return factors
+
+
+def _check_covariates(
+    what: str, contents: Contents, context: Mapping[str, Tensor], train: Tensor
+) -> None:
+    """Check that float32 keeps how the numbers among the covariates of the training data vary."""
+    for name, value in context.items():
+        exact = np.asarray(contents.beside[name])
+        if exact.dtype.kind in "iuf" and exact.size == value.numel():
+            rows = torch.from_numpy(exact.reshape(value.shape).astype(np.float64))
+            check_digits(rows[train], value[train], f"the covariate {name!r} of {what}")
 
 
 def _beside(

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 from pyrovae.data.arrays import native
 from pyrovae.data.reading import Contents, Reading
 
-__all__ = ["EXACT", "flat", "valued"]
+__all__ = ["EXACT", "check_digits", "flat", "valued"]
 
 EXACT: Final = 2**24
 """The whole numbers up to which float32 is exact."""
@@ -113,12 +113,7 @@ def _channels(met: tuple[int, ...], reading: Reading, where: str) -> str:
 
 
 def valued(
-    x: Tensor,
-    shape: tuple[int, ...],
-    *,
-    counts: bool,
-    where: str,
-    columns: Sequence[str] = (),
+    x: Tensor, shape: tuple[int, ...], *, counts: bool, where: str
 ) -> tuple[Tensor, constraints.Constraint]:
     """Return rows as float32, and the domain of their values.
 
@@ -127,11 +122,10 @@ def valued(
         shape: the shape of one datum; three axes are those of an image.
         counts: whether they are known to be counts.
         where: the name of the data, for error messages.
-        columns: the names of the dimensions, for error messages.
 
     Raises:
-        ValueError: if values are missing or infinite, counts are not whole numbers, float32 rounds
-            how a column varies, or it cannot be told what the pixels of an image mean.
+        ValueError: if values are missing or infinite, counts are not whole numbers, or it cannot
+            be told what the pixels of an image mean.
 
     Example:
         >>> valued(torch.tensor([[0, 255]]).byte(), (1, 1, 2), counts=False, where="")
@@ -163,7 +157,6 @@ def valued(
         return found, constraints.nonnegative_integer
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{where} has values up to {max(-low, high):g}, beyond float32: rescale")
-    _check_digits(x, found, where, columns)
     return found, constraints.real
 
 
@@ -190,9 +183,26 @@ def _check_pixels(x: Tensor, high: float, where: str) -> None:
         )
 
 
-def _check_digits(x: Tensor, found: Tensor, where: str, columns: Sequence[str]) -> None:
-    """Check that float32 keeps how each column varies, such as times in seconds since 1970 do."""
-    if x.dtype.itemsize < 4 or x.dtype == torch.float32:
+def check_digits(x: Tensor, found: Tensor, where: str, columns: Sequence[str] = ()) -> None:
+    """Check that float32 keeps how columns vary, which it does not for seconds since 1970.
+
+    Args:
+        x: rows [N, D] of any type.
+        found: the rows as float32.
+        where: the name of the data, for error messages.
+        columns: the names of the dimensions, for error messages.
+
+    Raises:
+        ValueError: if it rounds a column by more than 0.01 of its standard deviation.
+
+    Example:
+        >>> x = torch.arange(40).double().reshape(40, 1)
+        >>> check_digits(x, x.float(), "x")
+        >>> check_digits(x + 1.6e9, (x + 1.6e9).float(), "x")
+        Traceback (most recent call last):
+        ValueError: column 1 of x deviates from its mean 1.6e+09 by 11.5, and float32 rounds it...
+    """
+    if not len(x) or x.dtype.itemsize < 4 or x.dtype == torch.float32:
         return
     exact = x.double()
     rounded = (exact - found).abs().amax(0)
@@ -202,7 +212,7 @@ def _check_digits(x: Tensor, found: Tensor, where: str, columns: Sequence[str]) 
     lost = ((rounded > ROUNDED * spread) & (spread > noise)).nonzero().flatten().tolist()
     if lost:
         place = lost[0]
-        name = repr(columns[place]) if columns else f"{place + 1}"
+        name = repr(columns[place]) if columns else str(place + 1)
         raise ValueError(
             f"column {name} of {where} deviates from its mean {float(exact[:, place].mean()):.6g} "
             f"by {float(spread[place]):.3g}, and float32 rounds it by up to "

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
+from pyrovae.data import load
 from pyrovae.data.layouts import EXACT, flat, valued
 from pyrovae.data.reading import Contents, Reading
 
@@ -129,17 +130,27 @@ def test_values_that_mean_nothing_are_one_line(x, message):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64, np.int32])
 @pytest.mark.parametrize("at", [1.6e9, -1e9])
-def test_a_column_that_float32_would_round_is_refused(at, dtype):
+def test_a_column_that_float32_would_round_is_refused(at, dtype, tmp_path):
     """Float32 has steps of 128 at 1.6e9, and of 64 at 1e9."""
     x = np.stack([np.arange(-40, 0), at + np.arange(40) * 10], 1).astype(dtype)
-    with pytest.raises(ValueError, match="column 2 of x deviates .* subtract a number near the m"):
-        meant(x)
-    x[:, 1] -= dtype(at)
-    assert torch.equal(meant(x)[0], torch.tensor(x).float())
+    np.save(tmp_path / "x.npy", x)
+    refused = "column 2 of .* deviates .* subtract a number near the mean"
+    with pytest.raises(ValueError, match=refused):
+        load(tmp_path / "x.npy")
+    # Other data are measured however little they vary.
+    assert len(load(tmp_path / "x.npy", fractions=(0, 0, 1)).test) == 40
+    np.savez(tmp_path / "x.npz", x=x[:, :1], c=x[:, 1])
+    with pytest.raises(ValueError, match="column 1 of the covariate 'c' of .* deviates"):
+        load(tmp_path / "x.npz", covariates={"c": "number"})
+    np.savez(tmp_path / "x.npz", x=x[:, None], mask=np.ones((40, 1)))
+    with pytest.raises(ValueError, match=refused):
+        load(tmp_path / "x.npz")
+    np.save(tmp_path / "x.npy", x - np.array([0, at], dtype))
+    assert load(tmp_path / "x.npy").train.x[:, 1].unique().numel() == 32
 
 
-def test_a_column_that_float32_keeps_is_kept():
+def test_a_column_that_float32_keeps_is_kept(tmp_path):
     spread, constant = RNG.normal(1e9, 1e7, 100), np.full(100, 0.1)
     constant[0] += 2e-17
-    x = np.stack([spread, constant, np.full(100, 1 / 3)], 1)
-    assert torch.equal(meant(x)[0], torch.tensor(x).float())
+    np.save(tmp_path / "x.npy", np.stack([spread, constant, np.full(100, 1 / 3)], 1))
+    assert load(tmp_path / "x.npy").train.x.shape == (80, 3)
