@@ -10,6 +10,7 @@ FactorAnalysis, so that `GridSearchCV` chooses among them by data that were held
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
@@ -117,6 +118,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ValueError: if there are fewer than two data, if X is not finite or outside the
                 likelihood's domain, if the likelihood takes several outputs for each feature, or
                 if a parameter is out of range.
+
+        Warns:
+            UserWarning: if the training is interrupted by Ctrl-C.
         """
         fresh = copy(self)  # a fit that fails leaves all attributes as they were
         fresh._train(X)
@@ -157,6 +161,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             seed=seed,
             callbacks=[ProgressBar()] if self.verbose else [],
         )
+        if self.history_.ended == "interrupted":
+            # As scikit-learn's perceptrons do; a search would rank the estimator as trained.
+            warnings.warn(
+                f"the training was interrupted after {len(self.history_.epochs)} of {epochs} "
+                "epochs: the estimator has the parameters so far",
+                stacklevel=3,
+            )
         self.vae_ = vae
 
     def transform(self, X: Any) -> Any:  # noqa: N803

@@ -17,6 +17,7 @@ from worlds import LinearGaussian
 
 import pyrovae as pv
 from pyrovae.sklearn import VAE
+from pyrovae.train.callbacks import Callback
 
 WORLD = LinearGaussian(latents=2, width=6)
 LINEAR = functools.partial(VAE, hidden=(), learning_rate=0.03, batch_size=100, random_state=0)
@@ -226,3 +227,18 @@ def test_methods_ask_for_a_fit(name):
 def test_bad_input_is_refused(call, message, fitted):
     with pytest.raises(ValueError, match=message):
         call(fitted)
+
+
+def test_a_training_that_is_interrupted_is_said(x, monkeypatch):
+    """A grid search goes on after Ctrl-C, and would rank the estimator as trained."""
+
+    class Interrupt(Callback):
+        def finished_epoch(self, training):
+            raise KeyboardInterrupt
+
+    def interrupted(*data, **given):
+        return pv.fit(*data, **given | {"callbacks": [Interrupt()]})
+
+    monkeypatch.setattr("pyrovae.sklearn.fit", interrupted)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 3 epochs: the estimator has"):
+        VAE(2, hidden=8, epochs=3, random_state=0).fit(x)
