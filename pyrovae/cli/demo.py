@@ -12,10 +12,11 @@ from pyrovae.cli import (
     build,
     experiment,
 )
-from pyrovae.cli.complaints import INTERRUPTED, complain
+from pyrovae.cli.complaints import INTERRUPTED, SIGTERMED, complain
 from pyrovae.cli.evaluations import save_report
 from pyrovae.cli.experiment import Tables
 from pyrovae.cli.figures import report_figures, save_figures, vae_figures
+from pyrovae.cli.signals import TERMINATED
 from pyrovae.cli.train import fitted
 from pyrovae.measure.evaluate import evaluate as measure
 from pyrovae.runs import Run
@@ -56,6 +57,8 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
         history = fitted(vae, data, tables, checkpoint, every=max(1, epochs // 5))
         if history.ended == "interrupted":
             return complain("interrupted", INTERRUPTED)
+        if TERMINATED in history.ended:
+            return complain(history.ended, SIGTERMED)
         print(f"Measuring log p(x) from below with {particles:,} particles ...", flush=True)
         report = measure(vae, data.test, particles=particles, seed=0)
         run = Run(out)

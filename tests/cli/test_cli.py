@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -597,3 +598,11 @@ def test_an_interrupt_of_a_measurement_is_one_line(run, capsys, monkeypatch):
 
     monkeypatch.setattr("pyrovae.cli.measure.measure", interrupt)
     assert complaint(capsys, "evaluate", run, code=130) == "pyrovae: error: interrupted"
+
+
+def test_a_demo_that_is_told_to_end_measures_nothing(tmp_path, monkeypatch, capsys):
+    ended = types.SimpleNamespace(ended="stopped early: terminated; go on with ...")
+    monkeypatch.setattr("pyrovae.cli.demo.fitted", lambda *given, **more: ended)
+    monkeypatch.delattr("pyrovae.cli.demo.measure")
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 143
+    assert "terminated; go on with" in capsys.readouterr().err
