@@ -152,7 +152,7 @@ def profiles(
         axes.spines[:].set_visible(False)
     bar: Any = figure.colorbar(image, ax=panels, pad=0.02, aspect=40)
     bar.outline.set_visible(False)
-    bar.set_label(f"change of the mean of $x$, {unit}", size=8.5)
+    bar.set_label(f"change of the mean of $x$,\n{unit}", size=8.5)
     bar.ax.tick_params(labelsize=8)
     figure.supxlabel(_caption(traversal), fontsize=8.5)
     return figure

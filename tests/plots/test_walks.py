@@ -100,9 +100,9 @@ def test_profiles_show_the_change_of_each_column_from_the_middle():
         assert ("wealth" in axes.get_title()) == (name == "z[0]")
     assert texts(panels[0].get_yticklabels()) == ["age", "height", "income"]
     assert texts(panels[0].get_xticklabels()) == ["-3", "0", "3"]
-    assert figure.axes[-1].get_ylabel() == "change of the mean of $x$, units of x"
+    assert figure.axes[-1].get_ylabel() == "change of the mean of $x$,\nunits of x"
     figure = plots.profiles(walk, unit="numbers in standard deviations")
-    assert figure.axes[-1].get_ylabel().endswith("$x$, numbers in standard deviations")
+    assert figure.axes[-1].get_ylabel().endswith("$x$,\nnumbers in standard deviations")
     with pytest.raises(ValueError, match="x has 3 columns; got 2 names"):
         plots.profiles(walk, ["age", "height"])
 
@@ -342,3 +342,12 @@ def test_samples_by_condition_share_their_latents():
     assert not torch.equal(torch.as_tensor(noisy.axes[0].images[0].get_array().data), pixels)
     with pytest.raises(ValueError, match="got n=6 and 0 conditions"):
         plots.samples_by(target, {}, 6, (1, 2, 2))
+
+
+@pytest.mark.parametrize("unit", ["units of x", "numbers in standard deviations"])
+def test_the_label_of_profiles_fits_the_figure(unit):
+    walk = pv.traverse(pv.mlp_vae(4, latents=3, hidden=8), torch.ones(6, 4), of="prior")
+    figure = plots.profiles(walk, unit=unit)
+    figure.draw_without_rendering()
+    label = figure.axes[-1].yaxis.label.get_window_extent()
+    assert 0 <= label.y0 < label.y1 <= figure.bbox.height
