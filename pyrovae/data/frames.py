@@ -237,10 +237,11 @@ def numeric(frame: nw.DataFrame[Any], reading: Reading, where: str) -> Contents:
     if not columns:
         raise ValueError(f"{where} has no columns besides {_listed(asked)}: nothing is left for x")
     if _is_mixed(frame.select(columns), reading):
+        beside = {}
         if beside_x is not None:
             _check_complete(beside_x, where)
-            beside_x = _without_decimals(beside_x)
-        beside = {name: beside_x[name].to_numpy() for name in asked}
+            floats = _without_decimals(beside_x)
+            beside = {name: floats[name].to_numpy() for name in asked}
         return Contents(beside=beside, columns=tuple(columns), frame=whole)
     schema = frame.schema
     for name in columns:
