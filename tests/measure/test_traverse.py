@@ -200,6 +200,32 @@ class TestOfTheAggregatePosterior:
         assert found.means[1].std(0).max() < 1e-6  # x depends on z_2 through z_1 alone
 
 
+@pytest.mark.parametrize("levels", [[0.9], [0.1, 0.5, 0.9]])
+def test_moves_latents_whose_axes_the_guide_transposes(levels):
+    """The dimensions of z [2, 3] are numbered row by row, however its memory is laid out."""
+    weight, back = random(1, 6, 5), random(2, 5, 6)
+
+    def prior():
+        return pyro.sample("z", dist.Normal(torch.zeros(2, 3).double(), 1.0).to_event(2))
+
+    def likelihood(z, x=None):
+        loc = z.flatten(-2) @ weight
+        return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = (x @ back).unflatten(-1, (3, 2)).mT
+        return pyro.sample("z", dist.Normal(loc, 0.1).to_event(2))
+
+    x = random(3, 20, 5)
+    walk = traverse(pv.VAE(prior, likelihood, guide), x, datum=4, of="prior", quantiles=levels)
+    code = (x[4] @ back).unflatten(-1, (3, 2)).mT.flatten()
+    assert len(walk.names) == 6
+    for row, name in enumerate(walk.names):
+        z = code.repeat(len(levels), 1)
+        z[:, int(name[2])] = torch.special.ndtri(torch.tensor(levels, dtype=torch.float64))
+        torch.testing.assert_close(walk.means[row], z @ weight)
+
+
 def test_a_class_that_the_guide_leaves_out_is_held_along_the_walk():
     """Of x = z + 10 class, the class must not change from step to step."""
 

@@ -70,8 +70,14 @@ def prior_sites(vae: VAE, row: Given) -> list[LatentSite]:
 
 
 def repeated(values: Values, steps: int) -> Values:
-    """Copy the latents of one datum, [1, 1, ...] by site, for each step, [S, 1, ...]."""
-    return {name: value.expand(steps, *value.shape[1:]).clone() for name, value in values.items()}
+    """Copy the latents of one datum, [1, 1, ...] by site, for each step, [S, 1, ...].
+
+    The copies are contiguous, so that `flat` is a view of them, through which one entry is set.
+    """
+    return {
+        name: value.expand(steps, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
+        for name, value in values.items()
+    }
 
 
 def decode_means(vae: VAE, latents: Values, *context: Any) -> Tensor:
