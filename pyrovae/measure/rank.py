@@ -1,9 +1,10 @@
 r"""Rank several models by a bound, with paired differences from the best.
 
-    d_n = a_n - best_n,     counts if |mean d| > z errors,     z = Phi^{-1}(1 - 0.05 / (M (M - 1)))
+    d_n = a_n - best_n,     counts if |mean d| > t std(d) / sqrt(N)
 
-The best of M models is chosen by the same data that they are compared on. Intervals that hold for
-all M (M - 1) / 2 pairs at once hold for the best, too.
+with t Student's quantile of N - 1 degrees of freedom at 1 - 0.05 / (M (M - 1)). The best of M
+models is chosen by the same data that they are compared on. Intervals that hold for all
+M (M - 1) / 2 pairs at once hold for the best, too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from pyrovae.measure.compare import Comparison, compare, reservations
 from pyrovae.measure.findings import Finding, Quantity
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import SavedFinding, estimates_of
-from pyrovae.weights.bounds import Estimate
+from pyrovae.weights.bounds import Estimate, students_factor
 
 __all__ = ["Ranking", "rank"]
 
@@ -47,9 +48,17 @@ class Ranking(Finding):
 
     @property
     def errors(self) -> float:
-        """The number of errors that counts as a difference, at level 5% over all pairs."""
-        models = len(self.bounds)
-        return float(ndtri(1 - 0.05 / (models * (models - 1))))
+        """The number of errors that counts as a difference, at level 5% over all pairs.
+
+        Errors over data are widened for few data at the level of a single pair (see
+        `bounds.students_factor`). Student's quantile grows faster than that at the smaller levels
+        of several pairs.
+        """
+        models, data = len(self.bounds), len(self.bounds[self.names[0]].value)
+        share = 1 - 0.05 / (models * (models - 1))
+        if data < 2:
+            return float(ndtri(share))
+        return float(stdtrit(data - 1, share)) / students_factor(data)
 
     @property
     def differences(self) -> dict[str, Estimate]:

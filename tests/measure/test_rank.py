@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from scipy import stats
 from worlds import LinearGaussian
 
 import pyrovae as pv
@@ -62,16 +63,17 @@ def test_two_models_are_ranked_as_compare_compares_them():
     found = pv.rank({"a": told(a), "b": told(a - 0.1 * b.abs())})
     wanted = compare(told(a - 0.1 * b.abs()), told(a), names=("b", "a"))
     assert found.names == ("a", "b")
-    assert found.errors == pytest.approx(1.959964, abs=1e-6)
+    assert found.errors == pytest.approx(1.96)
     assert torch.equal(found.differences["b"].value, wanted.differences["ELBO"].value)
 
 
-def test_equal_models_are_told_apart_in_5_of_100_rankings_at_most():
+@pytest.mark.parametrize("data", [4, 200])
+def test_equal_models_are_told_apart_in_5_of_100_rankings_at_most(data):
     """The best is the luckiest of six: without the correction, a quarter would be wrong."""
     torch.manual_seed(0)
     wrong, uncorrected = 0, 0
     for _ in range(REPETITIONS):
-        shared, noise = torch.randn(200), torch.randn(6, 200)
+        shared, noise = torch.randn(data), torch.randn(6, data)
         found = pv.rank({str(i): told(shared + each) for i, each in enumerate(noise)})
         wrong += bool(found.apart)
         pairs = found.differences.values()
@@ -79,6 +81,17 @@ def test_equal_models_are_told_apart_in_5_of_100_rankings_at_most():
     allowed = 0.05 + 3 * (0.05 * 0.95 / REPETITIONS) ** 0.5
     assert wrong / REPETITIONS <= allowed
     assert uncorrected / REPETITIONS > 0.2
+
+
+@pytest.mark.parametrize("data", [3, 10, 1000])
+def test_an_interval_of_a_pair_has_student_s_quantile_at_the_level_of_the_pairs(data):
+    """Ten models have 45 pairs, each two-sided at 5% / 45, from scipy."""
+    values = torch.randn(10, data, dtype=torch.float64)
+    found = pv.rank({str(i): told(each) for i, each in enumerate(values)})
+    difference = found.behind[found.names[-1]].differences["ELBO"]
+    spread = difference.value.std().item() / data**0.5
+    wanted = stats.t(data - 1).isf(0.05 / 90) * spread
+    assert found.errors * difference.error_over_data == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_bound_is_the_tightest_that_all_have():
