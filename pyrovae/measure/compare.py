@@ -279,7 +279,12 @@ def _same(
 
 
 def _share(difference: Tensor) -> Number:
-    """Return the share of data above zero with its error, counting ties as one half."""
+    """Return the share of data above zero with its error, counting ties as one half.
+
+    It is NaN if a difference is, as that of a datum that is impossible under both models.
+    """
+    if difference.isnan().any():
+        return Number(math.nan)
     above = ((difference > 0).double() + 0.5 * (difference == 0).double()).sum().item()
     return Number(above / len(difference), error_of_share(above, len(difference)))
 

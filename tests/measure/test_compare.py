@@ -228,6 +228,11 @@ class TestVerdict:
         with pytest.raises(ValueError, match="1 data have no finite difference to plot"):
             draw(found)
 
+    def test_data_that_are_impossible_under_both_have_no_share(self):
+        found = told([-math.inf, 1.0], [-math.inf, 0.0])
+        assert "1 data have no finite difference" in found.verdict[0]
+        assert math.isnan(found.quantities["ELBO, share of data"].mean)
+
     def test_one_seed_is_said(self):
         assert "Both reports used the same seed" in told([1.0], [0.0], one_seed=True).verdict[1]
 
