@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -65,6 +65,7 @@ class _Quantity(msgspec.Struct):
     mean: _Number
     error_over_data: _Number
     error_over_particles: _Number
+    infinite: dict[str, Literal["inf", "-inf"]] = {}
 
 
 class _Finding(msgspec.Struct):

@@ -24,6 +24,7 @@ from pyrovae.types import ContextValue, Target
 from pyrovae.weights.bounds import Estimate
 
 __all__ = [
+    "COLUMNS",
     "Diagnostic",
     "Finding",
     "NotMeasurable",
@@ -43,6 +44,9 @@ __all__ = [
 
 PARETO: Final = "Pareto k-hat"
 """The name of the Pareto shapes among the per-datum tensors."""
+
+COLUMNS: Final = ("mean", "error_over_data", "error_over_particles")
+"""The numbers of a quantity, in the order of the fields of `Number`."""
 
 WIDTH = 72
 """The columns of a printed finding."""
@@ -151,15 +155,11 @@ class Finding(abc.ABC):
         return table
 
     def to_json(self) -> dict[str, Any]:
-        """Return title, means, errors and verdict as JSON values; None for unknown numbers."""
-        quantities = {
-            name: {
-                "mean": known(quantity.mean),
-                "error_over_data": known(quantity.error_over_data),
-                "error_over_particles": known(quantity.error_over_particles),
-            }
-            for name, quantity in self.quantities.items()
-        }
+        """Return title, means, errors and verdict as JSON values.
+
+        Numbers that are not finite are None; "infinite" has the sign of those that are infinite.
+        """
+        quantities = {name: _as_json(quantity) for name, quantity in self.quantities.items()}
         found = {
             "title": self.title,
             "subject": self.subject,
@@ -286,6 +286,13 @@ def known(value: float) -> float | None:
 def or_zero(error: float) -> float:
     """Return an error, or 0 if it is NaN because it is not known."""
     return 0.0 if math.isnan(error) else error
+
+
+def _as_json(quantity: Quantity) -> dict[str, Any]:
+    numbers = {name: getattr(quantity, name) for name in COLUMNS}
+    infinite = {name: str(value) for name, value in numbers.items() if math.isinf(value)}
+    found: dict[str, Any] = {name: known(value) for name, value in numbers.items()}
+    return found | {"infinite": infinite} if infinite else found
 
 
 def _as_html(table: Table) -> str:

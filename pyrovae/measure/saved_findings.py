@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pyrovae.files import schemas
-from pyrovae.measure.findings import Finding, Number, Quantity, estimates_of
+from pyrovae.measure.findings import COLUMNS, Finding, Number, Quantity, estimates_of
 from pyrovae.measure.to_arviz import to_arviz
 from pyrovae.weights.bounds import Estimate
 
@@ -67,7 +67,7 @@ class SavedFinding(Finding):
         return {
             name: Estimate(self.saved[name], self.saved[f"{name}, standard error"])
             if name in self.saved
-            else Number(*(math.nan if value is None else value for value in numbers.values()))
+            else _number(numbers)
             for name, numbers in self.said["quantities"].items()
         }
 
@@ -119,6 +119,18 @@ class SavedFinding(Finding):
     def fingerprint(self) -> Tensor | None:
         """A hash of each datum and of its context, [N, 2]; None if the file has none."""
         return self.saved.get("fingerprint")
+
+
+def _number(numbers: Mapping[str, Any]) -> Number:
+    """Return the number that a finding wrote as JSON; NaN for what it does not know."""
+    infinite = numbers.get("infinite", {})
+    values = (numbers[name] for name in COLUMNS)
+    return Number(
+        *(
+            float(infinite.get(name, math.nan)) if value is None else value
+            for name, value in zip(COLUMNS, values, strict=True)
+        )
+    )
 
 
 def read_report(path: str | Path) -> SavedFinding:

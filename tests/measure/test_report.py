@@ -453,6 +453,22 @@ def test_a_report_is_told_in_one_line_where_it_is_not_printed(tmp_path):
     assert repr(pv.read_report(tmp_path / "evaluation.json")) == f"SavedFinding{said}"
 
 
+def test_a_saved_report_has_the_infinite_numbers_of_the_report(tmp_path):
+    """A datum that the model deems impossible has infinitely many bits, also when read again."""
+
+    def none(z, x=None):
+        return pyro.sample("x", dist.Poisson(z.new_zeros(2)).to_event(1), obs=x)
+
+    none.domain = constraints.nonnegative_integer
+    vae = pv.VAE(LinearGaussian().prior, none, LinearGaussian(width=2).off_posterior)
+    report = pv.evaluate(vae, torch.eye(2).double(), particles=3)
+    assert report.quantities["bits per dimension"].mean == math.inf
+    report.save(tmp_path / "evaluation.json")
+    saved = pv.read_report(tmp_path / "evaluation.json")
+    assert saved.quantities["bits per dimension"].mean == math.inf
+    assert str(saved) == str(report)
+
+
 def test_a_saved_report_has_the_fields_of_the_report(tmp_path):
     vae, x = pv.mlp_vae(16, latents=2, hidden=8), torch.zeros(6, 16)
     with pv.seeded(0):
