@@ -285,7 +285,8 @@ def extrapolated_estimate(log_w: Tensor) -> Estimate:
 
     where $L_{K-1}^{(-i)}$ is the bound without particle i, with their standard error. The
     remaining bias is $O(K^{-2})$ and has either sign, so the estimate is not a bound. It is
-    reliable only if the Pareto k-hat is at most `psis.limit(K)`.
+    reliable only if the Pareto k-hat is at most `psis.limit(K)`, and NaN if all weights but one
+    are zero.
 
     Raises:
         ValueError: for fewer than two particles.
@@ -313,7 +314,8 @@ def _pseudo_values(log_w: Tensor) -> Tensor:
     left = torch.log1p(-log_w.softmax(0)).scatter(0, largest, others - total)
     rest = particles - 1
     constant = rest * math.log(rest) - particles * math.log(particles)
-    return total + constant - rest * left
+    # Without the only weight that is not zero, the bound is minus infinity.
+    return total + constant - torch.where(left == -math.inf, math.nan, rest * left)
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:

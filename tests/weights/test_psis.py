@@ -291,6 +291,12 @@ class TestExtrapolated:
         found = bounds.extrapolated_estimate(log_w).value
         torch.testing.assert_close(found, wanted.reshape(1), rtol=0, atol=1e-5)
 
+    def test_is_not_known_where_a_single_particle_fits(self):
+        """Without that particle the bound is minus infinity, and the estimate plus infinity."""
+        log_w = torch.tensor([[-1.0, -1.0], [-math.inf, -2.0], [-math.inf, -math.inf]]).double()
+        found = bounds.extrapolated_estimate(log_w).value
+        assert found.isnan().tolist() == [True, False]
+
     def test_takes_the_bias_of_order_one_over_k_away(self):
         """At K = 10 the bound is low by nats that are seen; what the jackknife leaves is a fifth.
 
