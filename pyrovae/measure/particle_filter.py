@@ -194,6 +194,13 @@ class ParticleFilterFinding(Finding):
         return [*found, *self._of_filters(), *self._of_particles()]
 
     def _of_filters(self) -> list[str]:
+        impossible = int((self.lower.value == -torch.inf).sum())
+        if impossible:
+            return [
+                f"No particle of any filter fits {impossible:,} sequences, whose bound is minus "
+                "infinity: they are impossible under the model, or the guide proposes nothing "
+                "that can emit them."
+            ]
         apart = self.lower.mean - self.single.mean
         said = f"One filter is {apart:.2f} nats below all {self.settings.repeats}"
         if apart > CLOSE:

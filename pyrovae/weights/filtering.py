@@ -84,7 +84,8 @@ class Filtered:
 
     Attributes:
         log_z: the logarithm of the estimate of p(x), [N], in nats.
-        size: the effective sample size before each resampling, [T, N]; NaN at padding.
+        size: the effective sample size before each resampling, [T, N]; 0 where all weights are
+            zero, NaN at padding.
         last: the particles at the last step of each sequence, [K, N, D].
         belief: what they believe there, tensors [K, N, *event].
         log_w: the logarithms of their weights, [K, N], up to a constant for each sequence.
@@ -259,7 +260,8 @@ def filter_particles(space: StateSpace, particles: int, *, kl_weight: Any = 1.0)
         log_w = log_w + torch.where(mask[:, t], score + seen, 0.0)
         state = _where(mask[:, t], (z, *belief), state)
         size = _effective_size(log_w)
-        sizes.append(torch.where(mask[:, t], size, math.nan))
+        fits = log_w.detach().amax(0) > -math.inf
+        sizes.append(torch.where(mask[:, t], torch.where(fits, size, 0.0), math.nan))
         if t + 1 < length:
             few = (size < particles / 2) & mask[:, t + 1]
             log_z = log_z + torch.where(few, _log_mean(log_w), 0.0)

@@ -321,7 +321,11 @@ def test_data_that_no_particle_fits_have_the_estimate_zero():
 
         return pyro.sample("x", EachStep(nowhere, z, mask), obs=x)
 
+    programs = with_more(impossible), poor_guide
     with pyro.validation_enabled(is_validate=False):
-        space = StateSpace.of(with_more(impossible), poor_guide, sequences(MASK) + 9, MASK)
-        found = filter_particles(space, 4)
+        found = filter_particles(StateSpace.of(*programs, sequences(MASK) + 9, MASK), 4)
+        measured = pv.ParticleFilter(4, repeats=2)(programs, sequences(MASK) + 9, MASK)
     assert (found.log_z == -math.inf).all()
+    assert (measured.per_datum["effective particles"] == 0).all()
+    assert "No particle of any filter fits 4 sequences" in measured.verdict[0]
+    assert "nan" not in str(measured)
