@@ -300,15 +300,29 @@ class TestErrors:
         with pytest.raises(ValueError, match="site 'z' is a Delta.*mmd"):
             Latents()((world.model, world.mode_guide), world.sample(5))
 
-    def test_a_mask_is_refused(self):
-        world = LinearGaussian()
+    @pytest.mark.parametrize("by", ["handler", "distribution", "entries"])
+    def test_a_mask_is_refused(self, by):
+        """Where all of z is masked, its density would be one everywhere, and I(x; z) negative."""
+        world, here = LinearGaussian(), torch.tensor([True, False])
 
-        def masked(x):
-            with pyro.poutine.mask(mask=torch.tensor([True, False])):
-                world.off_guide(x)
+        def moved(fn):
+            normal = dist.Normal(fn.mean, fn.stddev)
+            if by == "distribution":
+                return normal.to_event(1).mask(here)
+            return normal.mask(here.unsqueeze(-1)).to_event(1) if by == "entries" else fn
 
+        class Masked(pyro.poutine.messenger.Messenger):
+            def _pyro_sample(self, msg):
+                if msg["name"] == "z":
+                    msg["fn"] = moved(msg["fn"])
+
+        def masked(program):
+            mask = pyro.poutine.mask(mask=here) if by == "handler" else Masked()
+            return lambda x: mask(program)(x)
+
+        pair = masked(world.model) if by != "handler" else world.model, masked(world.off_guide)
         with pytest.raises(ValueError, match="site 'z' is masked"):
-            Latents()((world.model, masked), world.sample(2))
+            Latents()(pair, world.sample(2))
 
     def test_an_auxiliary_site_that_matters_is_refused(self):
         world = LinearGaussian()

@@ -20,6 +20,7 @@ from pyrovae.weights.log_joint import Layout
 from pyrovae.weights.sites import (
     check_plates,
     enumeration_dim,
+    is_masked,
     is_point_mass,
     log_prob,
     sample_sites,
@@ -221,7 +222,7 @@ def _check_density(site: Any) -> None:
             "the guide a scale, or compare draws with the prior's by "
             "pyrovae.objectives.aggregate.mmd"
         )
-    if site["mask"] is not None and site["mask"] is not True:
+    if is_masked(site):
         raise ValueError(
             f"site '{site['name']}' is masked, so the aggregate posterior does not include its "
             "masked rows: leave these rows out, or mask the observed site only"
