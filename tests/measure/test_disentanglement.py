@@ -423,6 +423,21 @@ class TestInformation:
         with pytest.raises(ValueError, match="not whole"):
             mutual_information(z, v)
 
+    def test_of_neighbors_is_the_same_on_any_scale_and_none_of_constants(self):
+        """Information does not change by an affine map; float64 holds 6 digits of z + 1e10."""
+        generator = np.random.default_rng(0)
+        v = generator.normal(size=1000)
+        z = v + 0.5 * generator.normal(size=1000)
+
+        def told(z, v):
+            return mutual_information(z, v, bins=None, continuous=True)
+
+        wanted = told(z, v).item()
+        pairs = [(z + 1e10, v), (z, v + 1e10), (1e-200 * z, v), (z, 1e-200 * v)]
+        assert [told(*pair).item() for pair in pairs] == pytest.approx([wanted] * 4, abs=1e-3)
+        found = told(np.stack([0 * z + 3, z], 1), np.stack([v, 0 * v], 1))
+        assert found.tolist() == [[0, 0], [pytest.approx(wanted), 0]]
+
 
 @pytest.mark.parametrize(
     "metric", [MIG(resamples=30), SAP(ordered=True, resamples=30), Modularity(resamples=30)]

@@ -165,7 +165,24 @@ def mutual_information(
     if bins is not None:
         coded = Pairs(("",) * z.shape[1], ("",) * v.shape[1], z, binned(v, bins))
         return torch.from_numpy(information(coded, bins))
+    return torch.from_numpy(_of_neighbors(z, v, seed))
+
+
+def _of_neighbors(z: Units, v: Units, seed: int) -> Numbers:
+    """Return the information of units about continuous factors by nearest neighbors, [L, F].
+
+    Both are standardized: the noise that scikit-learn adds grows with their offset, and of
+    constants it would see that noise alone.
+    """
     from sklearn.feature_selection import mutual_info_regression
 
-    found = np.stack([mutual_info_regression(z, each, random_state=seed) for each in v.T], axis=1)
-    return torch.from_numpy(found)
+    nothing = np.zeros((len(z), 0), np.int64)
+    units, factors = (Pairs(("",) * each.shape[1], (), each, nothing) for each in (z, v))
+    found = np.zeros((z.shape[1], v.shape[1]))
+    told = np.flatnonzero(units.varies)
+    for k in np.flatnonzero(factors.varies) if len(told) else ():
+        each = factors.standardized[:, k]
+        found[told, k] = mutual_info_regression(
+            units.standardized[:, told], each, random_state=seed
+        )
+    return found
