@@ -8,6 +8,7 @@ import pytest
 import torch
 from aggregates import Aggregate, CorrelatedData
 from coded import Coded, assert_within
+from scipy import stats
 from torch import distributions as td
 from worlds import Hierarchy, LinearGaussian, Mixture, data_plate, random
 
@@ -411,6 +412,14 @@ def test_the_odd_datum_has_no_partner_and_does_not_count():
     swapped = torch.tensor([[-1.0, -3.0, 0.0]] * 2)
     draws = LatentDraws({}, one, one, one, swapped, {}, one, one)
     assert draws.cost_of_swapping().mean == 2.0
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 200])
+def test_the_cost_of_another_s_z_has_student_s_interval_over_its_pairs(pairs):
+    zero, lost = torch.zeros(1, 2 * pairs), random(3, pairs)
+    draws = LatentDraws({}, zero, zero, zero, -lost.repeat_interleave(2)[None], {}, zero, zero)
+    width = stats.t(pairs - 1).isf(0.025) * lost.std().item() / math.sqrt(pairs)
+    assert 1.96 * draws.cost_of_swapping().error_over_data == pytest.approx(width)
 
 
 def test_every_code_meets_another_datum_however_few_go_in_a_pass(monkeypatch):

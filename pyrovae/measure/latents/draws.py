@@ -19,7 +19,7 @@ from pyrovae.measure.latents.sites import (
     score_model,
 )
 from pyrovae.measure.progress import concatenated
-from pyrovae.weights.bounds import students_factor
+from pyrovae.weights.bounds import Estimate, students_factor
 from pyrovae.weights.given import Given
 from pyrovae.weights.traces import Program
 
@@ -57,12 +57,13 @@ class LatentDraws:
     def cost_of_swapping(self) -> Number:
         """Return the mean loss of log p(x | z) when z is another datum's.
 
-        The losses of two paired data are dependent, so the error is computed over pairs.
+        The losses of two paired data are dependent, so the error is computed over pairs, widened
+        for few (see `bounds.students_factor`).
         """
         lost = (self.log_likelihood - self.swapped).double().mean(0)
         pairs = lost[: len(lost) // 2 * 2].reshape(-1, 2).mean(1)
-        error = pairs.std().item() / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
-        return Number(pairs.mean().item(), error)
+        found = Estimate(pairs, torch.full_like(pairs, math.nan))
+        return Number(found.mean, found.error_over_data)
 
     def spread(self, population: int) -> Number:
         """Return the mean absolute difference of log p(x | z) between two draws of the prior.
