@@ -134,7 +134,7 @@ def waic(
     $$ Var_m \log p_m(x) - E_m \log p_m(x) $$
 
     The members agree on data like their training data, and vary more on other data. The variance
-    is divided by M - 1.
+    is divided by M - 1. A datum that is impossible under a member has the score infinity.
 
     Args:
         targets: M models of the same data, such as VAEs trained from different seeds.
@@ -158,7 +158,8 @@ def waic(
     if len(targets) < 2:
         raise ValueError(f"waic needs an ensemble of at least two models; got {len(targets)}")
     log_p = -torch.stack([surprise(t, x, *context, particles=particles) for t in targets])
-    return log_p.var(0) - log_p.mean(0)
+    mean = log_p.mean(0)
+    return torch.where(mean == -math.inf, math.inf, log_p.var(0) - mean)
 
 
 def typicality(

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import pyro
 import pytest
 import scipy.integrate
 import scipy.stats
@@ -92,6 +93,19 @@ class TestScores:
         torch.testing.assert_close(found, (WORLD.log_evidence(x) + 3.0).abs())
         with pytest.raises(ValueError, match="at least two models; got 1"):
             waic([WORLD.vae()], x)
+
+    def test_waic_of_a_datum_that_is_impossible_is_infinite(self):
+        x = WORLD.sample(4)
+
+        def bounded(z, x=None):
+            WORLD.likelihood(z, x)
+            fits = torch.zeros(4).double().masked_fill(torch.arange(4) == 1, -math.inf)
+            pyro.factor("bounded", fits)
+
+        ensemble = [pv.VAE(WORLD.prior, bounded, WORLD.exact_posterior)] * 2
+        found = waic(ensemble, x, particles=2)
+        wanted = (-WORLD.log_evidence(x)).masked_fill(torch.arange(4) == 1, math.inf)
+        torch.testing.assert_close(found, wanted)
 
     @pytest.mark.parametrize(("family", "width"), [(FullRankNormal, 5), (MeanFieldNormal, 4)])
     def test_regret_is_the_amortization_gap(self, family, width):
