@@ -86,9 +86,19 @@ def resample(given: Given, particles: int, draws: int) -> tuple[Latents, Tensor]
     Returns:
         The latents, [draws, N, ...] by site, chosen from K particles of the guide with probability
         proportional to their weights; and the effective sample sizes, [N].
+
+    Raises:
+        NotMeasurable: if all weights of a datum are zero.
     """
     pair = given.trace(particles, enumerate=False)
     log_w = pair.log_w
+    impossible = int((log_w.amax(0) == -torch.inf).sum())
+    if impossible:
+        raise NotMeasurable(
+            f"all weights of {impossible:,} data are zero, so that they have no posterior to draw "
+            "from: they are impossible under the model, or at all draws of the guide; leave them "
+            "out, or use more particles"
+        )
     chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
     columns = torch.arange(log_w.shape[1], device=log_w.device)
     latents = {

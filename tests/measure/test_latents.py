@@ -459,6 +459,17 @@ def test_a_cost_within_two_errors_of_the_information_is_no_mismatch(cost, mismat
     assert found.mismatched == mismatched
 
 
+@pytest.mark.parametrize(("nats", "said"), [(1.0, "Not known. "), (0.0, "Collapsed: the guide")])
+def test_what_the_decoder_does_with_impossible_data_is_missing(nats, said):
+    numbers = dict.fromkeys([latents.HOLES, latents.OUTSIDE, latents.AT_MOST], Number(0.0))
+    numbers |= dict.fromkeys([latents.SWAPPED, latents.SPREAD], Number(math.nan))
+    numbers[latents.INFORMATION] = Number(nats)
+    found = LatentsFinding(9, 9, 9, Activity((), torch.zeros(9, 0)), numbers, [], 0.05)
+    assert found.verdict[0].startswith(said)
+    assert "some data are impossible" in found.verdict[0]
+    assert "nan" not in " ".join(found.verdict)
+
+
 def test_a_dependence_through_a_write_in_place_is_found():
     """Pyro's `get_dependencies` does not see it, since it follows tensors through functions."""
 

@@ -179,6 +179,17 @@ class TestPosteriorReplication:
         with pytest.raises(ValueError, match=r"the guide does not sample \['c'\]"):
             check((world.model_enumerated, world.guide_without_class), world.sample(9))
 
+    def test_data_that_no_particle_fits_are_refused(self):
+        world = LinearGaussian()
+
+        def impossible(z, x=None):
+            world.likelihood(z, x)
+            pyro.factor("impossible", torch.full(z.shape[:-1], -torch.inf, dtype=z.dtype))
+
+        vae = pv.VAE(world.prior, impossible, world.off_posterior)
+        with pytest.raises(ValueError, match="all weights of 3 data are zero"):
+            PredictiveCheck(replication="posterior")(vae, world.sample(3))
+
 
 class TestDiscrepancies:
     def test_against_numpy_and_scipy(self):

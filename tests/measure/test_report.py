@@ -428,6 +428,12 @@ def test_a_gain_of_one_and_a_half_errors_is_within_them():
     assert "within errors" in _comparison(gain, 10)
 
 
+def test_annealing_of_impossible_data_is_not_compared():
+    bound = Estimate(torch.tensor([-math.inf, -1.0]), torch.tensor([NAN, 0.1]))
+    said = _comparison(_difference(bound, bound, independent=True), 10)
+    assert "cannot be compared: 1 data have no finite difference" in said
+
+
 def test_annealing_that_falls_short_of_the_bound_confirms_nothing():
     short = Estimate(torch.full((4,), -0.3), torch.full((4,), 0.2))
     said = _comparison(short, 10)

@@ -211,6 +211,12 @@ def _comparison(gain: Estimate, k: int) -> str:
     """Describe AIS minus IWAE-k, and whether it exceeds two standard errors."""
     mean, error, n = gain.mean, gain.error_over_particles, len(gain.value)
     data = f"the first {n:,} data" if n > 1 else "the first datum"
+    if not math.isfinite(mean):
+        bad = int((~gain.value.isfinite()).sum())
+        return (
+            f"On {data}, AIS and IWAE-{k} cannot be compared: {bad:,} data have no finite "
+            "difference, because no chain or no particle fits them."
+        )
     begins = f"On {data}, AIS minus IWAE-{k} is {mean:+.2f}"
     if math.isnan(error):
         return f"{begins} nats. One chain gives no standard error: use two or more."

@@ -134,6 +134,13 @@ class LatentsFinding(Finding):
 
     def _health(self) -> list[str]:
         """Describe whether the latents are used, and which dimensions are not."""
+        if any(math.isnan(self.numbers[name].mean) for name in (SWAPPED, SPREAD)):
+            nats = self.numbers[INFORMATION].mean
+            told = "Collapsed: the guide ignores x" if self.guide_ignores_x else "Not known"
+            return [
+                f"{told}. The guide encodes {nats:.2f} nats about x in z. Whether the decoder "
+                "uses them is missing, since some data are impossible at the draws of z."
+            ]
         if self.collapsed:
             return self._collapse()
         nats, cost = self.numbers[INFORMATION].mean, self.numbers[SWAPPED].mean
