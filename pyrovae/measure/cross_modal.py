@@ -9,6 +9,7 @@ mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -247,6 +248,13 @@ class CrossModalFinding(Finding):
     def _of_convergence(self) -> str:
         moved = self.extrapolated.mean - self.conditional.mean
         error = self.extrapolated.error_over_particles
+        if not math.isfinite(moved):
+            bad = int((~self.extrapolated.value.isfinite()).sum())
+            return (
+                f"For {bad:,} data, the difference is missing or has no extrapolation, because at "
+                "most one particle fits them. Use more particles, or train the guide with "
+                "modalities left out."
+            )
         said = (
             "The difference of two lower bounds is no bound. Extrapolating both to infinitely "
             f"many particles moves it by {moved:+.3f} nats"

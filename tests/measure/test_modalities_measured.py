@@ -9,6 +9,7 @@ from modal_world import LATENTS, NOISES, ModalWorld
 
 import pyrovae as pv
 from pyrovae.guides import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
+from pyrovae.measure.cross_modal import CrossModalFinding, ModalityBound
 from pyrovae.measure.findings import NotMeasurable
 
 
@@ -110,6 +111,16 @@ def test_the_verdict_warns_of_a_guide_that_misses_the_posterior():
     good = measured(world, world.vae(ProductOfExperts), x)
     assert not any("k-hat" in said for said in good.verdict)
     assert any("within two errors" in said for said in good.verdict)
+
+
+@pytest.mark.parametrize("fits", [0, 1])
+def test_data_that_one_particle_fits_at_most_have_not_converged(fits):
+    log_w = torch.zeros(30, 2).double()
+    log_w[fits:, 1] = -math.inf
+    parts = ModalityBound.of(log_w), ModalityBound.of(torch.zeros(30, 2).double())
+    settings = pv.CrossModal(pv.nets.Modalities(a=1, b=1), "a", given="b", particles=30)
+    said = CrossModalFinding(settings, *parts, wanted=2).verdict[-1]
+    assert said.startswith("For 1 data, the difference is missing or has no extrapolation")
 
 
 def test_reconstructions_are_the_parts_of_the_sum_that_a_report_has():
