@@ -27,6 +27,7 @@ from pyrovae.graphs.onednn import route_products
 from pyrovae.graphs.passes import (
     check_written,
     constants_of,
+    copy_of,
     cpu_work_of,
     epsilon_of,
     gpu_among,
@@ -60,6 +61,7 @@ class Recorded:
 
     Attributes:
         compiled: takes the inputs, then the tensors closed over.
+        plain: the recorded operations one by one, which round as those of an eager run.
         closed_over: the tensors closed over, which each call reads anew.
         gpu: the GPU that the graph runs on, to which it moves tensors of the CPU; None on the CPU.
         cpu_work: on a GPU, an operation that runs on the CPU at each call; "" if none does.
@@ -70,6 +72,7 @@ class Recorded:
     """
 
     compiled: Callable[..., Any]
+    plain: Callable[..., Any]
     closed_over: list[Tensor]
     gpu: torch.device | None = None
     cpu_work: str = ""
@@ -91,10 +94,10 @@ class Recorded:
         tensors = [*inputs, *self.closed_over]
         return tensors if self.gpu is None else [tensor.to(self.gpu) for tensor in tensors]
 
-    def on(self, tensors: Sequence[Tensor]) -> Any:
+    def on(self, tensors: Sequence[Tensor], *, compiled: bool = True) -> Any:
         """Run the graph on tensors that `placed` has returned."""
         with torch.no_grad():
-            return self.compiled(*tensors)
+            return (self.compiled if compiled else self.plain)(*tensors)
 
 
 def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> Recorded:
@@ -121,25 +124,26 @@ def record(function: Callable[..., Any], inputs: list[Tensor], reach: Reach) -> 
     with _validation_kept(), without_cuda_notice():
         graph, read = _trace_twice(function, inputs, reach)
         gpu, cpu_work = gpu_among([*inputs, *constants_of(graph)]), ""
-        if gpu is None:
-            route_products(graph)
-        elif read:
+        if gpu is not None and read:
             raise NotRecordable(
                 "Python reads a number from a tensor, which would wait for the GPU"
             )
         closed_over = lift_constants(graph)
-        if gpu is not None:
+        plain = copy_of(graph)
+        if gpu is None:
+            route_products(graph)
+        else:
             check_written(graph, [*inputs, *closed_over])
             cpu_work = cpu_work_of(graph, [*inputs, *closed_over])
         compiled = torch.compile(
             graph, fullgraph=True, dynamic=False, options={"fallback_random": True}
         )
-        _run_on_copies(Recorded(compiled, closed_over, gpu), inputs)
+        _run_on_copies(Recorded(compiled, plain, closed_over, gpu), inputs)
     changes, n = written_by(graph), len(inputs)
     written = tuple(i - n for i in changes if i >= n)
     changed = tuple(i for i in changes if i < n)
     own = (written, read, changed, epsilon_of(graph))
-    return Recorded(compiled, closed_over, gpu, cpu_work, *own)
+    return Recorded(compiled, plain, closed_over, gpu, cpu_work, *own)
 
 
 def _trace_twice(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.fx import GraphModule
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
 from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.signatures import NotRecordable
@@ -16,6 +16,7 @@ from pyrovae.graphs.signatures import NotRecordable
 __all__ = [
     "check_written",
     "constants_of",
+    "copy_of",
     "cpu_work_of",
     "epsilon_of",
     "gpu_among",
@@ -105,6 +106,13 @@ def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
 
 
+def copy_of(module: GraphModule) -> GraphModule:
+    """Copy a graph that closes over nothing."""
+    graph = Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return GraphModule(nn.Module(), graph)
+
+
 def lift_constants(module: GraphModule) -> list[Tensor]:
     """Turn the tensors that a graph closes over into inputs, after its arguments."""
     graph = module.graph
@@ -118,6 +126,7 @@ def lift_constants(module: GraphModule) -> list[Tensor]:
             place = graph.inserting_after(last[-1]) if last else graph.inserting_before()
             with place:
                 last.append(graph.placeholder(f"closed_over_{len(found)}"))
+            last[-1].meta.update(node.meta)
             found[id(tensor)] = (last[-1], tensor)
         node.replace_all_uses_with(found[id(tensor)][0])
         graph.erase_node(node)

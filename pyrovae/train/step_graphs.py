@@ -44,6 +44,7 @@ class StepGraph:
         flags: whether each parameter requires gradients.
         supports: the supports of observed inputs, by index; empty without validation.
         runs: how many times the graph was used.
+        rounded: the number of checks in a row at which rounding alone made it differ.
         replay: the CUDA graph of the step, made for `clip_norm`.
         clip_norm: the norm that gradients are clipped to in `replay`.
     """
@@ -60,6 +61,7 @@ class StepGraph:
     flags: dict[Tensor, bool]
     supports: dict[int, Constraint]
     runs: int = 0
+    rounded: int = 0
     replay: CudaStep | None = None
     clip_norm: float | None = None
 
@@ -100,8 +102,11 @@ class StepGraph:
         return all(lies_in(support, inputs[i]) for i, support in self.supports.items())
 
     def due(self) -> bool:
-        """Tell whether the next run is checked against an eager step: runs 1, 2, 4, 8 ... are."""
-        return (self.runs + 1) & self.runs == 0
+        """Tell whether the next run is checked against an eager step.
+
+        Runs 1, 2, 4, 8 ... are, and those after a check at which the graph differed by rounding.
+        """
+        return self.rounded > 0 or (self.runs + 1) & self.runs == 0
 
     def written(self) -> list[Tensor]:
         """Return the tensors closed over that a run changes in place."""

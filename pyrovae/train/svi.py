@@ -54,6 +54,9 @@ MAX_GRAPHS: Final = 8
 PATIENCE: Final = 64
 """The number of successive steps without a graph after which no more are recorded."""
 
+ROUNDED: Final = 3
+"""The number of checks in a row at which rounding may move the gradients beyond the tolerance."""
+
 RESTLESS: Final = 3
 """The number of successive steps with side effects after which nothing is compiled."""
 
@@ -417,11 +420,16 @@ class SVI(pyro.infer.SVI):
     def _checked_run(self, graph: StepGraph, arguments: Arguments) -> tuple[Any, list[Tensor]]:
         """Take an eager step, and check the graph against it."""
         take = functools.partial(self._eager_gradients, *arguments.given)
-        loss, announced, different = checked_run(graph, graph.inputs(arguments), take)
+        found = checked_run(graph, graph.inputs(arguments), take)
         graph.runs += 1
-        if different:
-            self._drop(graph, different)
-        return loss, list(dict.fromkeys(announced.values()))
+        graph.rounded = graph.rounded + 1 if found.by_rounding else 0
+        if graph.rounded == ROUNDED:
+            self._end(
+                f"at {ROUNDED} steps in a row, compiling changes the result: {found.different}"
+            )
+        elif found.different and not found.by_rounding:
+            self._drop(graph, found.different)
+        return found.loss, list(dict.fromkeys(found.announced.values()))
 
     def _drop(self, graph: StepGraph, different: str) -> None:
         self._graphs.remove(graph)
