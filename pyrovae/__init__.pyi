@@ -13,6 +13,7 @@ from . import priors as priors
 from . import runs as runs
 from . import sklearn as sklearn
 from . import train as train
+from . import types as types
 from . import weights as weights
 from .measure import discrepancies as discrepancies
 from .measure.accuracy import Accuracy as Accuracy

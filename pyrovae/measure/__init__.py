@@ -4,6 +4,6 @@
 diagnostics are objects passed to it; each returns a table and a one-paragraph verdict.
 """
 
-from pyrovae.measure import discrepancies, disentanglement
+from pyrovae.measure import discrepancies, disentanglement, forecast, novelty
 
-__all__ = ["discrepancies", "disentanglement"]
+__all__ = ["discrepancies", "disentanglement", "forecast", "novelty"]

@@ -1,3 +1,5 @@
 """Diagnostics of the latent space: active units, mutual information, holes and traversals."""
 
-__all__: list[str] = []
+from pyrovae.measure.latents import paths
+
+__all__ = ["paths"]
