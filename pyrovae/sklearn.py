@@ -67,7 +67,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Attributes:
         vae_: the trained `pyrovae.VAE`, which all functions of the library take.
-        history_: the `pyrovae.train.History`, in nats per datum.
+        history_: the `pyrovae.History`, in nats per datum.
         n_features_in_: the number of features D.
         feature_names_in_: their names, if X had any.
 

@@ -23,7 +23,7 @@ class ByLength:
 
     What a step costs grows with the length of its batch, padding included. An iteration permutes
     the sequences, sorts them by length, cuts them into batches, and permutes the batches; the
-    order is drawn from torch's generator. Batches have at most `LENGTHS` lengths, since a step is
+    order is drawn from torch's generator. Batches have at most 6 lengths, since a step is
     compiled for each shape: neighbors are cut to the longest sequence among them. Each sequence is
     in one batch, so that gradients are unbiased over an epoch, as with other batches.
 

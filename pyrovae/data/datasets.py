@@ -239,7 +239,8 @@ def load(
             for others.
         download: whether to create the folder and download missing files.
         **options: how the data are read, the attributes of `pyrovae.data.Reading`: key, labels,
-            covariates, split, fractions, seed, shape, channels, size, levels, limit.
+            covariates, split, fractions, seed, shape, channels, size, levels, limit, table,
+            columns, vocabulary.
 
     Raises:
         ValueError: if the name, an option or binarization is unknown, a name of torchvision has no

@@ -106,7 +106,8 @@ class Poisson(_Counts):
 
     Args:
         net: maps z to log-means, or to logits of proportions with `library=True`.
-        library: whether the last context is the library size (see `likelihoods.counts`).
+        library: whether the last context is the library size l, [N] or [N, 1]. The means are then
+            $\mu_i = l\, \mathrm{softmax}(h)_i$, with h the network's output.
 
     Example:
         >>> import pyro
@@ -153,7 +154,8 @@ class NegativeBinomial(_Dispersed):
     Args:
         net: maps z to log-means, or to logits of proportions with `library=True`.
         width: the number of columns.
-        library: whether the last context is the library size (see `likelihoods.counts`).
+        library: whether the last context is the library size l, [N] or [N, 1]. The means are then
+            $\mu_i = l\, \mathrm{softmax}(h)_i$, with h the network's output.
 
     Raises:
         ValueError: if `width` is below 1, or the network's output does not have this width.
@@ -182,7 +184,8 @@ class ZeroInflatedNegativeBinomial(_Dispersed):
     Args:
         net: maps z to log-means (as in `NegativeBinomial`), then logits of $\pi$.
         width: the number of columns, half the width of the network's output.
-        library: whether the last context is the library size (see `likelihoods.counts`).
+        library: whether the last context is the library size l, [N] or [N, 1]. The means are then
+            $\mu_i = l\, \mathrm{softmax}(h)_i$, with h the network's output.
 
     Raises:
         ValueError: if `width` is below 1, or the network's output is not twice as wide.

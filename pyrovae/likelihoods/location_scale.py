@@ -129,7 +129,8 @@ class Normal(_ClosedFormScale):
     Args:
         net: maps z to means, or to means and then unconstrained scales with `scale="network"`.
         scale: a positive number, fixed; "learned", one parameter for all entries of x, initially
-            1 (`fit_scale` sets it to its optimum); or "network", a function of z for each x_i.
+            1; or "network", a function of z for each x_i. The method `fit_scale(z, x, *context)`
+            sets a learned one to its optimum, the root mean square of x - m(z).
 
     Raises:
         ValueError: if `scale` is none of these.

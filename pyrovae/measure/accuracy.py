@@ -231,8 +231,8 @@ class Accuracy:
         particles: the number of draws of the posterior, if x is the label.
 
     Raises:
-        ValueError: when called, if the labels are as many as there are no data, none is known, or
-            one is no class; and as `class_probabilities`.
+        ValueError: when called, if there is not one label for each datum, no label is known, or a
+            label is no class; and as `class_probabilities`.
 
     Example:
         >>> import torch, pyrovae as pv

@@ -271,7 +271,7 @@ class NoveltyFinding(Finding):
 class Novelty:
     """Score familiar and novel data, and measure how well each score separates them.
 
-    The measure is the area under the ROC curve with DeLong's error, see `roc.auroc`.
+    The measure is the area under the ROC curve, with DeLong's standard error.
 
     Args:
         novel: novel data, [N, ...], or a tuple (x, *context).

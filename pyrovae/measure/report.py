@@ -65,8 +65,8 @@ class Report(Finding):
         effective_sample_size: [N], from 1 to K.
         pareto_k: the Pareto shape of the tail of the weights, [N]; see `weights.psis`.
         entries: the number of entries of each datum that are scored (not masked), [N].
-        cost_of_another: the loss in log p(x | z) if z is taken from another datum, [N]; NaN if it
-            was not measured. See `unused_latents.cost_of_another`.
+        cost_of_another: the loss in log p(x | z) if z is that of the previous datum, [N]; NaN if
+            it was not measured.
         fingerprint: a hash of each datum and of its context, [N, 2]; see `fingerprints`.
         findings: the findings of the diagnostics, by name.
         unfinished: the names of the diagnostics that an interrupt left out.

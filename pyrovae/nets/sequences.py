@@ -117,7 +117,8 @@ class BackwardGRU(Part):
     beside x.
 
     Args:
-        inputs: the width of x, and of the covariates if there are any (see `step_inputs`).
+        inputs: the width of x, plus that of the covariates if there are any: tensors [N, T, C] of
+            each step or [N, C] of the whole sequence, before the mask.
         hidden: the width H of the outputs.
 
     Raises:

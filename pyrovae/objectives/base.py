@@ -100,7 +100,8 @@ class Objective(Loss):
         """Return the loss as a scalar tensor with a gradient, in nats, summed over data.
 
         Raises:
-            ValueError: as `log_weights` and `gradients.draw`.
+            ValueError: as `log_weights`; and naming the site, if "stl" or "dreg" meet a site that
+                is not reparameterized, or the guide enumerates a latent.
         """
         model, guide = (functools.partial(program, **kwargs) for program in (model, guide))
         drawn, losses = self.losses(Programs(model, guide, args, self.num_particles))

@@ -20,8 +20,8 @@ class IWAE(LowerBound):
     Args:
         particles: the number K of particles; 1 is the ELBO.
         gradient: "plain", "stl" or "dreg" (see `pyrovae.objectives`). The signal-to-noise ratio
-            of the guide's plain gradient falls with K (Rainforth et al., 2018); that of "dreg"
-            does not.
+            of the guide's plain gradient falls with K (Rainforth et al., 2018). That of "dreg"
+            is higher, and rises with K where the weights vary moderately (Tucker et al., 2019).
 
     Raises:
         ValueError: if `particles` is below 1.

@@ -197,7 +197,7 @@ class MMD(Regularized):
 
     The discrepancy is the unbiased estimate from the samples of the minibatch and as many samples
     of the prior. With `handlers.kl_weight(1 - alpha)` this is the InfoVAE, with `kl_weight(0.0)`
-    the WAE-MMD, whose guide may be a `dist.Delta`. A prior without reparameterized samples gets
+    the WAE-MMD, whose guide may be a `guides.Delta`. A prior without reparameterized samples gets
     no gradient from the discrepancy.
 
     Args:

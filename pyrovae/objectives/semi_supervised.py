@@ -60,7 +60,7 @@ class SemiSupervised(Loss):
         share: the share of rows that have a label.
 
     Raises:
-        ValueError: if the labels are no integers from -1 on, are as many as there are no rows, or
+        ValueError: if the labels are not integers of -1 or more, there is not one for each row, or
             none is known; for data that are not finite; in a step, for a label outside the
             classes, and for a guide that enumerates no site, or several while none is named.
 

@@ -155,7 +155,8 @@ class Plateau:
     Attributes:
         lr: the first rate, above 0.
         factor: the factor of each reduction, above 0 and below 1.
-        patience: the number of epochs without an increase that are waited for.
+        patience: the number of epochs without an increase that do not reduce the rate; one
+            more reduces it.
         threshold: the increase in nats that counts, 0 or more.
         smallest: the smallest rate.
 

@@ -65,9 +65,9 @@ class SVI(pyro.infer.SVI):
     """Train as `pyro.infer.SVI` does, with a compiled step.
 
     The first step with arguments of a new shape is eager. If it changes nothing in Python, the
-    second is recorded and compiled, which takes seconds to tens of seconds. At most `MAX_GRAPHS`
+    second is recorded and compiled, which takes seconds to tens of seconds. At most 8
     shapes are recorded. Of these, none is compiled whose step has more than
-    `pyrovae.graphs.capture.LARGEST` operations, such as those of long sequences, which would take
+    1,500 operations, such as those of long sequences, which would take
     minutes. `compile_seconds` is the time that recording has taken so far, and `observed_steps`
     the number of steps at which it was observed or recorded; `before_compiling` is called before.
     `norm` keeps the norm of the last step's gradient. `gradients` and `update` are the halves of a

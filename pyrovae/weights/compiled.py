@@ -31,7 +31,7 @@ MAX_GRAPHS: Final = 2
 class CompiledRun:
     """A runner that compiles the passes of one model and guide, one graph for each shape.
 
-    The first pass of a shape records and compiles it, which takes seconds. At most `MAX_GRAPHS`
+    The first pass of a shape records and compiles it, which takes seconds. At most 2
     shapes are compiled. Other shapes, and programs without a static graph, run as by `run`.
 
     Example:

@@ -39,8 +39,7 @@ def log_weights(
     Args:
         target: a VAE, or a pair (model, guide) of Pyro programs of (x, *context). The model
             observes x in a plate over data at dim -1. The guide samples every latent of the
-            model. Both
-            may also stand one after the other, `log_weights(model, guide, x, ...)`.
+            model. The two may also be given as two arguments, `log_weights(model, guide, x, ...)`.
         x: data [N, ...], a tensor or any array that `fit` takes; a sparse matrix becomes dense.
         *context: further arguments. A tensor with N rows is cut along with x, unless test runs
             of the programs show that all data share it.

@@ -33,8 +33,9 @@ class UDR:
     entangled codes of different seeds are not. No factors are needed: the models are of one
     architecture and one setting, and differ by their seed.
 
-    Only informative units take part; the paper calls those so whose KL is above 0.01 nats. Of
-    representations alone, units count if their variance exceeds 0.01, or if `informative` says so.
+    Only informative units take part: in the paper, those with a KL above 0.01 nats. A
+    representation has no KL, so here units are informative if their variance exceeds 0.01, unless
+    `informative` names them.
 
     Args:
         similarity: "lasso", the absolute coefficients of the standardized units of a for one of b,

@@ -81,7 +81,7 @@ def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
 
     Posterior means are computed in closed form where the distribution has one and depends on no
     other site. Otherwise they are estimated from 100 draws per datum, and the variance of that
-    estimate is subtracted, so that the result is unbiased (see `weights.posterior_means`).
+    estimate is subtracted, so that the result is unbiased.
     Discrete sites are left out.
 
     Args:
@@ -93,7 +93,8 @@ def active_units(target: Target, x: Tensor, *context: ContextValue) -> Activity:
         The variances [D], which dimensions are active, and their order.
 
     Raises:
-        ValueError: for fewer than two data; and as `sites.latent_sites`.
+        ValueError: for fewer than two data, if there is no latent site, and, naming the site, for
+            a Delta or a masked site.
         UndefinedMean: if q(z | x) has no mean, as a Cauchy distribution has none.
 
     References:
