@@ -99,7 +99,11 @@ def _under(module: str, name: str) -> str:
 
 def _documented(item: Public) -> str:
     if inspect.isclass(item.value):
-        return f".. autoclass:: {item.name}\n   :members:"
+        called = getattr(vars(item.value).get("__call__"), "__doc__", None)
+        return (
+            f".. autoclass:: {item.name}\n   :members:"
+            + "\n   :special-members: __call__" * bool(called)
+        )
     if inspect.isroutine(item.value):
         return f".. autofunction:: {item.name}"
     seen = _under(item.module, item.name.rpartition(".")[2])

@@ -118,6 +118,13 @@ class TestReference:
                         ends = {found for found in documented if found.endswith(f".{last}")}
                     assert ends & documented, f"{spelled} is on no page of the reference"
 
+    def test_what_an_object_is_called_with_is_shown(self):
+        text = extension("reference").page("measure")
+        shown = r"(?m)^\.\. autoclass:: (.*)\n   :members:\n(?:   (:special.*))?"
+        called = dict(re.findall(shown, text))
+        assert called["pyrovae.AIS"] == ":special-members: __call__"
+        assert not called["pyrovae.Report"]
+
     def test_every_documented_name_has_a_sentence(self):
         text = extension("reference").described
         assert not [item.name for item in extension("public").everything() if not text(item)]
