@@ -176,6 +176,12 @@ def test_the_gallery_has_every_figure():
     assert not missing
 
 
+def test_the_page_of_examples_has_every_script():
+    text = (DOCS / "examples.md").read_text()
+    stored = {path.name for path in (DOCS.parent / "examples").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", text)) == stored
+
+
 class Links(HTMLParser):
     """The links and the anchors of a page, and the addresses that it loads from a network."""
 
