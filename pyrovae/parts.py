@@ -85,6 +85,7 @@ def describe_together(**values: Any) -> dict[str, Any]:
 
     Example:
         >>> from pyrovae import nets
+        >>> from pyrovae.parts import describe_together
         >>> shared = nets.MLP(3, 2)
         >>> {role: c.get("shared") for role, c in describe_together(a=shared, b=shared).items()}
         {'a': 1, 'b': 1}
@@ -146,6 +147,7 @@ def as_call(record: Any) -> str:
 
     Example:
         >>> from pyrovae import nets
+        >>> from pyrovae.parts import as_call, describe
         >>> as_call(nets.MLP(3, 4, 2).config), as_call(describe(print))
         ('MLP(3, 4, 2)', 'print')
     """
@@ -167,6 +169,7 @@ def is_known(config: Any) -> bool:
 
     Example:
         >>> from pyrovae import nets
+        >>> from pyrovae.parts import describe, is_known
         >>> is_known(nets.MLP(3, 2).config), is_known(describe(print))
         (True, False)
     """

@@ -20,6 +20,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     With None, the block uses the generators in their current state.
 
     Example:
+        >>> import torch
+        >>> from pyrovae import seeded
         >>> with seeded(0):
         ...     first = torch.rand(1)
         >>> with seeded(0):

@@ -4,7 +4,9 @@ import ast
 import builtins
 import doctest
 import importlib
+import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -47,4 +49,29 @@ def test_an_example_that_imports_the_library_imports_all_it_names(module):
         code = "".join(example.source for example in found.examples)
         if "pyrovae as pv" in code and undefined(code):
             missing[found.name] = undefined(code)
+    assert not missing
+
+
+def examples(value):
+    """Yield the name and the code of the examples of an object, and of a class's own members."""
+    objects = [value]
+    if inspect.isclass(value):
+        members = [member for name, member in vars(value).items() if not name.startswith("_")]
+        objects += [getattr(member, "fget", None) or member for member in members]
+    for found in objects:
+        found = getattr(found, "__func__", found)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            shown = PARSER.get_examples(found.__doc__ or "")
+            yield found.__qualname__, "".join(example.source for example in shown)
+
+
+def test_examples_of_what_the_reference_has_import_all_they_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs" / "_ext"))
+    documented = importlib.import_module("public").everything()
+    missing = {
+        f"{item.name}, {name}": undefined(code)
+        for item in documented
+        for name, code in examples(item.value)
+        if undefined(code)
+    }
     assert not missing

@@ -69,6 +69,9 @@ def tensors(intake: Intake, x: Any, *context: Any) -> list[Any]:
             ways; the message says which lines to choose from.
 
     Example:
+        >>> import numpy as np
+        >>> from torch.distributions import constraints
+        >>> from pyrovae.data import Intake, tensors
         >>> image = np.full((1, 2), 255, dtype="uint8")
         >>> tensors(Intake(domain=constraints.unit_interval), image, np.array([True]))
         [tensor([[1., 1.]]), tensor([True])]

@@ -60,6 +60,8 @@ class Batches:
             an iterator or of an unsupported type; the message names the conversion.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import Batches
         >>> [len(x) for x, in Batches(torch.zeros(5, 2), 2)]
         [2, 2, 1]
     """
@@ -138,6 +140,8 @@ class Batches:
             ValueError: if there are no data, or fewer than `skip` batches.
 
         Example:
+            >>> import torch
+            >>> from pyrovae.data import Batches
             >>> batches = Batches(torch.arange(5.0), 2)
             >>> [x.tolist() for x, in batches.iterate(skip=1)]
             [[2.0, 3.0], [4.0]]

@@ -41,6 +41,8 @@ class ByLength:
             padding, or a context has another number of rows.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import ByLength
         >>> x, mask = torch.ones(4, 9, 2), torch.arange(9) < torch.tensor([[9], [2], [8], [3]])
         >>> batches = ByLength(x, mask, batch_size=2)
         >>> sorted(tuple(part.shape) for part, _ in batches)

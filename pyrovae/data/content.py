@@ -65,6 +65,7 @@ class Content:
 
     Example:
         >>> from pyrovae.data import load
+        >>> from pyrovae.data.content import Content
         >>> digits = load("digits")
         >>> content = Content.of(digits)
         >>> content.differs("test", digits.test), content.differs("test", digits.train)

@@ -77,6 +77,7 @@ class Split:
         """Return the rows that a slice or an index chooses.
 
         Example:
+            >>> from pyrovae.data import load
             >>> len(load("digits").test.take(slice(20)))
             20
         """
@@ -90,6 +91,8 @@ def drawn_once(data: Data) -> Any:
     """Replace a split in the data of `fit` by its pixels, the same at each call, and its context.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import drawn_once, load
         >>> digits = load("digits")
         >>> x, labels = drawn_once((digits.test, digits.test.labels))
         >>> torch.equal(x, drawn_once(digits.test)), x.unique()
@@ -154,6 +157,7 @@ class DataSet:
             ValueError: if x does not hold the intensities of images.
 
         Example:
+            >>> from pyrovae.data import load
             >>> load("digits", binarization=None).leveled(17).train.x.max()
             tensor(16.)
         """
@@ -252,6 +256,7 @@ def load(
         LeCun, Bottou, Bengio, Haffner, 1998 (MNIST). Alpaydin, Kaynak, 1998 (digits).
 
     Example:
+        >>> from pyrovae.data import load
         >>> digits = load("digits")
         >>> digits.train.x.shape, digits.shape
         (torch.Size([1203, 64]), (1, 8, 8))

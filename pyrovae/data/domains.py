@@ -49,6 +49,8 @@ def check_context(values: Iterable[Any]) -> None:
         ValueError: otherwise; the message names the first bad row.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import check_context
         >>> check_context([torch.tensor([0, 2, -1])])
         Traceback (most recent call last):
         ValueError: context 1 has whole numbers below 0 in 1 of 3 rows, the first -1 at row 2...
@@ -80,6 +82,8 @@ def value_in(domain: constraints.Constraint) -> Any:
     """Return a value of a domain, at which densities are finite, to stand at missing entries.
 
     Example:
+        >>> from torch.distributions import constraints
+        >>> from pyrovae.data import value_in
         >>> value_in(constraints.nonnegative_integer), value_in(constraints.positive)
         (0.0, 0.5)
     """
@@ -96,6 +100,7 @@ def named(value: Any) -> str:
 
     Example:
         >>> import numpy
+        >>> from pyrovae.data import named
         >>> named(numpy.zeros(3))
         'ndarray: give torch.from_numpy(x).float()'
     """
@@ -120,6 +125,8 @@ def flat_line(image: Any) -> str:
     """Return the code that flattens images [N, ...] channel by channel, as networks expect.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import flat_line
         >>> flat_line(torch.zeros(5, 1, 28, 28)), flat_line(torch.zeros(5, 32, 32, 3))
         ('x.flatten(1)', 'x.movedim(-1, 1).flatten(1)')
     """
@@ -145,6 +152,9 @@ def check_domain(
             remedy.
 
     Example:
+        >>> import torch
+        >>> from torch.distributions import constraints
+        >>> from pyrovae.data import check_domain
         >>> check_domain(torch.tensor([[0.0, 0.5]]), constraints.boolean, "Bernoulli")
         Traceback (most recent call last):
         ValueError: Bernoulli takes values that are 0 or 1; got 0.5 at row 0. Binarize ...

@@ -31,6 +31,8 @@ class FactorGrid:
             is not one size for each name.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import FactorGrid
         >>> grid = FactorGrid(("shape", "x"), (3, 32))
         >>> len(grid), grid.at(torch.tensor([0, 33, 95])).tolist()
         (96, [[0, 0], [1, 1], [2, 31]])

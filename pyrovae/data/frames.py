@@ -180,6 +180,7 @@ def index_columns(schema: Any) -> list[str]:
 
     Example:
         >>> import pandas, pyarrow
+        >>> from pyrovae.data.frames import index_columns
         >>> frame = pandas.DataFrame({"a": [1, 2, 3]})[1:3].set_axis([5, 3])
         >>> index_columns(pyarrow.Table.from_pandas(frame).schema)
         ['__index_level_0__']

@@ -57,6 +57,8 @@ def rotated(x: Tensor, shape: Shape | None, *, turns: int = 1) -> Tensor:
         ValueError: if x is not of this shape, or the rotation changes the shape.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import rotated
         >>> rotated(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (1, 2, 2))
         tensor([[2., 4., 1., 3.]])
     """

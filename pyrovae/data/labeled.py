@@ -26,6 +26,7 @@ class Labeled(Dataset[Any]):
     Example:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
+        >>> from pyrovae.data import Labeled
         >>> pairs = TensorDataset(torch.zeros(5, 2), torch.arange(5))
         >>> Labeled(pairs, labels="drop")[3]
         (tensor([0., 0.]),)

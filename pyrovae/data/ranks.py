@@ -64,6 +64,8 @@ class Ranks:
         world: the number of processes.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data.ranks import Ranks
         >>> [Ranks(rank, 2).rows(torch.arange(7), 2).tolist() for rank in (0, 1)]
         [[0, 1, 4, 5], [2, 3, 6]]
     """

@@ -95,6 +95,7 @@ class Reading:
             ValueError: naming the option that is unknown or has the wrong type.
 
         Example:
+            >>> from pyrovae.data import Reading
             >>> Reading.of({"covariate": ["batch"]})
             Traceback (most recent call last):
             ValueError: no option 'covariate': there are key, labels, covariates, split, ...

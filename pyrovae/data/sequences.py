@@ -25,6 +25,8 @@ def pad(sequences: Iterable[Any]) -> tuple[Tensor, Tensor]:
         ValueError: if there are none, one has no step, or their steps differ in shape.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.data import pad
         >>> x, mask = pad([torch.ones(3, 2), torch.ones(1, 2)])
         >>> x.shape, mask
         (torch.Size([2, 3, 2]), tensor([[ True,  True,  True],

@@ -56,6 +56,8 @@ def read_series(path: str | Path) -> Series:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from pyrovae.data import read_series
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "waves.ts"
         ...     _ = path.write_text("@classLabel true a b\n@data\n1,2,3:4,5,6:b\n7:8:a\n")

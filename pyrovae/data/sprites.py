@@ -65,6 +65,7 @@ class Sprites:
         Assumptions in the Unsupervised Learning of Disentangled Representations.
 
     Example:
+        >>> from pyrovae.data import Sprites
         >>> sprites = Sprites(side=64)
         >>> hearts = sprites.factors.sample(5, fixed={"shape": 2})
         >>> sprites.images(hearts).shape, sprites.shape

@@ -49,6 +49,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ValueError: if there is no token, one stands twice, or is no single word or character.
 
     Example:
+        >>> from pyrovae.data import Vocabulary
         >>> texts = ["a cat sleeps", "a dog barks"]
         >>> vocabulary = Vocabulary.of(texts)
         >>> vocabulary.tokens, len(vocabulary)
@@ -117,6 +118,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: if there is no text, or one is no string.
 
         Example:
+            >>> from pyrovae.data import Vocabulary
             >>> Vocabulary.of(["ab"], unit="character").encode(["ba"])[0].flatten()
             tensor([3., 2., 0.])
         """
@@ -149,6 +151,8 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: as `decode`.
 
         Example:
+            >>> import torch
+            >>> from pyrovae.data import Vocabulary
             >>> Vocabulary.of(["a"]).mask(torch.tensor([[2, 0, 2], [2, 2, 2]]))
             tensor([[ True,  True, False],
                     [ True,  True,  True]])
@@ -163,6 +167,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: if a text is no string.
 
         Example:
+            >>> from pyrovae.data import Vocabulary
             >>> Vocabulary.of(["a cat"]).unknown(["a dog"])
             0.5
         """
@@ -183,6 +188,8 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: if the record is damaged, or has another version.
 
         Example:
+            >>> import json
+            >>> from pyrovae.data import Vocabulary
             >>> vocabulary = Vocabulary.of(["a cat"])
             >>> Vocabulary.from_record(json.loads(json.dumps(vocabulary.record))) == vocabulary
             True
@@ -247,6 +254,8 @@ def read_texts(path: str | Path, *, key: str | None = None) -> list[str]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from pyrovae.data import read_texts
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "pets.jsonl"
         ...     _ = path.write_text('{"text": "a cat"}\n{"text": "a dog"}\n')

@@ -26,6 +26,9 @@ class JointColumns(dist.TorchDistribution):
         place: the position of each column in the concatenation of the groups, [D].
 
     Example:
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from pyrovae.distributions import JointColumns
         >>> real = dist.Normal(torch.zeros(1), 1.0).to_event(1)
         >>> counts = dist.Poisson(torch.ones(1)).to_event(1)
         >>> groups = [torch.tensor([1]), torch.tensor([0])]

@@ -80,6 +80,7 @@ class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
 
     Example:
         >>> import torch
+        >>> from pyrovae.distributions import LogConcrete
         >>> log_y = LogConcrete(torch.tensor(0.1), logits=torch.zeros(5, 3)).rsample()
         >>> torch.allclose(log_y.exp().sum(-1), torch.ones(5))
         True

@@ -32,6 +32,8 @@ class ContinuousBernoulli(dist.TorchDistribution):
         Loaiza-Ganem, Cunningham, 2019. The Continuous Bernoulli.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.distributions import ContinuousBernoulli
         >>> tilted = ContinuousBernoulli(torch.tensor([0.0, 50.0]))
         >>> tilted.mean, tilted.log_prob(torch.tensor(1.0))
         (tensor([0.5000, 0.9800]), tensor([0.0000, 3.9120]))

@@ -29,6 +29,8 @@ class LogPoisson(dist.TorchDistribution):
         log_mean: h, any shape.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.distributions import LogPoisson
         >>> LogPoisson(torch.tensor([-100.0, 0.0])).log_prob(torch.tensor([1.0, 1.0]))
         tensor([-100.,   -1.])
     """
@@ -83,6 +85,9 @@ class OverdispersedPoisson(dist.TorchDistribution):
         log_concentration: $\log r$, the same shape.
 
     Example:
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from pyrovae.distributions import OverdispersedPoisson
         >>> x = torch.tensor(3.0)
         >>> nearly_poisson = OverdispersedPoisson(torch.tensor(0.0), torch.tensor(20.0))
         >>> nearly_poisson.log_prob(x), dist.Poisson(1.0).log_prob(x)
@@ -163,6 +168,8 @@ class TotalsMultinomial(dist.TorchDistribution):
             and `mean` raise an error.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.distributions import TotalsMultinomial
         >>> TotalsMultinomial(torch.zeros(2, 4), torch.tensor([3.0, 10.0])).sample().sum(-1)
         tensor([ 3., 10.])
     """

@@ -24,6 +24,8 @@ class Levels(dist.TorchDistribution):
         logits: h, [..., L].
 
     Example:
+        >>> import torch
+        >>> from pyrovae.distributions import Levels
         >>> Levels(torch.zeros(5)).mean
         tensor(2.)
     """
@@ -82,6 +84,8 @@ class DiscretizedLogistic(dist.TorchDistribution):
         Salimans, Karpathy, Chen, Kingma, 2017. PixelCNN++.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.distributions import DiscretizedLogistic
         >>> narrow = DiscretizedLogistic(torch.tensor(0.0), torch.tensor(0.1), 256)
         >>> narrow.log_prob(torch.tensor([0.0, 200.0]))
         tensor([-6.7153e-03, -1.9950e+03])

@@ -47,6 +47,7 @@ class LinearStep(NamedTuple):
         """Return the event shapes for U states and x of width X.
 
         Example:
+            >>> from pyrovae.distributions import LinearStep
             >>> LinearStep.shapes(2, 5)["emission"]
             (5, 2)
         """
@@ -91,6 +92,8 @@ class LinearStates(ObservedSteps):
             Bayesian Networks.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.distributions import LinearStates, LinearStep
         >>> def turning(z):  # z turns the state, of which the first entry is seen
         ...     turn = torch.stack([z.cos(), -z.sin(), z.sin(), z.cos()], -1).unflatten(-1, (2, 2))
         ...     seen, zero = torch.eye(2)[:1], torch.zeros(2)

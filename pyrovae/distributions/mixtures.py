@@ -77,6 +77,7 @@ class NormalMixture(dist.TorchDistribution):
 
     Example:
         >>> import torch
+        >>> from pyrovae.distributions import NormalMixture
         >>> pair = NormalMixture(torch.zeros(2), torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
         >>> pair.mean, pair.variance
         (tensor([0.]), tensor([2.]))

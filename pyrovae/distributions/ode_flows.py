@@ -43,6 +43,7 @@ class ODEFlow(dist.TorchDistribution):
 
     Example:
         >>> import torch
+        >>> from pyrovae.distributions import ODEFlow
         >>> def shift(u, t):  # every point moves by 2 in the time 1
         ...     return torch.full_like(u, 2.0), torch.zeros(u.shape[:-1])
         >>> flow = ODEFlow(shift, torch.zeros(1), torch.ones(1), steps=2)

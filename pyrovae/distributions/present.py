@@ -26,6 +26,9 @@ class Present(dist.TorchDistribution):
         value: a value of the support, which broadcasts with the event shape.
 
     Example:
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from pyrovae.distributions import Present
         >>> normal = dist.Normal(torch.zeros(2, 1), 1.0).to_event(1)
         >>> some = Present(normal, torch.tensor([True, False]), torch.zeros(1))
         >>> some.log_prob(torch.tensor([[0.0], [float("nan")]]))

@@ -43,6 +43,7 @@ class SphericalUniform(dist.TorchDistribution):
 
     Example:
         >>> import torch
+        >>> from pyrovae.distributions import SphericalUniform
         >>> SphericalUniform(torch.zeros(2)).log_prob(torch.tensor([0.6, 0.8]))
         tensor(-1.8379)
     """
@@ -86,6 +87,7 @@ class PowerSpherical(dist.TorchDistribution):
 
     Example:
         >>> import torch
+        >>> from pyrovae.distributions import PowerSpherical, SphericalUniform
         >>> q = PowerSpherical(torch.tensor([1.0, 0.0, 0.0]), torch.tensor(2.0))
         >>> q.mean
         tensor([0.5000, 0.0000, 0.0000])

@@ -38,6 +38,7 @@ class Categorical(Posterior):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import Categorical
         >>> with pyro.plate("data", 3):
         ...     Categorical(MLP(64, 10))(torch.zeros(3, 64)).shape
         torch.Size([3, 10])
@@ -66,6 +67,7 @@ class OneHot(Posterior):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import OneHot
         >>> with pyro.plate("data", 3):
         ...     OneHot(MLP(64, 10))(torch.zeros(3, 64)).sum(-1)
         tensor([1., 1., 1.])
@@ -100,6 +102,7 @@ class RelaxedOneHot(Posterior):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import RelaxedOneHot
         >>> guide = RelaxedOneHot(MLP(64, 10), temperature=1.0)
         >>> guide.anneal(0.5)
         >>> with pyro.plate("data", 3):
@@ -148,6 +151,7 @@ class Bernoulli(Guide):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import Bernoulli
         >>> with pyro.plate("data", 3):
         ...     Bernoulli(MLP(64, 20))(torch.zeros(3, 64)).shape
         torch.Size([3, 20])

@@ -45,6 +45,7 @@ class Hierarchical(Part):
         >>> import pyro, torch
         >>> from pyrovae.guides import MeanFieldNormal
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import Hierarchical
         >>> guide = Hierarchical(
         ...     MeanFieldNormal(MLP(64, 50, 2 * 20)), MeanFieldNormal(MLP(20, 50, 2 * 2))
         ... )
@@ -93,6 +94,7 @@ class Ladder(Part):
         >>> import pyro, torch
         >>> from pyrovae import priors
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import Ladder
         >>> prior = priors.Hierarchical(
         ...     priors.StandardNormal(2), priors.ConditionalNormal(MLP(2, 50, 2 * 20))
         ... )

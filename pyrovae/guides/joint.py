@@ -30,6 +30,7 @@ class Joint(Together):
         >>> import pyro, torch
         >>> from pyrovae.guides import Categorical, MeanFieldNormal
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import Joint
         >>> guide = Joint(
         ...     digit=Categorical(MLP(64, 10)), style=MeanFieldNormal(MLP(64 + 10, 2 * 2))
         ... )

@@ -54,6 +54,7 @@ class MixtureOfNormals(Posterior):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import MixtureOfNormals
         >>> guide = MixtureOfNormals(MLP(784, 400, MixtureOfNormals.width(20, 3)), components=3)
         >>> with pyro.plate("data", 5):
         ...     guide(torch.zeros(5, 784)).shape

@@ -29,6 +29,7 @@ class MeanFieldNormal(Guide):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import MeanFieldNormal
         >>> guide = MeanFieldNormal(MLP(784, 400, 2 * 20))
         >>> with pyro.plate("data", 3):
         ...     guide(torch.zeros(3, 784)).shape
@@ -53,6 +54,7 @@ class FullRankNormal(Guide):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import FullRankNormal
         >>> guide = FullRankNormal(MLP(784, 400, FullRankNormal.width(20)))
         >>> with pyro.plate("data", 3):
         ...     guide(torch.zeros(3, 784)).shape
@@ -101,6 +103,7 @@ class LowRankNormal(Guide):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.guides import LowRankNormal
         >>> guide = LowRankNormal(MLP(784, 400, LowRankNormal.width(20, 3)), rank=3)
         >>> with pyro.plate("data", 3):
         ...     guide(torch.zeros(3, 784)).shape

@@ -29,6 +29,9 @@ class BernoulliChain(dist.TorchDistribution):
         features: h, [..., F * D]; the leading axes are the batch shape.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods.autoregressive import BernoulliChain
+        >>> from pyrovae.nets import PixelCNN
         >>> net = PixelCNN((1, 3, 3), 2)
         >>> chain = BernoulliChain(net, torch.zeros(5, 2 * 9))
         >>> chain.batch_shape, chain.event_shape, chain.log_prob(torch.ones(9)).shape
@@ -94,8 +97,11 @@ class AutoregressiveBernoulli(Likelihood):
         Chen et al., 2017. Variational Lossy Autoencoder (on posterior collapse).
 
     Example:
+        >>> import torch
         >>> import pyro
         >>> from pyrovae.nets import ConvDecoder
+        >>> from pyrovae.likelihoods import AutoregressiveBernoulli
+        >>> from pyrovae.nets import PixelCNN
         >>> features = ConvDecoder(20, (4, 28, 28))
         >>> likelihood = AutoregressiveBernoulli(features, PixelCNN((1, 28, 28), 4))
         >>> with pyro.plate("data", 3):

@@ -20,6 +20,7 @@ class Bernoulli(NetworkLikelihood):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Bernoulli
         >>> likelihood = Bernoulli(MLP(20, 400, 784))
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape

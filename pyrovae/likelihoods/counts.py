@@ -110,8 +110,10 @@ class Poisson(_Counts):
             $\mu_i = l\, \mathrm{softmax}(h)_i$, with h the network's output.
 
     Example:
+        >>> import torch
         >>> import pyro
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Poisson
         >>> likelihood = Poisson(MLP(20, 400, 64), library=True)
         >>> likelihood.observation(torch.zeros(3, 20), torch.full((3,), 500.0)).mean.sum(-1)
         tensor([500.0000, 500.0000, 500.0000], grad_fn=...)
@@ -165,7 +167,9 @@ class NegativeBinomial(_Dispersed):
         transcriptomics.
 
     Example:
+        >>> import torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import NegativeBinomial
         >>> likelihood = NegativeBinomial(MLP(20, 400, 64), 64)
         >>> likelihood.observation(torch.zeros(3, 20)).sample().shape
         torch.Size([3, 64])
@@ -194,7 +198,9 @@ class ZeroInflatedNegativeBinomial(_Dispersed):
         Lopez et al., 2018 (see `NegativeBinomial`).
 
     Example:
+        >>> import torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import ZeroInflatedNegativeBinomial
         >>> likelihood = ZeroInflatedNegativeBinomial(MLP(20, 400, 2 * 64), 64)
         >>> likelihood.observation(torch.zeros(3, 20)).sample().shape
         torch.Size([3, 64])
@@ -232,7 +238,9 @@ class Multinomial(_Counts):
         Filtering.
 
     Example:
+        >>> import torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Multinomial
         >>> likelihood = Multinomial(MLP(20, 400, 64), library=True)
         >>> likelihood.observation(torch.zeros(3, 20), torch.tensor([5, 0, 70])).sample().sum(-1)
         tensor([ 5.,  0., 70.])

@@ -138,6 +138,7 @@ class Normal(_ClosedFormScale):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Normal
         >>> likelihood = Normal(MLP(20, 400, 2 * 64), scale="network")
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape
@@ -167,6 +168,7 @@ class Laplace(_ClosedFormScale):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Laplace
         >>> likelihood = Laplace(MLP(20, 400, 64), scale=0.1)
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape
@@ -203,6 +205,7 @@ class StudentT(_LocationScale):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import StudentT
         >>> likelihood = StudentT(MLP(20, 400, 64), df=3)
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape

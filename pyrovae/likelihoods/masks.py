@@ -80,6 +80,8 @@ def fill_missing(x: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return x with every NaN replaced by `value`, and the mask of observed entries.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.likelihoods import fill_missing
         >>> x, mask = fill_missing(torch.tensor([[1.0, float("nan")]]))
         >>> x, mask
         (tensor([[1., 0.]]), tensor([[ True, False]]))

@@ -50,6 +50,7 @@ class Categorical(NetworkLikelihood):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Categorical
         >>> likelihood = Categorical(MLP(20, 100, 17 * 64), classes=17)
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape
@@ -108,6 +109,7 @@ class DiscretizedLogisticMixture(NetworkLikelihood):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import DiscretizedLogisticMixture
         >>> likelihood = DiscretizedLogisticMixture(MLP(20, 400, 3 * 5 * 784), components=5)
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape

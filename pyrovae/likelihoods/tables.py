@@ -46,8 +46,10 @@ class Columns(Likelihood):
         VAEs.
 
     Example:
+        >>> import torch
         >>> from pyrovae.likelihoods import Categorical, Normal, Poisson
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Columns
         >>> table = Columns(
         ...     [
         ...         (Normal(MLP(16, 2)), [0, 3]),

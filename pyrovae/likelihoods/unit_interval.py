@@ -36,6 +36,7 @@ class ContinuousBernoulli(NetworkLikelihood):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import ContinuousBernoulli
         >>> likelihood = ContinuousBernoulli(MLP(20, 400, 784))
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape
@@ -78,6 +79,7 @@ class Beta(NetworkLikelihood):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.likelihoods import Beta
         >>> likelihood = Beta(MLP(20, 400, 2 * 784))
         >>> with pyro.plate("data", 3):
         ...     likelihood(torch.zeros(3, 20)).shape

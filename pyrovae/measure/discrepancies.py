@@ -34,6 +34,8 @@ def mean(x: Tensor) -> Tensor:
     """Return the mean of all entries.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.discrepancies import mean
         >>> mean(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
         tensor(2.)
     """
@@ -44,6 +46,8 @@ def standard_deviation(x: Tensor) -> Tensor:
     """Return the square root of the variance over data, averaged over dimensions.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.discrepancies import standard_deviation
         >>> standard_deviation(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
         tensor(1.5811)
     """
@@ -58,6 +62,8 @@ def kurtosis(x: Tensor) -> Tensor:
     It is 3 if the entries are normal with equal variances, and larger for heavier tails.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.discrepancies import kurtosis
         >>> kurtosis(torch.tensor([[0.0], [0.0], [0.0], [1.0], [-1.0]]))
         tensor(2.5000)
     """
@@ -69,6 +75,8 @@ def share_of_zeros(x: Tensor) -> Tensor:
     """Return the share of the entries that are exactly zero.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.discrepancies import share_of_zeros
         >>> share_of_zeros(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
         tensor(0.5000)
     """
@@ -84,6 +92,8 @@ def effective_rank(x: Tensor) -> Tensor:
     variances.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.discrepancies import effective_rank
         >>> effective_rank(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
         tensor(1.)
     """
@@ -99,6 +109,8 @@ def nearest_neighbor(x: Tensor) -> Tensor:
     It is small if the data are clustered, as for a model that has collapsed to a few modes.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.discrepancies import nearest_neighbor
         >>> nearest_neighbor(torch.tensor([[0.0], [1.0], [4.0]]))
         tensor(1.6667)
     """

@@ -63,6 +63,8 @@ def crps(draws: Tensor, value: Tensor) -> Tensor:
         Ferro, 2014. Fair scores for ensemble forecasts.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.forecast import crps
         >>> crps(torch.tensor([[0.0], [2.0]]), torch.tensor([1.0]))
         tensor([0.])
     """

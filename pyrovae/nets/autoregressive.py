@@ -72,6 +72,8 @@ class PixelCNN(Part):
         Gulrajani et al., 2017. PixelVAE: A Latent Variable Model for Natural Images.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.nets import PixelCNN
         >>> net = PixelCNN((1, 28, 28), 4)
         >>> net(torch.zeros(3, 784), torch.zeros(5, 3, 4 * 784)).shape
         torch.Size([5, 3, 784])

@@ -30,6 +30,8 @@ class EmbedTokens(Part):
         ValueError: for fewer than two tokens, or no channel.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.nets import EmbedTokens
         >>> EmbedTokens(30, 16)(torch.zeros(5, 7, 1)).shape
         torch.Size([5, 7, 16])
     """
@@ -66,6 +68,8 @@ class WordDropout(Part):
         Bowman et al., 2016. Generating Sentences from a Continuous Space.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.nets import EmbedTokens, WordDropout
         >>> embed = WordDropout(EmbedTokens(30, 16), 1.0)
         >>> embed(torch.zeros(2, 1)).any().item(), embed.eval()(torch.zeros(2, 1)).any().item()
         (False, True)
@@ -108,6 +112,8 @@ class CausalGRU(Part):
         Bowman et al., 2016. Generating Sentences from a Continuous Space.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.nets import CausalGRU, EmbedTokens
         >>> net = CausalGRU(EmbedTokens(30, 16), 16, 2, 64)
         >>> net(torch.zeros(5, 7, 1), torch.zeros(3, 5, 2)).shape  # of 3 particles
         torch.Size([3, 5, 8, 64])
@@ -158,6 +164,8 @@ class CausalAttention(Part):
         Vaswani et al., 2017. Attention Is All You Need.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.nets import CausalAttention, EmbedTokens
         >>> net = CausalAttention(EmbedTokens(30, 16), 10, 2, channels=16)
         >>> net(torch.zeros(5, 7, 1), torch.zeros(3, 5, 2)).shape  # of 3 particles
         torch.Size([3, 5, 8, 16])
@@ -213,7 +221,9 @@ class EncodeSequence(Part):
         ValueError: if the context does not end in a mask of the steps.
 
     Example:
+        >>> import torch
         >>> from pyrovae.nets import MLP, BackwardGRU
+        >>> from pyrovae.nets import EmbedTokens, EncodeSequence
         >>> net = EncodeSequence(EmbedTokens(30, 16), BackwardGRU(16, 64), MLP(64, 2 * 2))
         >>> net(torch.zeros(5, 7, 1), torch.ones(5, 7, dtype=torch.bool)).shape
         torch.Size([5, 4])

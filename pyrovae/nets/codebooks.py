@@ -107,6 +107,7 @@ class Codebook(Quantizer):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import Codebook
         >>> book = Codebook(256, 16)
         >>> found = book.quantize(torch.randn(5, 49, 16))
         >>> found.vectors.shape, found.codes.shape
@@ -240,6 +241,7 @@ class Lattice(Quantizer):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import Lattice
         >>> lattice = Lattice([3, 3])
         >>> lattice.lookup(torch.arange(9)[:, None])[:4, 0]
         tensor([[-1., -1.],

@@ -90,6 +90,7 @@ class ConvEncoder(_ImageEncoder):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import ConvEncoder
         >>> ConvEncoder((1, 28, 28), 40)(torch.zeros(5, 3, 784)).shape
         torch.Size([5, 3, 40])
     """
@@ -120,6 +121,7 @@ class ConvDecoder(_ImageDecoder):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import ConvDecoder
         >>> ConvDecoder(20, (1, 28, 20))(torch.zeros(5, 3, 20)).shape
         torch.Size([5, 3, 560])
     """
@@ -154,6 +156,7 @@ class ResNetEncoder(_ImageEncoder):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import ResNetEncoder
         >>> ResNetEncoder((3, 64, 64), 40, channels=4)(torch.zeros(2, 3, 12288)).shape
         torch.Size([2, 3, 40])
     """
@@ -188,6 +191,7 @@ class ResNetDecoder(_ImageDecoder):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import ResNetDecoder
         >>> ResNetDecoder(20, (1, 28, 20), channels=4)(torch.zeros(5, 3, 20)).shape
         torch.Size([5, 3, 560])
     """

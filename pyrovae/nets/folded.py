@@ -46,6 +46,8 @@ class Folded(Part):
 
     Example:
         >>> import torch
+        >>> from torch import nn
+        >>> from pyrovae.nets import Folded
         >>> decoder = Folded(nn.Sequential(
         ...     nn.Linear(2, 4 * 7 * 7), nn.Unflatten(1, (4, 7, 7)), nn.BatchNorm2d(4),
         ...     nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, stride=4),

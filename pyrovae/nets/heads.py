@@ -31,6 +31,7 @@ def positive(h: Tensor) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import positive
         >>> positive(torch.tensor([-50.0, 0.0, 50.0]))
         tensor([1.0000e-05, 6.9316e-01, 5.0000e+01])
     """
@@ -42,6 +43,7 @@ def unconstrained(scale: Tensor) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import positive, unconstrained
         >>> positive(unconstrained(torch.tensor([0.01, 1.0, 100.0])))
         tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
     """

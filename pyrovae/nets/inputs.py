@@ -43,6 +43,7 @@ class LogCounts(Part):
     Example:
         >>> import torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.nets import LogCounts
         >>> x = torch.tensor([[0.0, 3.0, 2000.0]])
         >>> LogCounts(torch.nn.Identity())(x)
         tensor([[0.0000, 1.3863, 7.6014]])
@@ -83,6 +84,7 @@ class HideMissing(Part):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import HideMissing
         >>> x = torch.tensor([[1.0, 2.0, 3.0]])
         >>> mask = torch.tensor([[True, False, True]])
         >>> HideMissing(torch.nn.Identity())(x, mask)
@@ -127,6 +129,7 @@ class EncodeColumns(Part):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import EncodeColumns
         >>> x = torch.tensor([[1.5, 2.0, 0.0]])
         >>> mask = torch.tensor([[True, True, False]])
         >>> EncodeColumns(torch.nn.Identity(), classes=[0, 3, 2])(x, mask)
@@ -156,6 +159,7 @@ class EncodeColumns(Part):
         """Return W, the number of inputs that encode columns with so many classes.
 
         Example:
+            >>> from pyrovae.nets import EncodeColumns
             >>> EncodeColumns.width([0, 3, 2])
             6
         """

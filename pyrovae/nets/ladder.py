@@ -135,6 +135,7 @@ class MapsDecoder(Part):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import MapsDecoder
         >>> MapsDecoder((16, 8, 8), (1, 32, 32))(torch.zeros(5, 3, 1024)).shape
         torch.Size([5, 3, 1024])
     """

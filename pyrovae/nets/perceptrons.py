@@ -52,6 +52,7 @@ class MLP(_Perceptron):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import MLP
         >>> MLP(784, 200, 200, 100, activation=torch.nn.Tanh)(torch.zeros(5, 3, 784)).shape
         torch.Size([5, 3, 100])
     """
@@ -78,6 +79,7 @@ class GatedMLP(_Perceptron):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import GatedMLP
         >>> GatedMLP(784, 300, 300, 2 * 40)(torch.zeros(5, 3, 784)).shape
         torch.Size([5, 3, 80])
     """
@@ -104,6 +106,7 @@ class ResidualMLP(_Perceptron):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import ResidualMLP
         >>> ResidualMLP(784, 200, 200, 2 * 40)(torch.zeros(5, 3, 784)).shape
         torch.Size([5, 3, 80])
     """

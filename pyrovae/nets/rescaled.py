@@ -25,6 +25,7 @@ class Rescaled(Part):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import Rescaled
         >>> Rescaled(torch.nn.Identity())(torch.tensor([[0.0, 127.5, 255.0]]))
         tensor([[-1.,  0.,  1.]])
     """

@@ -130,6 +130,7 @@ class BackwardGRU(Part):
 
     Example:
         >>> import torch
+        >>> from pyrovae.nets import BackwardGRU
         >>> mask = torch.tensor([[True, True, False]])
         >>> BackwardGRU(4, 8)(torch.zeros(1, 3, 4), mask).shape
         torch.Size([1, 3, 8])

@@ -35,6 +35,8 @@ class CausalTransformer(Part):
         prior of codes).
 
     Example:
+        >>> import torch
+        >>> from pyrovae.nets import CausalTransformer
         >>> net = CausalTransformer(49, 256)
         >>> net(torch.zeros(5, 3, 49, dtype=torch.long)).shape
         torch.Size([5, 3, 49, 256])

@@ -85,6 +85,7 @@ def weighted(batch: int, size: int) -> Tensor:
         Chen, Li, Grosse, Duvenaud, 2018. Isolating Sources of Disentanglement in VAEs.
 
     Example:
+        >>> from pyrovae.objectives.aggregate import weighted
         >>> weighted(2, 10).exp().float()
         tensor([[0.0500, 0.0500],
                 [0.0500, 0.0500]])
@@ -113,6 +114,7 @@ def stratified(batch: int, size: int) -> Tensor:
             appendix C.2.
 
     Example:
+        >>> from pyrovae.objectives.aggregate import stratified
         >>> stratified(3, 10).exp().float()
         tensor([[0.1000, 0.4500, 0.4500],
                 [0.4500, 0.1000, 0.4500],
@@ -134,6 +136,8 @@ def log_aggregate(log_q: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         log_weights: [M, M], from `stratified` or `weighted`.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import log_aggregate, stratified
         >>> log_q = torch.tensor([0.5, 0.25]).log().expand(2, 2, 2)  # at any datum the same
         >>> [density.exp() for density in log_aggregate(log_q, stratified(2, 2))]
         [tensor([0.1250, 0.1250]), tensor([0.1250, 0.1250])]
@@ -153,6 +157,8 @@ def decompose(log_q: Tensor, log_prior: Tensor, log_weights: Tensor) -> Decompos
         log_weights: [M, M], from `stratified` or `weighted`.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import decompose, stratified
         >>> draws, means = torch.zeros(4, 1, 3), torch.arange(12.0).reshape(4, 3)
         >>> log_q = torch.distributions.Normal(means, 1.0).log_prob(draws)
         >>> parts = decompose(log_q, torch.zeros(4), stratified(4, 100))
@@ -175,6 +181,8 @@ class GaussianKernel:
         ValueError: if the width is not positive and finite.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import GaussianKernel
         >>> GaussianKernel(1.0)(torch.zeros(1, 2), torch.ones(1, 2))
         tensor([[0.3679]])
     """
@@ -203,6 +211,8 @@ class InverseMultiquadratic:
         Tolstikhin, Bousquet, Gelly, Schoelkopf, 2018. Wasserstein Auto-Encoders.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import InverseMultiquadratic
         >>> InverseMultiquadratic(4.0)(torch.zeros(1, 2), torch.ones(1, 2))
         tensor([[0.6667]])
     """
@@ -243,6 +253,8 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
         Zhao, Song, Ermon, 2019. InfoVAE.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import InverseMultiquadratic, mmd
         >>> mmd(torch.zeros(2, 1), torch.ones(2, 1), InverseMultiquadratic(1.0))
         tensor(1.)
     """
@@ -264,6 +276,8 @@ def covariance(means: Tensor) -> Tensor:
         ValueError: if there are fewer than two rows.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import covariance
         >>> covariance(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
         tensor([[2., 0.],
                 [0., 0.]])
@@ -286,6 +300,8 @@ def moment_penalty(covariance: Tensor, *, off_diagonal: float, diagonal: float) 
             Concepts from Unlabeled Observations.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import moment_penalty
         >>> moment_penalty(torch.tensor([[3.0, 1.0], [1.0, 1.0]]), off_diagonal=10.0, diagonal=1.0)
         tensor(24.)
     """
@@ -301,6 +317,8 @@ def permute_dimensions(z: Tensor) -> Tensor:
         Kim, Mnih, 2018. Disentangling by Factorizing, algorithm 1.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import permute_dimensions
         >>> z = torch.arange(6.0).reshape(3, 2)
         >>> permute_dimensions(z).sort(0).values.equal(z)
         True
@@ -320,6 +338,8 @@ def discrimination_loss(of_draws: Tensor, of_permuted: Tensor) -> Tensor:
         of_permuted: d at permuted samples, [M].
 
     Example:
+        >>> import torch
+        >>> from pyrovae.objectives.aggregate import discrimination_loss
         >>> discrimination_loss(torch.zeros(3), torch.zeros(3))
         tensor(0.6931)
     """

@@ -35,6 +35,7 @@ class CUBO(Objective, Bound):
 
     Example:
         >>> import torch
+        >>> from pyrovae.objectives import CUBO
         >>> CUBO(2, 2).value(torch.tensor([[0.0], [-2.0]]))
         tensor([-0.3375])
         >>> print(CUBO(2, 50))

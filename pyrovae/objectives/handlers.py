@@ -89,6 +89,7 @@ class kl_weight(Messenger):  # noqa: N801  (handlers are lower-case, as Pyro's o
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
+        >>> from pyrovae.objectives.handlers import kl_weight
         >>> with pyro.poutine.trace() as tape, kl_weight(0.5):
         ...     _ = pyro.sample("z", dist.Normal(0.0, 1.0))
         >>> tape.trace.nodes["z"]["scale"]

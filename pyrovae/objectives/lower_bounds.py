@@ -72,6 +72,7 @@ class MIWAE(LowerBound):
 
     Example:
         >>> import torch
+        >>> from pyrovae.objectives import MIWAE
         >>> MIWAE(2, k=1).value(torch.tensor([[0.0], [-2.0]]))
         tensor([-1.])
     """
@@ -107,6 +108,7 @@ class CIWAE(LowerBound):
 
     Example:
         >>> import torch
+        >>> from pyrovae.objectives import CIWAE
         >>> CIWAE(0.5, 2).value(torch.tensor([[0.0], [-2.0]]))
         tensor([-0.7831])
     """
@@ -149,6 +151,7 @@ class Renyi(LowerBound):
 
     Example:
         >>> import torch
+        >>> from pyrovae.objectives import Renyi
         >>> Renyi(0.5, 2).value(torch.tensor([[0.0], [-2.0]]))
         tensor([-0.7598])
     """

@@ -40,6 +40,7 @@ class PIWAE(Objective):
         Rainforth et al., 2018. Tighter Variational Bounds are Not Necessarily Better.
 
     Example:
+        >>> from pyrovae.objectives import PIWAE
         >>> PIWAE(64, k=8, gradient="dreg").num_particles
         64
     """

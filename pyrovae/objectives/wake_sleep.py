@@ -53,6 +53,7 @@ class ReweightedWakeSleep(Objective):
         Le, Kosiorek, Siddharth, Teh, Wood, 2019. Revisiting Reweighted Wake-Sleep.
 
     Example:
+        >>> from pyrovae.objectives import ReweightedWakeSleep
         >>> ReweightedWakeSleep(10).num_particles
         10
     """

@@ -26,6 +26,9 @@ def save(figure: Figure | Animation, path: str | Path) -> None:
 
     Example:
         >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> from pathlib import Path
+        >>> from pyrovae.plots import save
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(Figure(), Path(folder) / "empty.png")
         ...     [path.name for path in Path(folder).iterdir()]

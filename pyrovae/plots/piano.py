@@ -40,6 +40,8 @@ def piano_rolls(
             the names do not fit it.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.plots import piano_rolls
         >>> scale = torch.eye(12)[None, [0, 2, 4, 5, 7, 9, 11]]
         >>> figure = piano_rolls(scale, names=["a scale of C"], lowest=60)
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]

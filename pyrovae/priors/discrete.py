@@ -100,6 +100,7 @@ class Categorical(_Classes):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import Categorical
         >>> with pyro.poutine.trace() as tape, pyro.plate("data", 3):
         ...     Categorical(10)().shape
         torch.Size([3, 10])
@@ -128,6 +129,7 @@ class OneHot(_Classes):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import OneHot
         >>> with pyro.plate("data", 3):
         ...     OneHot(10)().sum(-1)
         tensor([1., 1., 1.])
@@ -165,6 +167,7 @@ class RelaxedOneHot(_Classes):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import RelaxedOneHot
         >>> with pyro.plate("data", 3):
         ...     RelaxedOneHot(10, temperature=0.5)().sum(-1)
         tensor([1.0000, 1.0000, 1.0000])
@@ -210,6 +213,7 @@ class Bernoulli(Prior):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import Bernoulli
         >>> with pyro.plate("data", 3):
         ...     Bernoulli(20)().unique()
         tensor([0., 1.])

@@ -37,6 +37,7 @@ class ConditionalNormal(Prior):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
+        >>> from pyrovae.priors import ConditionalNormal
         >>> with pyro.plate("data", 3):
         ...     ConditionalNormal(MLP(10, 2 * 20))(torch.zeros(3, 10)).shape
         torch.Size([3, 20])
@@ -73,6 +74,7 @@ class Hierarchical(Part):
         >>> import pyro, torch
         >>> from pyrovae.nets import MLP
         >>> from pyrovae.priors import StandardNormal
+        >>> from pyrovae.priors import ConditionalNormal, Hierarchical
         >>> prior = Hierarchical(StandardNormal(2), ConditionalNormal(MLP(2, 50, 2 * 20)))
         >>> with pyro.poutine.trace() as tape, pyro.plate("data", 3):
         ...     prior().shape

@@ -29,6 +29,7 @@ class Joint(Together):
     Example:
         >>> import pyro, torch
         >>> from pyrovae.priors import Categorical, StandardNormal
+        >>> from pyrovae.priors import Joint
         >>> prior = Joint(digit=Categorical(10), style=StandardNormal(2))
         >>> with pyro.poutine.trace() as tape, pyro.plate("data", 3):
         ...     prior().shape

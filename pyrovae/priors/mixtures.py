@@ -49,6 +49,7 @@ class MixtureOfNormals(Prior):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import MixtureOfNormals
         >>> with pyro.plate("data", 3):
         ...     MixtureOfNormals(2, components=10)().shape
         torch.Size([3, 2])

@@ -24,6 +24,7 @@ class Normal(Prior):
         ValueError: if `latents` is below 1.
 
     Example:
+        >>> from pyrovae.priors import Normal
         >>> prior = Normal(2)
         >>> [name for name, _ in prior.named_parameters()]
         ['loc', 'raw_scale']

@@ -37,6 +37,7 @@ class StandardNormal(_Standard):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import StandardNormal
         >>> with pyro.plate("data", 3):
         ...     StandardNormal(2)().shape
         torch.Size([3, 2])
@@ -61,6 +62,7 @@ class Laplace(_Standard):
 
     Example:
         >>> import torch
+        >>> from pyrovae.priors import Laplace
         >>> Laplace(2).distribution().log_prob(torch.tensor([[0.0, 0.0], [1.0, -3.0]]))
         tensor([-1.3863, -5.3863])
     """
@@ -86,6 +88,7 @@ class StudentT(_Standard):
 
     Example:
         >>> import pyro, torch
+        >>> from pyrovae.priors import StudentT
         >>> with pyro.plate("data", 3):
         ...     StudentT(2, df=5)().shape
         torch.Size([3, 2])

@@ -45,6 +45,7 @@ class Source:
         columns: the names of the dimensions of x, in their order; () if they have none.
 
     Example:
+        >>> from pyrovae.runs.sources import Source
         >>> source = Source("digits", binarization="dynamic")
         >>> source.split("test", limit=20).x.shape
         torch.Size([20, 64])

@@ -190,6 +190,7 @@ class Callback:
     """Base class of callbacks: override the methods that are needed.
 
     Example:
+        >>> from pyrovae import Callback, ProgressBar, StopTraining
         >>> class StopAtLoss(Callback):
         ...     def finished_epoch(self, training):
         ...         if training.history.epochs[-1].loss < 50:
@@ -364,6 +365,7 @@ class EarlyStopping(Callback):
         Prechelt, 1998. Early Stopping - But When?
 
     Example:
+        >>> from pyrovae import EarlyStopping, ProgressBar
         >>> callbacks = [ProgressBar(), EarlyStopping(patience=5)]
     """
 

@@ -39,6 +39,7 @@ def constant(lr: float, *, warmup: int = 0) -> Schedule:
         ValueError: for a rate that is not positive and finite, or a negative warm-up.
 
     Example:
+        >>> from pyrovae.train.learning_rates import constant
         >>> rate = constant(0.1, warmup=4)
         >>> [rate(t) for t in (0, 1, 3, 100)]
         [0.025, 0.05, 0.1, 0.1]
@@ -65,6 +66,7 @@ def cosine(lr: float, steps: int, *, warmup: int = 0, end: float = 0.0) -> Sched
         Loshchilov, Hutter, 2017. SGDR: Stochastic Gradient Descent with Warm Restarts.
 
     Example:
+        >>> from pyrovae.train.learning_rates import cosine
         >>> rate = cosine(0.1, 12, warmup=2)
         >>> [round(rate(t), 4) for t in (0, 1, 2, 7, 12, 50)]
         [0.05, 0.1, 0.1, 0.05, 0.0, 0.0]
@@ -94,6 +96,7 @@ def exponential(lr: float, gamma: float, *, warmup: int = 0) -> Schedule:
         ValueError: as `constant`, and for a factor outside its range.
 
     Example:
+        >>> from pyrovae.train.learning_rates import exponential
         >>> rate = exponential(0.1, 0.5)
         >>> [rate(t) for t in (0, 1, 2)]
         [0.1, 0.05, 0.025]
@@ -126,6 +129,7 @@ def one_cycle(
         Learning Rates.
 
     Example:
+        >>> from pyrovae.train.learning_rates import one_cycle
         >>> rate = one_cycle(1.0, 11, rise=0.5)
         >>> [round(rate(t), 3) for t in (0, 10, 50)]
         [0.04, 0.0, 0.0]
@@ -164,6 +168,7 @@ class Plateau:
         ValueError: for a number outside its range.
 
     Example:
+        >>> from pyrovae.train.learning_rates import Plateau
         >>> rate = Plateau(0.1, factor=0.5, patience=1)
         >>> [rate.after(bounds) for bounds in ([], [-9.0, -8.0], [-8.0, -9.0, -9.0])]
         [0.1, 0.1, 0.05]
@@ -221,6 +226,7 @@ def parse(text: str, steps: int | None = None) -> LearningRate:
             a number of steps, and as the schedules.
 
     Example:
+        >>> from pyrovae.train.learning_rates import parse
         >>> parse("0.5"), parse("cosine:0.1:2", steps=12)(7)
         (0.5, 0.05)
     """

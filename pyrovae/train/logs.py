@@ -184,6 +184,8 @@ class CSVLogger:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from pyrovae import CSVLogger
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     logger = CSVLogger(Path(folder) / "log.csv")
         ...     logger.log_metrics({"loss": 2.5}, 10)

@@ -65,6 +65,7 @@ class OneOptimizer(PyroOptim):
 
     Example:
         >>> import functools, torch
+        >>> from pyrovae import OneOptimizer
         >>> optim = OneOptimizer(functools.partial(torch.optim.AdamW, lr=1e-3))
     """
 

@@ -36,6 +36,7 @@ def linear(start: float, end: float, epochs: float) -> Schedule:
         Sønderby, Raiko, Maaløe, Sønderby, Winther, 2016. Ladder Variational Autoencoders.
 
     Example:
+        >>> from pyrovae.train.schedules import linear
         >>> warm_up = linear(0, 1, 10)
         >>> [warm_up(epochs) for epochs in (0, 2.5, 10, 50)]
         [0.0, 0.25, 1.0, 1.0]
@@ -63,6 +64,7 @@ def cyclical(start: float, end: float, period: float, *, ramp: float = 0.5) -> S
         to Mitigating KL Vanishing.
 
     Example:
+        >>> from pyrovae.train.schedules import cyclical
         >>> weight = cyclical(0, 1, 10)
         >>> [weight(epochs) for epochs in (0, 2.5, 5, 9, 10, 12.5)]
         [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
@@ -91,6 +93,7 @@ def sigmoid(start: float, end: float, epochs: float) -> Schedule:
         Bowman et al., 2016. Generating Sentences from a Continuous Space.
 
     Example:
+        >>> from pyrovae.train.schedules import sigmoid
         >>> weight = sigmoid(0, 1, 10)
         >>> [round(weight(epochs), 3) for epochs in (0, 2.5, 5, 7.5, 10, 50)]
         [0.0, 0.045, 0.5, 0.955, 1.0, 1.0]
@@ -116,6 +119,7 @@ def parse(text: str) -> float | Schedule:
         ValueError: for any other text, with the names of the schedules.
 
     Example:
+        >>> from pyrovae.train.schedules import parse
         >>> parse("0.5"), parse("linear:0:1:10")(5)
         (0.5, 0.5)
     """

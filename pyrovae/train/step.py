@@ -66,6 +66,7 @@ class Step:
 
     Example:
         >>> import pyro
+        >>> from pyrovae import Step
         >>> class Tempered(pyro.poutine.messenger.Messenger):  # the likelihood to the power 1/2
         ...     def _pyro_sample(self, msg):
         ...         if msg["is_observed"]:

@@ -56,6 +56,8 @@ def elbo(log_w: Tensor) -> Tensor:
         Kingma, Welling, 2014. Auto-Encoding Variational Bayes.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import elbo
         >>> elbo(torch.tensor([[-1.0, 0.0], [-3.0, 0.0]]))
         tensor([-2.,  0.])
     """
@@ -66,6 +68,8 @@ def elbo_estimate(log_w: Tensor) -> Estimate:
     """Return the ELBO [N] with its standard error over particles.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import elbo_estimate
         >>> elbo_estimate(torch.tensor([[-1.0], [-3.0]]))
         Estimate(mean -2.000 ± 1.000 over particles, 1 data)
     """
@@ -76,6 +80,8 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     r"""Return the importance-weighted bound at K, $\log \frac1K \sum_k w_{kn}$, of shape [N].
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import log_mean_exp
         >>> log_mean_exp(torch.tensor([[0.0], [0.0]]))
         tensor([0.])
     """
@@ -91,6 +97,8 @@ def streaming_log_mean_exp(chunks: Iterable[Tensor]) -> Tensor:
         ValueError: if there are no chunks.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import log_mean_exp, streaming_log_mean_exp
         >>> log_w = torch.tensor([[0.0], [-1.0], [-2.0]])
         >>> torch.allclose(streaming_log_mean_exp(log_w.split(2)), log_mean_exp(log_w))
         True
@@ -126,6 +134,8 @@ def iwae(log_w: Tensor, k: int | None = None) -> Tensor:
         Burda, Grosse, Salakhutdinov, 2016. Importance Weighted Autoencoders.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import iwae
         >>> iwae(torch.tensor([[0.0], [-2.0], [-1.0], [-1.0]]), k=2)
         tensor([-0.7831])
     """
@@ -144,6 +154,8 @@ def power_mean(log_w: Tensor, power: float, k: int | None = None) -> Tensor:
         ValueError: if k is not between 1 and K.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import power_mean
         >>> log_w = torch.tensor([[0.0], [-2.0]])
         >>> [round(power_mean(log_w, p).item(), 4) for p in (-1.0, 0.0, 1.0, 2.0)]
         [-1.4338, -1.0, -0.5662, -0.3375]
@@ -166,6 +178,8 @@ def renyi(log_w: Tensor, alpha: float, k: int | None = None) -> Tensor:
         Li, Turner, 2016. Renyi Divergence Variational Inference.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import renyi
         >>> renyi(torch.tensor([[0.0], [-2.0]]), alpha=0.5)
         tensor([-0.7598])
     """
@@ -200,6 +214,8 @@ def cubo(log_w: Tensor, n: float = 2.0, k: int | None = None) -> Tensor:
         Minimization.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import cubo
         >>> cubo(torch.tensor([[0.0], [-2.0]]))
         tensor([-0.3375])
     """
@@ -227,6 +243,8 @@ def ciwae(log_w: Tensor, beta: float) -> Tensor:
         Rainforth et al., 2018. Tighter Variational Bounds are Not Necessarily Better.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import ciwae
         >>> ciwae(torch.tensor([[0.0], [-2.0]]), beta=0.5)
         tensor([-0.7831])
     """
@@ -265,6 +283,8 @@ def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
         Efron, Stein, 1981. The Jackknife Estimate of Variance.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import iwae_estimate
         >>> iwae_estimate(torch.tensor([[0.0], [-2.0], [-1.0], [-1.0]]), k=2)
         Estimate(mean -0.783 ± 0.217 over particles, 1 data)
     """
@@ -296,6 +316,8 @@ def extrapolated_estimate(log_w: Tensor) -> Estimate:
         Jackknife Variational Inference.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import extrapolated_estimate
         >>> extrapolated_estimate(torch.tensor([[0.0], [-2.0]])).value  # 2 L_2 - L_1
         tensor([-0.1324])
     """
@@ -328,6 +350,8 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
         Kong, 1992. A Note on Importance Sampling using Standardized Weights.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import effective_sample_size
         >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -90.0]]))
         tensor([2., 1.])
     """
@@ -342,6 +366,8 @@ def normalized_weights(log_w: Tensor, k: int | None = None) -> Tensor:
         ValueError: if k does not divide K.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import normalized_weights
         >>> normalized_weights(torch.tensor([[0.0], [0.0]]))
         tensor([[0.5000],
                 [0.5000]])
@@ -367,6 +393,7 @@ def bits_per_dimension(nats: float | Tensor, dimensions: int) -> float | Tensor:
 
     Example:
         >>> from math import log
+        >>> from pyrovae.weights.bounds import bits_per_dimension
         >>> bits_per_dimension(-28 * 28 * log(256), 28 * 28)  # 256 equally likely levels
         8.0
     """

@@ -28,6 +28,8 @@ class Estimate:
         standard_error: [N], over particles; NaN if there is only one particle.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import Estimate
         >>> Estimate(torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]))
         Estimate(mean -2.000 ± 6.483 over data, ± 0.071 over particles, 2 data)
     """
@@ -73,6 +75,7 @@ def students_factor(count: int) -> float:
         ValueError: if there are fewer than two data.
 
     Example:
+        >>> from pyrovae.weights.bounds import students_factor
         >>> [round(students_factor(data), 2) for data in (2, 5, 50, 10_000)]
         [6.48, 1.42, 1.03, 1.0]
     """
@@ -100,6 +103,8 @@ def difference(above: Estimate, below: Estimate, *, independent: bool) -> Estima
         ValueError: if the two have different numbers of data.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import Estimate, difference
         >>> one = Estimate(torch.zeros(1), torch.tensor([3.0]))
         >>> other = Estimate(torch.ones(1), torch.tensor([4.0]))
         >>> difference(one, other, independent=True).standard_error
@@ -120,6 +125,8 @@ def mean_estimate(values: Tensor) -> Estimate:
     r"""Return the mean over rows of [K, N] with its standard error $s / \sqrt{K}$.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.bounds import mean_estimate
         >>> mean_estimate(torch.tensor([[-1.0], [-3.0]])).standard_error
         tensor([1.])
     """

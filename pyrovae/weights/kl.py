@@ -57,6 +57,8 @@ def multivariate_normal_kl(
         The divergences [...] in nats; leading axes broadcast.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.kl import multivariate_normal_kl
         >>> eye = torch.eye(2)
         >>> multivariate_normal_kl(torch.zeros(2), eye, torch.ones(2), eye)
         tensor(1.)
@@ -79,6 +81,8 @@ def diagonal_normal_kl(loc_q: Tensor, scale_q: Tensor, loc_p: Tensor, scale_p: T
        - \log \frac{s_{q,i}^2}{s_{p,i}^2} \right] $$
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.kl import diagonal_normal_kl
         >>> one = torch.ones(2)
         >>> diagonal_normal_kl(0 * one, one, one, one)
         tensor(1.)
@@ -93,6 +97,8 @@ def standard_normal_kl(loc: Tensor, scale: Tensor) -> Tensor:
         Kingma, Welling, 2014. Auto-Encoding Variational Bayes, appendix B.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.kl import standard_normal_kl
         >>> standard_normal_kl(torch.ones(2), torch.ones(2))
         tensor(1.)
     """
@@ -109,6 +115,9 @@ def closed_form_kl(q: td.Distribution, p: td.Distribution) -> Tensor:
         NotImplementedError: if no closed form is known for the two families.
 
     Example:
+        >>> import torch.distributions as td
+        >>> import torch
+        >>> from pyrovae.weights.kl import closed_form_kl
         >>> q = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
         >>> closed_form_kl(q, td.Independent(td.Normal(torch.ones(2), 1.0), 1))
         tensor(1.)
@@ -197,7 +206,9 @@ def dimension_rates(
         ValueError: as `log_weights`, if the programs do not match.
 
     Example:
-        >>> dimension_rates(vae, x, particles=1)["z"].shape
+        >>> import torch, pyrovae as pv
+        >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.zeros(5, 64)
+        >>> pv.kl.dimension_rates(vae, x, particles=1)["z"].shape
         torch.Size([5, 2])
     """
     (model, guide), x, context = programs_and_data(target, x, context)

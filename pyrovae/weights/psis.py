@@ -72,6 +72,8 @@ def pareto_k(log_w: Tensor) -> Tensor:
         Distribution.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.psis import limit, pareto_k
         >>> light, heavy = torch.randn(1000), 4 * torch.randn(1000)
         >>> k = pareto_k(torch.stack([light, heavy, torch.zeros(1000)], dim=1))
         >>> k <= limit(1000)
@@ -94,6 +96,7 @@ def limit(particles: int) -> float:
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
 
     Example:
+        >>> from pyrovae.weights.psis import limit
         >>> round(limit(100), 3), round(limit(1000), 3), limit(10_000)
         (0.5, 0.667, 0.7)
     """
@@ -106,6 +109,8 @@ def beyond(shapes: Tensor, particles: int) -> Tensor:
     """Return which k-hats are above the limit at K particles. False for NaN.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.psis import beyond
         >>> beyond(torch.tensor([0.4, 0.6, torch.nan]), 100)
         tensor([False,  True, False])
     """
@@ -119,6 +124,7 @@ def particles_for(shape: float) -> int:
         ValueError: if k is above 0.7.
 
     Example:
+        >>> from pyrovae.weights.psis import particles_for
         >>> particles_for(0.5), particles_for(0.7)
         (100, 2155)
     """
@@ -141,6 +147,8 @@ def smoothed(log_w: Tensor) -> Tensor:
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024. Pareto Smoothed Importance Sampling.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.psis import smoothed, tail_size
         >>> log_w = torch.randn(1000, 1)
         >>> int((smoothed(log_w) != log_w).sum()) <= tail_size(1000)
         True
@@ -155,6 +163,8 @@ def psis(log_w: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: if log_w does not have shape [K, N].
 
     Example:
+        >>> import torch
+        >>> from pyrovae.weights.psis import psis
         >>> weights, k = psis(torch.randn(1000, 3))
         >>> weights.shape, k.shape
         (torch.Size([1000, 3]), torch.Size([3]))
@@ -175,6 +185,7 @@ def tail_size(particles: int) -> int:
     """Return the number M of weights in the tail of K weights.
 
     Example:
+        >>> from pyrovae.weights.psis import tail_size
         >>> tail_size(20), tail_size(100), tail_size(5000)
         (4, 20, 213)
     """

@@ -73,6 +73,7 @@ def sigmoid(temperatures: int) -> Tensor:
             Generative Models.
 
     Example:
+        >>> from pyrovae.measure.annealing.ais import sigmoid
         >>> sigmoid(4)
         tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
     """

@@ -95,6 +95,9 @@ class LatentDensity:
             chains start from, or if the guide does not sample it.
 
     Example:
+        >>> import torch, pyrovae as pv
+        >>> from pyrovae.measure.annealing.path import LatentDensity
+        >>> vae, x = pv.mlp_vae(64, latents=2, hidden=16), torch.zeros(5, 64)
         >>> path = LatentDensity((vae.model, vae.guide), 4, "prior", x)
         >>> path.point(path.draw()).log_ratio.shape
         torch.Size([4, 5])

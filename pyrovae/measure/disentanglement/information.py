@@ -148,6 +148,7 @@ def mutual_information(
 
     Example:
         >>> import torch
+        >>> from pyrovae.measure.disentanglement import mutual_information
         >>> sign = torch.tensor([0, 1] * 50)
         >>> mutual_information(sign + 0.0, sign)  # log 2
         tensor([[0.6931]], dtype=torch.float64)

@@ -43,6 +43,8 @@ class Pairs:
         v: the factors, [N, F], each coded 0, 1, ..., K_f - 1.
 
     Example:
+        >>> import numpy as np
+        >>> from pyrovae.measure.disentanglement.pairs import Pairs
         >>> pairs = Pairs.of(np.eye(4)[:, :2], [["red"], ["blue"], ["red"], ["red"]])
         >>> pairs.units, pairs.factors, pairs.v.T.tolist(), pairs.sizes
         (('z[0]', 'z[1]'), ('factor 0',), [[1, 0, 1, 1]], (2,))
@@ -118,6 +120,8 @@ class Pairs:
         offset would be lost to them. Squares of huge units would overflow.
 
         Example:
+            >>> import numpy as np
+            >>> from pyrovae.measure.disentanglement.pairs import Pairs
             >>> z = np.array([[1e-200, 5.0], [3e-200, 5.0]])
             >>> Pairs.of(z, [0, 1]).standardized.tolist()
             [[-1.0, 0.0], [1.0, 0.0]]

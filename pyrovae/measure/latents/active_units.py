@@ -39,6 +39,8 @@ class Activity:
             estimated means. Their mean over data is an unbiased estimate of the variance.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.latents.active_units import Activity
         >>> Activity(("z[0]", "z[1]"), torch.tensor([[0.5, 0.0], [0.7, 0.0]])).active
         tensor([ True, False])
     """

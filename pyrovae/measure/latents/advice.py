@@ -17,6 +17,7 @@ class Advised(ValueError):  # noqa: N818
         in_options: the message for the command line.
 
     Example:
+        >>> from pyrovae.measure.latents.advice import Advised
         >>> refused = Advised("no plane", python="dimensions=(a, b)", options="--dimensions a b")
         >>> str(refused), refused.in_options
         ('no plane: dimensions=(a, b)', 'no plane: --dimensions a b')

@@ -26,6 +26,8 @@ def linear(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
     """Return latents on the line between two, [S, D].
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.latents.paths import linear
         >>> linear(torch.zeros(2), torch.ones(2), torch.tensor([0.0, 0.5, 1.0]))
         tensor([[0.0000, 0.0000],
                 [0.5000, 0.5000],
@@ -52,6 +54,8 @@ def spherical(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
         White, 2016. Sampling Generative Networks.
 
     Example:
+        >>> import torch
+        >>> from pyrovae.measure.latents.paths import spherical
         >>> a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
         >>> spherical(a, b, torch.tensor([0.5]))
         tensor([[1.4142, 1.4142]])
