@@ -106,7 +106,8 @@ def _mentioned(item: Public) -> Iterator[type]:
     home = vars(inspect.getmodule(item.value) or object)
     texts = [_annotations(item.value), *_raised(item.value.__doc__ or "")]
     if inspect.isclass(item.value):
-        own = [value for name, value in vars(item.value).items() if not name.startswith("_")]
+        held = vars(item.value).items()
+        own = [value for name, value in held if name[0] != "_" or name == "__call__"]
         texts += [
             _annotations(getattr(value, "fget", value)) for value in [*own, item.value.__init__]
         ]
