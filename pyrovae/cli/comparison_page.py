@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from pyrovae.cli.page import answer, environment, settings_of, shown_figure
 from pyrovae.measure.compare import Comparison
-from pyrovae.measure.findings import known
 from pyrovae.measure.rank import Ranking
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.runs import Run
@@ -74,7 +73,7 @@ def _bounds(reports: Mapping[str, SavedFinding]) -> dict[str, list[float | None]
     for name in names:
         each = [saved.quantities.get(name) for saved in reports.values()]
         rows[name] = [
-            known(value)
+            None if math.isnan(value) else value
             for quantity in each
             for value in (
                 (math.nan, math.nan)

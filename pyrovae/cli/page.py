@@ -261,8 +261,12 @@ def shown_figure(figure: Figure, caption: str) -> dict[str, Any]:
 def _rows(found: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the rows of a diagnostic's table."""
     return {
-        name: [quantity[column] for column in COLUMNS]
+        name: [
+            float(infinite[column]) if column in infinite else quantity[column]
+            for column in COLUMNS
+        ]
         for name, quantity in found["quantities"].items()
+        for infinite in [quantity.get("infinite", {})]
     }
 
 

@@ -1,14 +1,17 @@
 """`pyrovae compare` of several runs: `pv.rank` of their evaluations."""
 
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from complaints import complaint
 from pages import Page
 
 import pyrovae as pv
-from pyrovae.cli import main
+from pyrovae.cli import comparison_page, main
+from pyrovae.measure.findings import Number
 
 SHORT = ["--particles", "20", "--limit", "30"]
 
@@ -73,6 +76,16 @@ def test_a_page_has_the_numbers_of_the_comparison_and_of_each_run(three, count, 
     (link,) = page.attributes("a")
     assert (tmp_path / link["href"]).resolve() == (runs[0] / "report.html").resolve()
     assert "<script" not in out.read_text()
+
+
+def test_a_bound_of_minus_infinity_is_no_missing_one():
+    saved = {
+        "possible": SimpleNamespace(quantities={"ELBO": Number(-1.5, 0.25)}),
+        "impossible": SimpleNamespace(quantities={"ELBO": Number(-math.inf, math.nan)}),
+        "without": SimpleNamespace(quantities={}),
+    }
+    rows = comparison_page._bounds(saved)
+    assert rows == {"ELBO": [-1.5, 0.25, -math.inf, None, None, None]}
 
 
 def test_names_of_runs_are_text_on_the_page(three, tmp_path):

@@ -117,6 +117,14 @@ class TestNumbers:
         rows = Page((folder / "report.html").read_text()).numbers("bounds")
         assert rows["bits per dimension"][1][0] == "123.457"
 
+    def test_that_are_infinite_are_shown_as_such(self, run, said, tmp_path):
+        quantities = json.loads(json.dumps(said["quantities"]))
+        quantities["ELBO"] |= {"mean": None, "infinite": {"mean": "-inf"}}
+        folder = rewritten(run, tmp_path / "run", "evaluation.json", quantities=quantities)
+        assert main(["report", str(folder)]) == 0
+        values, shown = Page((folder / "report.html").read_text()).numbers("bounds")["ELBO"]
+        assert (values[0], shown[0]) == (-math.inf, "-inf")
+
 
 class TestPage:
     def test_loads_nothing(self, page, run):
