@@ -251,5 +251,7 @@ def _said(value: Any) -> str:
     elif isinstance(value, list):
         value = "-".join(map(_said, value))
     elif isinstance(value, float):
-        value = f"{value:.6g}"
+        return f"{value:.6g}"
+    elif isinstance(value, int):
+        return str(value)  # a sign is kept, which tells -1 from 1
     return re.sub(r"[^A-Za-z0-9.+_-]+", "-", str(value)).strip("-") or "none"

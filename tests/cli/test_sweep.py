@@ -109,6 +109,10 @@ class TestTable:
             "training": {"epochs": 1, "batch_size": 400},
         }
 
+    def test_names_keep_the_sign_of_numbers(self):
+        names = [cell.name for cell in Sweep({"prior.loc": [-1, 1, -0.5]}).grid()]
+        assert names == ["loc=-1", "loc=1", "loc=-0.5"]
+
     def test_names_are_whole_where_their_ends_are_the_same(self):
         sweep = Sweep({"prior.latents": [2], "guide.latents": [3], "net.hidden": [[8, 4]]})
         (cell,) = sweep.grid()
