@@ -420,6 +420,32 @@ def test_a_decoder_of_ones_own_is_shown_at_points_decoded_before(browser, tmp_pa
         assert re.match(r"mean of p\(x \| z\) at z\[\d\] = ", found["of"])
 
 
+def test_a_prior_that_depends_on_the_context_is_not_in_the_file():
+    with pv.seeded(0):
+        x, context = torch.rand(12, 6).round(), torch.randn(12, 2)
+        prior = pv.priors.ConditionalNormal(pv.nets.MLP(2, 8, 4))
+        likelihood = pv.likelihoods.Bernoulli(pv.nets.MLP(4, 8, 6))
+        guide = pv.guides.MeanFieldNormal(pv.nets.MLP(8, 8, 4))
+    world = World(pv.VAE(prior, likelihood, guide), (x, context))
+    assert world.density([0.3, -0.2], 0)["prior"] != world.density([0.3, -0.2], 5)["prior"]
+    found = file.contents(world)["density"]
+    assert found["prior"] is None
+    assert "it depends on the context of each datum" in found["missing"]
+    same = World(pv.VAE(prior, likelihood, guide), (x, context[:1].expand(12, 2)))
+    assert file.contents(same)["density"]["prior"] is not None
+
+
+def test_a_component_without_weight_is_not_in_the_file():
+    with pv.seeded(0):
+        prior = pv.priors.MixtureOfNormals(2, components=3)
+        vae = pv.mlp_vae(8, latents=2, hidden=4)
+        prior.logits.data = torch.tensor([0.0, -math.inf, -2.0])
+        world = World(pv.VAE(prior, vae.likelihood, vae.posterior), torch.rand(10, 8).round())
+    found = file.contents(world)["density"]["prior"]
+    assert torch.tensor(found["logits"]).softmax(0)[0] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert len(unpacked(found["loc"], "f4")) == 2 * 2
+
+
 def test_a_pair_of_plain_programs_is_shown_at_points_decoded_before(tmp_path):
     with pv.seeded(0):
         vae = pv.mlp_vae(6, latents=2, hidden=4)

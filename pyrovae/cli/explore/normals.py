@@ -18,7 +18,7 @@ from torch import distributions as td
 
 from pyrovae.cli.explore.network import packed
 from pyrovae.cli.explore.world import World
-from pyrovae.measure.latents.sites import drawn
+from pyrovae.measure.latents.sites import alike, drawn, score_model
 from pyrovae.weights.families import innermost
 
 __all__ = ["as_mixtures"]
@@ -47,17 +47,22 @@ def as_mixtures(world: World) -> dict[str, Any]:
         return torch.tensor([world.density_at.log_prior(z[None], row) for z in points])
 
     of_prior = prior is not None and _is(prior, points, log_prior)
+    one_prior = not of_prior or _shared(world, points[[0, -1]])
     of_data = _is(aggregate, points, lambda: world.density_at.log_aggregate(points))
     missing = []
     if not of_prior:
         missing.append("The prior's density is not in this file: it is no mixture of normals.")
+    if not one_prior:
+        missing.append(
+            "The prior's density is not in this file: it depends on the context of each datum."
+        )
     if not of_data:
         missing.append(
             "The density of the aggregate posterior is not in this file: the posteriors are no "
             "diagonal normals."
         )
     return {
-        "prior": _written(prior) if of_prior and prior is not None else None,
+        "prior": _written(prior) if of_prior and one_prior and prior is not None else None,
         "aggregate": of_data,
         "missing": " ".join(missing) or None,
     }
@@ -71,6 +76,22 @@ def _is(mixture: Mixture, points: Tensor, density: Any) -> bool:
         return False
     found = log_density(mixture, points)
     return bool(((found - wanted).abs() <= CLOSE + 1e-4 * wanted.abs()).all())
+
+
+def _shared(world: World, points: Tensor) -> bool:
+    """Return whether the prior at points [S, D] is the same for the contexts of all data."""
+    given = world.given
+    if not any(given.per_datum):
+        return True
+    values = world.posteriors.coordinates.values(points)
+    first = None
+    for part in given.passes(len(points)):
+        wide = {name: v.expand(-1, len(part), *v.shape[2:]) for name, v in values.items()}
+        found, _ = score_model(given.pair[0], wide, *part)
+        first = found[:, :1] if first is None else first
+        if not alike(found, first.expand_as(found)):
+            return False
+    return True
 
 
 def log_density(mixture: Mixture, points: Tensor) -> Tensor:
@@ -121,5 +142,6 @@ def _row(value: Tensor, size: int) -> Tensor:
 
 
 def _written(mixture: Mixture) -> dict[str, Any]:
-    logits, loc, scale = (np.asarray(each.float()) for each in mixture)
+    some = mixture[0] > -math.inf  # JSON has no infinity, and others weigh nothing
+    logits, loc, scale = (np.asarray(each[some].float()) for each in mixture)
     return {"logits": logits.tolist(), "loc": packed(loc), "scale": packed(scale)}
