@@ -420,6 +420,43 @@ def test_a_decoder_of_ones_own_is_shown_at_points_decoded_before(browser, tmp_pa
         assert re.match(r"mean of p\(x \| z\) at z\[\d\] = ", found["of"])
 
 
+class OfLabels(torch.nn.Module):
+    """A likelihood of z and a label [N], whose network is no layer of the library."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.shift = (torch.nn.Parameter(torch.randn(n, 6)) for n in (2, 3))
+
+    def forward(self, z, x=None, label=None):
+        fn = dist.Bernoulli(logits=torch.sin(z @ self.weight) + self.shift[label]).to_event(1)
+        return pyro.sample("x", fn, obs=x)
+
+
+class Collapsed(torch.nn.Module):
+    """A guide that is the prior."""
+
+    def forward(self, x, label):
+        return pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+
+def collapsed():
+    with pv.seeded(0):
+        vae = pv.VAE(pv.priors.StandardNormal(2), OfLabels(), Collapsed())
+        return World(vae, (torch.rand(9, 6).round(), torch.arange(9) % 3))
+
+
+def test_data_with_one_posterior_mean_have_their_own_reconstructions(browser, tmp_path):
+    world = collapsed()
+    path, said = written(world, tmp_path)
+    assert "a plane of two latents, given the context of datum 0" in said
+    with opened(browser, path) as page:
+        for i in (0, 4, 8):
+            wanted = world.datum(i)["reconstruction"]
+            assert close(asked(page, f"datum({i})")["reconstruction"], wanted)
+            assert close(asked(page, f"decode([[0, 0]], {i})")["x"][0], wanted)
+    assert not close(world.datum(0)["reconstruction"], world.datum(4)["reconstruction"])
+
+
 def test_a_prior_that_depends_on_the_context_is_not_in_the_file():
     with pv.seeded(0):
         x, context = torch.rand(12, 6).round(), torch.randn(12, 2)

@@ -115,7 +115,7 @@ def contents(world: World) -> dict[str, Any]:
         decoded, reason = _decoded(world), f"The decoder is not in this page: {error}."
     x = _numbers(world, world.given.x.reshape(len(world.given), -1))
     shown = world.world()
-    notes = [*shown["missing"], *_notes(decoded, reason), *_rounded(x, decoded)]
+    notes = [*shown["missing"], *_notes(world, decoded, reason), *_rounded(x, decoded)]
     shown |= {"decoder": decoder, "exact": decoder is not None, "note": " ".join(notes)}
     shown["map"] = _map(shown["map"])
     return {
@@ -134,16 +134,17 @@ def contents(world: World) -> dict[str, Any]:
     }
 
 
-def _notes(decoded: dict[str, Any] | None, reason: str) -> list[str]:
+def _notes(world: World, decoded: dict[str, Any] | None, reason: str) -> list[str]:
     """Return sentences on where the page has its reconstructions from."""
     if decoded is None:
         return ["The decoder runs in this page."]
     if decoded["plane"] is None:
         return [reason, "It shows what the data were decoded to before, and no other points."]
+    given = ", given the context of datum 0" if world.given.context else ""
     return [
         reason,
         "It shows what was decoded before: the data, and of other points the nearest one of a "
-        "plane of two latents.",
+        f"plane of two latents{given}.",
     ]
 
 

@@ -104,7 +104,7 @@ class Packed {
   }
 
   async datum(i) {
-    const found = this.known ? this.nearest(this.means[i]) : this.exact(this.z.row(i), i);
+    const found = this.known ? this.nearest(this.means[i], i) : this.exact(this.z.row(i), i);
     return {
       ...this.said.data[i],
       x: this.x.row(i),
@@ -128,7 +128,7 @@ class Packed {
   }
 
   async decode(z, at = 0) {
-    const found = z.map((point) => (this.decoder ? this.exact(point, at) : this.nearest(point)));
+    const found = z.map((point) => (this.decoder ? this.exact(point, at) : this.nearest(point, at)));
     const cells = found.map((each) => each.cells);
     return {
       x: found.map(({ x }) => x),
@@ -138,22 +138,24 @@ class Packed {
     };
   }
 
-  /* What was decoded before: at the posterior mean of a datum, or at the nearest point of the plane. */
-  nearest(point) {
+  /* What was decoded before: at the posterior mean of a datum, or at the nearest point of the plane.
+     Data with the same mean differ by their contexts, so datum `at` comes first. */
+  nearest(point, at) {
     const { of, decoded: { plane, cells } } = this.said;
-    const datum = this.means.findIndex((z) => z.every((value, k) => value === point[k]));
+    const same = (z) => z.every((value, k) => value === point[k]);
+    const datum = same(this.means[at]) ? at : this.means.findIndex(same);
     if (datum >= 0) return { x: this.known.row(datum), of, cells: cells && cells[datum] };
     if (!plane) throw new Error("The decoder is not in this page: it shows what the data decode to, and no other points.");
     const places = plane.axes.map((axis, k) => {
       const far = plane.levels[k].map((level) => Math.abs(level - point[axis]));
       return far.indexOf(Math.min(...far));
     });
-    const at = places.reduce((whole, place, k) => whole * plane.levels[k].length + place, 0);
+    const cell = places.reduce((whole, place, k) => whole * plane.levels[k].length + place, 0);
     const where = places.map((place, k) => `${plane.names[k]} = ${short(plane.levels[k][place], 2)}`);
     return {
-      x: this.plane.row(at),
+      x: this.plane.row(cell),
       of: `${of} at ${where.join(", ")}, the other latents at their means`,
-      cells: plane.cells && plane.cells[at],
+      cells: plane.cells && plane.cells[cell],
     };
   }
 
