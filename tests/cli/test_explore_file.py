@@ -483,6 +483,21 @@ def test_a_component_without_weight_is_not_in_the_file():
     assert len(unpacked(found["loc"], "f4")) == 2 * 2
 
 
+def test_a_vae_in_training_mode_is_written_as_in_evaluation_mode_and_left_as_it_was():
+    layers = torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.5)
+    with pv.seeded(0):
+        net = torch.nn.Sequential(torch.nn.Linear(6, 8), *layers, torch.nn.Linear(8, 4))
+        vae = pv.mlp_vae(6, latents=2, hidden=4)
+        guide = pv.guides.MeanFieldNormal(pv.nets.Folded(net))
+        world = World(pv.VAE(vae.prior, vae.likelihood, guide).train(), torch.rand(20, 6).round())
+    before = [value.clone() for value in guide.buffers()]
+    found = file.contents(world)["density"]
+    assert found["aggregate"]
+    assert found["missing"] is None
+    assert all(map(torch.equal, guide.buffers(), before))
+    assert guide.training
+
+
 def test_a_pair_of_plain_programs_is_shown_at_points_decoded_before(tmp_path):
     with pv.seeded(0):
         vae = pv.mlp_vae(6, latents=2, hidden=4)

@@ -108,6 +108,11 @@ def contents(world: World) -> dict[str, Any]:
     """
     for start in range(0, len(world.given), bounds.BATCH):
         world.measure(start)
+    with world.quiet():
+        return _contents(world)
+
+
+def _contents(world: World) -> dict[str, Any]:
     decoder, decoded, reason = None, None, ""
     try:
         decoder = _decoder(world)

@@ -91,13 +91,13 @@ class World:
         values = drawn_once(data)
         x, *context = values if isinstance(values, tuple) else (values,)
         self.target, self.title, self.held = target, title, origin.held
-        with self._quiet():
+        with self.quiet():
             self.given = resolved.given(x, *context)
         self.contents = contents or Contents(tuple(self.given.x.shape[1:]) or (1,))
         self.given_colors = dict(colors or {})
         if isinstance(data, Split) and data.labels is not None:
             self.given_colors = {"label": data.labels.tolist(), **self.given_colors}
-        with self._quiet():
+        with self.quiet():
             self.posteriors = Posteriors.of(self.given)
             self.prior, self.no_prior = self._prior()
         self.decoder = Decoder(target, self.posteriors.coordinates, self.contents)
@@ -225,7 +225,7 @@ class World:
 
     def density(self, z: Sequence[float], at: int = 0) -> dict[str, Any]:
         """Return log p(z), log q(z) in nats at a point, and whether it is a hole."""
-        with self._quiet():
+        with self.quiet():
             found = self.density_at.at(_points([z]), self._row(at))
         return {**found, "python": self.lines.density(z, at)}
 
@@ -241,7 +241,7 @@ class World:
             raise ValueError(f"a batch starts at a multiple of {bounds.BATCH}; got {start}")
         if self.missing is None and start not in self.measured:
             try:
-                with self._quiet():
+                with self.quiet():
                     found = bounds.measured(self.target, self.given, start)
                 self.measured[start] = {name: value.tolist() for name, value in found.items()}
             except (ValueError, RuntimeError) as error:
@@ -289,7 +289,7 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
         return {**found, "particles": bounds.PARTICLES, "limit": psis.limit(bounds.PARTICLES)}
 
     def _decoded(self, z: Tensor, row: Given) -> dict[str, Any]:
-        with self._quiet():
+        with self.quiet():
             return self.decoder.at(z, row).said
 
     def _row(self, i: int) -> Given:
@@ -321,7 +321,7 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
     @cached_property
     def spheres(self) -> set[str]:
         """The sites whose prior is uniform on a sphere."""
-        with self._quiet():
+        with self.quiet():
             nodes = drawn(self.given.pair[0], 1, *self._row(0)).nodes
         names = [place.name for place in self.posteriors.coordinates.places if place.name in nodes]
         families = {name: type(innermost(nodes[name]["fn"])).__name__ for name in names}
@@ -390,8 +390,8 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
         return isinstance(self.target, VAE) and one and self.contents.table is None
 
     @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Run the programs in evaluation mode, without gradients, at a seed of their own."""
+    def quiet(self) -> Iterator[None]:
+        """Run programs in evaluation mode, without gradients, at a seed of their own."""
         with ONE_THREAD, torch.no_grad(), evaluation_mode(self.target), seeded(0):
             yield
 
