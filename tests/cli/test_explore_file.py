@@ -483,6 +483,24 @@ def test_a_component_without_weight_is_not_in_the_file():
     assert len(unpacked(found["loc"], "f4")) == 2 * 2
 
 
+def test_a_context_that_all_data_share_is_no_input_of_the_page():
+    class Shifted(Own):
+        def forward(self, z, x=None, table=None):
+            fn = dist.Bernoulli(logits=z @ self.weight + table.sum(0)).to_event(1)
+            return pyro.sample("x", fn, obs=x)
+
+    class Guide(pv.guides.MeanFieldNormal):
+        def forward(self, x, table):
+            return super().forward(x)
+
+    with pv.seeded(0):
+        vae = pv.VAE(pv.priors.StandardNormal(2), Shifted(), Guide(pv.nets.MLP(64, 4)))
+        world = World(vae, (torch.rand(8, 64).round(), torch.randn(5, 64)))
+    found = file.contents(world)
+    assert found["world"]["decoder"] is None
+    assert "the context is not a tensor with a row for each datum" in found["world"]["note"]
+
+
 def test_a_vae_in_training_mode_is_written_as_in_evaluation_mode_and_left_as_it_was():
     layers = torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.5)
     with pv.seeded(0):

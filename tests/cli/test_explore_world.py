@@ -133,6 +133,30 @@ class TestDatum:
             assert names[name].item() == pytest.approx(found["bound"][name], abs=1e-5)
         assert names["reconstruction"][0].tolist() == pytest.approx(found["reconstruction"])
 
+    def test_its_lines_take_labels_and_tables_that_all_data_share(self):
+        class OfLabels(torch.nn.Module):
+            def forward(self, z, x=None, label=None, table=None):
+                logits = z.sum(-1, keepdim=True) + table[label]
+                return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+        class Guide(pv.guides.MeanFieldNormal):
+            def forward(self, x, label, table):
+                return super().forward(x)
+
+        with pv.seeded(0):
+            guide = Guide(pv.nets.MLP(6, 4))
+            vae = pv.VAE(pv.priors.StandardNormal(2), OfLabels(), guide)
+            x, label, table = torch.rand(9, 6).round(), torch.arange(9) % 3, torch.randn(3, 6)
+        world = World(vae, (x, label, table))
+        world.measure(0)
+        found, names = world.datum(4), own(vae, x, label, table)
+        done = executed(world, found["python"], **names)
+        assert done["iwae"].item() == pytest.approx(found["bound"]["iwae"], abs=1e-5)
+        assert done["reconstruction"][0].tolist() == pytest.approx(found["reconstruction"])
+        found = world.decode([[0.5, 1.0], [0.0, -1.0]], 4)
+        means = executed(world, found["python"], **names)["means"]
+        assert means.flatten().tolist() == pytest.approx(sum(found["x"], []))
+
     def test_a_row_that_is_not_there_is_refused(self, world):
         with pytest.raises(ValueError, match="there are the data 0 to 249; got 250"):
             world.datum(250)

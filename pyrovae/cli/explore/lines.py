@@ -48,12 +48,12 @@ class Lines:
         origin: the lines that load the VAE and its data, and name them `vae` and `data`.
         simple: whether `vae.embed` and `vae.decode` have the coordinates of the page: a VAE with
             one continuous site, of one axis. Others go through `World`.
-        context: whether the programs take a context.
+        per_datum: whether each argument of the context has one row per datum.
     """
 
     origin: Origin
     simple: bool
-    context: bool
+    per_datum: tuple[bool, ...] = ()
 
     @property
     def start(self) -> str:
@@ -73,11 +73,10 @@ plane = PCA(2, random_state=0).fit_transform(z.double().cpu().numpy())"""
     def datum(self, i: int) -> str:
         """Return the lines of one datum: its latents, its reconstruction and its bounds."""
         start = i // BATCH * BATCH
-        rows, beside = f"{start}:{start + BATCH}", ""
-        if self.context:
-            beside = f", *(value[{rows}] for value in context)"
+        rows = f"{start}:{start + BATCH}"
+        beside = self._beside(rows)
         if self.simple:
-            own = f", *(value[[{i}]] for value in context)" if self.context else ""
+            own = self._beside(f"[{i}]")
             first = f"z = vae.embed(x[[{i}]]{own})\nreconstruction = vae.decode(z{own}).mean"
         else:
             first = f"z = world.z[[{i}]]\nreconstruction = world.decode(z.tolist(), {i})"
@@ -93,9 +92,7 @@ iwae, elbo, khat = pv.bounds.iwae(log_w), pv.bounds.elbo(log_w), pv.psis.pareto_
         rows = ",\n    ".join(f"[{_row(row)}]" for row in z)
         if not self.simple:
             return f"found = world.decode([\n    {rows},\n], {at})"
-        beside = ""
-        if self.context:
-            beside = f", *(value[[{at}]].expand(len(z), -1) for value in context)"
+        beside = self._beside(f"[{at}] * len(z)")
         return f"z = torch.tensor([\n    {rows},\n])\nmeans = vae.decode(z{beside}).mean"
 
     def density(self, z: Sequence[float], at: int) -> str:
@@ -105,8 +102,18 @@ iwae, elbo, khat = pv.bounds.iwae(log_w), pv.bounds.elbo(log_w), pv.psis.pareto_
 
     def between(self, a: int, b: int, steps: int) -> str:
         """Return the lines that interpolate between two data."""
-        beside = f", *(value[[{a}, {b}]] for value in context)" if self.context else ""
+        beside = self._beside(f"[{a}, {b}]")
         return f"means = pv.interpolate(vae, x[[{a}, {b}]]{beside}, steps={steps}).means"
+
+    def _beside(self, rows: str) -> str:
+        """Return the further arguments of a program at some rows; a shared one is passed whole."""
+        if self.per_datum and all(self.per_datum):
+            return f", *(value[{rows}] for value in context)"
+        each = (
+            f"context[{k}][{rows}]" if own else f"context[{k}]"
+            for k, own in enumerate(self.per_datum)
+        )
+        return "".join(f", {one}" for one in each)
 
 
 def _row(z: Sequence[float]) -> str:

@@ -44,6 +44,8 @@ Heads = dict[type, Callable[[Any], list[Layer]]]
 TOLERANCE: Final = 1e-5
 """The largest error of a mean m, in units of 1 + |m|."""
 
+SHARED: Final = "the context is not a tensor with a row for each datum"
+
 
 @torch.no_grad()
 def as_data(vae: Any, z: Tensor, *context: Tensor, likely: bool = False) -> dict[str, Any]:
@@ -83,6 +85,8 @@ def as_data(vae: Any, z: Tensor, *context: Tensor, likely: bool = False) -> dict
         raise NotExpressible(f"the decoder takes latents {met}, where [N, D] is wanted, N > 1")
     with evaluation_mode(vae):
         columns = as_columns(vae, *context)
+        if any(len(column) != len(z) for column in columns):
+            raise NotExpressible(SHARED)
         inputs = torch.cat([z, *(column.to(z) for column in columns)], -1)
         numbers: list[Tensor] = []
         heads = HEADS | (LIKELY if likely else {})
@@ -102,7 +106,7 @@ def as_columns(vae: Any, *context: Any) -> list[Tensor]:
         context = context[:-1]
     for value in context:
         if not isinstance(value, Tensor) or value.ndim == 0:
-            raise NotExpressible("the context is not a tensor with a row for each datum")
+            raise NotExpressible(SHARED)
     return [value.reshape(len(value), -1) for value in context]
 
 

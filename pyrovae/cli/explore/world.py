@@ -104,7 +104,7 @@ class World:
         self.density_at = Density(
             self.given, self.posteriors.coordinates, self.prior, self._aggregate()
         )
-        self.lines = Lines(origin, self._simple(), bool(context))
+        self.lines = Lines(origin, self._simple(), self.given.per_datum)
         self.measured: dict[int, dict[str, list[float]]] = {}
         self.missing: str | None = None
 
