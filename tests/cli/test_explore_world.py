@@ -113,6 +113,11 @@ class TestMap:
         )
 
 
+def never_the_first_of_three_classes(z, x=None):
+    logits = torch.tensor([-math.inf, 0.0, 1.0]).expand(*z.shape[:-1], 3)
+    return pyro.sample("x", dist.OneHotCategorical(logits=logits), obs=x)
+
+
 class TestDatum:
     def test_it_is_decoded_at_its_posterior_mean(self, world, vae, x):
         found, q = world.datum(7), vae.encode(x[[7]])
@@ -156,6 +161,18 @@ class TestDatum:
         found = world.decode([[0.5, 1.0], [0.0, -1.0]], 4)
         means = executed(world, found["python"], **names)["means"]
         assert means.flatten().tolist() == pytest.approx(sum(found["x"], []))
+
+    def test_infinite_numbers_are_in_words(self):
+        prior = pv.priors.StandardNormal(2)
+        vae = pv.VAE(prior, never_the_first_of_three_classes, lambda x: prior())
+        world = World(vae, torch.eye(3))
+        world.measure(0)
+        impossible, possible = (world.known(i)["bound"] for i in range(2))
+        # With the exact posterior all weights are equal, whose tail is the lightest.
+        assert possible["infinite"] == {"khat": "minus infinity"}
+        assert impossible["iwae"] == impossible["elbo"] == -math.inf
+        wanted = {"iwae": "minus infinity", "elbo": "minus infinity"}
+        assert impossible["infinite"].items() >= wanted.items()
 
     def test_a_row_that_is_not_there_is_refused(self, world):
         with pytest.raises(ValueError, match="there are the data 0 to 249; got 250"):

@@ -174,7 +174,10 @@ def _datum(found: dict[str, Any]) -> dict[str, Any]:
     names = ("cells", "observed", "labels", "missing", "python", "bound")
     kept = {name: found[name] for name in names if found[name] is not None}
     if "bound" in kept:
-        kept["bound"] = {name: round(value, 4) for name, value in kept["bound"].items()}
+        kept["bound"] = {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in kept["bound"].items()
+        }
     return kept
 
 

@@ -190,12 +190,14 @@ class Explorer {
   facts(found) {
     const rows = Object.entries(found.labels || {}), { bound } = found;
     const lines = rows.map(([name, value]) => [name, value]);
-    const nats = (value) => (value === null || value === undefined ? "unknown" : `${short(value)} nats`);
+    const infinite = (bound && bound.infinite) || {};
+    const number = (name) => infinite[name] || short(bound[name]);
+    const nats = (name) => (number(name) === "unknown" ? "unknown" : `${number(name)} nats`);
     if (bound) {
-      lines.push([`IWAE${bound.particles ? `-${bound.particles}` : ""}`, nats(bound.iwae)], ["ELBO", nats(bound.elbo)]);
-      lines.push(["KL(q(z | x), p(z))", nats(bound.kl)]);
-      const beyond = bound.limit !== undefined && bound.khat > bound.limit;
-      lines.push(["Pareto k-hat", `${short(bound.khat)}${beyond ? `: above ${short(bound.limit)}, the bound is not to be trusted` : ""}`, beyond]);
+      lines.push([`IWAE${bound.particles ? `-${bound.particles}` : ""}`, nats("iwae")], ["ELBO", nats("elbo")]);
+      lines.push(["KL(q(z | x), p(z))", nats("kl")]);
+      const beyond = bound.limit !== undefined && (bound.khat > bound.limit || infinite.khat === "infinity");
+      lines.push(["Pareto k-hat", `${number("khat")}${beyond ? `: above ${short(bound.limit)}, the bound is not to be trusted` : ""}`, beyond]);
     } else lines.push(["bounds", found.missing || "being computed"]);
     $("facts").replaceChildren(element("dl", {}, ...lines.map(([name, value, warned]) => element(
       "div", {}, element("dt", {}, name), element("dd", { className: warned ? "warned" : "" }, value),
@@ -253,7 +255,8 @@ class Explorer {
 
   async showDensity() {
     const found = await this.source.density(this.z.slice(), this.datum || 0);
-    const nats = (value) => (value === null ? "unknown" : `${short(value, 2)} nats`);
+    const least = -1e300; // which stands for minus infinity
+    const nats = (value) => (value === null ? "unknown" : value <= least ? "minus infinity nats" : `${short(value, 2)} nats`);
     $("density").replaceChildren(
       `log p(z) ${nats(found.prior)}, log q(z) ${nats(found.aggregate)}. `,
       element("span", { className: (found.hole || "").startsWith("A hole") ? "warned" : "" }, found.hole || ""),

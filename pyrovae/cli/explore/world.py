@@ -280,13 +280,25 @@ from sklearn.manifold import TSNE
 plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().cpu().numpy())""",
         }
 
-    def _bound(self, i: int) -> dict[str, float] | None:
-        """Return the bounds of one datum, if its batch is measured."""
+    def _bound(self, i: int) -> dict[str, Any] | None:
+        """Return the bounds of one datum, if its batch is measured.
+
+        JSON has null for infinite numbers, which "infinite" has in words.
+        """
         start = i // bounds.BATCH * bounds.BATCH
         if start not in self.measured:
             return None
         found = {name: values[i - start] for name, values in self.measured[start].items()}
-        return {**found, "particles": bounds.PARTICLES, "limit": psis.limit(bounds.PARTICLES)}
+        return {
+            **found,
+            "infinite": {
+                name: "infinity" if value > 0 else "minus infinity"
+                for name, value in found.items()
+                if math.isinf(value)
+            },
+            "particles": bounds.PARTICLES,
+            "limit": psis.limit(bounds.PARTICLES),
+        }
 
     def _decoded(self, z: Tensor, row: Given) -> dict[str, Any]:
         with self.quiet():
