@@ -361,7 +361,7 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
         if one == 1:
             xy = torch.cat([z, self.posteriors.scale.nan_to_num(0.0)], 1)
             return {"mean and deviation": {"xy": _rounded(xy)}}
-        if len(z) < 2:
+        if bool((z == z[0]).all()):  # one datum, or posteriors with one mean
             return {}
         found = PCA(2, random_state=0).fit(z.numpy())
         plane = {"axes": found.components_.tolist(), "center": found.mean_.tolist()}
