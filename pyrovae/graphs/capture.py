@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.graphs.number_reads import BRANCHES, NumberReads, same_number
+from pyrovae.graphs.number_reads import BRANCHES, InnerReads, NumberReads, same_number
 from pyrovae.graphs.onednn import route_products
 from pyrovae.graphs.passes import (
     check_written,
@@ -182,9 +182,13 @@ def _validation_kept() -> Iterator[None]:
 
 
 def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberReads) -> GraphModule:
+    def watched(*tensors: Tensor) -> Any:
+        with InnerReads(reads):
+            return function(*tensors)
+
     try:
         with pyro.validation_enabled(is_validate=False), generators_kept(), reads, _Counted():
-            trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+            trace = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)
             # Copies: arguments that are one tensor in this call may be two in the next.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
     except TooLarge:

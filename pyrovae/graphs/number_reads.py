@@ -2,12 +2,13 @@
 
 While it records, torch computes eagerly with tensors of one number that existed before. What
 Python reads from them is a constant of the graph, which holds only while they keep these values;
-and they have to be restored where the function has changed them in place.
+and they have to be restored where the function has changed them in place. So is what torch itself
+reads where it asks for a number: an index, a bound of a slice, the value of `torch.full`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -15,11 +16,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pyrovae.graphs.signatures import NotRecordable
 
-__all__ = ["BRANCHES", "NumberReads", "same_number"]
+__all__ = ["BRANCHES", "InnerReads", "NumberReads", "same_number"]
 
 BRANCHES: Final = (
     "Python branches there on the value of a tensor. torch.where keeps it in the graph; "
@@ -36,8 +37,12 @@ _READING: Final = frozenset(
         Tensor.__index__,
         Tensor.__complex__,
         Tensor.__array__,
+        Tensor.__repr__,
+        Tensor.__format__,
     }
 )
+_MAKING: Final = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
+"""Functions that read the numbers of tensors in a list, out of sight of a dispatch mode."""
 
 
 def same_number(one: Any, other: Any) -> bool:
@@ -73,10 +78,34 @@ class NumberReads(TorchFunctionMode):
             )
         if func in _READING and tensors:
             return self._read(func, tensors[0], args, kwargs)
+        if func in _MAKING:
+            listed = [a for a in args if isinstance(a, list | tuple)]
+            self.note(a for a in pytree.tree_leaves(listed) if isinstance(a, Tensor))
         found = func(*args, **kwargs)
-        if isinstance(found, FakeTensor) and any(self._is_derived(tensor) for tensor in tensors):
-            self._derived[id(found)] = found
+        self.follow(tensors, found)
         return found
+
+    def follow(self, tensors: Sequence[Tensor], found: Any) -> None:
+        """Note that tensors were computed from others, if the numbers of these may be read."""
+        if any(self._is_derived(tensor) for tensor in tensors):
+            made = (t for t in pytree.tree_leaves(found) if isinstance(t, FakeTensor))
+            self._derived.update((id(tensor), tensor) for tensor in made)
+
+    def note(self, tensors: Iterable[Tensor]) -> None:
+        """Note that the numbers of tensors are read, which are constants of the graph.
+
+        Raises:
+            NotRecordable: if a tensor has several numbers, or is computed from others.
+        """
+        for tensor in tensors:
+            if isinstance(tensor, FakeTensor):
+                if id(tensor) in self._derived:
+                    raise NotRecordable(BRANCHES)
+            elif _is_single(tensor):
+                self._keep([tensor])
+                self._note(tensor)
+            else:
+                raise NotRecordable(BRANCHES)
 
     def restore(self) -> None:
         """Restore the tensors that were changed, the last one first."""
@@ -98,15 +127,36 @@ class NumberReads(TorchFunctionMode):
         return id(tensor) in self._derived or met
 
     def _read(self, func: Any, tensor: Tensor, args: Any, kwargs: Any) -> Any:
-        if isinstance(tensor, FakeTensor):
-            if id(tensor) in self._derived:
-                raise NotRecordable(BRANCHES)
-            return func(*args, **kwargs)
-        if not _is_single(tensor):
-            raise NotRecordable(BRANCHES)
-        with _disable_current_modes():
-            self.values[id(tensor)] = (tensor, self._before[id(tensor)][1].item())
+        self.note([tensor])
         return func(*args, **kwargs)
+
+    def _note(self, tensor: Tensor) -> None:
+        with _disable_current_modes():
+            if tensor.numel():
+                self.values[id(tensor)] = (tensor, self._before[id(tensor)][1].item())
+
+
+class InnerReads(TorchDispatchMode):
+    """Intercept the reads of torch's own functions, which no method of a tensor shows.
+
+    Args:
+        reads: notes the numbers.
+    """
+
+    def __init__(self, reads: NumberReads) -> None:
+        super().__init__()
+        self._reads = reads
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        leaves = pytree.tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if torch.Tag.data_dependent_output in func.tags:
+            self._reads.note(tensors)
+        found = func(*args, **(kwargs or {}))
+        self._reads.follow(tensors, found)
+        return found
 
 
 def _writes(func: Any, kwargs: Any) -> bool:
