@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import array
 import collections
+import collections.abc
 import contextlib
 import contextvars
 import functools
+import gc
 import io
 import logging
 import os
+import queue
 import random
 import sys
 import threading
@@ -25,6 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import torch.utils.data
 
 from pyrovae.randomness import state_of
 
@@ -49,8 +53,12 @@ RECORDS: Final = (
     collections.ChainMap,
     threading.local,
     type(os.environ),
+    queue.Queue,
+    torch.utils.data.Dataset,
+    functools.partialmethod,
+    functools.singledispatchmethod,
 )
-"""Classes of the standard library whose objects hold a user's values."""
+"""Classes of the standard library and of torch whose objects hold a user's values."""
 
 GENERATORS: Final = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 WHOLES: Final = (
@@ -63,8 +71,14 @@ WHOLES: Final = (
 )
 """Classes whose objects are compared by their contents."""
 
+_VIEWS: Final = (types.MappingProxyType, collections.abc.MappingView)
+"""Views of a dict, which name it to nothing but the garbage collector."""
+
 _FEW: Final = 1000
-"""The largest array that is compared and restored number by number."""
+"""The largest array that is restored number by number."""
+
+_MANY: Final = 100_000
+"""The largest array that is compared number by number."""
 
 
 class Attributes:
@@ -104,13 +118,13 @@ def slots_of(value: Any) -> list[str]:
 def contents_of(value: Any) -> Any:
     """Return the contents of an array or set, or the state of a generator or file.
 
-    The result can be compared by `==`. An array of more than 1000 numbers is sampled at about
+    The result can be compared by `==`. An array of more than 100,000 numbers is sampled at about
     1000 places.
     """
     if isinstance(value, GENERATORS):
         return state_of(value)
     if isinstance(value, np.ndarray):
-        few = value if value.size <= _FEW else value.flat[:: value.size // _FEW]
+        few = value if value.size <= _MANY else value.flat[:: value.size // _FEW]
         return few.tobytes()
     if isinstance(value, functools._lru_cache_wrapper):
         return value.cache_info()[1:]
@@ -134,7 +148,15 @@ def restore_contents(whole: Any, held: Any) -> None:
 
 
 def leads_to(value: Any) -> Sequence[Any]:
-    """Return what a weak reference, a cached function or a built-in method refers to."""
+    """Return what an object refers to that no attribute shows, as the members of a set."""
+    if isinstance(value, set | frozenset):
+        return list(value)
+    if isinstance(value, _VIEWS):
+        return gc.get_referents(value)
+    if isinstance(value, memoryview):
+        return [value.obj]
+    if isinstance(value, np.ndarray):
+        return value.ravel().tolist() if value.dtype == object else ()
     if isinstance(value, weakref.ReferenceType):
         return [value()]
     if isinstance(value, functools.cached_property):

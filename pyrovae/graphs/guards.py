@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
-from operator import getitem, is_
-from typing import Any
+from collections.abc import Iterator, Sequence
+from operator import attrgetter, getitem, is_
+from typing import Any, Final
+
+from torch import Tensor
 
 from pyrovae.graphs.contents import contents_of
-from pyrovae.graphs.holders import SIZED, Holder, alike
+from pyrovae.graphs.holders import SIZED, Holder, alike, same_keys
 
 __all__ = ["Guards"]
 
+_FORM: Final = attrgetter("shape", "dtype", "device", "requires_grad")
+
 
 class Guards:
-    """The values a graph was recorded under, compared with the present ones in microseconds."""
+    """The values a graph was recorded under, compared with the present ones in microseconds.
 
-    def __init__(self) -> None:
+    Args:
+        read: the tensors that the graph reads.
+    """
+
+    def __init__(self, read: Sequence[Tensor] = ()) -> None:
+        self._read = set(map(id, read))
         self._places: list[tuple[Holder, Any]] = []
         self._sources: list[Any] = []
         self._keys: list[Any] = []
@@ -25,6 +34,9 @@ class Guards:
         self._contents: list[Any] = []
         self._sized: list[Any] = []
         self._sizes: list[int] = []
+        self._ordered: list[dict[Any, Any]] = []
+        self._orders: list[tuple[Any, ...]] = []
+        self._forms: list[tuple[Holder, Any, Any]] = []
         self._wholes: list[Any] = []
         self._held: list[Any] = []
 
@@ -40,9 +52,16 @@ class Guards:
         self._values.append(value)
 
     def add_size(self, holder: Holder) -> None:
-        """Guard the number of values of a list or dict."""
+        """Guard the number of values of a list or dict, and the order of those of a dict."""
         self._sized.append(holder.at)
         self._sizes.append(len(holder.at))
+        if isinstance(holder.at, dict) and len(holder.at) > 1:
+            self._ordered.append(holder.at)
+            self._orders.append(tuple(holder.at))
+
+    def add_form(self, holder: Holder, key: Any, tensor: Tensor) -> None:
+        """Guard the shape of a tensor that the graph does not read: Python may read its length."""
+        self._forms.append((holder, key, _FORM(tensor)))
 
     def add_whole(self, whole: Any, held: Any) -> None:
         """Guard the contents of an array or a set."""
@@ -63,17 +82,29 @@ class Guards:
         )
 
     def _same_sizes(self) -> bool:
-        sizes = list(map(len, self._sized)) == self._sizes
-        return sizes and list(map(contents_of, self._wholes)) == self._held
+        return (
+            list(map(len, self._sized)) == self._sizes
+            and list(map(contents_of, self._wholes)) == self._held
+            and all(map(same_keys, self._ordered, self._orders))
+            and all(_is_formed(holder.read(key), form) for holder, key, form in self._forms)
+        )
 
     def changed(self) -> list[tuple[Any, Any]] | None:
-        """Return the former and present values that differ; None if a container's size has."""
+        """Return the former and present values that differ; None if a container's size has.
+
+        Of containers that equal ones have replaced, these are the tensors that the graph reads.
+        """
         if not self._same_sizes():
             return None
         now = [holder.read(key) for holder, key in self._places]
         now += [holder.read("") for holder, _ in self._cells]
-        pairs = zip((*self._values, *self._contents), now, strict=True)
-        return [(then, value) for then, value in pairs if not alike(then, value)]
+        pairs = list(zip((*self._values, *self._contents), now, strict=True))
+        different = [(then, value) for then, value in pairs if not alike(then, value)]
+        inner = [pair for then, value in pairs for pair in _inside(then, value)]
+        tensors = {id(then): (then, value) for then, value in inner if id(then) in self._read}
+        found = different + [pair for pair in tensors.values() if pair[0] is not pair[1]]
+        self._read.update(id(value) for _, value in found if isinstance(value, Tensor))
+        return found
 
     def accept(self) -> None:
         """Accept the present values.
@@ -91,9 +122,38 @@ class Guards:
             moved |= _replaced([self._values[i]], [value])
             self._values[i] = value
         self._sized = [moved.get(id(sized), sized) for sized in self._sized]
+        self._ordered = [moved.get(id(held), held) for held in self._ordered]
+        for holder, *_ in self._forms:
+            holder.at = moved.get(id(holder.at), holder.at)
 
 
 def _replaced(then: Sequence[Any], now: Sequence[Any]) -> dict[int, Any]:
     """Return the dicts and lists that have replaced others, by the ids of the former ones."""
-    pairs = zip(then, now, strict=True)
-    return {id(a): b for a, b in pairs if a is not b and isinstance(a, SIZED)}
+    found: dict[int, Any] = {}
+    for a, b in zip(then, now, strict=True):
+        if a is not b and isinstance(a, SIZED):
+            found[id(a)] = b
+        elif a is not b and isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+            found |= _replaced(a, b)
+    return found
+
+
+def _inside(then: Any, now: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the former and present tensors in a container that an equal one has replaced."""
+    if then is now or type(then) is not type(now):
+        return
+    if isinstance(then, dict):
+        pairs = [(value, now.get(key)) for key, value in then.items()]
+    elif isinstance(then, (*SIZED, tuple)):
+        pairs = list(zip(then, now, strict=False))
+    else:
+        return
+    for one, other in pairs:
+        if isinstance(one, Tensor):
+            yield one, other
+        else:
+            yield from _inside(one, other)
+
+
+def _is_formed(value: Any, form: Any) -> bool:
+    return isinstance(value, Tensor) and _FORM(value) == form

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.graphs.contents import Attributes, Present
 
-__all__ = ["SIZED", "Holder", "Numbers", "Primitive", "alike", "is_number"]
+__all__ = ["SIZED", "Holder", "Numbers", "Primitive", "alike", "is_number", "same_keys"]
 
 Numbers = int | float
 Primitive = bool | int | float | complex | str | bytes | None | torch.dtype | torch.device
@@ -115,10 +115,19 @@ def alike(one: Any, other: Any) -> bool:
     if isinstance(one, Primitive | types.MethodType):
         return bool(one == other)
     if isinstance(one, dict):
-        return one.keys() == other.keys() and _all_alike(one.values(), map(other.get, one))
+        same = len(one) == len(other) and same_keys(other, tuple(one))
+        return same and _all_alike(one.values(), other.values())
     if isinstance(one, list | tuple | collections.deque):
         return len(one) == len(other) and _all_alike(one, other)
     return isinstance(one, IndepMessenger) and alike(vars(one), vars(other))
+
+
+def same_keys(held: dict[Any, Any], keys: tuple[Any, ...]) -> bool:
+    """Tell whether a dict has keys in their order, of which it has as many."""
+    return all(map(is_, held, keys)) or all(
+        one is other or (isinstance(one, Primitive) and one == other)
+        for one, other in zip(held, keys, strict=False)
+    )
 
 
 def _all_alike(some: Iterable[Any], others: Iterable[Any]) -> bool:

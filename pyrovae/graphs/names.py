@@ -15,12 +15,17 @@ from pyrovae.graphs.contents import RECORDS
 __all__ = ["imported_by", "is_followed", "is_library", "names_in", "of_library", "title_of"]
 
 _OPAQUE: Final = frozenset({"torch", "numpy", *sys.stdlib_module_names})
-"""Packages whose objects are not followed, but for torch's modules and distributions."""
+"""Packages whose objects are not followed, but for those of torch that hold a user's values."""
 
 # The code of the others is constant, but their objects, as a fitted scaler, hold a user's numbers.
 _LIBRARIES: Final = _OPAQUE | {
     *("pyro", "pyrovae", "scipy", "sklearn", "pandas", "polars", "pyarrow", "narwhals", "anndata"),
 }
+_OF_TORCH: Final = (
+    nn.Module,
+    torch.distributions.Distribution,
+    torch.distributions.Transform,
+)
 _IMPORT: Final = dis.opmap["IMPORT_NAME"]
 
 
@@ -32,7 +37,7 @@ def is_followed(value: Any) -> bool:
     if package == "pyro":
         return not rest.startswith(("poutine.trace_struct", "params", "optim"))
     if package == "torch":
-        return isinstance(value, nn.Module | torch.distributions.Distribution)
+        return isinstance(value, _OF_TORCH)
     return package not in _OPAQUE
 
 

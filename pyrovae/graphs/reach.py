@@ -15,6 +15,7 @@ import types
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from pyrovae.graphs.contents import (
@@ -41,7 +42,10 @@ from pyrovae.randomness import STEPS
 __all__ = ["MOST", "Reach"]
 
 MOST: Final = 5000
-"""The largest number of objects followed; beyond it, only the checks against eager steps tell."""
+"""The largest number of objects followed, those of large data last; only checks tell of others."""
+
+_DATA: Final = 200
+"""The number of values in one place above which they are data, and followed last."""
 
 _OF_MODULES: Final = frozenset(
     {
@@ -81,6 +85,7 @@ class Reach:
         roots: the programs, and other objects that a step calls.
 
     Attributes:
+        references: the number of places that hold a tensor, by its id.
         failure: the reason that a value cannot be followed, so that nothing is to be recorded;
             "" if all can.
 
@@ -100,11 +105,13 @@ class Reach:
         self.parameters: list[Tensor] = []
         self.wholes: list[tuple[str, Any, Any]] = []
         self.iterators: list[str] = []
+        self.references: collections.Counter[int] = collections.Counter()
         self.failure = ""
         self._seen: dict[int, Any] = {}
         self._modules: dict[int, tuple[types.ModuleType, set[str]]] = {}
         self._names: set[str] = set()
         self._waiting = collections.deque((root, title_of(root), False) for root in roots)
+        self._later: collections.deque[tuple[Any, str, bool]] = collections.deque()
         self._search()
 
     def changed(self) -> list[tuple[Holder, Any, Any, Any]]:
@@ -164,7 +171,7 @@ class Reach:
             free: the places that may change, as (id of the holder, key).
         """
         graphs = {id(tensor) for tensor in read}
-        guards = Guards()
+        guards = Guards(read)
         for holder in self.holders:
             for key, value in zip(holder.keys, holder.values, strict=True):
                 followed = id(value) in self._seen and key not in _CONTAINERS
@@ -173,6 +180,8 @@ class Reach:
                 watched = id(value) in graphs or isinstance(value, Primitive) or followed
                 if watched and (id(holder.at), key) not in free:
                     guards.add(holder, key, value)
+                elif holder.own and isinstance(value, Tensor):
+                    guards.add_form(holder, key, value)
             if holder.size is not None:
                 guards.add_size(holder)
         for _, whole, held in self.wholes:
@@ -184,9 +193,9 @@ class Reach:
         """Follow what waits, and what it leads to."""
         where = ""
         try:
-            while self._waiting:
-                while self._waiting and len(self._seen) < MOST:
-                    value, where, own = self._waiting.popleft()
+            while self._waiting or self._later:
+                while (self._waiting or self._later) and len(self._seen) < MOST:
+                    value, where, own = (self._waiting or self._later).popleft()
                     self._visit(value, where, own)
                 if len(self._seen) >= MOST:
                     return
@@ -196,8 +205,12 @@ class Reach:
             self.failure = f"{where} cannot be looked into ({type(error).__name__}: {said})"
 
     def _visit(self, value: Any, where: str, own: bool) -> None:  # noqa: FBT001
+        if isinstance(value, Tensor):
+            self.references[id(value)] += 1
         if id(value) in self._seen or isinstance(value, Primitive):
             return
+        if isinstance(value, torch.jit.ScriptModule):
+            self.failure = f"{where} is a module of TorchScript, which holds its values itself"
         if isinstance(value, Tensor):
             if isinstance(value, nn.Parameter) or (value.requires_grad and value.is_leaf):
                 self.parameters.append(value)
@@ -231,7 +244,9 @@ class Reach:
         self._seen[id(value)] = value
 
     def _follow(self, found: Sequence[tuple[Any, str]], *, own: bool = False) -> None:
-        self._waiting.extend((value, where, own) for value, where in found)
+        # The items of data come last, so that MOST of them leave no object of the user's out.
+        place = self._waiting if len(found) <= _DATA else self._later
+        place.extend((value, where, own) for value, where in found)
 
     def _add(
         self,
@@ -308,6 +323,8 @@ class Reach:
         else:
             keys = tuple(value) if isinstance(value, dict) else tuple(range(len(value)))
             self._add(value, keys, where, own=own)
+            if isinstance(value, dict):
+                self._follow([(key, where) for key in keys if not isinstance(key, Primitive)])
 
     def _class(self, kind: type) -> None:
         """Follow the attributes and methods of a user's class and of its bases."""

@@ -25,6 +25,7 @@ from pyrovae.graphs.contents import slots_of
 __all__ = [
     "Arguments",
     "NotRecordable",
+    "ReadsOutside",
     "TooLarge",
     "ambient",
     "float_type",
@@ -42,6 +43,10 @@ class NotRecordable(Exception):  # noqa: N818
 
 class TooLarge(NotRecordable):
     """Raised for a function with so many operations that compiling it takes minutes."""
+
+
+class ReadsOutside(NotRecordable):
+    """Raised for programs that read or draw what no value of Python's shows."""
 
 
 class Arguments:
@@ -82,8 +87,9 @@ class Arguments:
         return _unflattened(iter(leaves), self._structure)
 
     def objects(self) -> list[Any]:
-        """Return the leaves that may hold further values: functions, modules, objects."""
-        return [leaf for leaf in self.leaves if not isinstance(leaf, _PLAIN)]
+        """Return what may hold further values: functions, modules, objects, and their classes."""
+        held = [leaf for leaf in self.leaves if not isinstance(leaf, _PLAIN)]
+        return held + _classes_in(self._structure)
 
 
 def float_type(values: Sequence[Any]) -> torch.dtype:
@@ -122,6 +128,7 @@ def settings() -> tuple[Any, ...]:
         is_validation_enabled(),
         pyro.poutine.util.is_validation_enabled(),
         torch._C._len_torch_function_stack() and torch.get_default_device(),
+        *pyro.settings.get().values(),
     )
 
 
@@ -168,6 +175,19 @@ class _Record:
 
     def __hash__(self) -> int:
         return hash(type(self.record))
+
+
+def _classes_in(structure: Any) -> list[type]:
+    """Return the classes of the objects and named tuples in a structure of arguments."""
+    if not isinstance(structure, tuple):
+        inner = [kind for child in structure.children() for kind in _classes_in(child)]
+        return [k for k in (structure.type, structure.context) if isinstance(k, type)] + inner
+    outer, records = structure
+    found = _classes_in(outer)
+    for record in records:
+        if record is not None:
+            found += [type(record.record), *_classes_in(record.form)]
+    return found
 
 
 def _attributes(leaf: Any) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def record_step(
         announced=step.announced,
         trained=trained,
         guards=step.reach.guards(
-            [*run.closed_over, *step.announced.values()], set(map(place_of, slots))
+            [*run.closed_over, *step.announced.values(), *(tensor for tensor, _ in run.read)],
+            set(map(place_of, slots)),
         ),
         sole=_sole_places(step.reach, run.closed_over, kept),
         flags={**step.flags, **{p: p.requires_grad for p in trained}},
@@ -118,5 +119,5 @@ def _sole_places(
     return {
         id(tensor): i
         for i, tensor in enumerate(closed_over)
-        if counts.get(id(tensor)) == 1 and id(tensor) not in fixed
+        if counts.get(id(tensor)) == reach.references[id(tensor)] == 1 and id(tensor) not in fixed
     }
