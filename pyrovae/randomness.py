@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +11,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-__all__ = ["STEPS", "Steps", "Streams", "derived", "generators_kept", "seeded", "state_of"]
+__all__ = [
+    "STEPS",
+    "Steps",
+    "Streams",
+    "derived",
+    "generators_kept",
+    "python_draws",
+    "seeded",
+    "state_of",
+]
 
 
 @contextlib.contextmanager
@@ -66,6 +76,11 @@ def state_of(source: Any) -> Any:
         state: Any = source.get_state(legacy=False)
         return {**state["state"], "key": state["state"]["key"].tobytes()}, state["gauss"]
     return hash(source.getstate())
+
+
+def python_draws() -> Any:
+    """Return the states of Python's and numpy's random generators."""
+    return random.getstate(), state_of(np.random.mtrand._rand)
 
 
 STEPS: Final = "_pyrovae_steps"

@@ -37,7 +37,7 @@ from pyrovae.graphs.passes import (
 )
 from pyrovae.graphs.quiet import without_cuda_notice
 from pyrovae.graphs.reach import Reach
-from pyrovae.graphs.signatures import NotRecordable, TooLarge
+from pyrovae.graphs.signatures import NotRecordable, ReadsOutside, TooLarge
 from pyrovae.randomness import generators_kept
 
 __all__ = ["Recorded", "record"]
@@ -191,7 +191,7 @@ def _trace(function: Callable[..., Any], inputs: list[Tensor], reads: NumberRead
             trace = make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)
             # Copies: arguments that are one tensor in this call may be two in the next.
             graph: GraphModule = trace(*(tensor.detach().clone() for tensor in inputs))
-    except TooLarge:
+    except (TooLarge, ReadsOutside):
         raise
     except Exception as error:
         words = str(error) if isinstance(error, NotRecordable) else _in_words(error)

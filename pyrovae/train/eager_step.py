@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.util import torch_item
@@ -19,19 +16,17 @@ from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.contents import detect_output
 from pyrovae.graphs.holders import is_number
+from pyrovae.graphs.outside import OUTSIDE, detect_outside
 from pyrovae.graphs.reach import Reach
 from pyrovae.graphs.signatures import Arguments
-from pyrovae.randomness import state_of
+from pyrovae.graphs.tensors import are_stored, same_kind, stored_among
+from pyrovae.randomness import python_draws
 from pyrovae.train.slots import Place, Slot, place_of
 
 __all__ = [
     "EagerStep",
-    "are_stored",
     "eager_gradients",
-    "kind_of",
     "observed",
-    "same_kind",
-    "stored_among",
     "unmatched_plates_refused",
 ]
 
@@ -100,6 +95,11 @@ class EagerStep:
         self.changing = last.changing + 1 if self.side_effects else 0
         self.varying = last.varying | {i for i, v in self.floats.items() if last.floats[i] != v}
 
+    def deed(self) -> str:
+        """Say the first of the side effects: what the programs change or read."""
+        first = self.side_effects[0]
+        return f"{'read' if first in OUTSIDE else 'change'} {first}"
+
     def sparse_gradient(self) -> str:
         """Name a parameter whose gradient is sparse; "" if there is none."""
         grads = {name: p.grad for name, p in self.announced.items() if p.grad is not None}
@@ -133,11 +133,11 @@ def observed(
         key: as in `EagerStep`.
         floats: as in `EagerStep`.
     """
-    before, draws = Reach(roots), _python_draws()
-    with detect_output() as said:
+    before, draws = Reach(roots), python_draws()
+    with detect_output() as said, detect_outside() as read:
         loss, announced = take()
-    side_effects = before.side_effects() + said
-    if _python_draws() != draws:
+    side_effects = before.side_effects() + said + read
+    if python_draws() != draws:
         side_effects.append("Python's or numpy's random generator")
     after = Reach(roots) if before.changed() or side_effects else before
     return loss, EagerStep(key, floats, after, announced, side_effects)
@@ -154,36 +154,3 @@ def unmatched_plates_refused() -> Iterator[None]:
             if PLATES not in str(refused):
                 raise
             raise ValueError(str(refused)) from refused
-
-
-def _python_draws() -> Any:
-    """Return the states of Python's and numpy's random generators."""
-    return random.getstate(), state_of(np.random.mtrand._rand)
-
-
-def stored_among(announced: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Return the parameters that are in Pyro's store."""
-    store = pyro.get_param_store()._params
-    return [(name, p) for name, p in announced.items() if store.get(name) is p]
-
-
-def are_stored(stored: Sequence[tuple[str, Tensor]]) -> bool:
-    """Tell whether parameters are still in Pyro's store."""
-    store = pyro.get_param_store()._params
-    return all(store.get(name) is parameter for name, parameter in stored)
-
-
-def same_kind(one: Any, other: Any) -> bool:
-    """Tell whether a graph can read one tensor in the place of another."""
-    return (
-        isinstance(one, Tensor)
-        and isinstance(other, Tensor)
-        and type(one) is type(other)
-        and not other.requires_grad
-        and kind_of(one) == kind_of(other)
-    )
-
-
-def kind_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Return the shape, strides, dtype and device of a tensor."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -20,7 +20,7 @@ from pyrovae.graphs.cuda import CudaStep
 from pyrovae.graphs.guards import Guards
 from pyrovae.graphs.holders import is_number
 from pyrovae.graphs.signatures import Arguments
-from pyrovae.train.eager_step import are_stored, kind_of, same_kind, stored_among
+from pyrovae.graphs.tensors import are_stored, kind_of, same_kind, stored_among
 from pyrovae.train.slots import Slot, slot_tensors
 from pyrovae.train.supports import lies_in
 

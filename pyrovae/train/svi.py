@@ -77,10 +77,11 @@ class SVI(pyro.infer.SVI):
     place or are rebound. It is recorded for the numbers, strings and objects that the programs
     reach by attributes, closures, arguments and globals. A float that changes becomes an input if
     the programs take a tensor in its place; other values have graphs of their own. Steps under
-    an outer handler or autocast, and steps of parameters with gradient hooks, are eager. So are
-    steps whose observed arguments lie outside their support, whose scales are not positive or
-    whose loss is not finite: Pyro raises its own error or warning there. If a check against an
-    eager step finds a difference, a warning says so and the steps run uncompiled from then on.
+    an outer handler or autocast, of parameters with gradient hooks, and of programs that read the
+    clock or a file are eager. So are steps whose observed arguments lie outside their support,
+    whose scales are not positive or whose loss is not finite: Pyro raises its own error or warning
+    there. If a check against an eager step finds a difference, a warning says so and the steps run
+    uncompiled from then on.
 
     On an NVIDIA GPU, the compiled step is replayed as one CUDA graph after the first few steps,
     together with the optimizer's step if all parameters are stepped at once. On the CPU, one
@@ -342,9 +343,7 @@ class SVI(pyro.infer.SVI):
         self.observed_steps += 1
         self._without_graph += 1
         if step.changing >= RESTLESS:
-            self._end(
-                f"the programs change {step.side_effects[0]} as they run, which a graph would not"
-            )
+            self._end(f"the programs {step.deed()} as they run, which a graph would not")
         elif step.sparse_gradient():
             self._end(
                 f"the gradient of {step.sparse_gradient()} is sparse, and a graph's are dense"

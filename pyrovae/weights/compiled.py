@@ -10,14 +10,17 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
+import pyro
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyrovae.graphs.capture import Recorded, record
-from pyrovae.graphs.guards import Guards
+from pyrovae.graphs.outside import detect_outside
 from pyrovae.graphs.reach import Reach
-from pyrovae.graphs.signatures import Arguments, NotRecordable, ambient, settings
+from pyrovae.graphs.signatures import Arguments, NotRecordable, ReadsOutside, ambient, settings
+from pyrovae.graphs.tensors import are_stored, kind_of
+from pyrovae.randomness import python_draws
 from pyrovae.types import ContextValue, Program
 from pyrovae.weights.particles import Settled
 from pyrovae.weights.run import TERMS, Read, run
@@ -44,7 +47,7 @@ class CompiledRun:
     """
 
     def __init__(self) -> None:
-        self._graphs: list[tuple[Any, Guards, Recorded, Any]] = []
+        self._graphs: list[tuple[Any, _Watch, Recorded, Any]] = []
         self._static = True
 
     def __call__(
@@ -85,7 +88,7 @@ class CompiledRun:
             if found is None and self._static and len(self._graphs) < MAX_GRAPHS:
                 reach = Reach([*programs, *given.objects()])
                 graph, structure = _record(settled, reach, given, wanted)
-                self._graphs.append((key, reach.guards(graph.closed_over), graph, structure))
+                self._graphs.append((key, _Watch(graph, reach), graph, structure))
                 found = graph, structure
         except NotRecordable as reason:
             if self._static:
@@ -97,10 +100,29 @@ class CompiledRun:
     def _standing(self, key: Any) -> tuple[Recorded, Any] | None:
         """Return the graph of a key if what Python read to record it is unchanged."""
         for then, watch, graph, structure in self._graphs:
-            held = then == key and (watch.holds() or watch.changed() == [])
-            if held and graph.reads_the_same():
+            if then == key and watch.holds() and graph.reads_the_same():
                 return graph, structure
         return None
+
+
+class _Watch:
+    """Watch the values a graph was recorded under, its tensors and those of Pyro's store."""
+
+    def __init__(self, graph: Recorded, reach: Reach) -> None:
+        self._tensors = graph.closed_over
+        self._guards = reach.guards([*self._tensors, *(tensor for tensor, _ in graph.read)])
+        read = set(map(id, self._tensors))
+        stored = pyro.get_param_store()._params.items()
+        self._stored = [(name, p) for name, p in stored if id(p) in read]
+        self._kinds = list(map(kind_of, self._tensors))
+
+    def holds(self) -> bool:
+        """Tell whether all are as they were."""
+        return (
+            are_stored(self._stored)
+            and list(map(kind_of, self._tensors)) == self._kinds
+            and (self._guards.holds() or self._guards.changed() == [])
+        )
 
 
 def _record(
@@ -113,7 +135,13 @@ def _record(
         nonlocal structure
         x, context = given.refilled(iter(tensors), given.floats)
         model, guide = programs
-        found = run(model, guide, x, *context, particles=particles, read=read)
+        draws = python_draws()
+        with detect_outside() as outside:
+            found = run(model, guide, x, *context, particles=particles, read=read)
+        if outside:
+            raise ReadsOutside(f"the programs read {outside[0]} as they run")
+        if python_draws() != draws:
+            raise ReadsOutside("the programs draw from Python's or numpy's random generator")
         flat, structure = pytree.tree_flatten(found)
         return flat
 
