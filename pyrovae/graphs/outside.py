@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ _IGNORED: Final = frozenset({"importlib", "linecache", "tokenize", "warnings", "
 
 _READERS: Final = ("torch.serialization", "numpy.lib", "pandas", "polars", "pyarrow")
 """Modules of libraries that read files for their caller."""
+
+_INSTALLED: Final = re.compile(r"[/\\](site|dist)-packages[/\\]")
+"""Where installed packages lie, some of which read the clock whenever garbage is collected."""
 
 
 @contextlib.contextmanager
@@ -71,13 +75,16 @@ def _named(called: Any) -> str:
 
 
 def _is_users(frame: FrameType | None) -> bool:
-    """Tell whether a user's code calls, directly or by a library that reads files for it."""
+    """Tell whether a user's code calls, directly or by a library that reads files for it.
+
+    A user's code is that of no installed package.
+    """
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]
         if package in _IGNORED:
             return False
         if package not in _STANDARD and not module.startswith(_READERS):
-            return not of_library(module)
+            return not (of_library(module) or _INSTALLED.search(frame.f_code.co_filename))
         frame = frame.f_back
     return False

@@ -5,6 +5,7 @@ The change comes before a step that no graph is held beside Pyro's: only a guard
 
 import collections
 import functools
+import gc
 import json
 import os
 import time
@@ -440,3 +441,31 @@ def test_an_evaluation_of_a_program_that_reads_the_clock_is_uncompiled():
         UserWarning, match="log-weights run uncompiled: the programs read the clock"
     ):
         pv.log_weights((model, program), X, particles=10, runner=pv.CompiledRun())
+
+
+@pytest.fixture
+def timed_garbage(tmp_path):
+    """Let an installed package read the clock when garbage is collected, as Hypothesis does."""
+    path = tmp_path / "site-packages" / "timed" / "__init__.py"
+    code = compile("lambda phase, info: times.append(perf_counter())", str(path), "eval")
+    names = {"__name__": "timed", "perf_counter": time.perf_counter, "times": []}
+    timed = types.FunctionType(code, names)()
+    gc.callbacks.append(timed)
+    yield names["times"]
+    gc.callbacks.remove(timed)
+
+
+def test_a_clock_that_an_installed_package_reads_in_between_is_not_the_programs(timed_garbage):
+    def program(x):
+        gc.collect()
+        row_guide(x)
+
+    runner = pv.CompiledRun()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.log_weights((model, program), X, particles=10, runner=runner)
+        svi = SVI(model, program, adam(), Trace_ELBO())
+        for _ in range(4):
+            svi.step(X)
+    assert timed_garbage
+    assert len(runner._graphs) == len(svi.graphs) == 1
