@@ -69,6 +69,11 @@ TABLE = [
         ),
     ),
     Needed(
+        "recording: a dispatch mode sees the numbers that torch itself reads from tensors",
+        interfaces.modes_see_what_torch_reads,
+        ("torch.utils._python_dispatch.TorchDispatchMode",),
+    ),
+    Needed(
         "signatures: torch tells whether a hook is on every module",
         interfaces.hooks_on_every_module_are_told,
         ("torch.nn.modules.module._has_any_global_hook",),

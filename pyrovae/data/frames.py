@@ -134,6 +134,8 @@ def words_of(reading: Reading) -> set[str]:
     Another CSV file of them may have only those that look like numbers, dates or booleans.
 
     Example:
+        >>> from pyrovae.data import Reading
+        >>> from pyrovae.data.frames import words_of
         >>> words_of(Reading(covariates={"batch": ["1", "2"], "site": ["1", "a"]}))
         {'site'}
     """

@@ -70,6 +70,24 @@ def modes_can_be_left():
             return inside and not isinstance(torch.ones(2), FakeTensor)
 
 
+def modes_see_what_torch_reads():
+    """Tell whether a mode sees an index read, by an operation whose tag says what it is."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if torch.Tag.data_dependent_output in func.tags:
+                seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        _ = torch.zeros(3)[: torch.tensor(2)]
+        _ = torch.full((), torch.tensor(2.0))
+    return seen == [torch.ops.aten._local_scalar_dense.default] * 2
+
+
 def hooks_on_every_module_are_told():
     def told():
         return bool(nn.modules.module._has_any_global_hook())
