@@ -60,6 +60,7 @@ def run(checkout: Path, contestant: str, compiler: str, folder: Path) -> dict[st
         *(f"tests/{name}" for name in FILES),
         *("-k", "not jit and not Jit", "-q", "-p", "no:cacheprovider", "-n", "2"),
         *("-W", "ignore:pyrovae.SVI runs its steps uncompiled:UserWarning"),
+        *("-W", "ignore:pyrovae.SVI runs steps of such shapes uncompiled:UserWarning"),
         *("-W", "ignore:the arguments had more than:UserWarning"),
         f"--junitxml={report}",
     ]
