@@ -1,5 +1,6 @@
 """A graph that differs from an eager step by its rounding alone is kept; any other is dropped."""
 
+import ctypes
 import warnings
 
 import pyro
@@ -105,3 +106,28 @@ def test_the_recorded_operations_one_by_one_are_the_eager_step_bit_for_bit(inter
     wanted = torch.autograd.grad(loss, graph.trained)
     assert float(found) == loss.item()
     assert all(torch.equal(one, other) for one, other in zip(grads, wanted, strict=True))
+
+
+def test_a_check_that_drops_a_graph_leaves_the_statistics_of_the_eager_step(interpreted):
+    """Memory of C's is out of every guard's sight; batch normalization keeps what it scales."""
+    hidden = ctypes.c_double(1.0)
+
+    class Scaled(Normalized):
+        def forward(self, x):
+            return super().forward(x * hidden.value)
+
+    found = []
+    for kind in (SVI, pyro.infer.SVI):
+        vae, hidden.value = made(Scaled), 1.0
+        svi = kind(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO())
+        torch.manual_seed(1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for i in range(5):  # the last runs the graph a fourth time, which is checked
+                hidden.value = 1.0 if i < 4 else 3.0
+                svi.step(X)
+        found.append((vae.state_dict(), [str(each.message) for each in said]))
+    (state, said), (wanted, _) = found
+    assert any("a value changes that no guard sees" in sentence for sentence in said)
+    for name, value in wanted.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
