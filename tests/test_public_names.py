@@ -1,4 +1,4 @@
-"""Each public name is there when it is the first that a session uses."""
+"""Each public name is there when it is the first that a process uses."""
 
 import ast
 import subprocess
