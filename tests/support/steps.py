@@ -68,6 +68,13 @@ def local(x, *_):
         pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
 
 
+def weighted(x, weight=1.0):
+    """Guide `local`, with a weight of its density."""
+    loc = pyro.param("loc", torch.zeros(2))
+    with pyro.plate("data", len(x)), poutine.scale(scale=weight):
+        pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
+
+
 class Local(nn.Module):
     """A guide whose scale is weighted by a number that stands wherever a test puts it."""
 

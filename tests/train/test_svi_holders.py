@@ -24,8 +24,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from programs import adam
-from pyro import poutine
 from pyro.infer import Trace_ELBO
+from steps import local as model
+from steps import weighted as guide
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.train.svi import SVI
@@ -222,18 +223,6 @@ def pyros_store():
         lambda: store["weight"].detach(),
         lambda v: store.__setitem__("weight", torch.tensor(v)),
     )
-
-
-def model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
-
-
-def guide(x, weight=1.0):
-    loc = pyro.param("loc", torch.zeros(2))
-    with pyro.plate("data", len(x)), poutine.scale(scale=weight):
-        pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
 
 
 def losses(kind, make, steps):
