@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.cli import names
 from pyrovae.data import DataSet, Split
 
-__all__ = ["conditions_by", "labels_by", "rows_of"]
+__all__ = ["conditions_by", "labels_by", "labels_of", "rows_of"]
 
 
 def rows_of(read: DataSet, split: str) -> Split:
@@ -30,6 +30,13 @@ def rows_of(read: DataSet, split: str) -> Split:
     )
 
 
+def labels_of(data: Split) -> Any:
+    """Return the labels by name; as numbers where there are more than a map tells apart."""
+    from pyrovae.plots.labeled import LOOKS
+
+    return data.named_labels if len(data.classes) <= LOOKS else data.labels
+
+
 def labels_by(by: str | None, read: DataSet, data: Split) -> Any:
     """Return the labels of data, or the categories or numbers of a covariate, [N].
 
@@ -37,7 +44,7 @@ def labels_by(by: str | None, read: DataSet, data: Split) -> Any:
         ValueError: if there is no covariate of that name, or it has several numbers.
     """
     if by is None:
-        return data.labels
+        return labels_of(data)
     place, categories = _found(by, read)
     values: Tensor = data.context[place]
     if categories is not None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.cli.conditions import labels_of
 from pyrovae.cli.sequences import PANELS, is_sequence, moves, reconstructed, sampled
 from pyrovae.data.datasets import Split
 from pyrovae.data.images import Shape
@@ -132,7 +133,8 @@ def _of_sequences(vae: VAE, split: Split, *, texts: bool) -> Figures:
 def _map(vae: VAE, split: Split) -> Figures:
     """Draw the map of the latents, if the VAE has one."""
     x, mapped = split.draw()[:MAPPED], split.take(slice(MAPPED))
-    return _possible({"latents": lambda: plots.latent_map(vae, x, mapped.labels, *mapped.context)})
+    labels, context = labels_of(mapped), mapped.context
+    return _possible({"latents": lambda: plots.latent_map(vae, x, labels, *context)})
 
 
 def walk_figure(

@@ -104,7 +104,7 @@ def of_arrays(arrays: Mapping[str, Any], reading: Reading, where: str | Path) ->
         mask = _mask_of(arrays[name], arrays, asked)
         if mask is not None:
             return Contents(arrays[name], beside=beside, mask=mask)
-    given = _of_splits(arrays, rest) if len(rest) > 1 and not beside else None
+    given = _of_splits(arrays, rest, where) if len(rest) > 1 and not beside else None
     if given is not None:
         return given
     if len(rest) != 1:
@@ -122,7 +122,7 @@ def _mask_of(x: Any, arrays: Mapping[str, Any], asked: Sequence[str]) -> Any:
     return mask
 
 
-def _of_splits(arrays: Mapping[str, Any], names: list[str]) -> Contents | None:
+def _of_splits(arrays: Mapping[str, Any], names: list[str], where: str | Path) -> Contents | None:
     """Return the splits that the names of arrays give; None if they do not."""
     x: dict[str, Any] = {}
     y: dict[str, Any] = {}
@@ -138,6 +138,13 @@ def _of_splits(arrays: Mapping[str, Any], names: list[str]) -> Contents | None:
     shapes = {part.shape[1:] for part in x.values()}
     if len(shapes) > 1:
         raise ValueError(f"the arrays {', '.join(names)} have data of the shapes {shapes}")
+    kinds = {name: str(part.dtype) for name, part in x.items()}
+    if "uint8" in kinds.values() and len(set(kinds.values())) > 1:
+        met = ", ".join(f"{kind} in {name}" for name, kind in kinds.items())
+        raise ValueError(
+            f"the data in {where} are {met}: 8-bit numbers are pixels from 0 to 255, others are "
+            "taken as they are. Save all splits in one type"
+        )
     splits = np.concatenate([np.full(len(part), split) for split, part in x.items()])
     labels = np.concatenate([y[split] for split in x]) if y else None
     return Contents(np.concatenate(list(x.values())), labels=labels, splits=splits)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyrovae.data.arrays import Intake, Mapped, Sparse, as_rows, tensors
 from pyrovae.data.datasets import DataSet, Split, drawn_once
+from pyrovae.data.digits import check_arrays
 from pyrovae.data.domains import named
 from pyrovae.data.ranks import Ranks
 from pyrovae.data.streams import Called, Parquet, ahead, opened, passed
@@ -48,7 +49,8 @@ class Batches:
         batch_size: the number of data per batch; the last batch may be smaller. An iterable of
             batches keeps its own sizes.
         shuffle: whether to permute the data in each iteration, and to transform `Transformed`
-            data, as in training.
+            data, as in training. Arrays of float64 are then checked: columns whose variation the
+            dtype of the programs rounds away are refused.
         device: the device to move batches to; None leaves them where they are. For a GPU, tensors
             are moved once as a whole if they fit in half of its free memory.
         intake: what the programs take, by which arrays become tensors (see `arrays`).
@@ -83,7 +85,7 @@ class Batches:
         self._transformed = data if isinstance(data, Transformed) else None
         inner = data.data if isinstance(data, Transformed) else data
         self.data, self.intake = opened(inner, intake or Intake())
-        self.dynamic, rows = _rows(self.data, self.intake)
+        self.dynamic, rows = _rows(self.data, self.intake, exact=shuffle)
         self.rows = _resident(rows, device) if self.intake.in_memory >= 0 else rows
         self.source: Iterable[Any] = () if self.rows else self._source()
         if isinstance(self.source, Parquet) and self.source.nbytes <= self.intake.in_memory:
@@ -244,8 +246,11 @@ def _taken(rows: Rows, place: Any) -> Tensor:
     return rows[place]
 
 
-def _rows(data: Data, intake: Intake) -> tuple[bool, tuple[Rows, ...]]:
-    """Return whether x is dynamic, and the rows of (x, *context), () if data are no arrays."""
+def _rows(data: Data, intake: Intake, *, exact: bool = False) -> tuple[bool, tuple[Rows, ...]]:
+    """Return whether x is dynamic, and the rows of (x, *context), () if data are no arrays.
+
+    With `exact`, arrays whose columns the dtype of the programs rounds away are refused.
+    """
     if isinstance(data, TensorDataset):
         data = data.tensors
     values = data if isinstance(data, tuple) else (data,)
@@ -269,6 +274,8 @@ def _rows(data: Data, intake: Intake) -> tuple[bool, tuple[Rows, ...]]:
         raise ValueError(f"x and its context must have one row per datum; got shapes {shapes}")
     if lengths <= {0}:
         raise ValueError("the data are empty: x needs at least one row")
+    if exact:
+        check_arrays(values, rows)
     return dynamic, rows
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.data.reading import Kind
 
-__all__ = ["covariate", "labeled"]
+__all__ = ["classes_of", "covariate", "labeled"]
 
 
 def labeled(values: Any, where: str) -> Tensor:
@@ -36,6 +36,19 @@ def labeled(values: Any, where: str) -> Tensor:
             raise ValueError(f"{where} has numbers that are not whole: labels are classes")
         return torch.from_numpy(values.astype(np.int64))
     return torch.from_numpy(np.unique(_words(values, where), return_inverse=True)[1])
+
+
+def classes_of(values: Any, where: str) -> tuple[str, ...]:
+    """Return the words that `labeled` numbers, in the order of their numbers; () for numbers.
+
+    Example:
+        >>> classes_of(["b", "a", "b"], "labels"), classes_of([3, 1], "labels")
+        (('a', 'b'), ())
+    """
+    values = np.asarray(values)
+    if values.dtype.kind in "biuf":
+        return ()
+    return tuple(np.unique(_words(values.reshape(len(values)), where)).tolist())
 
 
 def covariate(values: Any, kind: Kind, where: str) -> tuple[Tensor, Kind]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.data.columns import covariate, labeled
+from pyrovae.data.beside import Beside
+from pyrovae.data.digits import check_digits
 from pyrovae.data.domains import check_domain
 from pyrovae.data.image_sets import HELD_OUT, Place
-from pyrovae.data.layouts import check_digits, flat, valued
+from pyrovae.data.layouts import flat, valued
 from pyrovae.data.readers import absolute, read
-from pyrovae.data.reading import Contents, Kind, NoColumn, Reading
+from pyrovae.data.reading import Contents, Reading
 from pyrovae.data.sequences import steps_of
 from pyrovae.data.splits import divided
 from pyrovae.data.streams import Streamed
@@ -44,6 +45,7 @@ class Split:
         x: the data, float [N, D], or sequences [N, T, D].
         labels: integers [N], for figures and probes; the programs do not get them. None if there
             are none.
+        classes: the names of the labels, in the order of their numbers; () if they have none.
         dynamic: whether `x` holds intensities that are binarized anew at each use.
         context: the further arguments of the programs, one tensor [N, C] for each covariate, and
             at the end the mask of a table, [N, D], or of the steps of sequences, [N, T].
@@ -56,10 +58,26 @@ class Split:
     dynamic: bool = False
     context: tuple[Tensor, ...] = ()
     factors: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of data."""
         return len(self.x)
+
+    @property
+    def named_labels(self) -> Any:
+        """The labels by name, for figures; as they are if they have no names.
+
+        Example:
+            >>> import torch
+            >>> from pyrovae.data import Split
+            >>> Split(torch.zeros(2, 1), torch.tensor([1, 0]), classes=("cat", "dog")).named_labels
+            ['dog', 'cat']
+        """
+        if self.labels is None or not self.classes:
+            return self.labels
+        known = dict(enumerate(self.classes))
+        return [known.get(label, str(label)) for label in self.labels.tolist()]
 
     def draw(self, *, seed: int = PIXELS) -> Tensor:
         """Return x, binarized with a fixed seed if the split is dynamic.
@@ -293,21 +311,23 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
     else:
         rows, shape = flat(contents, reading, what)
         x, domain = valued(rows, shape, counts=contents.counts, where=what)
-    labels, context, kinds = _beside(what, contents, reading, len(x))
-    factors = _factors(what, contents, len(x))
-    whole = Split(x, labels, context=(*context, *masks), factors=factors)
+    beside = Beside.of(what, contents, reading, len(x))
+    whole = replace(
+        Split(x, beside.labels, context=(*beside.context, *masks), classes=beside.classes),
+        factors=_factors(what, contents, len(x)),
+    )
     rows_of = divided(len(x), _names_of_splits(contents, reading), reading, what)
     train = rows_of["train"]
     if domain is constraints.real:
         here = masks[0][train] if masks else slice(None)
         check_digits(rows[train][here], x[train][here], what, contents.columns)
-    _check_covariates(what, contents, dict(zip(kinds, context, strict=True)), train)
+    beside.check_digits(what, contents, train)
     return DataSet(
         what,
         **_in_splits(whole, rows_of),
         shape=shape,
         domain=domain,
-        reading=replace(reading, covariates=kinds),
+        reading=replace(reading, covariates=beside.kinds),
         columns=contents.columns,
         gray=contents.gray,
         factors=contents.factor_names,
@@ -358,7 +378,7 @@ def _of_texts(what: str, contents: Contents, reading: Reading) -> DataSet:
 def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
     """Code and split a frame of mixed columns; its statistics are those of the training rows."""
     frame = contents.frame
-    labels, context, kinds = _beside(what, contents, reading, len(frame))
+    beside = Beside.of(what, contents, reading, len(frame))
     rows_of = divided(len(frame), _names_of_splits(contents, reading), reading, what)
     if isinstance(reading.table, Mapping):
         table = Table.from_record(reading.table)
@@ -368,15 +388,15 @@ def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
         table = Table.of(frame, columns=columns)
         if len(rows_of["train"]):
             table = table.measured(frame[rows_of["train"].tolist()])
-    _check_covariates(what, contents, dict(zip(kinds, context, strict=True)), rows_of["train"])
+    beside.check_digits(what, contents, rows_of["train"])
     x, mask = table.encode(frame)
-    whole = Split(x, labels, context=(*context, mask))
+    whole = Split(x, beside.labels, context=(*beside.context, mask), classes=beside.classes)
     return DataSet(
         what,
         **_in_splits(whole, rows_of),
         shape=(len(table.columns),),
         domain=table.domain,
-        reading=replace(reading, covariates=kinds, table=table.record, columns=None),
+        reading=replace(reading, covariates=beside.kinds, table=table.record, columns=None),
         columns=tuple(column.name for column in table.columns),
         table=table,
     )
@@ -394,35 +414,3 @@ def _factors(what: str, contents: Contents, rows: int) -> Tensor | None:
             f"their values have shape {tuple(factors.shape)}, not {wanted}"
         )
     return factors
-
-
-def _check_covariates(
-    what: str, contents: Contents, context: Mapping[str, Tensor], train: Tensor
-) -> None:
-    """Check that float32 keeps how the numbers among the covariates of the training data vary."""
-    for name, value in context.items():
-        exact = np.asarray(contents.beside[name])
-        if exact.dtype.kind in "iuf" and exact.size == value.numel():
-            rows = torch.from_numpy(exact.reshape(value.shape).astype(np.float64))
-            check_digits(rows[train], value[train], f"the covariate {name!r} of {what}")
-
-
-def _beside(
-    what: str, contents: Contents, reading: Reading, rows: int
-) -> tuple[Tensor | None, tuple[Tensor, ...], dict[str, Kind]]:
-    """Return the labels, the context, and what each covariate was taken for."""
-    missing = [name for name in reading.asked() if name not in contents.beside]
-    if missing and not (missing == [reading.labels] and contents.labels is not None):
-        message = f"{what} has no column {missing[0]!r} beside x: leave the option out"
-        raise NoColumn(missing[0], message)
-    values = contents.beside.get(str(reading.labels), contents.labels)
-    labels = None if values is None else labeled(values, f"the labels of {what}")
-    context: dict[str, Tensor] = {}
-    kinds: dict[str, Kind] = {}
-    for name, kind in reading.kinds.items():
-        where = f"{name!r} of {what}"
-        context[name], kinds[name] = covariate(contents.beside[name], kind, where)
-    for name, tensor in (({} if labels is None else {"labels": labels}) | context).items():
-        if len(tensor) != rows:
-            raise ValueError(f"{what} has {rows:,} rows of x and {len(tensor):,} of {name}")
-    return labels, tuple(context.values()), kinds

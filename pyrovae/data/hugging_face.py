@@ -73,21 +73,24 @@ def _columns(whole: Any, reading: Reading, where: str, splits: Any) -> Contents:
     key = reading.key or (images[0] if len(images) == 1 else None)
     if isinstance(key, str) and key not in kinds:
         raise ValueError(f"{where} has no column {key!r}: there are {', '.join(kinds)}")
+    named = kinds.get(reading.labels or (classes[0] if classes else ""))
+    known = tuple(named.names) if isinstance(named, datasets.ClassLabel) else ()
     labels = None
     if reading.labels is None and len(classes) == 1 and classes[0] not in reading.asked():
         labels = np.asarray(whole[classes[0]])
         whole = whole.remove_columns(classes)
     if key in images:
-        named = [f"image {number} of {where}" for number in range(len(whole))]
-        x = stacked((row[key] for row in whole.select_columns([key])), reading, names=named)
-        beside = _beside(whole, reading, where)
-        return Contents(x, labels=labels, beside=beside, splits=splits, images=True)
+        said = [f"image {number} of {where}" for number in range(len(whole))]
+        x = stacked((row[key] for row in whole.select_columns([key])), reading, names=said)
+        found = Contents(x, beside=_beside(whole, reading, where), images=True)
+        return replace(found, labels=labels, splits=splits, classes=known)
     if isinstance(key, str) and not isinstance(kinds[key], datasets.Value):
         x = np.stack([np.asarray(value) for value in whole[key]])
-        return Contents(x, labels=labels, beside=_beside(whole, reading, where), splits=splits)
+        found = Contents(x, beside=_beside(whole, reading, where))
+        return replace(found, labels=labels, splits=splits, classes=known)
     table = whole.with_format("arrow")[:]
     frame = extra("narwhals", "frames").from_native(table, eager_only=True)
-    return replace(numeric(frame, reading, where), labels=labels, splits=splits)
+    return replace(numeric(frame, reading, where), labels=labels, splits=splits, classes=known)
 
 
 def _beside(whole: Any, reading: Reading, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,11 +114,13 @@ def _idx(kind: str, *, held_out: int | None = None) -> Callable[[Place, Reading]
 
     def read(place: Place, reading: Reading) -> Contents:
         sets = {split: place.open(kind, train=split == "train") for split in ("train", "test")}
-        return _train_and_test(
-            *({split: np.asarray(each.data)[:, None] for split, each in sets.items()},),
+        found = _train_and_test(
+            {split: np.asarray(each.data)[:, None] for split, each in sets.items()},
             {split: np.asarray(each.targets) for split, each in sets.items()},
             held_out=held_out,
         )
+        # The digits' names are "0 - zero" and so on.
+        return found if kind == "MNIST" else replace(found, classes=tuple(sets["test"].classes))
 
     return read
 
@@ -158,11 +160,12 @@ def _omniglot(place: Place, reading: Reading) -> Contents:
 
 def _cifar10(place: Place, reading: Reading) -> Contents:
     sets = {split: place.open("CIFAR10", train=split == "train") for split in ("train", "test")}
-    return _train_and_test(
+    found = _train_and_test(
         {split: each.data.transpose(0, 3, 1, 2) for split, each in sets.items()},
         {split: np.asarray(each.targets) for split, each in sets.items()},
         gray=False,
     )
+    return replace(found, classes=tuple(sets["test"].classes))
 
 
 def _svhn(place: Place, reading: Reading) -> Contents:

@@ -7,7 +7,6 @@ are real numbers. What neither the type nor the shape can tell is asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,13 +17,10 @@ from torch.distributions import constraints
 from pyrovae.data.arrays import native
 from pyrovae.data.reading import Contents, Reading
 
-__all__ = ["EXACT", "check_digits", "flat", "valued"]
+__all__ = ["EXACT", "flat", "valued"]
 
 EXACT: Final = 2**24
 """The whole numbers up to which float32 is exact."""
-
-ROUNDED: Final = 0.01
-"""The largest rounding of a column by float32, in its standard deviations."""
 
 CHANNELS: Final = (1, 3)
 
@@ -180,43 +176,6 @@ def _check_pixels(x: Tensor, high: float, where: str) -> None:
         raise ValueError(
             f"{where} has images of whole numbers up to {high:g} stored as {_name(x.dtype)}: save "
             "pixels from 0 to 255 as uint8, or divide them by the largest possible"
-        )
-
-
-def check_digits(x: Tensor, found: Tensor, where: str, columns: Sequence[str] = ()) -> None:
-    """Check that float32 keeps how columns vary, which it does not for seconds since 1970.
-
-    Args:
-        x: rows [N, D] of any type.
-        found: the rows as float32.
-        where: the name of the data, for error messages.
-        columns: the names of the dimensions, for error messages.
-
-    Raises:
-        ValueError: if it rounds a column by more than 0.01 of its standard deviation.
-
-    Example:
-        >>> x = torch.arange(40).double().reshape(40, 1)
-        >>> check_digits(x, x.float(), "x")
-        >>> check_digits(x + 1.6e9, (x + 1.6e9).float(), "x")
-        Traceback (most recent call last):
-        ValueError: column 1 of x deviates from its mean 1.6e+09 by 11.5, and float32 rounds it...
-    """
-    if not len(x) or x.dtype.itemsize < 4 or x.dtype == torch.float32:
-        return
-    exact = x.double()
-    rounded = (exact - found).abs().amax(0)
-    # A constant with errors of float64 is meant as a constant.
-    noise = 1e-12 * exact.abs().amax(0)
-    spread = exact.std(0, correction=0)
-    lost = ((rounded > ROUNDED * spread) & (spread > noise)).nonzero().flatten().tolist()
-    if lost:
-        place = lost[0]
-        name = repr(columns[place]) if columns else str(place + 1)
-        raise ValueError(
-            f"column {name} of {where} deviates from its mean {float(exact[:, place].mean()):.6g} "
-            f"by {float(spread[place]):.3g}, and float32 rounds it by up to "
-            f"{float(rounded[place]):.3g}: subtract a number near the mean"
         )
 
 

@@ -174,6 +174,7 @@ class Contents:
     Attributes:
         x: the data, an array or a tensor [N, ...] of any type.
         labels: labels of the rows that the data set has of itself, if any.
+        classes: the names of labels that are numbers, in their order, if the data set gives them.
         beside: the columns that were asked for, by name: labels, covariates, splits.
         splits: the name of each row's split, if the data set gives it.
         columns: the names of the dimensions of x, if they have names.
@@ -190,6 +191,7 @@ class Contents:
 
     x: Any = None
     labels: Any = None
+    classes: tuple[str, ...] = ()
     beside: Mapping[str, Any] = field(default_factory=dict)
     splits: Any = None
     columns: tuple[str, ...] = ()

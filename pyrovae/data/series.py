@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.data.columns import labeled
+from pyrovae.data.columns import classes_of, labeled
 from pyrovae.data.reading import Contents, NoColumn, Reading
 from pyrovae.data.sequences import pad
 
@@ -28,12 +28,14 @@ class Series(NamedTuple):
         mask: booleans [N, T], True where there is a step.
         labels: integers [N], the classes in alphabetical order; None if there are none.
         targets: [N], the numbers to predict, in files for regression; None in others.
+        classes: the names of the classes, in the order of their numbers.
     """
 
     x: Tensor
     mask: Tensor
     labels: Tensor | None
     targets: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
 
 def read_series(path: str | Path) -> Series:
@@ -88,7 +90,10 @@ def read_series(path: str | Path) -> Series:
     if last == TARGET:
         numbers = [_value(text, f"{path.name}, series {i}") for i, text in enumerate(labels, 1)]
         return Series(x, mask, None, torch.tensor(numbers, dtype=x.dtype))
-    return Series(x, mask, labeled(labels, f"the classes of {path.name}") if last else None)
+    if not last:
+        return Series(x, mask, None)
+    where = f"the classes of {path.name}"
+    return Series(x, mask, labeled(labels, where), classes=classes_of(labels, where))
 
 
 def read_ts(path: Path, reading: Reading) -> Contents:
@@ -103,7 +108,7 @@ def read_ts(path: Path, reading: Reading) -> Contents:
         message = f"{path.name} has series and their classes, and no column {named!r}"
         raise NoColumn(str(named), message)
     found = read_series(path)
-    return Contents(found.x, labels=found.labels, mask=found.mask)
+    return Contents(found.x, labels=found.labels, classes=found.classes, mask=found.mask)
 
 
 def _numbered(file: Iterator[str]) -> Iterator[tuple[int, str]]:

@@ -198,9 +198,10 @@ def dimension_rates(
 ) -> dict[str, Tensor]:
     """Return the KL of each dimension of each site, [N, D] in nats, averaged over particles.
 
-    The sum over D is the site's term in `analytic_kl`. A site is left out if one of its two
-    distributions is not a product of univariate ones, or if its KL has no closed form. The result
-    is empty if the two programs sample their sites in different orders, or enumerate one.
+    The event axes of a site are flattened. The sum over D is the site's term in `analytic_kl`. A
+    site is left out if one of its two distributions is not a product of univariate ones, or if
+    its KL has no closed form. The result is empty if the two programs sample their sites in
+    different orders, or enumerate one.
 
     Raises:
         ValueError: as `log_weights`, if the programs do not match.
@@ -286,8 +287,9 @@ def _site_kl(name: str, guide_site: Any, model_site: Any) -> Tensor:
 def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
     q, p = _one_particle(guide_site["fn"], model_site["fn"])
     masks = guide_site["mask"], model_site["mask"]
-    if len(q.event_shape) != 1 or not same_mask(*masks):
+    if q.event_shape != p.event_shape or not same_mask(*masks):
         return None
+    event = len(q.event_shape)
     q, p = univariate_factors(q), univariate_factors(p)
     if q is None or p is None:
         return None
@@ -295,8 +297,9 @@ def _kl_by_dimension(guide_site: Any, model_site: Any) -> Tensor | None:
         divergence = td.kl_divergence(q, p)
     except NotImplementedError:
         return None
+    flat = divergence.reshape(*divergence.shape[: divergence.dim() - event], -1)
     mask = masks[0].unsqueeze(-1) if isinstance(masks[0], Tensor) else masks[0]
-    return torch.as_tensor(scale_and_mask(divergence, mask=mask))
+    return torch.as_tensor(scale_and_mask(flat, mask=mask))
 
 
 def _one_particle(q: Any, p: Any) -> tuple[Any, Any]:

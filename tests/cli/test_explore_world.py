@@ -235,6 +235,23 @@ class TestPoint:
                 percent = int(re.search(rf"(\d+)% {words}", said)[1])
                 assert percent / 100 == pytest.approx(share, abs=error + 0.005)
 
+    def test_draws_of_the_prior_are_given_the_context_of_each_datum(self):
+        """The posteriors are the prior, which has two places: no draw of either lies in a hole."""
+
+        def prior(c):
+            return pyro.sample("z", dist.Normal(4 * c, 0.5).to_event(1))
+
+        def likelihood(z, x=None, c=None):
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        vae = pv.VAE(prior, likelihood, lambda x, c: prior(c))
+        c = torch.tensor([-1.0, 1.0, 1.0, 1.0]).repeat(50)[:, None]
+        world = World(vae, (torch.zeros(200, 1), c))
+        mean = torch.tensor(world.world()["map"]["prior"]).mean().item()
+        assert mean == pytest.approx(2, abs=5 * 0.5 / math.sqrt(2000))
+        density = world.density_at
+        assert (density.share_in_holes, density.share_outside) == (0.0, 0.0)
+
     def test_the_lines_of_a_density_weigh_it(self, world, vae, x):
         found = world.density(self.Z[0])
         names = executed(world, found["python"], **own(vae, x))
@@ -436,6 +453,7 @@ class TestRuns:
     def test_rows_with_covariates_are_decoded_with_those_of_the_datum(self, tmp_path):
         frame = pandas.DataFrame(random(5, 60, 3).float().numpy(), columns=list("abc"))
         frame["batch"] = ["x", "y", "z"] * 20
+        frame["kind"] = ["thin", "thick"] * 30
         frame.to_csv(tmp_path / "rows.csv", index=False)
 
         def vae(_):
@@ -445,12 +463,14 @@ class TestRuns:
                 pv.guides.MeanFieldNormal(pv.nets.MLP(3 + 3, 8, 4)),
             )
 
-        options = {"covariates": {"batch": "category"}, "key": list("abc")}
+        options = {"covariates": {"batch": "category"}, "labels": "kind", "key": list("abc")}
         folder = of_run(tmp_path / "run", vae, str(tmp_path / "rows.csv"), **options)
         world = world_of(folder, Explored(split="train"))
         said, loaded, data = world.world(), pv.load(folder), Run(folder).data("train")
         assert (said["kind"], said["columns"]) == ("table", ["a", "b", "c"])
         assert said["colors"]["batch"]["names"] == ["x", "y", "z"]
+        assert said["colors"]["label"]["names"] == ["thick", "thin"]
+        assert world.datum(1)["labels"]["label"] == ["thick", "thin"][data.labels[1]]
         assert said["colors"]["a"]["values"] == data.x[:, 0].tolist()
         found = [world.decode([[0.5, 0.5]], at)["x"][0] for at in (0, 1)]
         for at in (0, 1):

@@ -55,6 +55,18 @@ def test_arrays_named_for_splits_are_the_splits(tmp_path):
     assert [len(split) for split in data.splits.values()] == [36, 4, 10]
 
 
+def test_splits_of_pixels_and_of_other_numbers_are_refused(tmp_path):
+    """Else the training pixels would be up to 255, and those for tests up to 1."""
+    np.savez(tmp_path / "d.npz", train=PIXELS[:40], test=PIXELS[40:] / 255)
+    met = (
+        "uint8 in train, float64 in test: 8-bit numbers are pixels .* Save all splits in one type"
+    )
+    with pytest.raises(ValueError, match=met):
+        load(tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", train=X[:40].astype(np.float32), test=X[40:])
+    assert load(tmp_path / "d.npz").train.x.dtype == torch.float32
+
+
 def test_tensors_are_loaded_without_unpickling(tmp_path):
     kept = {"x": torch.tensor(X), "y": torch.arange(50), "h": torch.ones(50, 3).bfloat16()}
     torch.save(kept, tmp_path / "d.pt")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data.columns import covariate, labeled
+from pyrovae.data.columns import classes_of, covariate, labeled
 
 
 def test_labels_are_numbered_or_kept():
@@ -14,6 +14,12 @@ def test_labels_are_numbered_or_kept():
     assert labeled(np.array([[7], [3]], dtype=np.int16), "y").tolist() == [7, 3]
     assert labeled(np.array([1.0, 2.0]), "y").tolist() == [1, 2]
     assert labeled(np.array([True, False]), "y").tolist() == [1, 0]
+
+
+def test_words_name_the_numbers_of_labels():
+    for values in (np.array(["b", "a", "b"]), np.array([["b"], ["a"]], dtype=object)):
+        assert classes_of(values, "y") == ("a", "b")
+    assert classes_of(np.array([7, 3]), "y") == classes_of(np.array([1.0]), "y") == ()
 
 
 @pytest.mark.parametrize(

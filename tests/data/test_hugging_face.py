@@ -29,6 +29,8 @@ def test_images_with_their_splits(tmp_path):
     assert (data.shape, len(data.train), len(data.validation)) == ((1, 4, 5), 18, 2)
     assert torch.equal(data.test.x, torch.tensor(PIXELS[20:]).flatten(1) / 255)
     assert data.test.labels.tolist() == [0, 1] * 5
+    assert data.test.named_labels == ["cat", "dog"] * 5
+    assert load(tmp_path / "d", labels="label").test.classes == ("cat", "dog")
 
 
 def test_columns_of_numbers(tmp_path):

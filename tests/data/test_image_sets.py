@@ -33,11 +33,18 @@ def idx_folder(folder, stem=""):
     return images
 
 
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")],
+    ("name", "kind", "first"),
+    [
+        ("mnist", "MNIST", 0),
+        ("fashion-mnist", "FashionMNIST", "T-shirt/top"),
+        ("kmnist", "KMNIST", "o"),
+    ],
 )
-def test_idx_files_are_used_where_they_lie(name, kind, tmp_path, monkeypatch):
+def test_idx_files_are_used_where_they_lie(name, kind, first, tmp_path, monkeypatch):
     images = idx_folder(tmp_path / kind / "raw")
     monkeypatch.setattr(image_sets, "MNIST_VALIDATION", 5)
     data = load(name, root=tmp_path)
@@ -46,6 +53,7 @@ def test_idx_files_are_used_where_they_lie(name, kind, tmp_path, monkeypatch):
     assert data.test.dynamic
     assert torch.equal(data.test.x, torch.tensor(images["test"]).flatten(1) / 255)
     assert data.test.labels.tolist() == list(range(10))
+    assert data.test.named_labels[0] == first
     assert load(name, tmp_path, binarization=None).domain is constraints.unit_interval
 
 
@@ -68,7 +76,7 @@ def test_emnist_is_upright_and_asks_for_its_part(tmp_path):
 
 def test_cifar10(tmp_path, monkeypatch):
     monkeypatch.setattr(sets.CIFAR10, "_check_integrity", lambda _: True)
-    monkeypatch.setattr(sets.CIFAR10, "_load_meta", lambda _: None)
+    monkeypatch.setattr(sets.CIFAR10, "_load_meta", lambda each: setattr(each, "classes", CIFAR10))
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     batch = RNG.integers(0, 256, (20, 3072), dtype=np.uint8)
@@ -79,6 +87,7 @@ def test_cifar10(tmp_path, monkeypatch):
     assert (data.shape, data.domain) == ((3, 32, 32), constraints.unit_interval)
     assert torch.equal(data.test.x, torch.tensor(batch) / 255)
     assert [len(split) for split in data.splits.values()] == [89, 11, 20]
+    assert data.test.take([3, 0]).named_labels == ["cat", "airplane"]
 
 
 def test_svhn(tmp_path, monkeypatch):

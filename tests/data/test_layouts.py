@@ -1,11 +1,12 @@
 """Arrays of any type and layout: what the numbers mean, and what has to be asked."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch.distributions import constraints
 
-from pyrovae.data import load
+from pyrovae.data import Batches, Intake, load
 from pyrovae.data.layouts import EXACT, flat, valued
 from pyrovae.data.reading import Contents, Reading
 
@@ -147,6 +148,21 @@ def test_a_column_that_float32_would_round_is_refused(at, dtype, tmp_path):
         load(tmp_path / "x.npz")
     np.save(tmp_path / "x.npy", x - np.array([0, at], dtype))
     assert load(tmp_path / "x.npy").train.x[:, 1].unique().numel() == 32
+
+
+def test_arrays_that_float32_would_round_are_not_trained_on():
+    """As `fit` is given them; what is measured is not checked, however little it varies."""
+    x = 1.6e9 + np.arange(80.0).reshape(40, 2)
+    refused = "column 1 of {} deviates from its mean 1.6e[+]09 by 23.1, and float32 rounds it"
+    for given in (x, pandas.DataFrame(x), (x, np.zeros((40, 1)))):
+        with pytest.raises(ValueError, match=refused.format("x")):
+            Batches(given, 10, shuffle=True)
+        assert len(Batches(given, 10)) == 4
+    with pytest.raises(ValueError, match=refused.format("number 1 of the context")):
+        Batches((np.zeros((40, 1)), x), 10, shuffle=True)
+    doubles = Intake(torch.float64)
+    assert torch.equal(Batches(x, 40, intake=doubles, shuffle=True).tensors[0], torch.tensor(x))
+    assert len(Batches(x - 1.6e9, 10, shuffle=True)) == 4
 
 
 def test_a_column_that_float32_keeps_is_kept(tmp_path):

@@ -26,6 +26,13 @@ def test_series_of_several_lengths_and_classes(tmp_path):
     )
     assert found.mask.tolist() == [[True, True, True], [True, True, False]]
     assert found.labels.tolist() == [1, 0], "down, up"
+    assert found.classes == ("down", "up")
+
+
+def test_the_classes_of_a_data_set_keep_their_names(tmp_path):
+    read(tmp_path, "@classLabel true up down\n@data\n1,2:up\n3,4:down\n")
+    data = pv.data.load(tmp_path / "waves.ts", fractions=(1, 0, 0)).train
+    assert data.named_labels == [["down", "up"][label] for label in data.labels]
 
 
 def test_a_mark_of_the_byte_order_is_passed_over(tmp_path):

@@ -494,6 +494,13 @@ class TestUDR:
         assert all(math.isnan(number.mean) for number in found.numbers.values())
         assert "Not defined" in str(found)
 
+    def test_a_model_that_collapsed_counts_for_none_of_the_others(self):
+        models = self.models([np.eye(4), np.eye(4)[::-1], np.eye(4)[[1, 0, 3, 2]]])
+        wanted = UDR(resamples=2)(models).numbers
+        found = dict(UDR(resamples=2)(models | {"none": np.zeros((1000, 4))}).numbers)
+        assert math.isnan(found.pop("none").mean)
+        assert found == wanted
+
     def test_bad_input_is_refused(self):
         with pytest.raises(ValueError, match="two models or more on the same data; got .* 5 data"):
             UDR()([np.zeros((5, 2))])

@@ -232,6 +232,20 @@ def test_an_auxiliary_site_is_refused():
         pv.analytic_kl(vae, world.sample(3))
 
 
+@pytest.mark.parametrize("event", [(), (6,), (2, 3)])
+def test_the_event_axes_of_a_site_are_dimensions(event):
+    """KL(N(m, 0.5^2) || N(0, 1)) = log 2 + (0.25 + m^2 - 1) / 2 for each of them."""
+    x = torch.arange(24.0).reshape(4, 6)[:, : math.prod(event)].reshape(4, *event)
+
+    def program(loc, scale):
+        with pyro.plate("data", 4):
+            pyro.sample("z", dist.Normal(loc, scale).to_event(len(event)))
+
+    pair = lambda x: program(torch.zeros(event), 1.0), lambda x: program(x, 0.5)  # noqa: E731
+    found = dimension_rates(pair, x, particles=2)["z"]
+    assert torch.allclose(found, math.log(2) + (0.25 + x.reshape(4, -1) ** 2 - 1) / 2)
+
+
 def test_sites_in_another_order_have_no_kl_by_dimension():
     def sample(*names):
         for name in names:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.cli.explore.coordinates import Coordinates
+from pyrovae.cli.explore.posteriors import Draws
 from pyrovae.measure.latents.aggregate_posterior import Posterior
 from pyrovae.measure.latents.latents import Latents
 from pyrovae.measure.latents.sites import drawn, latent_sites, score_model
@@ -36,12 +37,12 @@ class Density:
     Args:
         given: the data with their programs.
         coordinates: the latent sites.
-        prior: draws of the prior, [M, D].
-        aggregate: draws of the posteriors, [M, D].
+        prior: draws of the prior.
+        aggregate: draws of the posteriors.
     """
 
     def __init__(
-        self, given: Given, coordinates: Coordinates, prior: Tensor, aggregate: Tensor
+        self, given: Given, coordinates: Coordinates, prior: Draws, aggregate: Draws
     ) -> None:
         self.given, self.coordinates = given, coordinates
         self.prior, self.aggregate = prior, aggregate
@@ -143,8 +144,14 @@ class Density:
         """The share of the posteriors' draws at which p(z) < 0.05 q(z)."""
         return (-self._ratios(self.aggregate) < math.log(Latents().hole)).double().mean().item()
 
-    def _ratios(self, draws: Tensor) -> Tensor:
-        """Return log q(z) - log p(z) at some of the draws."""
-        z, row = draws[:: max(1, len(draws) // REFERENCE)], self.given.first(1)
-        log_prior = torch.tensor([self.log_prior(point[None], row) for point in z])
+    def _ratios(self, draws: Draws) -> Tensor:
+        """Return log q(z) - log p(z) at some of the draws, each given its datum's context."""
+        some = slice(None, None, max(1, len(draws.z) // REFERENCE))
+        z, rows = draws.z[some], draws.rows[some]
+        log_prior = torch.tensor(
+            [
+                self.log_prior(point[None], self.given.rows(row[None]))
+                for point, row in zip(z, rows, strict=True)
+            ]
+        )
         return self.log_aggregate(z) - log_prior

@@ -17,7 +17,20 @@ from pyrovae.weights.given import Given
 from pyrovae.weights.kl import pair_kl_by_dimension
 from pyrovae.weights.sites import is_point_mass
 
-__all__ = ["Posteriors", "prior_draws"]
+__all__ = ["Draws", "Posteriors", "prior_draws"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws, each given the context of a datum.
+
+    Attributes:
+        z: the draws, [M, D].
+        rows: the place of the datum of each, [M].
+    """
+
+    z: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,11 @@ class Posteriors:
         z, scale, draws = (torch.cat(each).cpu() for each in zip(*pieces, strict=True))
         return cls(coordinates, z, scale, draws, kl)
 
+    def some(self, number: int) -> Draws:
+        """Return the draws of up to `number` data, which are evenly spread."""
+        rows = _spread(len(self.draws), number)
+        return Draws(self.draws[rows], rows)
+
     def order(self) -> list[int]:
         """Return the coordinates by KL, or by the variance of the means where KLs are missing."""
         activity = self.z.var(0, correction=0).tolist()
@@ -106,15 +124,23 @@ def _kl(given: Given) -> dict[str, float]:
     }
 
 
-def prior_draws(model: Any, coordinates: Coordinates, row: Given, number: int) -> Tensor:
-    """Return draws of the prior given the context of one datum, [number, D].
+def _spread(data: int, number: int) -> Tensor:
+    """Return the places of up to `number` data, evenly spread."""
+    return torch.arange(0, data, max(1, math.ceil(data / number)))
+
+
+def prior_draws(given: Given, coordinates: Coordinates, number: int) -> Draws:
+    """Return draws of the prior, spread evenly over the contexts of the data.
 
     Raises:
         ValueError: if the model does not sample every site of the guide.
     """
+    rows = _spread(len(given), number)
+    each = math.ceil(number / len(rows))
+    some = given.rows(rows)
     with seeded(0):
-        values = latent_values(drawn(model, number, *row))
+        values = latent_values(drawn(some.pair[0], each, *some))
     missing = [place.name for place in coordinates.places if place.name not in values]
     if missing:
         raise ValueError(f"the model does not sample {missing}, so they have no prior to draw")
-    return coordinates.vectors(values).cpu()
+    return Draws(coordinates.vectors(values).cpu()[:number], rows.repeat(each)[:number])

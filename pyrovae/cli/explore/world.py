@@ -23,7 +23,7 @@ from pyrovae.cli.explore.contents import Contents, categories, numbers
 from pyrovae.cli.explore.decoder import Decoder
 from pyrovae.cli.explore.density import Density
 from pyrovae.cli.explore.lines import Lines, Origin
-from pyrovae.cli.explore.posteriors import Posteriors, prior_draws
+from pyrovae.cli.explore.posteriors import Draws, Posteriors, prior_draws
 from pyrovae.data.datasets import Split, drawn_once
 from pyrovae.measure.latents.paths import linear, spherical
 from pyrovae.measure.latents.sites import drawn
@@ -96,13 +96,14 @@ class World:
         self.contents = contents or Contents(tuple(self.given.x.shape[1:]) or (1,))
         self.given_colors = dict(colors or {})
         if isinstance(data, Split) and data.labels is not None:
-            self.given_colors = {"label": data.labels.tolist(), **self.given_colors}
+            labels = [*data.named_labels] if data.classes else data.labels.tolist()
+            self.given_colors = {"label": labels, **self.given_colors}
         with self.quiet():
             self.posteriors = Posteriors.of(self.given)
-            self.prior, self.no_prior = self._prior()
+            self.priors, self.no_prior = self._prior()
         self.decoder = Decoder(target, self.posteriors.coordinates, self.contents)
         self.density_at = Density(
-            self.given, self.posteriors.coordinates, self.prior, self._aggregate()
+            self.given, self.posteriors.coordinates, self.priors, self.posteriors.some(DRAWN)
         )
         self.lines = Lines(origin, self._simple(), self.given.per_datum)
         self.measured: dict[int, dict[str, list[float]]] = {}
@@ -112,6 +113,11 @@ class World:
     def z(self) -> Tensor:
         """The posterior means, [N, D]."""
         return self.posteriors.z.to(self.given.x)
+
+    @property
+    def prior(self) -> Tensor:
+        """Draws of the prior, each given the context of a datum, [M, D]."""
+        return self.priors.z
 
     def world(self) -> dict[str, Any]:
         """Return the map, the latents and the colors: what is shown first.
@@ -127,7 +133,7 @@ class World:
                 "z": _rounded(self.posteriors.z),
                 "planes": self._planes(),
                 "prior": _rounded(self.prior),
-                "aggregate": _rounded(self._aggregate()),
+                "aggregate": _rounded(self.posteriors.some(DRAWN).z),
             },
             "colors": self._colors() | summary.get("colors", {}),
             "lists": summary.get("lists", {}),
@@ -316,19 +322,14 @@ plane = TSNE(perplexity={perplexity!r}, random_state=0).fit_transform(z.float().
         known = isinstance(last, Tensor) and last.dtype == torch.bool
         return last if known and last.shape == given.x.shape else None
 
-    def _prior(self) -> tuple[Tensor, str | None]:
-        """Return draws of the prior given the first datum's context, and why there are none."""
-        coordinates, row = self.posteriors.coordinates, self._row(0)
+    def _prior(self) -> tuple[Draws, str | None]:
+        """Return draws of the prior, and why there are none."""
+        coordinates = self.posteriors.coordinates
         try:
-            return prior_draws(row.pair[0], coordinates, row, DRAWN), None
+            return prior_draws(self.given, coordinates, DRAWN), None
         except ValueError as error:
             empty = torch.zeros(0, len(coordinates.names), dtype=torch.float64)
-            return empty, f"The prior is missing: {error}"
-
-    def _aggregate(self) -> Tensor:
-        """Return one draw of the posterior of up to `DRAWN` data, which are evenly spread."""
-        draws = self.posteriors.draws
-        return draws[:: max(1, math.ceil(len(draws) / DRAWN))]
+            return Draws(empty, torch.zeros(0).long()), f"The prior is missing: {error}"
 
     @cached_property
     def spheres(self) -> set[str]:

@@ -31,7 +31,8 @@ class UDR:
     a row or a column, and d the number of informative units. A model's score is the median over
     the other models. It is 1 if the units of both are the same up to permutation and sign, which
     entangled codes of different seeds are not. No factors are needed: the models are of one
-    architecture and one setting, and differ by their seed.
+    architecture and one setting, and differ by their seed. A model without informative units, such
+    as one that has collapsed, has no score, and counts for none of the others.
 
     Only informative units take part: in the paper, those with a KL above 0.01 nats. A
     representation has no KL, so here units are informative if their variance exceeds 0.01, unless
@@ -120,8 +121,8 @@ class UDR:
             for b, other in enumerate(models):
                 if a != b and one.size and other.size:
                     found[a, b] = agreement(_similarity(self.similarity, one, other))
-        pairs = [np.delete(column, b) for b, column in enumerate(found.T)]
-        return [float(np.median(each)) for each in pairs]
+        known = [column[np.isfinite(column)] for column in found.T]
+        return [float(np.median(each)) if each.size else math.nan for each in known]
 
 
 def agreement(similarity: np.ndarray) -> float:
