@@ -1,7 +1,7 @@
 """The command line: train, evaluate, compare and sample VAEs.
 
-An error is one line on stderr. With `--traceback`, Python's traceback is printed above it. The
-exit codes are:
+An error is one line on stderr, and so is a warning. With `--traceback`, Python's traceback is
+printed above an error. The exit codes are:
 
     1      the loss is not finite, or torch raised an error
     2      the input is invalid
@@ -16,7 +16,9 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pyrovae.cli.complaints import BAD_INPUT, INTERRUPTED, NOT_FINITE, READER_GONE, complain
 
@@ -32,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = _answer(argv)
+        with _warnings_in_one_line():
+            code = _answer(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
@@ -75,6 +78,23 @@ def _run(argv: list[str]) -> int:
     also = {"command": ("pyrovae", *argv), "entries": tuple(entries)}
     further = {name: value for name, value in also.items() if name in unset}
     return int(command(*bound.args, **bound.kwargs, **further) or 0)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Write warnings as errors are, without a place in the code."""
+    before = warnings.formatwarning
+
+    def formatted(message: Any, category: Any, *place: Any) -> str:
+        if category is UserWarning:
+            return f"pyrovae: warning: {message}\n"
+        return before(message, category, *place)
+
+    warnings.formatwarning = formatted  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _discard_stdout() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import warnings
 from typing import Any, Final
 
 import torch
@@ -17,7 +19,13 @@ from pyrovae.weights.sites import check_supports, one_line
 from pyrovae.weights.target import check_data, programs
 from pyrovae.weights.traces import trace_guide, trace_model
 
-__all__ = ["attempt", "check", "check_announced", "hidden_by_store", "sentence"]
+__all__ = ["attempt", "check", "check_announced", "hidden_by_store", "sentence", "warn_if_far"]
+
+FAR: Final = 1000.0
+"""The nats below 0, for each number of x, at which x counts as far from the likelihood.
+
+A normal of scale 1 has as many at 45 deviations from its mean.
+"""
 
 _FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
 """The errors of programs that cannot take their data."""
@@ -36,6 +44,26 @@ def check(target: Target, batches: Batches) -> Batch:
     check_data(target, *first)
     attempt(model, guide, first)
     return first
+
+
+def warn_if_far(x: Tensor, log_w: Tensor) -> None:
+    """Warn of real numbers that lie far from where the programs put them before training.
+
+    Networks start with outputs of about 1, and gradient steps reach numbers of thousands late or
+    never.
+
+    Args:
+        x: a batch of data, [N, ...].
+        log_w: its log-weights in nats, [K, N].
+    """
+    each = log_w.mean().item() / max(1, x[0].numel())
+    if -math.inf < each < -FAR:
+        warnings.warn(
+            f"before training, the ELBO is {each:.3g} nats for each number of x: x lies far from "
+            "the likelihood, and training may never reach it. Standardize x, for a file of "
+            "columns with pyrovae.data.load(file, table=True) or --data.table true",
+            stacklevel=4,
+        )
 
 
 def attempt(model: Program, guide: Program, batch: Batch) -> None:

@@ -17,6 +17,7 @@ import pyro.optim
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.data.batches import Batch, Batches
 from pyrovae.data.datasets import drawn_once
@@ -29,7 +30,7 @@ from pyrovae.train.accumulation import scaled_size
 from pyrovae.train.callbacks import Callback, History, ProgressBar, Training
 from pyrovae.train.checkpoint import Checkpoint
 from pyrovae.train.distributed import together
-from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store
+from pyrovae.train.dry_run import attempt, check, check_announced, hidden_by_store, warn_if_far
 from pyrovae.train.failures import NonFiniteLoss
 from pyrovae.train.loop import Loop
 from pyrovae.train.monitor import BATCH, DATA, Monitor
@@ -215,6 +216,8 @@ def _prepare(
         model, guide = step.handled(model, guide)
         with poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
+        if batches.intake.domain is constraints.real:
+            warn_if_far(x, log_w)
     parameters = {
         name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
     }

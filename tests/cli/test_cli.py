@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from complaints import complaint
@@ -149,6 +150,26 @@ def test_help_answers_without_importing_torch(command, tmp_path):
     assert "--recipe" in done.stdout
     for name in ("VampPrior", "NegativeBinomial", "LowRankNormal", "GatedMLP", "IWAE"):
         assert name in done.stdout
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(tmp_path):
+    """As of incomes, which lie far from what a normal likelihood starts with."""
+    np.save(tmp_path / "x.npy", 50_000 + np.arange(60.0).reshape(30, 2))
+    words = ["train", "--data", "x.npy", "--epochs", "1", "--latents", "1", "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pyrovae", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"^pyrovae: warning: before training, the ELBO is -1[.\d]+e[+]09 nats .* true$",
+        done.stderr,
+        re.MULTILINE,
+    )
+    assert ".py" not in done.stderr
 
 
 def test_the_package_is_a_command(tmp_path):

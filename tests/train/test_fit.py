@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from worlds import random
 
 import pyrovae as pv
 from pyrovae.train.fit import Step
@@ -512,6 +513,33 @@ def test_early_stopping_keeps_the_last_epoch_if_no_validation_elbo_is_finite(of_
     assert history.kept == len(history.epochs) == 3
     assert history.ended == "stopped early: the validation ELBO was not finite in any epoch"
     assert not all(torch.equal(before[name], new) for name, new in vae.state_dict().items())
+
+
+class Shifted(torch.nn.Module):
+    """A network whose outputs are about 300."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z):
+        return self.net(z) + 300
+
+
+def test_real_numbers_far_from_the_likelihood_are_warned_of():
+    """The ELBO is near -300^2 / 2 nats for each number; pytest makes other warnings errors."""
+    x = 300 + random(0, 40, 3).float()
+
+    def vae(decoder):
+        likelihood = pv.likelihoods.Normal(decoder)
+        return pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(of_x))
+
+    with pv.seeded(0):
+        of_x, of_z = pv.nets.MLP(3, 8, 4), pv.nets.MLP(2, 8, 3)
+    with pytest.warns(UserWarning, match=r"ELBO is -4[.\d]+e[+]04 nats for each number of x"):
+        pv.fit(vae(of_z), x, epochs=1, callbacks=[])
+    pv.fit(vae(of_z), x - 300, epochs=1, callbacks=[])
+    pv.fit(vae(Shifted(of_z)), x, epochs=1, callbacks=[])
 
 
 def test_a_validation_elbo_of_infinity_is_not_the_best():
