@@ -26,6 +26,7 @@ from pyrovae.weights.sites import (
     is_point_mass,
     log_prob,
     sample_sites,
+    support_of,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "check_codes",
     "check_fixed_transform",
     "check_guide",
+    "check_measures",
     "check_transform",
 ]
 
@@ -95,6 +97,40 @@ def check_codes(model_trace: Any, guide_trace: Any) -> None:
                 f"{tuple(guide_fn.event_shape)} in the guide: give the prior as many positions as "
                 f"the guide, whose network has {guide_fn.codes.shape[-2]}"
             )
+
+
+def check_measures(model_trace: Any, guide_trace: Any) -> None:
+    """Check that each latent has probabilities in both programs, or densities in both.
+
+    A straight-through relaxation draws from a discrete support but scores by a density. The ratio
+    of a probability to a density is no weight: its mean is not p(x).
+
+    Raises:
+        ValueError: otherwise, naming the site.
+    """
+    for name, site in sample_sites(guide_trace):
+        other = model_trace.nodes.get(name)
+        if other is None or any(map(is_point_mass, (site, other))) or is_deterministic(site["fn"]):
+            continue
+        discrete = [_is_discrete(each["fn"]) for each in (other, site)]
+        if None in discrete or discrete[0] is discrete[1]:
+            continue
+        families = [type(innermost(each["fn"])).__name__ for each in (other, site)]
+        kinds = ["probabilities" if each else "a density" for each in discrete]
+        raise ValueError(
+            f"site '{name}' has {kinds[0]} in the model ({families[0]}) but {kinds[1]} in the "
+            f"guide ({families[1]}), so their ratio is no weight and gives no bound on log p(x): "
+            "use a discrete family in both programs, such as OneHotCategoricalStraightThrough in "
+            "the guide, or a relaxed one in both"
+        )
+
+
+def _is_discrete(fn: Any) -> bool | None:
+    """Return whether a distribution has probabilities; None if its support is unknown."""
+    try:
+        return bool(support_of(fn).is_discrete)
+    except (NotImplementedError, AttributeError):
+        return None
 
 
 def check_transform(

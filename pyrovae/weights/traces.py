@@ -10,7 +10,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from pyrovae.types import Program
-from pyrovae.weights.auxiliary import check_codes, check_guide
+from pyrovae.weights.auxiliary import check_codes, check_guide, check_measures
 from pyrovae.weights.particles import over_particles
 from pyrovae.weights.sites import (
     advice_on_shapes,
@@ -82,12 +82,14 @@ def check_pair(model_trace: Any, guide_trace: Any) -> None:
     """Check that the traces of the two programs match.
 
     Raises:
-        ValueError: naming the site, if the two sample different latents, if a site is outside the
-            plate over data, or if the model has no sites.
+        ValueError: naming the site, if the two sample different latents, if one has a density
+            and the other probabilities, if a site is outside the plate over data, or if the
+            model has no sites.
     """
     check_guide(guide_trace)
     check_latents(model_trace, guide_trace)
     check_codes(model_trace, guide_trace)
+    check_measures(model_trace, guide_trace)
     if not any(sample_sites(model_trace)):
         raise ValueError(
             "the model samples nothing: add pyro.sample statements for the latents and for x"

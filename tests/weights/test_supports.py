@@ -142,3 +142,60 @@ def test_a_masked_site_may_draw_anything_where_it_is_masked():
         return dist.Normal(ZERO, 1.0).mask(nowhere)
 
     assert math.isfinite(trained(prior, guide).epochs[0].loss)
+
+
+def straight_through(relaxed, prior):
+    """A prior over classes, with a guide that draws classes but scores a density."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", prior)
+            pyro.sample("x", dist.Normal(c, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", relaxed)
+
+    return model, guide
+
+
+DENSITIES = {
+    "one-hot": straight_through(
+        dist.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), logits=ZERO),
+        dist.OneHotCategorical(logits=ZERO),
+    ),
+    "binary": straight_through(
+        dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=ZERO).to_event(1),
+        dist.Bernoulli(logits=ZERO).to_event(1),
+    ),
+    "a relaxed prior": straight_through(
+        dist.OneHotCategorical(logits=ZERO),
+        dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=ZERO, validate_args=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", DENSITIES.values(), ids=DENSITIES.keys())
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda pair, x: pv.log_weights(pair, x, particles=2),
+        lambda pair, x: pv.evaluate(pair, x, particles=2),
+        lambda pair, x: pv.objectives.IWAE(2).loss(*pair, x),
+    ],
+    ids=["log_weights", "evaluate", "IWAE"],
+)
+def test_probabilities_over_densities_are_no_weights(pair, measure):
+    with pytest.raises(ValueError, match=r"'c' has .* in the model \(.*ratio is no weight"):
+        measure(pair, torch.ones(3, 2))
+
+
+def test_a_point_or_another_discrete_family_has_weights():
+    """The straight-through family with probabilities, and a class that the guide is certain of."""
+    prior = dist.OneHotCategorical(logits=ZERO)
+    for fn in (
+        dist.OneHotCategoricalStraightThrough(logits=ZERO),
+        dist.Delta(torch.tensor([1.0, 0.0]), event_dim=1),
+    ):
+        log_w = pv.log_weights(straight_through(fn, prior), torch.ones(3, 2), particles=2)
+        assert log_w.isfinite().all()
