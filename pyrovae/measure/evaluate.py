@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrovae.data.batches import Batches
 from pyrovae.data.datasets import drawn_once
 from pyrovae.data.ranks import Ranks
+from pyrovae.measure import undefined
 from pyrovae.measure import unused_latents as unused
 from pyrovae.measure.findings import Diagnostic, Finding
 from pyrovae.measure.fingerprints import fingerprints
@@ -255,6 +256,8 @@ def _measure(
     """Measure a batch; `read` records why a quantity other than the bounds is missing."""
     reading = read_passes(given, particles, runner, read)
     terms, log_w = reading.terms, reading.terms.log_w
+    if log_w.isnan().any():
+        read.left_out.setdefault(undefined.LOG_WEIGHTS, undefined.cause(terms))
     smoothed, shape = read.beside("Pareto smoothing", lambda: psis.psis(log_w)) or (
         None,
         torch.full_like(log_w[0], torch.nan),

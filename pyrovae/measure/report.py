@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import files
+from pyrovae.measure import undefined
 from pyrovae.measure import unused_latents as unused
 from pyrovae.measure.findings import (
     PARETO,
@@ -114,9 +115,10 @@ class Report(Finding):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """The notes, and a warning if the latents are unused."""
-        if self.point_masses:
-            return self.notes
+        """The notes, and a warning if log-weights are NaN or the latents are unused."""
+        without = undefined.remark(self.elbo.value)
+        if self.point_masses or without:
+            return (*self.notes, *without)
         rate = self.monte_carlo_kl if self.closed_form_kl is None else self.closed_form_kl
         return (*self.notes, *unused.remarks(rate, self.cost_of_another))
 
@@ -160,9 +162,7 @@ class Report(Finding):
     @property
     def verdict(self) -> list[str]:
         """Whether the weights can be trusted, and what the numbers of the table mean."""
-        size = self.effective_sample_size.cpu().double()
-        average = f"{size.mean():,.1f} on average, {size.min():,.1f} at worst"
-        said = [f"Effective sample size: {average}, of {self.particles:,}.", self._trust()]
+        said = [*self._effective(), self._trust()]
         said += without_error_over_data(len(self.elbo.value))
         said += self._annealed()
         said += self._dimensions_used()
@@ -286,7 +286,9 @@ class Report(Finding):
             "seconds": self.seconds,
             "unit": "nats",
             "partial": self.partial,
-            "effective_sample_size": self.effective_sample_size.cpu().double().mean().item(),
+            "effective_sample_size": known(
+                self.effective_sample_size.cpu().double().mean().item()
+            ),
             "of_whole_numbers": None if self.domain is None else self.of_whole_numbers,
             "largest_pareto_k": known(self.pareto_k.max().item()),
             "untrusted": len(self.untrusted),
@@ -297,6 +299,13 @@ class Report(Finding):
                 for site, divergence in self.kl_per_dimension.items()
             },
         }
+
+    def _effective(self) -> Iterator[str]:
+        size = self.effective_sample_size.cpu().double()
+        size = size[~size.isnan()]
+        if len(size):
+            average = f"{size.mean():,.1f} on average, {size.min():,.1f} at worst"
+            yield f"Effective sample size: {average}, of {self.particles:,}."
 
     def _trust(self) -> str:
         if self.point_masses:
@@ -311,6 +320,12 @@ class Report(Finding):
                 f"{pareto.FEWEST} particles."
             )
         data, bad = len(self.pareto_k), self.untrusted.tolist()
+        unknown = int(self.pareto_k.isnan().sum())
+        if unknown and not bad:
+            return (
+                f"The weights cannot be checked: Pareto k-hat is not known at {unknown:,} of "
+                f"{data:,} data."
+            )
         if not bad:
             largest = self.pareto_k.max().item()
             seen = f"Pareto k-hat is at most {largest:.2f}, within its limit of {self._limit}"

@@ -343,8 +343,8 @@ def _pseudo_values(log_w: Tensor) -> Tensor:
 def effective_sample_size(log_w: Tensor) -> Tensor:
     r"""Return Kish's effective sample size, $(\sum_k w_k)^2 / \sum_k w_k^2$, of shape [N].
 
-    It is 1 if one particle has all the weight, K if all weights are equal, and 0 if all weights
-    are zero.
+    It is 1 if one particle has all the weight, K if all weights are equal, 0 if all weights are
+    zero, and NaN if a log-weight is.
 
     References:
         Kong, 1992. A Note on Importance Sampling using Standardized Weights.
@@ -356,7 +356,7 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
         tensor([2., 1.])
     """
     log_size = 2 * _checked(log_w).logsumexp(0) - (2 * log_w).logsumexp(0)
-    return torch.where(log_w.amax(0) > -math.inf, log_size.exp(), 0.0)
+    return torch.where(log_w.amax(0) == -math.inf, 0.0, log_size.exp())
 
 
 def normalized_weights(log_w: Tensor, k: int | None = None) -> Tensor:

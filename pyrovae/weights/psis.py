@@ -61,7 +61,7 @@ def pareto_k(log_w: Tensor) -> Tensor:
 
     Returns:
         The estimates [N]; NaN for fewer than 21 particles, whose tail has fewer than five
-        weights.
+        weights, and where a log-weight is NaN.
 
     Raises:
         ValueError: if log_w does not have shape [K, N].
@@ -178,6 +178,7 @@ def psis(log_w: Tensor) -> tuple[Tensor, Tensor]:
     rounding = 100 * torch.finfo(log_w.dtype).eps
     top, rows = log_w.detach().topk(tail_size(len(log_w)) + 1, dim=0)
     tails, k = _smooth(top.T.cpu().double(), rounding)
+    k = torch.where(top[0].isnan().cpu(), math.nan, k)  # topk puts NaN first
     return log_w.scatter(0, rows[:-1], tails.T.to(log_w)), k.to(log_w)
 
 

@@ -386,3 +386,44 @@ def test_the_default_batch_of_tensors_is_what_a_pass_holds(monkeypatch):
     pv.evaluate(pair, x, particles=100, ks=[])
     pv.evaluate(pair, list(x.split(350)), particles=10)
     assert sizes == [300, 300, 100, *[100] * 7, 350, 350]
+
+
+def undefined_below(limit):
+    """Return a model whose log-likelihood is NaN at z below a limit, and a guide of z near x."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = (z - limit).log().unsqueeze(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0], 0.01))
+
+    return model, guide
+
+
+def test_log_weights_that_are_nan_are_missing_and_the_report_says_where_and_why(tmp_path):
+    """At x = -1 the log of z is NaN; at x = 1 all of the report is as without that datum."""
+    x = torch.tensor([[1.0], [-1.0], [1.0]])
+    report = pv.evaluate(undefined_below(0.0), x, particles=30)
+    assert report.elbo.value.isnan().tolist() == [False, True, False]
+    for per_datum in (report.pareto_k, report.effective_sample_size):
+        assert per_datum.isnan().tolist() == [False, True, False]
+    assert not report.trusted
+    assert report.refused == {"log-weights": "the log-probability of 'x' is NaN"}
+    said = " ".join(str(report).split())
+    assert "log-weights of 1 of 3 data are NaN for some particles, the first in row 1" in said
+    assert "collapsed" not in said
+    report.save(tmp_path / "evaluation.json")
+    assert str(pv.Report.load(tmp_path)) == str(report)
+
+
+def test_a_report_without_any_defined_log_weight_blames_no_latent():
+    report = pv.evaluate(undefined_below(0.0), -torch.ones(3, 1), particles=30)
+    said = " ".join(str(report).split())
+    assert "log-weights of 3 of 3 data are NaN" in said
+    assert "collapsed" not in said
+    assert "The weights cannot be checked: Pareto k-hat is not known at 3 of 3 data" in said
+    assert "nan" not in str(report).replace("NaN", "")
