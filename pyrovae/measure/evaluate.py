@@ -315,7 +315,7 @@ def _diagnose(
             try:
                 with evaluation_mode(target), seeded(seed):
                     found[diagnostic.name] = diagnostic(target, x, *context)
-            except (ValueError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 (any failure: the bounds are kept)
                 refused[diagnostic.name] = reason(error)
                 continue
             if found[diagnostic.name].partial:

@@ -59,7 +59,7 @@ def cost_of_another(model: Program, pair: TracePair, given: Given) -> Tensor:
     try:
         trace = trace_model(model, *given, particles=1, given=others)
         swapped = _log_likelihood(TracePair(trace, pair.guide, pair.layout))
-    except (ValueError, RuntimeError):  # such as x outside the support at another z
+    except Exception:  # noqa: BLE001 (such as x outside the support at another z)
         return torch.full((len(given),), math.nan)
     return _log_likelihood(pair) - swapped
 

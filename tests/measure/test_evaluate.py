@@ -427,3 +427,26 @@ def test_a_report_without_any_defined_log_weight_blames_no_latent():
     assert "collapsed" not in said
     assert "The weights cannot be checked: Pareto k-hat is not known at 3 of 3 data" in said
     assert "nan" not in str(report).replace("NaN", "")
+
+
+@pytest.mark.parametrize("flow", [dist.transforms.Planar, dist.transforms.Radial])
+def test_a_flow_without_an_inverse_loses_a_diagnostic_and_no_bound(flow):
+    """Pyro's planar flows score only what they have drawn, and raise a KeyError elsewhere."""
+    step = flow(2)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(x / 2, 0.7).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [step]))
+
+    x = torch.randn(6, 2)
+    with pytest.warns(UserWarning, match="'latents' was not measured: it failed .KeyError"):
+        report = pv.evaluate((model, guide), x, particles=30, diagnostics=[pv.Latents(draws=20)])
+    alone = pv.evaluate((model, guide), x, particles=30)
+    torch.testing.assert_close(report.iwae[30].value, alone.iwae[30].value, rtol=0, atol=0)
+    assert set(report.refused) == {"latents"}
