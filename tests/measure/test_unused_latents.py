@@ -57,7 +57,7 @@ def test_what_was_trained_is_not():
     torch.manual_seed(0)
     data = pv.data.load("digits")
     vae = digits()
-    step = pv.train.fit.Step(optim=pyro.optim.Adam({"lr": 3e-3}))
+    step = pv.Step(optim=pyro.optim.Adam({"lr": 3e-3}))
     pv.fit(vae, data.train, epochs=10, step=step, callbacks=[])
     report = pv.evaluate(vae, data.test, particles=5)
     assert report.remarks == ()
