@@ -70,13 +70,30 @@ def over_particles(program: Program, particles: int) -> Program:
     def vectorized(*args: Any, **kwargs: Any) -> Any:
         scales = _as_rows(program, particles, args, kwargs)
         if scales is None:
-            with pyro.plate(PARTICLES, particles, dim=-2):
+            with pyro.plate(PARTICLES, particles, dim=-2), _WholeSums():
                 return program(*args, **kwargs)
         args, kwargs = _repeated(particles, args, kwargs)
-        with Rows(particles, scales):
+        with Rows(particles, scales), _WholeSums():
             return program(*args, **kwargs)
 
     return vectorized
+
+
+class _WholeSums(Messenger):
+    """Take sums over the whole support of a discrete site, instead of over `num_samples` draws.
+
+    Pyro enumerates a site with `num_samples` along so many draws, for sums by Monte Carlo. A sum
+    over them is none over the values of the site, which for a continuous site cannot be had: its
+    particles are sampled.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        infer = msg["infer"]
+        if infer.get("enumerate") == "parallel" and infer.get("num_samples") is not None:
+            left_out = {"num_samples"}
+            if not msg["fn"].has_enumerate_support:
+                left_out.add("enumerate")
+            msg["infer"] = {key: infer[key] for key in infer if key not in left_out}
 
 
 class Settled:

@@ -383,3 +383,46 @@ def test_a_model_and_a_guide_may_stand_one_after_the_other():
             wanted = measure(pair, x, particles=3)
         with pv.seeded(1):
             assert torch.equal(measure(*pair, x, particles=3), wanted)
+
+
+DRAWS = {"enumerate": "parallel", "num_samples": 7}
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_local_draws_of_a_class_are_replaced_by_the_whole_sum(where):
+    """Pyro's `num_samples` enumerates draws, whose sum is no sum over the classes."""
+    weights, locs = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([-1.0, 0.5, 2.0])
+    infer = {"model": {}, "guide": {}} | {where: DRAWS}
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(weights), infer=infer["model"])
+            z = pyro.sample("z", dist.Normal(locs[c], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            if where == "guide":
+                pyro.sample("c", dist.Categorical(torch.ones(3)), infer=infer["guide"])
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    x = torch.linspace(-1.0, 2.0, 5)
+    wanted = dist.MixtureSameFamily(
+        dist.Categorical(weights), dist.Normal(locs, math.sqrt(2.0))
+    ).log_prob(x)
+    log_w = log_weights((model, guide), x, particles=4000)
+    ratio = pv.bounds.mean_estimate((log_w - wanted).exp())
+    assert ((ratio.value - 1).abs() < 4 * ratio.standard_error).all()
+
+
+@pytest.mark.parametrize("which", ["model", "guide"])
+def test_local_draws_of_a_continuous_site_are_sampled(which):
+    """With the exact posterior as guide, every log-weight is log p(x)."""
+    world = LinearGaussian()
+    x = world.sample(4)
+    pair = {"model": world.model, "guide": world.exact_guide}
+    pair[which] = poutine.infer_config(
+        pair[which], lambda site: DRAWS if site["name"] == "z" else {}
+    )
+    log_w = log_weights(tuple(pair.values()), x, particles=3)
+    torch.testing.assert_close(log_w, world.log_evidence(x).expand(3, -1))
