@@ -140,6 +140,8 @@ def check_event(site: Any, fn: Any) -> None:
     if value.shape[value.ndim - len(event) :] != event:
         image = site["is_observed"] and value[0].numel() == event.numel()
         remedy = f"pass {flat_line(value)}" if image else "reshape the data"
+        if getattr(innermost(fn), "duration", 0) is None:  # a hidden Markov model of Pyro
+            remedy = f"give the {type(innermost(fn)).__name__} a duration"
         raise ValueError(
             f"site '{site['name']}' has event shape {tuple(event)}; got a value of shape "
             f"{tuple(value.shape)}: {remedy}, or reshape the output of the network"
@@ -360,6 +362,12 @@ def check_plates(name: str, site: Any, size: int) -> None:
             the data, or if there are further plates.
     """
     frames = _plates(site)
+    if plate_size(name, site) < frames[-1].full_size == size:
+        raise ValueError(
+            f"site '{name}' is in plate '{frames[-1].name}', which draws {frames[-1].size} of the "
+            f"{size} data by itself: leave out its subsample_size, as x is a batch, or all data "
+            "that are to be measured"
+        )
     if plate_size(name, site) != size:
         raise ValueError(
             f"site '{name}' is in plate '{frames[-1].name}' of size {frames[-1].size}, but there "

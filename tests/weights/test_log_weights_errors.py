@@ -252,3 +252,44 @@ def test_sites_that_differ_from_pass_to_pass_are_named():
         ValueError, match=r"differ from pass to pass: \['bright'\], then \['dark'\]"
     ):
         log_weight_terms((model, guide), x, particles=2, chunk=2)
+
+
+def test_a_plate_that_draws_its_own_rows_is_named():
+    def plate(x):
+        return pyro.plate("data", len(x), subsample_size=2)
+
+    def model(x):
+        with plate(x) as rows:
+            WORLD.likelihood(WORLD.prior(), x[rows])
+
+    def guide(x):
+        with plate(x) as rows:
+            WORLD.off_posterior(x[rows])
+
+    for measure in (pv.log_weights, pv.evaluate):
+        with pytest.raises(ValueError, match=r"draws 2 of the 4 data .*leave out its subsample_s"):
+            measure((model, guide), WORLD.sample(4), particles=2)
+
+
+def test_a_hidden_markov_model_needs_its_duration():
+    """Pyro scores any length without one, but its event then has length 1."""
+
+    def model(x, duration=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            states = dist.Categorical(logits=torch.eye(2))
+            start, steps = torch.zeros(2), z[..., None, None, None] * torch.eye(2)
+            hmm = dist.DiscreteHMM(start, steps, states, duration=duration)
+            pyro.sample("x", hmm, obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    x = torch.tensor([[0, 1, 1], [0, 0, 1]])
+    with pytest.raises(
+        ValueError, match="'x' has event shape .1,.*give the DiscreteHMM a duratio"
+    ):
+        log_weights((model, guide), x, particles=2)
+    pair = (lambda x: model(x, 3)), guide
+    assert log_weights(pair, x, particles=2).isfinite().all()
