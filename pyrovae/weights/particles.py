@@ -16,7 +16,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pyro
 import torch
@@ -72,8 +72,9 @@ def over_particles(program: Program, particles: int) -> Program:
         if scales is None:
             with pyro.plate(PARTICLES, particles, dim=-2), _WholeSums():
                 return program(*args, **kwargs)
+        size = _size(args, kwargs)
         args, kwargs = _repeated(particles, args, kwargs)
-        with Rows(particles, scales), _WholeSums():
+        with Rows(particles, scales, size), _WholeSums():
             return program(*args, **kwargs)
 
     return vectorized
@@ -188,7 +189,7 @@ def _probed(
 
     def rows(count: int, given: Any = None) -> Any:
         some, named = _repeated(count, args, kwargs)
-        shown = Rows(count, {})(program)
+        shown = Rows(count, {}, _size(args, kwargs))(program)
         return _scored(shown if given is None else poutine.replay(shown, trace=given), some, named)
 
     try:
@@ -266,6 +267,12 @@ def _repeated(
         return value.repeat(particles, *[1] * (value.ndim - 1)) if own else value
 
     return tuple(repeated(value) for value in args), kwargs
+
+
+def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return the number of data that a program is called for; 0 if it is not said."""
+    x = args[0] if args else None
+    return len(x) if isinstance(x, Tensor) else cast(int, kwargs.get("size", 0))
 
 
 def _particle(trace: Any, k: int) -> Any:

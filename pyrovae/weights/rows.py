@@ -28,11 +28,12 @@ class Rows(Messenger):
     Args:
         particles: K.
         scales: the scales of the sites for N data, by name. The plate of K N rows has others.
+        data: N, the number of data before they are repeated.
     """
 
-    def __init__(self, particles: int, scales: Scales) -> None:
+    def __init__(self, particles: int, scales: Scales, data: int) -> None:
         super().__init__()
-        self.particles, self.scales = particles, scales
+        self.particles, self.scales, self.data = particles, scales, data
         self._sizes: dict[str, int] = {}
 
     def __enter__(self) -> Any:
@@ -42,8 +43,10 @@ class Rows(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
-            # The indices of this plate, of size K N, do not fit the other program's, of size N.
-            msg["stop"] = msg["stop"] or self.particles > 1
+            if self.particles > 1:
+                # Its indices, of size K N, do not fit the other program's, of size N.
+                msg["stop"] = True
+                self._enlarge(msg)
             return
         frames = {frame.dim: frame for frame in msg["cond_indep_stack"] if frame.vectorized}
         if -1 not in frames:
@@ -70,6 +73,16 @@ class Rows(Messenger):
             if msg["is_observed"]:
                 check_event(msg, fn)
             msg["value"] = unfolded(msg["value"], self.particles, fn.event_dim)
+
+    def _enlarge(self, msg: Any) -> None:
+        """Give a plate K N rows that is of N data by a number, or too small to draw so many."""
+        size, drawn = msg["fn"].size, msg["fn"].subsample_size
+        rows = self.particles * self.data
+        if msg["value"] is None and (
+            drawn == rows > size or (drawn is None and size == self.data)
+        ):
+            msg["value"] = torch.arange(rows, device=msg["fn"].device) % size
+            msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] in self._sizes:

@@ -265,3 +265,47 @@ def test_a_network_that_ties_the_rows_of_its_batch_is_not_measured():
     assert svi.step(x) > 0
     with pytest.raises(ValueError, match="a layer ties the rows of its batch"):
         pv.evaluate(vae, x, particles=7)
+
+
+WHOLE = 7
+"""The number of all data, of which a batch has `ROWS`: fewer than K N rows, or than N rows."""
+
+PLATES = {
+    "drawn by the length of x": lambda x: pyro.plate("data", WHOLE, subsample_size=len(x)),
+    "given as x": lambda x: pyro.plate("data", WHOLE, subsample=x),
+    "of a number of data": lambda x: pyro.plate("data", ROWS),
+    "of the length of x": lambda x: pyro.plate("data", len(x)),
+}
+
+
+@pytest.mark.parametrize("plate", PLATES.values(), ids=PLATES.keys())
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_networks_on_rows_take_every_plate_of_the_data(plate, shift):
+    """The latent's posterior is known: N(z; x / 2, 1 / 2) for unit noise about z."""
+
+    def flat(value):
+        assert value.ndim == 2, "a network of rows alone"
+        return value
+
+    def model(x):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(flat(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with plate(x):
+            loc = flat(x) / 2 + shift
+            pyro.sample("z", dist.Normal(loc, 0.5**0.5).to_event(1))
+
+    x = random(3, ROWS, 2)
+    evidence = dist.Normal(0.0, 2**0.5).log_prob(x).sum(-1)
+    log_w = pv.log_weights((model, guide), x, particles=4)
+    if shift == 0.0:
+        torch.testing.assert_close(log_w, evidence.expand(4, -1))
+        scale = WHOLE / ROWS if plate in list(PLATES.values())[:2] else 1.0
+        assert IWAE(4).loss(model, guide, x) == pytest.approx(-scale * evidence.sum().item())
+        return
+    # log_w is linear in z: log p(x) - shift^2 - shift * eps / sqrt(1/2) in each of 2 dimensions.
+    draws = pv.log_weights((model, guide), x, particles=2000)
+    error = 2 * shift * (draws.numel()) ** -0.5
+    assert abs((draws - evidence).mean() + 2 * shift**2) < 4 * error
