@@ -288,11 +288,11 @@ def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
         >>> iwae_estimate(torch.tensor([[0.0], [-2.0], [-1.0], [-1.0]]), k=2)
         Estimate(mean -0.783 ± 0.217 over particles, 1 data)
     """
-    groups = _group_bounds(log_w, k)
-    own = log_w[: k or len(log_w)]
-    if len(groups) > 1 or len(own) < 2:
-        return mean_estimate(groups)
-    return Estimate(groups[0], mean_estimate(_pseudo_values(own)).standard_error)
+    relative, largest = _relative(_checked(log_w))
+    groups, own = _group_bounds(relative, k), relative[: k or len(relative)]
+    several = len(groups) > 1 or len(own) < 2
+    error = mean_estimate(groups if several else _pseudo_values(own)).standard_error
+    return Estimate(groups.mean(0) + largest, error)
 
 
 def extrapolated_estimate(log_w: Tensor) -> Estimate:
@@ -324,7 +324,20 @@ def extrapolated_estimate(log_w: Tensor) -> Estimate:
     particles = len(_checked(log_w))
     if particles < 2:
         raise ValueError("the extrapolation leaves one particle out of two or more; got one")
-    return mean_estimate(_pseudo_values(log_w))
+    relative, largest = _relative(log_w)
+    found = mean_estimate(_pseudo_values(relative))
+    return Estimate(found.value + largest, found.standard_error)
+
+
+def _relative(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-weights relative to the largest of each datum, and the largest, [N].
+
+    Single precision holds log p(x) = -1e6 to 0.06 nats, so that differences of terms of this size
+    have no digit left. It is 0 where the largest is not finite.
+    """
+    largest = log_w.amax(0)
+    largest = torch.where(largest.isfinite(), largest, 0.0)
+    return log_w - largest, largest
 
 
 def _pseudo_values(log_w: Tensor) -> Tensor:
@@ -355,7 +368,8 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
         >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -90.0]]))
         tensor([2., 1.])
     """
-    log_size = 2 * _checked(log_w).logsumexp(0) - (2 * log_w).logsumexp(0)
+    relative, _ = _relative(_checked(log_w))
+    log_size = 2 * relative.logsumexp(0) - (2 * relative).logsumexp(0)
     return torch.where(log_w.amax(0) == -math.inf, 0.0, log_size.exp())
 
 

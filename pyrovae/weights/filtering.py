@@ -26,6 +26,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.types import Program
+from pyrovae.weights.bounds import effective_sample_size
 from pyrovae.weights.sites import is_training_factor, objective_sites, sample_sites
 
 __all__ = ["Belief", "Filtered", "StateSpace", "filter_particles"]
@@ -259,11 +260,10 @@ def filter_particles(space: StateSpace, particles: int, *, kl_weight: Any = 1.0)
         seen, belief = space.observed.score_step(t, z, space.x[:, t], belief)
         log_w = log_w + torch.where(mask[:, t], score + seen, 0.0)
         state = _where(mask[:, t], (z, *belief), state)
-        size = _effective_size(log_w)
-        fits = log_w.detach().amax(0) > -math.inf
-        sizes.append(torch.where(mask[:, t], torch.where(fits, size, 0.0), math.nan))
+        size = effective_sample_size(log_w.detach())
+        sizes.append(torch.where(mask[:, t], size, math.nan))
         if t + 1 < length:
-            few = (size < particles / 2) & mask[:, t + 1]
+            few = (size < particles / 2) & (size > 0) & mask[:, t + 1]
             log_z = log_z + torch.where(few, _log_mean(log_w), 0.0)
             state = _where(few, _resampled(state, log_w, particles), state)
             log_w = torch.where(few, 0.0, log_w)
@@ -275,11 +275,6 @@ def filter_particles(space: StateSpace, particles: int, *, kl_weight: Any = 1.0)
 
 def _log_mean(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(0) - math.log(len(log_w))
-
-
-def _effective_size(log_w: Tensor) -> Tensor:
-    log_w = log_w.detach()
-    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
 
 
 def _where(chosen: Tensor, new: Belief, old: Belief) -> Belief:

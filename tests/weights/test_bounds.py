@@ -1,6 +1,7 @@
 """Reductions of log-weights, against loops, exact inequalities and a world that is known."""
 
 import ast
+import functools
 import inspect
 import math
 
@@ -120,6 +121,26 @@ def test_the_error_of_one_group_is_the_jackknifes():
     wanted = torch.stack(left).std(0) * 11 / math.sqrt(12)
     torch.testing.assert_close(bounds.iwae_estimate(log_w).standard_error, wanted)
     torch.testing.assert_close(bounds.iwae_estimate(log_w, 12).standard_error, wanted)
+
+
+@pytest.mark.parametrize("level", [-1e4, -1e6, -1e7])
+def test_size_and_errors_of_single_precision_do_not_depend_on_the_level_of_log_p(level):
+    """Weights that single precision holds exactly have the numbers of double precision.
+
+    Only the values themselves are rounded: near -1e7 neighbors in single precision are 1 apart.
+    """
+    log_w = torch.randint(-6, 1, (100, 50), generator=torch.Generator().manual_seed(0)) + level
+    single, double = log_w.float(), log_w.double()
+    sizes = [bounds.effective_sample_size(each).double() for each in (single, double)]
+    torch.testing.assert_close(*sizes, rtol=1e-4, atol=0)
+    of_groups = functools.partial(bounds.iwae_estimate, k=20)
+    for estimate in (bounds.iwae_estimate, of_groups, bounds.extrapolated_estimate):
+        found, wanted = estimate(single), estimate(double)
+        torch.testing.assert_close(
+            found.standard_error.double(), wanted.standard_error, rtol=1e-3, atol=0
+        )
+        spacing = abs(level) * torch.finfo(torch.float32).eps
+        torch.testing.assert_close(found.value.double(), wanted.value, rtol=0, atol=2 * spacing)
 
 
 @pytest.mark.parametrize("particles", [2, 3, 10, 30])
