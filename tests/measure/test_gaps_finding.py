@@ -1,5 +1,7 @@
 """What a finding of gaps says in words, and draws."""
 
+import math
+
 import pytest
 import torch
 from gap_worlds import WORLD, full_rank, mean_field, small
@@ -52,6 +54,28 @@ class TestVerdict:
     def test_a_gap_below_a_hundredth_of_a_nat_limits_nothing_however_sure(self):
         sure = finding(0.009, 0.001, error=1e-6).verdict
         assert sure[0].startswith("Neither")
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_gaps_that_are_not_finite_are_said_to_be_unknown(self, which, value):
+        gaps = [0.3, 0.3]
+        gaps[which] = value
+        found = finding(*gaps, error=math.nan)
+        assert found.verdict[0].startswith("The gaps of 4 data are missing or infinite")
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_nothing_is_said_of_the_convergence_to_a_gap_that_is_not_finite(self, value):
+        found = finding(0.3, value, **{g.RISE: 0.5})
+        assert not any("not converged" in said for said in found.verdict)
+
+    def test_one_datum_without_an_error_over_particles_has_no_verdict(self):
+        alone = finding(1.0, 0.3, error=math.nan)
+        one = {
+            name: Estimate(e.value[:1], e.standard_error[:1])
+            for name, e in alone.estimates.items()
+        }
+        said = GapsFinding(one, None, wanted=1, source="the given log_evidence").verdict
+        assert said[0].startswith("A gap of one datum has no error")
 
     def test_unfinished_refinement_is_told(self):
         slow = {g.RISE: 0.09, g.OF_FLOW: 0.5, g.RISE_OF_FLOW: 0.04}

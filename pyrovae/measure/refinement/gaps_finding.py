@@ -147,7 +147,18 @@ class GapsFinding(Finding):
     def _limit(self) -> str:
         """Describe which gap limits the bound."""
         amortization, approximation = self.amortization_gap, self.approximation_gap
+        undefined = int((~(amortization.value + approximation.value).isfinite()).sum())
+        if undefined:
+            return (
+                f"The gaps of {undefined:,} data are missing or infinite, because log p(x) or the "
+                "ELBO is not finite there: what limits the bound is not known."
+            )
         errors = _error(amortization) + _error(approximation)
+        if math.isnan(errors):
+            return (
+                "A gap of one datum has no error, because log_evidence has none: what limits the "
+                "bound is not known. Measure several."
+            )
         if not (_matters(amortization) or _matters(approximation)):
             return (
                 f"Neither gap is above two errors and {NEGLIGIBLE:g} nats (a threshold of ours): "
@@ -185,7 +196,8 @@ class GapsFinding(Finding):
         for rise, gap in ((RISE, APPROXIMATION), (RISE_OF_FLOW, OF_FLOW)):
             gained = self.estimates.get(rise)
             if gained is not None and _matters(gained):
-                if gained.mean > UNFINISHED * self.estimates[gap].mean:
+                left = self.estimates[gap].mean
+                if math.isfinite(left) and gained.mean > UNFINISHED * left:
                     sentences.append(
                         "Refinement has not converged: twice the steps gained "
                         f"{_in_nats(gained)}. The {gap} is smaller than reported: use more steps."
@@ -211,8 +223,9 @@ class GapsFinding(Finding):
 
 
 def _error(gap: Estimate) -> float:
-    """Return the larger of the known errors."""
-    return max(e for e in (gap.error_over_particles, gap.error_over_data) if not math.isnan(e))
+    """Return the larger of the known errors; NaN if neither is known."""
+    errors = gap.error_over_particles, gap.error_over_data
+    return max((error for error in errors if not math.isnan(error)), default=math.nan)
 
 
 def _matters(gap: Estimate) -> bool:
