@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, final
 import torch
 from torch import Tensor
 
-from pyrovae.measure.findings import Finding, Quantity, counted, or_zero
+from pyrovae.measure.findings import Finding, Number, Quantity, counted
 from pyrovae.measure.progress import collect, concatenated
 from pyrovae.measure.refinement.refine import refine
 from pyrovae.measure.roc import auroc
@@ -228,24 +228,53 @@ class NoveltyFinding(Finding):
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """The area under the ROC curve, by score."""
-        return {name: auroc(self.inside[name], self.outside[name]) for name in self.inside}
+        """The area under the ROC curve, by score; NaN if a score is NaN on a datum."""
+        return dict(self._areas)
+
+    @property
+    def _areas(self) -> dict[str, Number]:
+        return {
+            name: Number(math.nan) if self._unknown(name) else auroc(scores, self.outside[name])
+            for name, scores in self.inside.items()
+        }
+
+    def _unknown(self, name: str) -> int:
+        """Return the number of data on which a score is NaN."""
+        return sum(int(each[name].isnan().sum()) for each in (self.inside, self.outside))
+
+    def _apart(self, area: Number) -> bool:
+        """Return whether an area differs from 1/2 by two errors.
+
+        The error of complete separation is not known, but its probability by chance, at level 5%.
+        """
+        if math.isnan(area.error_over_data):
+            inside, outside = self._scored
+            return area.mean in (0.0, 1.0) and 2 / math.comb(inside + outside, inside) <= 0.05
+        return abs(area.mean - 0.5) > 2 * area.error_over_data
 
     @property
     def verdict(self) -> Sequence[str]:
         """The best score, and the scores that rate the novel data as more familiar."""
-        areas = self.quantities
-        best = max(areas, key=lambda name: areas[name].mean)
-        said = [
-            f"The best score is {best}: a novel datum scores higher than a familiar one in "
-            f"{areas[best].mean:.1%} of pairs."
+        unknown = [name for name in self.inside if self._unknown(name)]
+        missing = [
+            f"{name} has no area: it is not a number on {self._unknown(name):,} data."
+            for name in unknown
         ]
-        if min(self._scored) < 2:
+        areas = {name: area for name, area in self._areas.items() if name not in unknown}
+        return [*self._compared(areas), *missing] if areas else missing
+
+    def _compared(self, areas: dict[str, Number]) -> list[str]:
+        best = max(areas, key=lambda name: areas[name].mean)
+        share = f"a novel datum scores higher than a familiar one in {areas[best].mean:.1%} of"
+        alone = min(self._scored) < 2
+        chance = "" if alone or self._apart(areas[best]) else ", as chance explains"
+        said = [f"The best score is {best}: {share} pairs{chance}."]
+        if alone:
             return [
                 *said,
                 "One datum of a kind has no error over data. Score several.",
             ]
-        low = [n for n, a in areas.items() if a.mean < 0.5 - 2 * or_zero(a.error_over_data)]
+        low = [name for name, area in areas.items() if area.mean < 0.5 and self._apart(area)]
         if low:
             said.append(
                 f"By {', '.join(low)}, the novel data rate as more familiar than the model's own, "

@@ -321,6 +321,47 @@ def test_data_that_the_likelihood_does_not_take_are_refused(novel):
         novelty(small(pv.likelihoods.Bernoulli), black if novel else grey)
 
 
+@pytest.mark.parametrize(("data", "told"), [(3, False), (4, True)])
+def test_data_that_chance_may_separate_are_not_said_to_be_turned_over(data, told):
+    """Of 6 data, 3 of them novel, 1 of 20 orders has them below: a two-sided p-value of 0.1."""
+    scores = torch.arange(float(data))
+    found = NoveltyFinding({"s": scores}, {"s": scores - 9}, wanted=2 * data).verdict
+    assert any("rate as more familiar" in said for said in found) == told
+    assert found[0].endswith("as chance explains.") != told
+
+
+def test_the_verdict_names_no_more_wrong_scores_than_chance_allows():
+    """Two errors of DeLong's are a test at about 5%, and separation one at 5% at most."""
+    found = []
+    for size in (2, 3, 5, 10):
+        pairs = (
+            NoveltyFinding(*({"s": torch.randn(size)} for _ in "ab"), 2 * size) for _ in range(500)
+        )
+        found += [any("more familiar" in said for said in pair.verdict) for pair in pairs]
+    assert sum(found) / len(found) < 0.06
+
+
+def test_a_score_that_is_no_number_is_missing_and_the_others_are_kept():
+    scores = torch.arange(9.0)
+    broken = scores.masked_fill(scores == 4, math.nan)
+    given = {"good": scores, "bad": broken, "endless": scores / 0}
+    found = NoveltyFinding(given, {**given, "good": scores + 5}, wanted=18)
+    assert math.isnan(found.quantities["bad"].mean)
+    assert found.verdict[-2] == "bad has no area: it is not a number on 2 data."
+    assert found.verdict[0].startswith("The best score is good")
+    assert str(found)
+    assert [axes.get_title(loc="left")[:5] for axes in draw(found).axes[:3]] == ["AUROC", "", ""]
+
+
+def test_infinite_scores_are_drawn_in_the_outermost_bins():
+    scores = torch.arange(9.0)
+    found = NoveltyFinding({"s": scores}, {"s": scores / (scores < 5)}, wanted=18)
+    outside = draw(found).axes[0].containers[1]
+    heights = [bar.get_height() * bar.get_width() for bar in outside]
+    assert sum(heights) == pytest.approx(1)
+    assert heights[-1] == pytest.approx(4 / 9)
+
+
 def test_an_area_without_an_error_is_told():
     scores = torch.arange(5.0)
     sure = NoveltyFinding({"s": scores}, {"s": scores + 9}, wanted=10).verdict
