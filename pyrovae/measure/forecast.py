@@ -23,6 +23,7 @@ from pyrovae.measure.findings import (
     Number,
     Quantity,
     counted,
+    error_of_share,
     without_error_over_data,
 )
 from pyrovae.measure.progress import concatenated
@@ -318,13 +319,13 @@ class ForecastFinding(Finding):
         """The scores, their difference, and the share of values within their intervals."""
         own, past = (_over_sequences(each) for each in (self.score, self.past))
         held = _over_sequences(self.held)
+        # Where all sequences agree, as in a share of 1, they leave the error of one case each.
+        error = held.error_over_data or error_of_share(held.value.sum().item(), len(held.value))
         return {
             "CRPS": own,
             "CRPS of the steps seen": past,
             "difference": difference(own, past, independent=True),
-            f"{SHARE:.0%} interval holds".replace("%", " %"): Number(
-                held.mean, held.error_over_data
-            ),
+            f"{SHARE:.0%} interval holds".replace("%", " %"): Number(held.mean, error),
         }
 
     @property
@@ -334,6 +335,8 @@ class ForecastFinding(Finding):
         if found:
             return found
         apart = self.quantities["difference"]
+        if not math.isfinite(apart.mean):
+            return ["Forecast and data cannot be compared: some draws are not finite."]
         if abs(apart.mean) <= 2 * apart.error_over_data:
             return ["The model forecasts as well as the steps seen, within two errors over data."]
         words = ("better", "lower") if apart.mean < 0 else ("worse", "higher")

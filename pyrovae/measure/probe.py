@@ -26,7 +26,7 @@ from pyrovae.data.arrays import Intake, tensors
 from pyrovae.data.columns import labeled
 from pyrovae.data.datasets import Split
 from pyrovae.data.domains import named
-from pyrovae.measure.findings import Finding, Quantity, estimates_of
+from pyrovae.measure.findings import Finding, Quantity, error_of_share, estimates_of
 from pyrovae.types import ContextValue, Data, Target
 from pyrovae.weights.bounds import Z95, Estimate, difference, students_factor
 from pyrovae.weights.posterior_means import embedded
@@ -362,13 +362,20 @@ def _scores(predicted: Any, target: Any, against: Any) -> Estimate:
     R^2 = 1 - S / D is a ratio of means. Its terms R^2 - (e_n^2 - (1 - R^2) d_n^2) / D have R^2 as
     their mean, and the standard error of the delta method.
     """
+    unknown = torch.full((len(target),), torch.nan)
     if not _is_real(target):
-        value = (predicted == target).astype(np.float64)
-    else:
-        lost, whole = (predicted - target) ** 2, (against - target) ** 2
-        left = lost.mean() / whole.mean()
-        value = 1 - left - (lost - left * whole) / whole.mean()
-    return Estimate(torch.from_numpy(value), torch.full((len(target),), torch.nan))
+        return _Share(torch.from_numpy((predicted == target).astype(np.float64)), unknown)
+    lost, whole = (predicted - target) ** 2, (against - target) ** 2
+    left = lost.mean() / whole.mean()
+    return Estimate(torch.from_numpy(1 - left - (lost - left * whole) / whole.mean()), unknown)
+
+
+class _Share(Estimate):
+    """The share of data that are right; the variance of few data may be 0 by chance."""
+
+    @property
+    def error_over_data(self) -> float:
+        return error_of_share(float(self.value.sum()), len(self.value))
 
 
 def _is_real(target: Any) -> bool:

@@ -18,7 +18,7 @@ from state_space import (
 
 import pyrovae as pv
 from pyrovae.distributions import EachStep, MarkovChain
-from pyrovae.measure.forecast import crps
+from pyrovae.measure.forecast import ForecastFinding, crps
 
 MASK = masked(6, 3, 6)
 
@@ -107,6 +107,23 @@ def test_the_interval_holds_nine_in_ten_whatever_the_number_of_draws(draws):
     held = found.quantities["90 % interval holds"]
     assert held.error_over_data < 0.015
     assert abs(held.mean - 0.9) < 3 * held.error_over_data
+
+
+def test_an_interval_that_holds_all_values_is_not_certain_to_hold_the_next():
+    """After 10 sequences without a failure, the share of failures is below 0.15 at 80%."""
+    score = torch.rand(10, 2)
+    found = ForecastFinding(pv.Forecast(steps=2), score, score, torch.ones(10, 2), wanted=10)
+    error = found.quantities["90 % interval holds"].error_over_data
+    assert 1 - 0.2**0.1 < 1.96 * error < 0.4
+    alone = ForecastFinding(found.settings, score[:1], score[:1], torch.ones(1, 2), wanted=1)
+    assert math.isnan(alone.quantities["90 % interval holds"].error_over_data)
+
+
+def test_draws_that_are_not_finite_are_not_said_to_forecast_worse():
+    score = torch.rand(10, 2)
+    endless = score.masked_fill(score == score[0, 0], math.nan)
+    found = ForecastFinding(pv.Forecast(steps=2), endless, score, score, wanted=10)
+    assert found.verdict == ["Forecast and data cannot be compared: some draws are not finite."]
 
 
 class Clocked(MarkovChain):

@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from worlds import LinearGaussian, random
 
 import pyrovae as pv
+from pyrovae.measure.probe import _scores
 
 LINEAR, NEAREST = "linear", "5 neighbors"
 
@@ -93,6 +94,26 @@ class TestClasses:
                 wanted[test] = model.predict((z[test] - mean) / scale) == y[test]
             assert np.array_equal(found.scores["z"][name].value, wanted)
 
+    @pytest.mark.parametrize("right", [True, False])
+    def test_all_right_or_none_have_the_error_of_few_data(self, right):
+        """After 20 cases without a failure, the share of failures is below 0.109 at 90%."""
+        z, y = two_normals(4, 20, apart=100.0)
+        probes = {"sure": LogisticRegression() if right else Opposite()}
+        found = pv.probe(z, y=y, probes=probes)
+        (score,) = found.scores["z"].values()
+        assert score.mean == right
+        missed = 1.96 * score.error_over_data
+        assert stats.beta.ppf(0.9, 1, 20) < missed < 0.2
+        assert found.to_json()["quantities"]["z [1], sure"]["error_over_data"] > 0
+
+    def test_the_error_of_few_data_covers_the_share(self):
+        """The variance of 20 cases is 0 in 12 of 100 samples at a share of 0.9."""
+        hits = np.arange(21)
+        scores = [_scores(np.arange(20) < h, np.ones(20, bool), None) for h in hits]
+        errors = np.array([score.error_over_data for score in scores])
+        inside = abs(hits / 20 - 0.9) <= 1.96 * errors
+        assert stats.binom.pmf(hits, 20, 0.9)[inside].sum() > 0.93
+
     def test_may_be_words(self):
         z, y = two_normals(5, 100)
         words = np.array(["cat", "dog"])[y]
@@ -100,6 +121,13 @@ class TestClasses:
         assert torch.equal(
             by_words.scores["z"][LINEAR].value, by_numbers.scores["z"][LINEAR].value
         )
+
+
+class Opposite(LogisticRegression):
+    """Predict the other class."""
+
+    def predict(self, z):
+        return 1 - super().predict(z)
 
 
 class TestRealNumbers:
