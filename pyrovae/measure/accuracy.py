@@ -313,6 +313,11 @@ def _right(scores: Tensor, labels: Tensor, whose: str) -> Tensor:
             f"a label is {int(labels.max())}, but {whose} has the classes 0 to "
             f"{scores.shape[1] - 1}: give labels of the same classes"
         )
+    if scores.isnan().any():
+        raise ValueError(
+            f"{whose} returned NaN for {int(scores.isnan().any(-1).sum())} of {len(labels)} data, "
+            "which is no class: leave these data out, or train again"
+        )
     return scores.argmax(-1).cpu() == labels.cpu()
 
 

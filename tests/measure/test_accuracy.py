@@ -13,7 +13,7 @@ from torch import nn
 from worlds import Mixture, data_plate, random
 
 import pyrovae as pv
-from pyrovae.measure.accuracy import Accuracy, AccuracyFinding, class_probabilities
+from pyrovae.measure.accuracy import Accuracy, AccuracyFinding, _right, class_probabilities
 from pyrovae.measure.findings import NotMeasurable
 from pyrovae.nets import MLP
 
@@ -170,6 +170,13 @@ def test_what_it_cannot_measure_is_said_in_one_line(accuracy, said):
     with pytest.raises(ValueError, match=said) as refused:
         accuracy(PAIR, X)
     assert "\n" not in str(refused.value)
+
+
+def test_scores_that_are_no_numbers_are_of_no_class():
+    """The largest of them would be the first: class 0, and right where the label is 0."""
+    scores = torch.zeros(4, 3).masked_fill(torch.arange(4)[:, None] == 2, math.nan)
+    with pytest.raises(ValueError, match="NaN for 1 of 4 data"):
+        _right(scores, torch.zeros(4, dtype=torch.long), "the other classifier")
 
 
 def test_a_vae_without_a_class_is_not_measurable():
