@@ -39,6 +39,9 @@ BOUND: Final = "log p(x | k) + log p(k)"
 DISTORTION: Final = "distortion"
 RATE: Final = "rate"
 
+UNSEEN: Final = 0.01
+"""The share of new codes in further data from which the verdict says so. The threshold is ours."""
+
 SHOWN: Final = 16
 """The number of dead codes that the verdict names."""
 
@@ -57,7 +60,9 @@ class Codes:
                                   positions; at most K
         usage                     the share of a level's K codes that some datum has
 
-    Dead codes, which no datum has, are named in the verdict and in `CodesFinding.dead`.
+    Dead codes, which no datum has, are named in the verdict and in `CodesFinding.dead`. Perplexity
+    and usage are those of these data, and lower than those of more data. The verdict says so if
+    codes of further data are likely to be new, by the share of the codes that one datum alone has.
 
     Args:
         limit: the number of data to measure, taken from the start; None for all.
@@ -67,6 +72,8 @@ class Codes:
             holds codes.
 
     References:
+        Good, 1953. The Population Frequencies of Species and the Estimation of Population
+            Parameters.
         van den Oord, Vinyals, Kavukcuoglu, 2017. Neural Discrete Representation Learning.
 
     Example:
@@ -134,13 +141,27 @@ class Level:
         return found
 
     @property
+    def unseen(self) -> float:
+        """The share of the codes of further data that are new; NaN for a single datum.
+
+        It is the share of all codes here that no other datum has. For one position this is the
+        estimate of Good and Turing. Its expectation is exact for the last of N data.
+        """
+        if len(self.codes) < 2:
+            return math.nan
+        rows = torch.arange(len(self.codes)).unsqueeze(1)
+        owned = (rows * self.size + self.codes).unique() % self.size
+        owners = torch.bincount(owned, minlength=self.size)
+        return (owners[self.codes] == 1).double().mean().item()
+
+    @property
     def usage(self) -> Number:
         """The share of the codes that some datum has."""
         return Number(1 - len(self.dead) / self.size)
 
     @property
     def perplexity(self) -> Number:
-        """The perplexity of the codes; its error is of first order, over the data."""
+        """The perplexity of these codes; its error is of first order, over data sets of N data."""
         counts = self.counts.double()
         costs = -(counts / counts.sum()).log()[self.codes].mean(-1)
         perplexity = costs.mean().exp().item()
@@ -210,6 +231,7 @@ class CodesFinding(Finding):
     def verdict(self) -> list[str]:
         """Which codes are dead, what a code costs, and what the bound leaves out."""
         said = [_usage(name, level) for name, level in self.levels.items()]
+        said += [_new(name, level) for name, level in self.levels.items() if level.unseen > UNSEEN]
         bits = self.quantities["bits per code"].mean
         free = sum(
             level.codes.shape[1] * math.log2(level.size) for level in self.levels.values()
@@ -264,6 +286,14 @@ def _usage(name: str, level: Level) -> str:
         return f"{used}."
     more = f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else ""
     return f"{used}; dead: {', '.join(map(str, dead[:SHOWN]))}{more}."
+
+
+def _new(name: str, level: Level) -> str:
+    return (
+        f"Of the codes of {name}, {level.unseen:.0%} are such that one datum alone has: so many "
+        "codes of further data would be new. Perplexity and usage rise with more data, and codes "
+        "called dead may be rare."
+    )
 
 
 def _exact(values: Tensor) -> Estimate:

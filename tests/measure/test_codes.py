@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.measure.codes import CodesFinding, Level
 from pyrovae.measure.findings import NotMeasurable
 
 
@@ -37,6 +38,31 @@ def test_perplexity_usage_and_dead_codes_are_counts(coded):
     assert found.dead == {"z": [2, 3]}
     assert "2 of 4 codes of z are used; dead: 2, 3." in found.verdict[0]
     assert torch.equal(found.per_datum["codes, z"], X.long())
+
+
+def test_codes_that_one_datum_alone_has_tell_of_new_ones():
+    """The last of N data has new codes as often as any has codes that no other has."""
+    level = Level(torch.tensor([[0, 0, 1], [1, 2, 2], [1, 3, 1]]), 6)
+    assert level.unseen == pytest.approx(5 / 9)  # 0 twice, 2 twice, 3
+    p = torch.tensor([0.6, 0.2, 0.1, 0.06, 0.03, 0.01], dtype=torch.float64)
+    new = (p * (1 - p) ** 49).sum().item()
+    found = [
+        Level(torch.multinomial(p, 50, replacement=True)[:, None], 6).unseen for _ in range(2000)
+    ]
+    spread = torch.tensor(found).std().item()
+    assert abs(sum(found) / 2000 - new) < 4 * spread / 2000**0.5
+    assert math.isnan(Level(level.codes[:1], 6).unseen)
+
+
+def test_few_data_do_not_say_that_codes_are_dead():
+    """All of 64 codes are as likely; 30 data have about 24 of them."""
+    values = torch.zeros(2000)
+    few, many = (
+        CodesFinding(values[:n], values[:n], {"z": Level(torch.randint(64, (n, 1)), 64)}, n)
+        for n in (30, 2000)
+    )
+    assert "codes of further data would be new" in few.verdict[1]
+    assert not any("would be new" in said for said in many.verdict)
 
 
 def test_the_bound_is_the_log_weight_and_the_rate_is_in_bits_per_code(coded):
