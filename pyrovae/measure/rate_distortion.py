@@ -85,16 +85,21 @@ class RateDistortion(Finding):
         """The KL weight with the highest ELBO, and where the rate increases with the KL weight."""
         points = self.points
         best = max(points, key=lambda weight: points[weight].elbo.mean)
-        said = [f"The ELBO is highest at KL weight {best:g}: {points[best].elbo.mean:.3f} nats."]
+        near = [
+            f"{weight:g}"
+            for weight in points
+            if weight != best and not self._rises(points[weight].elbo, points[best].elbo)
+        ]
+        beside = f"; at {', '.join(near)} it is as high within two errors" if near else ""
+        said = [
+            f"The ELBO is highest at KL weight {best:g}: {points[best].elbo.mean:.3f} "
+            f"nats{beside}."
+        ]
         weights = list(points)
         rising = [
             f"{smaller:g} to {larger:g}"
             for smaller, larger in zip(weights, weights[1:], strict=False)
-            if _rises(
-                points[smaller].rate,
-                points[larger].rate,
-                independent=self.reports[smaller].seed is None,
-            )
+            if self._rises(points[smaller].rate, points[larger].rate)
         ]
         if rising:
             said.append(
@@ -102,6 +107,10 @@ class RateDistortion(Finding):
                 "decreases. Train longer, or from several seeds."
             )
         return said
+
+    def _rises(self, smaller: Estimate, larger: Estimate) -> bool:
+        independent = next(iter(self.reports.values())).seed is None
+        return _rises(smaller, larger, independent=independent)
 
 
 def rate_distortion(
@@ -171,6 +180,10 @@ def _point(report: Report) -> Point:
 
 
 def _rises(smaller: Estimate, larger: Estimate, *, independent: bool) -> bool:
-    """Return whether the rate increases by more than two errors of the paired difference."""
+    """Return whether a mean increases by more than two errors of the paired difference.
+
+    It is the larger of the two errors: a verdict is on the models, not on these data alone.
+    """
     rise = difference(larger, smaller, independent=independent)
-    return rise.mean > 2 * rise.error_over_particles
+    errors = (e for e in (rise.error_over_data, rise.error_over_particles) if not math.isnan(e))
+    return rise.mean > 2 * max(errors, default=math.inf)
