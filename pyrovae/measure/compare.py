@@ -27,7 +27,7 @@ from pyrovae.measure.findings import (
 from pyrovae.measure.report import Report
 from pyrovae.measure.saved_findings import SavedFinding
 from pyrovae.weights.bounds import Z95, Estimate, difference
-from pyrovae.weights.psis import beyond
+from pyrovae.weights.psis import FEWEST, beyond
 
 __all__ = ["APART", "FEW", "Comparison", "compare", "reservations"]
 
@@ -57,6 +57,7 @@ class Comparison(Finding):
         untrusted: the number of data of each report whose Pareto k-hat is above its limit.
         point_masses: the names of the models whose guide has no density, and so no bounds.
         bounds: the number of particles k of each bound among the differences, by name.
+        unchecked: the names of the models of which a datum has no Pareto k-hat.
     """
 
     names: tuple[str, str]
@@ -67,6 +68,7 @@ class Comparison(Finding):
     untrusted: tuple[int, int] = (0, 0)
     point_masses: tuple[str, ...] = ()
     bounds: Mapping[str, int] = field(default_factory=lambda: {"ELBO": 1})
+    unchecked: tuple[str, ...] = ()
 
     @property
     def bound(self) -> str:
@@ -162,6 +164,12 @@ def reservations(pairs: Sequence[Comparison]) -> list[str]:
             + ". There the bounds may be far below log p(x), so the order of the models may "
             "be wrong. Compare them by annealed importance sampling (pyrovae.AIS)."
         )
+    unchecked = dict.fromkeys(name for pair in pairs for name in pair.unchecked)
+    if unchecked:
+        sentences.append(
+            f"Pareto k-hat is not known of {' and '.join(unchecked)}; it takes {FEWEST} "
+            "particles. Bounds far below log p(x) would go unnoticed, and so would a wrong order."
+        )
     if any(pair.one_seed for pair in pairs):
         sentences.append(
             "Both reports used the same seed, so their errors over particles may be "
@@ -243,6 +251,9 @@ def compare(
         same_data=same_data,
         same_context=same_context,
         untrusted=(_untrusted(a), _untrusted(b)),
+        unchecked=tuple(
+            name for name, report in zip(names, (a, b), strict=True) if not _checked(report)
+        ),
         point_masses=tuple(
             name for name, report in zip(names, (a, b), strict=True) if report.point_masses
         ),
@@ -259,6 +270,11 @@ def _of_probabilities(report: Report | SavedFinding) -> bool | None:
 def _untrusted(report: Report | SavedFinding) -> int:
     shapes = report.per_datum.get(PARETO)
     return 0 if shapes is None else int(beyond(shapes, report.particles).sum())
+
+
+def _checked(report: Report | SavedFinding) -> bool:
+    shapes = report.per_datum.get(PARETO)
+    return shapes is not None and not bool(shapes.isnan().any())
 
 
 def _same(

@@ -343,6 +343,7 @@ class Report(Finding):
             f"Pareto k-hat is above {self._limit} at {len(bad):,} of {data:,} data: {which} "
             "(all in report.untrusted). There the bound may be far too low, and its error, PSIS "
             f"and the extrapolation are unreliable. {self._remedy()}"
+            + (f" It is not known at {unknown:,}." if unknown else "")
         )
 
     @property

@@ -78,6 +78,18 @@ def coverage(found, error, truth):
     return sum(abs(q.mean - truth) <= Z95 * getattr(q, error) for q in found) / len(found)
 
 
+@pytest.mark.parametrize(("particles", "known"), [(20, False), (21, True)])
+def test_bounds_whose_weights_were_not_checked_are_said_to_be(particles, known):
+    world = LinearGaussian()
+    x = world.sample(4)
+    reports = [report(world, x, particles=particles, seed=seed) for seed in (1, 2)]
+    found = (compare(*reports), pv.rank({"a": reports[0], "b": reports[1]}))
+    for each in found:
+        (said,) = [said for said in each.verdict if "k-hat is not known" in said] or [""]
+        assert said.startswith("Pareto k-hat is not known of ") != known
+        assert ("a" in said and "b" in said) != known
+
+
 def test_intervals_over_data_cover_the_truth_95_times_in_100():
     """100 fresh data 200 times: the mean difference is a KL divergence, the share a normal's."""
     a, b = LinearGaussian(), nearby()

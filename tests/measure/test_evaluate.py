@@ -366,6 +366,8 @@ def test_what_fails_beside_the_bounds_is_left_out_with_a_sentence(
     assert gone.get(name) is None
     assert bool(report.kl_per_dimension) == (name != "KL per dimension")
     assert report.pareto_k.isnan().all() == (name == "Pareto smoothing")
+    unchecked = "The weights cannot be checked: Pareto k-hat is not known at 5 of 5 data."
+    assert (unchecked in report.verdict) == (name == "Pareto smoothing")
 
 
 def test_the_default_batch_of_tensors_is_what_a_pass_holds(monkeypatch):
