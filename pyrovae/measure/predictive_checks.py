@@ -47,6 +47,9 @@ Realized = Callable[[Tensor, Latents], Tensor]
 FALSE_ALARMS: Final = 0.05
 """The level of all tests together, divided among the discrepancies (Bonferroni)."""
 
+FEW: Final = 20
+"""The effective particles below which latents are no posterior draws. The threshold is ours."""
+
 LIKELIHOOD: Final = "log p(x | z)"
 """The name of the discrepancy that posterior replication adds."""
 
@@ -177,7 +180,14 @@ class PredictiveCheckFinding(Finding):
             f"{self.replicated[name].mean():.3g} ± {self.replicated[name].std():.2g})"
             for name in self.outside
         )
-        return f"Model and data differ in: {', '.join(said)} ({tested})."
+        whose = "Drawn and real data" if self._unsettled else "Model and data"
+        return f"{whose} differ in: {', '.join(said)} ({tested})."
+
+    @property
+    def _unsettled(self) -> int:
+        """The number of data whose latents are resampled from few effective particles."""
+        size = self.effective_sample_size
+        return 0 if size is None else int((size < FEW).sum())
 
     def _meaning(self) -> str:
         if self.effective_sample_size is None:
@@ -186,12 +196,21 @@ class PredictiveCheckFinding(Finding):
                 "correct and was not fitted to these data."
             )
         size = self.effective_sample_size.double()
-        return (
+        said = (
             "Data sets were drawn with latents from the posterior: q(z | x) resampled by "
             f"importance weights (effective sample size {size.mean():.1f} on average, "
-            f"{size.min():.1f} at worst). The test is conservative: if the model is correct, "
-            "p-values concentrate around 1/2. One near 0 or 1 is strong evidence against the "
-            "model; one near 1/2 is no evidence for it."
+            f"{size.min():.1f} at worst). "
+        )
+        if self._unsettled:
+            return (
+                f"{said}It is below {FEW} (a threshold of ours) for {self._unsettled:,} data, "
+                "whose latents may be no draws from the posterior: a difference may be that of "
+                "the guide. Use more particles, a better guide, or prior replication."
+            )
+        return (
+            f"{said}The test is conservative: if the model is correct, p-values concentrate "
+            "around 1/2. One near 0 or 1 is strong evidence against the model; one near 1/2 is no "
+            "evidence for it."
         )
 
 

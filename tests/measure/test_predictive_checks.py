@@ -415,3 +415,21 @@ def test_discrepancies_that_cannot_differ_are_called_silent():
     alone = PredictiveCheck({"zero": lambda x: 0 * x.mean()}, draws=60)
     said = alone(LinearGaussian().vae(), LinearGaussian().sample(5)).verdict
     assert said[0].startswith("Nothing was tested: every discrepancy has the same value")
+
+
+def test_a_poor_guide_of_a_correct_model_is_no_evidence_against_the_model():
+    """Latents are three widths off and too narrow, so that real data fit them badly."""
+    world = LinearGaussian()
+
+    def off(x):
+        loc = world.posterior_mean(x) + 3 * world.off_scale
+        return pyro.sample("z", dist.Normal(loc, 0.3 * world.off_scale).to_event(1))
+
+    check = PredictiveCheck({}, replication="posterior", draws=80)
+    found = check(world.vae(off), world.sample(50))
+    assert found.outside == ["log p(x | z)"]
+    assert found.effective_sample_size.max() < 20
+    assert found.verdict[0].startswith("Drawn and real data differ in: log p(x | z)")
+    assert "for 50 data, whose latents may be no draws from the posterior" in found.verdict[1]
+    sure = check(world.vae(world.exact_posterior), world.sample(50))
+    assert "The test is conservative" in sure.verdict[1]
