@@ -19,6 +19,7 @@ import numpy as np
 import rich.box
 import torch
 from rich.table import Table
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -139,6 +140,18 @@ class ProbeFinding(Finding):
     def _naive(self) -> str:
         return "chance (mean of y)" if self.classes is None else "chance (majority class)"
 
+    def _differs(self, d: Estimate, tests: int) -> bool:
+        """Return whether a difference is significant, at level 5% over so many tests (Bonferroni).
+
+        Both errors are widened for few data or folds at the level of a single test (see
+        `students_factor`).
+        """
+        errors = {len(self.fold): d.error_over_data, self._folds: self.error_over_folds(d)}
+        return all(
+            abs(d.mean) > stdtrit(n - 1, 1 - 0.025 / tests) / students_factor(n) * error
+            for n, error in errors.items()
+        )
+
     def _gain(self, above: Estimate, below: Estimate) -> tuple[float, float]:
         """Return a paired difference and the larger of its two errors."""
         d = difference(above, below, independent=True)
@@ -146,12 +159,13 @@ class ProbeFinding(Finding):
 
     def _against_first(self) -> list[str]:
         first, *others = self.scores
-        said = []
+        said, tests = [], len(others) * len(self.scores[first])
         for name in others:
             for probed, estimate in self.scores[name].items():
                 d, error = self._gain(self.scores[first][probed], estimate)
                 how = f"{abs(d):.3f} ± {error:.3f}"
-                if abs(d) > Z95 * error:
+                paired = difference(self.scores[first][probed], estimate, independent=True)
+                if self._differs(paired, tests):
                     ahead, behind = (first, name) if d > 0 else (name, first)
                     said.append(f"By {probed}, {ahead} is ahead of {behind} by {how}.")
                 else:
@@ -176,9 +190,10 @@ def probe(
     the 5 nearest neighbors, in stratified folds; real numbers (floats) by ridge regression and by
     the mean of the 5 nearest neighbors. Each dimension is standardized by the training folds.
 
-    All representations are probed on the same folds, so that differences are paired. The error
-    over data holds for other test data with the probes as fitted, that over folds also for other
-    training data.
+    All representations are probed on the same folds, so that differences are paired. Those from
+    the first are tested at level 5% over all of them together (Bonferroni). The error over data
+    holds for other test data with the probes as fitted, that over folds also for other training
+    data.
 
     Args:
         representation: a VAE, or a pair (model, guide), of which posterior means (`VAE.embed`)

@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from worlds import LinearGaussian, random
 
 import pyrovae as pv
-from pyrovae.measure.probe import _scores
+from pyrovae.measure.probe import ProbeFinding, _scores
+from pyrovae.weights.bounds import Estimate
 
 LINEAR, NEAREST = "linear", "5 neighbors"
 
@@ -258,3 +259,16 @@ TEN = torch.arange(10) % 2
 def test_bad_input_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         pv.probe(*given)
+
+
+def test_of_many_representations_that_are_as_good_few_are_said_to_differ():
+    """Of 60 with scores from one distribution, each verdict is wrong with a probability of 5%."""
+    wrong, unknown = 0, torch.full((60,), torch.nan)
+    for seed in range(60):
+        rows = {f"r{i}": score for i, score in enumerate(random(seed, 60, 60))}
+        scores = {name: {LINEAR: Estimate(row, unknown)} for name, row in rows.items()}
+        chance = Estimate(torch.zeros(60), unknown)
+        folds = torch.arange(60) % 30
+        found = ProbeFinding(scores, chance, dict.fromkeys(scores, 1), folds, classes=None)
+        wrong += any("is ahead" in said for said in found.verdict)
+    assert wrong <= stats.binom.ppf(0.999, 60, 0.05)
