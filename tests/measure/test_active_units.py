@@ -5,6 +5,7 @@ import math
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from coded import Coded, linear
 from torch import distributions as td
@@ -12,7 +13,7 @@ from worlds import Hierarchy, LinearGaussian, data_plate, random
 
 import pyrovae as pv
 from pyrovae.measure.latents import latents
-from pyrovae.measure.latents.active_units import ACTIVE, active_units
+from pyrovae.measure.latents.active_units import ACTIVE, Activity, active_units
 from pyrovae.measure.latents.latents import Latents
 
 
@@ -196,3 +197,9 @@ class TestCollapse:
         assert not found[1.0].collapsed
         assert found[30.0].collapsed
         assert found[30.0].guide_ignores_x
+
+
+def test_the_error_over_data_is_widened_for_few_data_as_others_are():
+    squares = torch.tensor([[0.0], [1.0], [2.0], [5.0], [2.0]], dtype=torch.float64)
+    half = scipy.stats.t.ppf(0.975, 4) * squares.std(0) / math.sqrt(5)
+    torch.testing.assert_close(1.96 * Activity(("z[0]",), squares).error_over_data, half)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.measure.latents.sites import latent_sites
 from pyrovae.types import ContextValue, Program, Target
+from pyrovae.weights.bounds import students_factor
 from pyrovae.weights.given import Given
 from pyrovae.weights.posterior_means import PROBED, posterior_means
 from pyrovae.weights.target import Resolved
@@ -55,8 +56,9 @@ class Activity:
 
     @property
     def error_over_data(self) -> Tensor:
-        """The standard error of each variance over data, [D]."""
-        return self.squares.std(0) / math.sqrt(len(self.squares))
+        """The standard error of each variance over data, times `students_factor`, [D]."""
+        count = len(self.squares)
+        return students_factor(count) * self.squares.std(0) / math.sqrt(count)
 
     @property
     def active(self) -> Tensor:
