@@ -84,17 +84,17 @@ class RateDistortion(Finding):
     def verdict(self) -> list[str]:
         """The KL weight with the highest ELBO, and where the rate increases with the KL weight."""
         points = self.points
-        best = max(points, key=lambda weight: points[weight].elbo.mean)
+        means = {weight: point.elbo.mean for weight, point in points.items()}
+        best = max(means, key=lambda w: -math.inf if math.isnan(means[w]) else means[w])
+        if not math.isfinite(means[best]):
+            return ["No ELBO is finite: every model finds some data impossible."]
         near = [
             f"{weight:g}"
             for weight in points
             if weight != best and not self._rises(points[weight].elbo, points[best].elbo)
         ]
         beside = f"; at {', '.join(near)} it is as high within two errors" if near else ""
-        said = [
-            f"The ELBO is highest at KL weight {best:g}: {points[best].elbo.mean:.3f} "
-            f"nats{beside}."
-        ]
+        said = [f"The ELBO is highest at KL weight {best:g}: {means[best]:.3f} nats{beside}."]
         weights = list(points)
         rising = [
             f"{smaller:g} to {larger:g}"
@@ -185,5 +185,7 @@ def _rises(smaller: Estimate, larger: Estimate, *, independent: bool) -> bool:
     It is the larger of the two errors: a verdict is on the models, not on these data alone.
     """
     rise = difference(larger, smaller, independent=independent)
+    if math.isinf(rise.mean):
+        return rise.mean > 0
     errors = (e for e in (rise.error_over_data, rise.error_over_particles) if not math.isnan(e))
     return rise.mean > 2 * max(errors, default=math.inf)

@@ -213,6 +213,20 @@ def test_a_rise_within_its_noise_is_not_told():
     assert _rises(low, highest, independent=True)
 
 
+def test_models_that_find_data_impossible_have_no_highest_elbo(world):
+    def never(z, x=None):
+        world.likelihood(z, x)
+        pyro.factor("never", torch.full((len(x),), -math.inf))
+
+    x = world.sample(6)
+    impossible = pv.VAE(world.prior, never, world.off_posterior)
+    found = pv.rate_distortion({1.0: impossible, 2.0: impossible}, x, particles=5)
+    assert found.verdict == ["No ELBO is finite: every model finds some data impossible."]
+    found = pv.rate_distortion({1.0: impossible, 2.0: world.vae()}, x, particles=5)
+    assert found.verdict[0].startswith("The ELBO is highest at KL weight 2: ")
+    assert "within two errors" not in found.verdict[0]
+
+
 def test_a_model_that_an_interrupt_meets_half_way_is_left_out():
     world = LinearGaussian()
     x = world.sample(6)
