@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -47,6 +47,10 @@ __all__ = [
     "check_least",
     "masked",
 ]
+
+
+NOTHING: Final = 5e-4
+"""The nats that print as 0.000; of an exact posterior even the error is but rounding."""
 
 
 @final
@@ -259,7 +263,7 @@ class CrossModalFinding(Finding):
             "The difference of two lower bounds is no bound. Extrapolating both to infinitely "
             f"many particles moves it by {moved:+.3f} nats"
         )
-        if abs(moved) > 2 * error:
+        if abs(moved) > max(2 * error, NOTHING):
             return f"{said}, above two errors over particles: use more particles."
         return f"{said}, within two errors over particles."
 
