@@ -200,6 +200,8 @@ class Loop:
     def _steps(self) -> None:
         """Take the steps that are left of the epoch."""
         training, so_far, started = self.training, self.so_far, time.perf_counter()
+        if so_far.losses:  # none may be left, and the epoch has the weight of its last step
+            self._set_weight(len(so_far.losses) - 1)
         self._tell("started_epoch")
         for group in self._left():
             compiling = self.svi.compile_seconds
