@@ -107,7 +107,7 @@ class Reader:
         ended = named in self.trained or _has_ended(folder, elbos, training)
         value, error = math.nan, math.nan
         if ended and elbos:
-            value = max(elbos) if training.patience else elbos[-1]
+            value = _best(elbos) if training.patience else elbos[-1]
         if ended and self.evaluate:
             value, error = self._bound(run)
         state = Found(cell, exists=True, ended=ended, trained=len(elbos), run=named)
@@ -183,9 +183,29 @@ def _has_ended(folder: Path, elbos: list[float], training: Training) -> bool:
     steps = [step for step, _ in Checkpoints(folder).files()]
     if steps and steps[-1] >= (training.max_steps or math.inf):
         return True
-    waited = len(elbos) - 1 - elbos.index(max(elbos))
+    if _is_within_epoch(folder):
+        return False
+    best = _best(elbos)
+    waited = len(elbos) - 1 - elbos.index(best) if best in elbos else len(elbos)
     patient = training.patience is None or waited < training.patience
     return len(elbos) >= training.epochs or not patient
+
+
+def _is_within_epoch(folder: Path) -> bool:
+    """Tell whether a training was ended in the middle of an epoch, as by SIGTERM.
+
+    Its last epoch is measured and written like a whole one.
+    """
+    try:
+        state, _ = Checkpoints(folder).newest()
+        return bool(state["epoch"]["batches"])
+    except (ValueError, TypeError, KeyError):  # removed to save space, or of another version
+        return False
+
+
+def _best(elbos: list[float]) -> float:
+    """Return the largest ELBO that is finite, as early stopping chooses; NaN if there is none."""
+    return max(filter(math.isfinite, elbos), default=math.nan)
 
 
 def _plain(table: str, entries: Any) -> dict[str, Any]:

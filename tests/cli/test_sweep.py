@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.cli import experiment, main
+from pyrovae.cli import experiment, main, signals
 from pyrovae.cli.cells import Reader
 from pyrovae.cli.children import Children
 from pyrovae.cli.sweep import _environment
@@ -293,6 +293,40 @@ def test_early_stopping_ends_a_cell(tmp_path, trained):
     elbos = [e["validation_elbo"] for e in pv.runs.Run(tmp_path / "out" / "latents=2").metrics]
     assert line["epochs"] == len(elbos) < 9
     assert line["value"] == max(elbos)
+
+
+def test_a_cell_that_was_told_to_end_in_its_last_epoch_is_resumed(tmp_path, trained, monkeypatch):
+    file = written(tmp_path, "[sweep]\nprior.latents = [2]", BASE + "compile = false\n")
+    argv = ["sweep", str(file), "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as told:
+        asked = property(lambda _: True, lambda *_: None)  # as after SIGTERM
+        told.setattr(signals._Terminable, "asked", asked, raising=False)
+        assert main(argv) == 1
+    (line,) = results(tmp_path / "out").values()
+    assert not line["finished"]
+    trained.clear()
+    assert main(argv) == 0
+    assert trained == [["train", "--resume", str(tmp_path / "out" / "latents=2")]]
+    whole = [*argv[:-1], str(tmp_path / "whole")]
+    assert main(whole) == 0
+    (again,), (wanted,) = (results(tmp_path / name).values() for name in ("out", "whole"))
+    assert again["value"] == wanted["value"]
+
+
+def test_an_epoch_whose_elbo_is_not_finite_is_not_the_best(tmp_path, trained):
+    base = BASE.replace("epochs = 1", "epochs = 2\npatience = 2\ncompile = false")
+    file = written(tmp_path, "[sweep]\nprior.latents = [2]", base)
+    argv = ["sweep", str(file), "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    metrics = tmp_path / "out" / "latents=2" / "metrics.jsonl"
+    first, second = map(json.loads, metrics.read_text().splitlines())
+    first["validation_elbo"] = None
+    metrics.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    trained.clear()
+    assert main(argv) == 0
+    assert trained == []
+    (line,) = results(tmp_path / "out").values()
+    assert line["value"] == second["validation_elbo"]
 
 
 @pytest.mark.parametrize("limit", ["max_steps = 2", "max_time = 0.001"])
