@@ -209,7 +209,8 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
         details = {"data": source.record, **_recorded(tables, source, recipe)}
         checkpoint = Checkpoint(out, seed=seed, command=command, **details)
         history = fitted(vae, data, tables, checkpoint, resume=options.resume)
-        if history.epochs and checkpoint.writing and not Ranks.present().rank:
+        drawn = checkpoint.writing or not _has_figures(out)
+        if history.epochs and drawn and not Ranks.present().rank:
             with alone():
                 texts = data.vocabulary is not None
                 figures = vae_figures(vae, _shown(data), data.shape, texts=texts)
@@ -219,6 +220,11 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
     if TERMINATED in history.ended:
         return SIGTERMED
     return INTERRUPTED if history.ended == "interrupted" else 0
+
+
+def _has_figures(out: Path) -> bool:
+    """Tell whether a training drew its figures at its end; that of its history is drawn before."""
+    return any(path.name != "history.png" for path in (out / "figures").glob("*.png"))
 
 
 def _shown(data: DataSet) -> Split:

@@ -211,3 +211,19 @@ def test_results_are_kept_until_a_resumed_run_takes_a_step(tmp_path, monkeypatch
     assert main([*resume, "--epochs", "3"]) == 0
     assert len(pv.runs.Run(run).metrics) == 3
     assert not any((run / name).exists() for name in results)
+
+
+def test_a_run_that_was_broken_off_before_its_figures_gets_them(tmp_path, monkeypatch):
+    run, options = tmp_path / "run", "--epochs 1 --batch-size 400 --hidden 8 --no-compile".split()
+    with monkeypatch.context() as broken:
+        broken.setattr("pyrovae.cli.train.save_figures", lambda *_: interrupt())
+        assert main(["train", *options, "--out", str(run)]) == 130
+    assert not (run / "figures").exists()
+    model = (run / "model.safetensors").read_bytes()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (run / "figures" / "samples.png").is_file()
+    assert (run / "model.safetensors").read_bytes() == model
+
+
+def interrupt():
+    raise KeyboardInterrupt
