@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +25,12 @@ def read_folder(folder: Path, reading: Reading) -> Contents:
 
     Images lie in the folder itself, in one subfolder for each class, or in either form below
     folders that are named train, test and, possibly, validation. Classes become labels. Hidden
-    files and folders are left out.
+    files and folders are left out, and links to folders are followed.
 
     Raises:
         ValueError: if there are no images, they differ in size and no size is given, a file is
-            no image of 8 bits, or images lie beside folders named train and test.
+            no image of 8 bits, or holds several, or images lie beside folders named train and
+            test.
     """
     if asked := [*reading.asked(), *([reading.key] if reading.key else [])]:
         raise NoColumn(
@@ -121,25 +122,62 @@ def stacked(images: Iterable[Any], reading: Reading, *, names: Sequence[str]) ->
 
 
 def _images(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(map(_is_hidden, path.relative_to(folder).parts))
-    ]
+    return sorted(path for path in _files(folder) if path.suffix.lower() in SUFFIXES)
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, also behind links to folders, which `rglob` leaves out."""
+    here = folder.resolve()
+    if here in above:  # a link to a folder that holds it
+        return
+    for path in folder.iterdir():
+        if _is_hidden(path.name):
+            continue
+        if path.is_dir():
+            yield from _files(path, (*above, here))
+        else:
+            yield path
 
 
 def _opened(path: Path) -> Any:
+    """Return an image as it is looked at: cameras store it as it is and note how it is turned."""
     try:
         with Image.open(path) as image:
             image.load()
-            return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            several = _has_pages(image)
+            upright = ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, OSError, EOFError, SyntaxError) as error:
         raise ValueError(f"{path} is no image that can be read: {error}") from error
+    if several:
+        raise ValueError(
+            f"{path} holds several images, such as the pages of a stack: save each as a file of "
+            "its own"
+        )
+    return upright
+
+
+def _has_pages(image: Any) -> bool:
+    """Return whether a file holds further images of the same size; smaller ones are previews.
+
+    Those that cameras write beside a photograph (MPO) are none either.
+    """
+    size, pages = image.size, getattr(image, "n_frames", 1)
+    if image.format == "MPO":
+        return False
+    for page in range(1, pages):
+        image.seek(page)
+        if image.size == size:
+            return True
+    if pages > 1:
+        image.seek(0)
+        image.load()
+    return False
 
 
 def _plain(image: Any, name: str) -> Any:
     """Return an image with one gray channel or three colors."""
+    if "transparency" in image.info:  # a color of a palette, or one that stands for transparency
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
     if image.mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255):
         image = image.convert(image.mode[:-1])
     if image.mode not in MODES:

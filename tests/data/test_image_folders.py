@@ -129,3 +129,66 @@ def test_classes_may_have_the_name_of_a_split(tmp_path):
         for i in range(10):
             draw(tmp_path / kind / f"{i}.png", (4, 4))
     assert len(load(tmp_path).train) == 16
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    """A class whose folder is a link was left out."""
+    for kind in "ab":
+        for i in range(5):
+            draw(tmp_path / kind / f"{i}.png")
+    linked = tmp_path / "linked"
+    for i in range(5):
+        draw(linked / "a" / f"{i}.png")
+    (linked / "b").symlink_to(tmp_path / "b")
+    (linked / "b2").mkdir()
+    (linked / "b2" / "all").symlink_to(linked)  # holds itself
+    draw(linked / "b2" / "0.png")
+    data = load(linked, fractions=(1, 0, 0))
+    assert data.train.classes == ("a", "b", "b2")
+    assert data.train.labels.bincount().tolist() == [5, 5, 1]
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "L"])
+def test_a_color_that_stands_for_transparency_is_refused(mode, tmp_path):
+    """As transparent pixels are that have a channel of their own."""
+    array = RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    image = Image.fromarray(array).convert(mode)
+    unused = {"P": 255, "RGB": (1, 2, 3), "L": 1}[mode]
+    used = 0 if mode == "P" else image.getpixel((0, 0))
+    if mode == "P":
+        image = image.quantize(8)
+    for i in range(10):
+        image.save(tmp_path / f"{i}.png", transparency=used)
+    with pytest.raises(ValueError, match="without transparency"):
+        load(tmp_path)
+    for i in range(10):
+        image.save(tmp_path / f"{i}.png", **{} if mode == "P" else {"transparency": unused})
+    assert load(tmp_path).shape == ((1 if mode == "L" else 3), 4, 4)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_a_file_of_several_images_is_refused(suffix, tmp_path):
+    """Only the first was read; a preview in another size is none of them."""
+    pages = [Image.fromarray(RNG.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(3)]
+    for i in range(10):
+        pages[0].save(tmp_path / f"{i}.{suffix}")
+    if suffix == "tif":
+        pages[0].save(tmp_path / "0.tif", save_all=True, append_images=[pages[1].resize((2, 2))])
+    assert len(load(tmp_path, fractions=(1, 0, 0)).train) == 10
+    pages[0].save(tmp_path / f"0.{suffix}", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="holds several images.*a file of its own"):
+        load(tmp_path)
+
+
+def test_photographs_are_upright(tmp_path):
+    """As cameras say how they are turned, and as Hugging Face reads them."""
+    array = RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    turned = Image.fromarray(np.rot90(array).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    for i in range(10):
+        turned.save(tmp_path / f"{i}.png", exif=exif)
+    data = load(tmp_path)
+    assert data.shape == (3, 4, 6)
+    wanted = torch.from_numpy(array).movedim(-1, 0).reshape(-1) / 255
+    assert torch.equal(data.train.x[0], wanted)
