@@ -19,10 +19,10 @@ def read_h5ad(path: Path, reading: Reading) -> Contents:
     of them that holds whole numbers.
 
     Raises:
-        ValueError: if anndata is not installed, a column or layer does not exist, or no or several
-            matrices hold counts and `key` does not choose one.
+        ValueError: if anndata is not installed, the file is not of its kind, a column or layer
+            does not exist, or no or several matrices hold counts and `key` does not choose one.
     """
-    cells = extra("anndata", "cells").read_h5ad(path)
+    cells = _opened(path)
     for name in reading.asked():
         if name not in cells.obs.columns:
             raise NoColumn(
@@ -44,6 +44,18 @@ def read_h5ad(path: Path, reading: Reading) -> Contents:
         images=False,
         counts=True,
     )
+
+
+def _opened(path: Path) -> Any:
+    """Return what a file holds, or say that it is no file of AnnData."""
+    read = extra("anndata", "cells").read_h5ad
+    try:
+        return read(path)
+    except Exception as error:  # A damaged file may make HDF5 fail in any way.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no file of AnnData, or is damaged: {said}") from error
 
 
 def _only_counts(matrices: dict[str, Any], path: Path) -> str:

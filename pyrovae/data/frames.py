@@ -6,6 +6,7 @@ narwhals gives one interface to the frames of pandas, polars and Arrow. Files ar
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,9 @@ __all__ = [
 
 SUFFIXES: Final = (".csv", ".parquet", ".feather")
 """The ends of the names of files that are read as a frame."""
+
+LARGEST_PIECE: Final = 2**31 - 1
+"""The bytes of a CSV file that Arrow reads at once, at most."""
 
 UNNAMED: Final = re.compile("__index_level_[0-9]+__")
 """The names that pandas gives to an index without a name, where it is written as a column."""
@@ -88,13 +92,28 @@ def _read_csv(path: Path, words: Collection[str]) -> Any:
     _check_commas(path)
     types = dict.fromkeys(words, arrow.string())
     gaps = {"strings_can_be_null": True, "quoted_strings_can_be_null": False}
-    table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types, **gaps))
+    table = _parsed(path, csv.ConvertOptions(column_types=types, **gaps))
     # Arrow reads words that are not in UTF-8 as bytes.
     coded = [each.name for each in table.schema if arrow.types.is_binary(each.type)]
     if coded:
         raise _not_utf8(path, f"the column {coded[0]!r}")
     _check_header(table.column_names, path)
     return table
+
+
+def _parsed(path: Path, options: Any) -> Any:
+    """Read a CSV file in pieces that hold a whole line each, of many columns or a long text."""
+    csv, arrow = extra("pyarrow.csv", "frames"), extra("pyarrow", "frames")
+    piece = csv.ReadOptions().block_size
+    while True:
+        read = csv.ReadOptions(block_size=piece)
+        try:
+            return csv.read_csv(path, read_options=read, convert_options=options)
+        except arrow.ArrowInvalid as error:
+            cut = any(said in str(error) for said in ("straddling", "Empty CSV file or block"))
+            if not cut or piece > path.stat().st_size:
+                raise
+            piece = min(8 * piece, LARGEST_PIECE)
 
 
 def _check_commas(path: Path) -> None:
@@ -170,7 +189,7 @@ def _is_number(name: str) -> bool:
 
 
 def _check_distinct(names: Sequence[str], path: Path) -> None:
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         raise ValueError(
             f"{path} has several columns named {twice[0]!r}: give each a name of its own"
@@ -289,9 +308,9 @@ def _is_mixed(frame: nw.DataFrame[Any], reading: Reading) -> bool:
 def _missing(frame: nw.DataFrame[Any]) -> dict[str, int]:
     """Return the number of missing values of each column that has any; NaN is one."""
     found = {}
-    for name in frame.columns:
+    for name, kind in frame.schema.items():  # the schema itself is made anew at each use
         missing = int(frame[name].null_count())
-        if frame.schema[name].is_float():
+        if kind.is_float():
             missing += int(frame[name].is_nan().sum())
         if missing:
             found[name] = missing

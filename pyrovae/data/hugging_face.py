@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,24 @@ def _columns(whole: Any, reading: Reading, where: str, splits: Any) -> Contents:
         found = Contents(x, beside=_beside(whole, reading, where), images=True)
         return replace(found, labels=labels, splits=splits, classes=known)
     if isinstance(key, str) and not isinstance(kinds[key], datasets.Value):
-        x = np.stack([np.asarray(value) for value in whole[key]])
+        x = _stacked(whole[key], f"the column {key!r} of {where}")
         found = Contents(x, beside=_beside(whole, reading, where))
         return replace(found, labels=labels, splits=splits, classes=known)
     table = whole.with_format("arrow")[:]
     frame = extra("narwhals", "frames").from_native(table, eager_only=True)
     return replace(numeric(frame, reading, where), labels=labels, splits=splits, classes=known)
+
+
+def _stacked(values: Iterable[Any], where: str) -> Any:
+    """Return the values of a column of lists as one array."""
+    arrays = [np.asarray(value) for value in values]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{where} has values of the shapes {shapes[0]} and {shapes[1]}, and the data are of "
+            "one shape: pad them, pyrovae.data.pad, and save them with their mask as .npz"
+        )
+    return np.stack(arrays)
 
 
 def _beside(whole: Any, reading: Reading, where: str) -> dict[str, Any]:

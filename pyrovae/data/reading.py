@@ -126,6 +126,9 @@ class Reading:
                 "fractions are the shares of train, validation and test, which sum to 1; got "
                 f"{self.fractions}"
             )
+        keys = [] if self.key is None or isinstance(self.key, str) else list(self.key)
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"the option key lists the column {twice[0]!r} twice")
         if self.levels is not None and self.levels < 2:
             raise ValueError(f"pixels have at least two levels; got levels={self.levels}")
         if self.limit is not None and self.limit < 1:

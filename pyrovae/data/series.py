@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_series(path: str | Path) -> Series:
         (torch.Size([2, 3, 2]), tensor([3, 1]), tensor([1, 0]))
     """
     path = Path(path).expanduser()
-    with path.open(encoding="utf-8-sig") as file:
+    with _named(path), path.open(encoding="utf-8-sig") as file:
         lines = _numbered(file)
         last = _last_field(lines, path.name)
         rows: list[Tensor] = []
@@ -94,6 +95,15 @@ def read_series(path: str | Path) -> Series:
         return Series(x, mask, None)
     where = f"the classes of {path.name}"
     return Series(x, mask, labeled(labels, where), classes=classes_of(labels, where))
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name a file that is no text."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
 
 
 def read_ts(path: Path, reading: Reading) -> Contents:

@@ -35,13 +35,16 @@ def divided(size: int, names: Any, reading: Reading, where: str) -> dict[str, Te
         where: the name of the data, for error messages.
 
     Raises:
-        ValueError: if a name is unknown, there is none for each row, or a split has no rows.
+        ValueError: if a name is unknown, there is none for each row, or there are no rows at all
+            or in a split.
 
     Example:
         >>> rows = divided(10, None, Reading(), "ten rows")
         >>> {name: len(chosen) for name, chosen in rows.items()}
         {'train': 8, 'validation': 1, 'test': 1}
     """
+    if not size:
+        raise ValueError(f"{where} has no rows")
     share = dict(zip(("train", "validation", "test"), reading.fractions, strict=True))
     if names is None:
         rows = _by_seed(torch.arange(size), share, reading.seed)

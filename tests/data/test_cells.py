@@ -70,3 +70,11 @@ def test_what_is_no_count_is_refused(tmp_path):
         load(path)
     with pytest.raises(ValueError, match=r"holds no counts: 1\.38629 at row 0 is no whole number"):
         load(path, key="X")
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5"])
+def test_a_file_of_another_kind_is_refused(content, tmp_path):
+    path = tmp_path / "c.h5ad"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="c.h5ad is no file of AnnData, or is damaged: "):
+        load(path)

@@ -1,10 +1,11 @@
 """Frames are written whole, and read back as they were."""
 
+import narwhals
 import pandas
 import polars
 import pytest
 
-from pyrovae.data import write_frame
+from pyrovae.data import load, write_frame
 from pyrovae.data.frames import read_frame
 
 FRAME = polars.DataFrame(
@@ -30,3 +31,43 @@ def test_a_frame_is_read_as_it_was_written(tmp_path, suffix, frame):
 def test_another_kind_of_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"written as .csv, .parquet, .feather; got .*frame.xlsx"):
         write_frame(pandas.DataFrame({"a": [1]}), tmp_path / "frame.xlsx")
+
+
+def test_lines_are_as_long_as_they_are(tmp_path):
+    """Arrow reads pieces of 1 MiB, and refused lines that lie across two."""
+    path = tmp_path / "long.csv"
+    name, text = "n" * 1_200_000, "t" * 3_000_000
+    path.write_text(f"{name},b\n" + f"1.5,{text}\n" * 3)
+    frame = read_frame(path)
+    assert frame.columns == [name, "b"]
+    assert frame["b"].to_list() == [text] * 3
+    path.write_text("")
+    with pytest.raises(ValueError, match="is no csv table: Empty CSV file"):
+        read_frame(path)
+
+
+def test_a_wide_file_is_looked_at_as_a_whole(tmp_path, monkeypatch):
+    """narwhals makes a frame's schema anew at each use: 20,000 columns took half an hour."""
+    made, schema = [], narwhals.DataFrame.schema
+    counted = property(lambda frame: made.append(frame) or schema.fget(frame))
+    monkeypatch.setattr(narwhals.DataFrame, "schema", counted)
+    path = tmp_path / "wide.csv"
+    rows = [[f"x{i}" for i in range(100)], *([f"{i}.5"] * 100 for i in range(20))]
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+    assert load(path).shape == (100,)
+    assert len(made) < 10
+
+
+@pytest.mark.parametrize(("name", "text"), [("none.csv", "a,b\n"), ("none.txt", "\n")])
+def test_a_file_without_rows_is_refused(name, text, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{name} has no rows$"):
+        load(path)
+
+
+def test_a_column_is_chosen_once(tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_text("a,b\n" + "1.5,2\n" * 20)
+    with pytest.raises(ValueError, match="the option key lists the column 'a' twice"):
+        load(path, key=["a", "b", "a"])

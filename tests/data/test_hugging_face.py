@@ -101,3 +101,10 @@ def test_a_name_that_cannot_be_had_is_one_line(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(OSError, match="cannot load the Hugging Face data set 'a/b': no c"):
         load("hf:a/b", download=False)
+
+
+def test_lists_of_several_lengths_are_refused(tmp_path):
+    columns = {"v": [[1.0, 2.0], [3.0]] * 10}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"'v' of .* has values of the shapes \(1,\) and \(2,\)"):
+        load(tmp_path / "d", key="v")

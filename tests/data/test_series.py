@@ -74,3 +74,10 @@ def test_series_for_regression_have_a_number_each(tmp_path):
 def test_what_is_no_series_is_refused(tmp_path, text, said):
     with pytest.raises(ValueError, match=said):
         read(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "waves.ts"
+    path.write_bytes(b"@data\n1,2\xff\n")
+    with pytest.raises(ValueError, match="waves.ts is not in UTF-8: "):
+        pv.data.read_series(path)
