@@ -143,7 +143,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         widths = self.hidden if isinstance(self.hidden, Sequence) else np.atleast_1d(self.hidden)
         hidden = [_whole("hidden", width) for width in widths]
         seed = _seed(self.random_state)
-        x = torch.tensor(X)
+        x = _copied(X)
         with seeded(seed):
             vae = mlp_vae(x.shape[1], latents, hidden=hidden, likelihood=self.likelihood)
             made = getattr(self.likelihood, "func", self.likelihood)  # of functools.partial
@@ -184,7 +184,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             UndefinedMean: if p(x | z) has no mean, as a distribution over classes has none.
         """
         check_is_fitted(self)
-        z = torch.tensor(check_array(X, dtype=FLOATS))
+        z = _copied(check_array(X, dtype=FLOATS))
         if z.shape[1] != self._n_features_out:
             raise ValueError(
                 f"latents have {self._n_features_out} columns; got X of shape {tuple(z.shape)}"
@@ -227,7 +227,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _checked(self, X: Any) -> Tensor:  # noqa: N803
         check_is_fitted(self)
-        return torch.tensor(validate_data(self, X, dtype=FLOATS, reset=False)).to(self._noise)
+        return _copied(validate_data(self, X, dtype=FLOATS, reset=False)).to(self._noise)
 
     def _log_weights(self, x: Tensor) -> Tensor:
         q = self.vae_.encode(x)
@@ -241,6 +241,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _copied(values: Any) -> Tensor:
+    """Return an array as a tensor of its own; torch takes none with steps below 0, as x[::-1]."""
+    return torch.from_numpy(np.array(values, order="C"))
 
 
 def _whole(name: str, value: Any) -> int:

@@ -242,3 +242,18 @@ def test_a_training_that_is_interrupted_is_said(x, monkeypatch):
     monkeypatch.setattr("pyrovae.sklearn.fit", interrupted)
     with pytest.warns(UserWarning, match="interrupted after 1 of 3 epochs: the estimator has"):
         VAE(2, hidden=8, epochs=3, random_state=0).fit(x)
+
+
+@pytest.mark.parametrize("turned", [lambda x: x[::-1], lambda x: x[:, ::-1], np.asfortranarray])
+def test_arrays_are_taken_however_they_lie_in_memory(turned, x):
+    model = VAE(2, hidden=8, epochs=1, random_state=0)
+    few = x[:100]
+    plain = np.array(turned(few), order="C")
+    assert np.array_equal(
+        model.fit(turned(few)).score_samples(turned(few)),
+        model.fit(plain).score_samples(plain),
+    )
+    z = model.transform(plain)
+    assert np.array_equal(
+        model.inverse_transform(z[::-1]), model.inverse_transform(z[::-1].copy())
+    )
