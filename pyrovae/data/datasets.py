@@ -378,6 +378,8 @@ def _of_texts(what: str, contents: Contents, reading: Reading) -> DataSet:
 def _of_frame(what: str, contents: Contents, reading: Reading) -> DataSet:
     """Code and split a frame of mixed columns; its statistics are those of the training rows."""
     frame = contents.frame
+    if not len(frame):
+        raise ValueError(f"{what} has no rows")
     beside = Beside.of(what, contents, reading, len(frame))
     rows_of = divided(len(frame), _names_of_splits(contents, reading), reading, what)
     if isinstance(reading.table, Mapping):

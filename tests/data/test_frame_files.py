@@ -58,12 +58,19 @@ def test_a_wide_file_is_looked_at_as_a_whole(tmp_path, monkeypatch):
     assert len(made) < 10
 
 
-@pytest.mark.parametrize(("name", "text"), [("none.csv", "a,b\n"), ("none.txt", "\n")])
-def test_a_file_without_rows_is_refused(name, text, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text", "options"),
+    [
+        ("none.csv", "a,b\n", {}),
+        ("none.csv", "a,b\n", {"covariates": {"b": ["u", "v"]}}),
+        ("none.txt", "\n", {}),
+    ],
+)
+def test_a_file_without_rows_is_refused(name, text, options, tmp_path):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ValueError, match=f"{name} has no rows$"):
-        load(path)
+        load(path, **options)
 
 
 def test_a_column_is_chosen_once(tmp_path):
