@@ -118,7 +118,7 @@ def read(path: Path) -> Tables:
         OSError: if the file cannot be read.
     """
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ValueError(
             f"no experiment at {path}: give a TOML file with tables such as [prior]"

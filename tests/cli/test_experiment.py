@@ -397,3 +397,10 @@ def test_a_run_is_trained_for_more_epochs(tmp_path, capsys):
     for one, other in zip(whole.parameters(), short.parameters(), strict=True):
         assert torch.equal(one, other)
     assert [line["epoch"] for line in pv.runs.Run(Path(folders[1])).metrics] == [1, 2, 3]
+
+
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path):
+    """As editors of Windows write it."""
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(b"\xef\xbb\xbf[training]\nepochs = 3\n")
+    assert experiment.read(path) == {"training": {"epochs": 3}}
