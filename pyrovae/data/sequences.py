@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,6 +15,12 @@ from pyrovae.data.layouts import valued
 
 __all__ = ["pad", "steps_of"]
 
+LARGE: Final = 2**30
+"""The bytes from which on padding is worth a warning, 1 GiB."""
+
+SPARSE: Final = 0.1
+"""The share of steps in x below which nearly all of it is padding."""
+
 
 def pad(sequences: Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Return sequences as one tensor [N, T, ...] with zeros at their ends, and their mask [N, T].
@@ -23,6 +30,9 @@ def pad(sequences: Iterable[Any]) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: if there are none, one has no step, or their steps differ in shape.
+
+    Warns:
+        UserWarning: if x takes more than 1 GiB, nine tenths of it padding.
 
     Example:
         >>> import torch
@@ -43,8 +53,23 @@ def pad(sequences: Iterable[Any]) -> tuple[Tensor, Tensor]:
             f"expected sequences [T, ...] of one or more steps, all of one shape; got {met}"
         )
     lengths = torch.tensor([len(row) for row in rows])
+    _warn_of_padding(lengths, rows[0][0])
     x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return x, torch.arange(x.shape[1]) < lengths.unsqueeze(1)
+
+
+def _warn_of_padding(lengths: Tensor, step: Tensor) -> None:
+    """Warn, before memory is taken, if a few long sequences pad the others to a large tensor."""
+    longest = int(lengths.max())
+    size = len(lengths) * longest * step.numel() * step.element_size()
+    share = float(lengths.double().mean()) / longest
+    if size > LARGE and share < SPARSE:
+        warnings.warn(
+            f"sequence {int(lengths.argmax())} has {longest:,} steps, and half of them have at "
+            f"most {int(lengths.median()):,}: padded, all take {size / 2**30:.1f} GiB, of which "
+            f"{share:.1%} are steps. Cut or leave out the longest",
+            stacklevel=3,
+        )
 
 
 def steps_of(x: Any, mask: Any, where: str) -> tuple[Tensor, Tensor, constraints.Constraint]:

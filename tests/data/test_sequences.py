@@ -29,3 +29,14 @@ def test_the_mask_takes_the_sequences_out_again():
 def test_what_is_no_sequence_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         pv.data.pad(given)
+
+
+def test_a_long_sequence_that_pads_all_others_is_warned_of(monkeypatch):
+    """The memory is taken after the warning: one line of a text may take all there is."""
+    rows = [torch.ones(4, 2)] * 20 + [torch.ones(500, 2)]
+    pv.data.pad(rows)
+    monkeypatch.setattr("pyrovae.data.sequences.LARGE", 21 * 500 * 2 * 4 - 1)
+    said = "sequence 20 has 500 steps, and half of them have at most 4: .* of which 5.5% are steps"
+    with pytest.warns(UserWarning, match=said):
+        pv.data.pad(rows)
+    pv.data.pad([torch.ones(500, 2)] * 21)  # large, and no padding
