@@ -93,6 +93,22 @@ class TestFormulas:
             ElementTree.fromstring(extension("mathml").mathml(inline or display))
 
 
+class TestAlternatives:
+    def test_a_plot_of_the_library_is_described_by_its_docstring(self):
+        of_plot = extension("alternatives").of_plot
+        wanted = "The ELBO, the rate and the distortion against the epoch."
+        assert of_plot("history.plot()") == wanted
+        assert of_plot("pv.plots.history(history)\npv.plots.save(figure, path)") == wanted
+        assert not of_plot("plt.show()")
+
+    def test_any_other_figure_by_the_sentence_above_it(self):
+        sentence = extension("alternatives").sentence
+        assert sentence("Images of a class,\na row each: see below. And more.") == (
+            "Images of a class, a row each."
+        )
+        assert not sentence("")
+
+
 def test_signatures_are_those_of_the_source():
     arguments, result = extension("signatures").shown(pv.evaluate)
     assert arguments.startswith("(target: ~pyrovae.types.Target, data: ~pyrovae.types.Data, *, ")
@@ -183,11 +199,11 @@ def test_the_page_of_examples_has_every_script():
 
 
 class Links(HTMLParser):
-    """The links and the anchors of a page, and the addresses that it loads from a network."""
+    """The links and anchors of a page, the addresses that it loads, and images without a text."""
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.anchors, self.loaded = [], {""}, []
+        self.links, self.anchors, self.loaded, self.silent = [], {""}, [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -195,6 +211,8 @@ class Links(HTMLParser):
         self.anchors |= {found[key] for key in ("id", "name") if found.get(key)}
         if tag == "a" and found.get("href"):
             self.links.append(found["href"])
+        if tag == "img" and found.get("alt", "").endswith(found["src"].rpartition("/")[2]):
+            self.silent.append(found["src"])  # without a text, Sphinx puts the file's name
         loads = {"script": "src", "img": "src", "link": "href", "iframe": "src"}
         address = found.get(loads.get(tag, ""), "")
         if tag != "link" or "stylesheet" in found.get("rel", "") or "icon" in found.get("rel", ""):
@@ -234,6 +252,10 @@ class TestBuilt:
         pages = {path.resolve(): Links(path.read_text()) for path in BUILT.rglob("*.html")}
         assert len(pages) > 30
         assert not broken(pages)
+
+    def test_every_image_has_a_text(self):
+        silent = {path.name: Links(path.read_text()).silent for path in BUILT.rglob("*.html")}
+        assert not {name: images for name, images in silent.items() if images}
 
     def test_formulas_need_no_script(self):
         text = (BUILT / "reference" / "weights.html").read_text()
