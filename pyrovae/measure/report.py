@@ -256,7 +256,8 @@ class Report(Finding):
         """Load a report that was saved by `save`, as `pyrovae.read_report` does.
 
         The result prints as the original did, and can be compared and plotted. It holds numbers
-        and sentences only, not the objects of the original.
+        and sentences only, not the objects of the original: `loaded.quantities["IWAE-20"]` is
+        what `report.iwae[20]` was.
 
         Args:
             path: the path of the .json file, or the folder with its evaluation.json.
@@ -273,6 +274,8 @@ class Report(Finding):
             ...     report.save(f"{folder}/evaluation.json")
             ...     loaded = pv.Report.load(folder)
             >>> str(loaded) == str(report)
+            True
+            >>> loaded.quantities["IWAE-20"].mean == report.iwae[20].mean
             True
         """
         path = Path(path)
