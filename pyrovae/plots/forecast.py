@@ -72,7 +72,7 @@ def forecast(
             )
         axes.plot(later, values.median(0).values, color=VALIDATION, lw=1.2, label="median")
         if ahead is not None:
-            axes.plot(later[1:], ahead[:, i], ".", color=OBJECTIVE, ms=4, label="came")
+            axes.plot(later[1:], ahead[:, i], ".", color=OBJECTIVE, ms=4, label="held out")
         axes.set_title(name, loc="left", fontsize=9)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

@@ -17,7 +17,7 @@ def test_a_panel_shows_what_was_seen_the_intervals_and_what_came():
     assert list(lines["seen"].get_xdata()) == [1, 2, 3]
     assert list(lines["median"].get_xdata()) == [3, 4, 5]
     assert list(lines["median"].get_ydata()) == [2, 57, 58]
-    assert list(lines["came"].get_xdata()) == [4, 5]
+    assert list(lines["held out"].get_xdata()) == [4, 5]
     wide, narrow = (each.get_paths()[0].vertices for each in axes.collections)
     for drawn, low, high in ((wide, 12, 103), (narrow, 32, 83)):
         ahead = drawn[drawn[:, 0] > 3]
