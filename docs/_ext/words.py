@@ -7,8 +7,17 @@ import re
 from pathlib import Path
 
 GLOSSARY = Path(__file__).parents[1] / "glossary.md"
-BESIDE = {"rate": "KL|distortion|latent", "rates": "KL|distortion|latent", "site": "latent|Pyro"}
-"""Words with a second meaning, as in "learning rate", and what a docstring has for this one."""
+BESIDE = {
+    "rate": "KL|distortion|latent",
+    "rates": "KL|distortion|latent",
+    "site": "latent|Pyro",
+    "nat": "bits",
+    "prior": "[Pp]rior, (a |the )?likelihood",
+    "likelihood": "[Pp]rior, (a |the )?likelihood",
+    "posterior": "approximat",
+}
+"""Words with a second meaning, as in "learning rate", and words that most docstrings have, with
+what a docstring has beside those that are linked."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The command lines that the site shows are of the grammar of the command line."""
+"""The command lines that the site and README.md show are of the grammar of the command line."""
 
 import re
 import shlex
@@ -31,6 +31,7 @@ def pages() -> dict[str, list[list[str]]]:
         for path in sorted(DOCS.rglob("*.md"))
         if "_build" not in path.parts
     }
+    found["README"] = commands((DOCS.parent / "README.md").read_text())
     return {name: lines for name, lines in found.items() if lines}
 
 
