@@ -51,6 +51,12 @@ class Split:
             at the end the mask of a table, [N, D], or of the steps of sequences, [N, T].
         factors: the index of the value of each of F known factors of variation, int64 [N, F], for
             measurements; the programs do not get them. None if they are not known.
+
+    Example:
+        >>> import torch, pyrovae as pv
+        >>> split = pv.data.Split(torch.full((5, 64), 0.5), torch.arange(5), dynamic=True)
+        >>> split.draw(seed=0).unique()
+        tensor([0., 1.])
     """
 
     x: Tensor

@@ -70,6 +70,17 @@ class Reading:
         columns: the kinds of columns of the table, as of `Table.of`.
         vocabulary: the unit and the size of the vocabulary of texts, as of `Vocabulary.of`, which
             is made of the training texts; or the record of a vocabulary that there is.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np, pyrovae as pv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "x.npy"
+        ...     np.save(path, np.random.default_rng(0).normal(size=(10, 3)).astype("float32"))
+        ...     found = pv.data.load(path, fractions=(0.6, 0.2, 0.2))
+        >>> found.train.x.shape, found.reading.fractions
+        (torch.Size([6, 3]), (0.6, 0.2, 0.2))
     """
 
     key: str | Sequence[str] | None = None

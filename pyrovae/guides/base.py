@@ -43,6 +43,15 @@ class Guide(Posterior):
 
     Raises:
         ValueError: if x has no axis over data.
+
+    Example:
+        >>> import pyro.distributions as dist, torch, pyrovae as pv
+        >>> class StudentT(pv.guides.Guide):
+        ...     def distribution(self, parameters):
+        ...         loc, raw = parameters.chunk(2, dim=-1)
+        ...         return dist.StudentT(5.0, loc, pv.nets.positive(raw)).to_event(1)
+        >>> StudentT(pv.nets.MLP(64, 2 * 3))(torch.zeros(5, 64)).shape
+        torch.Size([5, 3])
     """
 
     @final  # type: ignore[misc]

@@ -24,6 +24,16 @@ class Likelihood(Part):
 
     Attributes:
         domain: the domain of the data, a `torch.distributions.constraints` object.
+
+    Example:
+        >>> import pyro.distributions as dist, torch, pyrovae as pv
+        >>> from torch.distributions import constraints
+        >>> class UnitNoise(pv.likelihoods.Likelihood):
+        ...     domain = constraints.real_vector
+        ...     def observation(self, z, *context):
+        ...         return dist.Normal(z, 1.0).to_event(1)
+        >>> UnitNoise()(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
     """
 
     domain: constraints.Constraint
@@ -44,6 +54,19 @@ class NetworkLikelihood(Likelihood):
 
     Args:
         net: maps (z, *context) to the distribution's parameters.
+
+    Example:
+        >>> import pyro.distributions as dist, torch, pyrovae as pv
+        >>> from torch.distributions import constraints
+        >>> class Exponential(pv.likelihoods.NetworkLikelihood):
+        ...     domain = constraints.positive
+        ...     def noise(self, parameters):
+        ...         return dist.Exponential(1 / pv.nets.positive(parameters))
+        ...     def parameters_at(self, x):
+        ...         return pv.nets.unconstrained(x.mean(0))
+        >>> likelihood = Exponential(pv.nets.MLP(2, 16, 3)).start_at_mean(torch.full((9, 3), 4.0))
+        >>> likelihood(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -15,7 +15,17 @@ __all__ = ["Prior", "check_latents"]
 
 
 class Prior(Part):
-    """Sample the site "z" from the distribution that a subclass returns."""
+    """Sample the site "z" from the distribution that a subclass returns.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch, pyrovae as pv
+        >>> class Logistic(pv.priors.Prior):
+        ...     def distribution(self, *context):
+        ...         return dist.Logistic(torch.zeros(3), torch.ones(3)).to_event(1)
+        >>> with pyro.plate("data", 5):
+        ...     Logistic()().shape
+        torch.Size([5, 3])
+    """
 
     @abc.abstractmethod
     def distribution(self, *context: Tensor) -> dist.Distribution:

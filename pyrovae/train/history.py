@@ -67,6 +67,13 @@ class History:
         compile_seconds: the time of compiling, which is not part of the epochs' seconds.
         objective: the name of the objective.
         averaged: how the parameters that were measured and kept are averaged; "" if they are not.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> digits, vae = pv.data.load("digits"), pv.mlp_vae(64, latents=2, hidden=16)
+        >>> history = pv.fit(vae, digits.train, epochs=2, callbacks=[])
+        >>> len(history.column("elbo")), history.ended
+        (2, 'all epochs done')
     """
 
     epochs: list[Epoch] = field(default_factory=list)
