@@ -75,6 +75,16 @@ class MarkovChain(dist.TorchDistribution):
         first: z_0, [D] or [..., D].
         mask: booleans [..., T], True where there is a step.
         inputs: h, [..., T, H], or [..., 1, H] for all steps; None if the transition has none.
+
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> from pyrovae.distributions import MarkovChain
+        >>> def step(before):
+        ...     return dist.Normal(0.9 * before, 0.5).to_event(1)
+        >>> chain = MarkovChain(step, torch.zeros(2), torch.ones(3, 7, dtype=torch.bool))
+        >>> z = chain.sample()
+        >>> z.shape, chain.log_prob(z).shape  # 3 sequences of 7 steps in 2 dimensions
+        (torch.Size([3, 7, 2]), torch.Size([3]))
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -186,6 +196,15 @@ class EachStep(ObservedSteps):
 
     Attributes:
         start: no belief: given the latents, a step does not depend on those before.
+
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> from pyrovae.distributions import EachStep
+        >>> def emission(z):
+        ...     return dist.Normal(z, 0.3).to_event(1)
+        >>> mask = torch.ones(3, 7, dtype=torch.bool)
+        >>> EachStep(emission, torch.zeros(3, 7, 2), mask).sample().shape
+        torch.Size([3, 7, 2])
     """
 
     start: Belief = ()
