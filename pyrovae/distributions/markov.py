@@ -74,12 +74,12 @@ class MarkovChain(dist.TorchDistribution):
             shape [D]. It broadcasts over all leading axes.
         first: z_0, [D] or [..., D].
         mask: booleans [..., T], True where there is a step.
-        inputs: h, [..., T, H], or [..., 1, H] for all steps; None if the transition has none.
+        inputs: h, [..., T, H], or [..., 1, H] for all steps. Without, the transition gets None.
 
     Example:
         >>> import pyro.distributions as dist, torch
         >>> from pyrovae.distributions import MarkovChain
-        >>> def step(before):
+        >>> def step(before, h):
         ...     return dist.Normal(0.9 * before, 0.5).to_event(1)
         >>> chain = MarkovChain(step, torch.zeros(2), torch.ones(3, 7, dtype=torch.bool))
         >>> z = chain.sample()
