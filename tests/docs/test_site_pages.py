@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import matplotlib
+import pyro
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,7 +57,8 @@ def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch, capsys):
     assert text.startswith(FRONT), "the site executes only pages that say `file_format: mystnb`"
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
-    with matplotlib.rc_context({"backend": "agg"}):
+    store = pyro.get_param_store().scope()  # a page is a process of its own, and leaves its own
+    with matplotlib.rc_context({"backend": "agg"}), store:
         for number, code in enumerate(cells(text), start=1):
             exec(compile(code, f"{name(path)}.md, cell {number}", "exec"), names)
         if "pyplot" in text:
