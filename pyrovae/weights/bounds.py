@@ -288,11 +288,12 @@ def iwae_estimate(log_w: Tensor, k: int | None = None) -> Estimate:
         >>> iwae_estimate(torch.tensor([[0.0], [-2.0], [-1.0], [-1.0]]), k=2)
         Estimate(mean -0.783 ± 0.217 over particles, 1 data)
     """
-    relative, largest = _relative(_checked(log_w))
+    value, (relative, _) = iwae(log_w, k), _relative(log_w)
     groups, own = _group_bounds(relative, k), relative[: k or len(relative)]
     several = len(groups) > 1 or len(own) < 2
-    error = mean_estimate(groups if several else _pseudo_values(own)).standard_error
-    return Estimate(groups.mean(0) + largest, error)
+    return Estimate(
+        value, mean_estimate(groups if several else _pseudo_values(own)).standard_error
+    )
 
 
 def extrapolated_estimate(log_w: Tensor) -> Estimate:
