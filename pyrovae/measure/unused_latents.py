@@ -71,6 +71,8 @@ def _log_likelihood(pair: TracePair) -> Tensor:
 def remarks(rate: Estimate, cost: Tensor) -> Sequence[str]:
     """Return a warning if the latents are unused, judged by the rate or by the cost of another.
 
+    If the cost is within two errors of 0, but of a nat as well, it is not known whether they are.
+
     Args:
         rate: KL(q || p) of each datum. Its mean is an upper bound on I(x; z).
         cost: the result of `cost_of_another`, [N]; NaN where it is not known.
@@ -85,6 +87,12 @@ def remarks(rate: Estimate, cost: Tensor) -> Sequence[str]:
     found = Estimate(known, torch.zeros_like(known))
     if len(known) < 2 or not found.mean < max(NEGLIGIBLE, min(MUCH, 2 * found.error_over_data)):
         return []
+    if found.mean + 2 * found.error_over_data >= MUCH:
+        return [
+            "It is not clear that the decoder uses the latents: log p(x | z) falls by "
+            f"{found.mean:.2g} ± {found.error_over_data:.2g} nats if z is taken from another "
+            f"datum, of {len(known):,}. Measure more data."
+        ]
     return [
         f"The decoder hardly uses the latents: log p(x | z) falls by {found.mean:.2g} ± "
         f"{found.error_over_data:.2g} nats if z is taken from another datum. The VAE was never "
