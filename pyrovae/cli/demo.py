@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from pyrovae import plots
@@ -74,11 +75,12 @@ def demo(out: Path, *, epochs: int, particles: int, command: Sequence[str]) -> i
 
 def _after_demo(folder: Path) -> str:
     figures = "\n  ".join(str(path) for path in sorted((folder / "figures").glob("*.png")))
+    run = quote(str(folder))
     return (
         f"\nThe run is in {folder}: the VAE, its history, its evaluation, and\n  {figures}"
-        f"\n\nNext:\n  pyrovae sample {folder} -n 100 --out samples.png"
-        f"\n  pyrovae report {folder}"
-        f"\n  pyrovae evaluate {folder} --particles 5000 --ais 1000 --gaps --latents"
+        f"\n\nNext:\n  pyrovae sample {run} -n 100 --out samples.png"
+        f"\n  pyrovae report {run}"
+        f"\n  pyrovae evaluate {run} --particles 5000 --ais 1000 --gaps --latents"
         f"\n  pyrovae train --data digits --guide FullRankNormal --out runs/full-rank"
         f'\n  python -c "import pyrovae as pv; print(pv.load({str(folder)!r}))"'
     )

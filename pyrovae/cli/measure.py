@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import numpy as np
@@ -115,8 +116,8 @@ def evaluate(folder: Path, options: Evaluation, *, command: Sequence[str]) -> in
                 f"kept: {run.folder / EVALUATION}, which is complete, and its figures; `pyrovae "
                 "report` and `pyrovae compare` use it"
             )
-    again = f" --recipe {options.recipe}" if options.recipe else ""
-    print(f"Next:\n  pyrovae report {run.folder}{again}")
+    again = f" --recipe {quote(str(options.recipe))}" if options.recipe else ""
+    print(f"Next:\n  pyrovae report {quote(str(run.folder))}{again}")
     return INTERRUPTED if report.partial else 0
 
 
@@ -171,7 +172,7 @@ def _evaluations(folders: Sequence[Path]) -> list[SavedFinding]:
     """
     lacking = [folder for folder in folders if not (folder / EVALUATION).exists()]
     if len(lacking) > 1 and all(Run(folder).config for folder in lacking):
-        commands = " && ".join(f"pyrovae evaluate {folder}" for folder in lacking)
+        commands = " && ".join(f"pyrovae evaluate {quote(str(folder))}" for folder in lacking)
         raise ValueError(f"{len(lacking)} of the runs have no evaluation: run `{commands}`")
     return [Run(folder).evaluation() for folder in folders]
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from pyrovae.train.callbacks import Callback, StopTraining, Training
@@ -24,7 +25,8 @@ class _Terminable(Callback):
 
     def stepped(self, training: Training) -> None:
         if self.asked:
-            raise StopTraining(f"{TERMINATED}; go on with `pyrovae train --resume {self.folder}`")
+            again = f"pyrovae train --resume {quote(str(self.folder))}"
+            raise StopTraining(f"{TERMINATED}; go on with `{again}`")
 
 
 @contextlib.contextmanager

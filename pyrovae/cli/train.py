@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from torch.distributions import constraints
@@ -215,7 +216,7 @@ def _train(tables: Tables, options: Trained, out: Path, command: list[str]) -> i
                 texts = data.vocabulary is not None
                 figures = vae_figures(vae, _shown(data), data.shape, texts=texts)
             save_figures({"history": plots.history(history)} | figures, Run(out))
-    again = f" --recipe {recipe}" if recipe and not is_known(vae.config) else ""
+    again = f" --recipe {quote(str(recipe))}" if recipe and not is_known(vae.config) else ""
     _print_summary(out, history, again)
     if TERMINATED in history.ended:
         return SIGTERMED
@@ -303,7 +304,7 @@ def _print_summary(folder: Path, history: History, again: str) -> None:
     kept += f", weights averaged {history.averaged}" if history.averaged else ""
     print(f"{folder}: {len(history.epochs)} {epochs}{kept}, {history.ended}; {seconds}")
     if history.epochs:
-        print(f"Next:\n  pyrovae evaluate {folder}{again}")
+        print(f"Next:\n  pyrovae evaluate {quote(str(folder))}{again}")
     else:
         print("Nothing was trained: the run has its initial parameters.")
 

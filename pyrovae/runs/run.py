@@ -22,6 +22,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import safetensors
@@ -197,7 +198,8 @@ class Run:
         Raises:
             ValueError: if there is no run or no evaluation, or if another version wrote it.
         """
-        path, again = self.folder / EVALUATION, f"run `pyrovae evaluate {self.folder}`"
+        path = self.folder / EVALUATION
+        again = f"run `pyrovae evaluate {quote(str(self.folder))}`"
         if not path.exists():
             _ = self.config  # raises if there is no run either
             raise ValueError(f"the run in {self.folder} has no evaluation: {again}")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import pytest
 import torch
@@ -227,3 +228,14 @@ def test_a_run_that_was_broken_off_before_its_figures_gets_them(tmp_path, monkey
 
 def interrupt():
     raise KeyboardInterrupt
+
+
+def test_the_next_command_is_one_that_a_shell_takes(tmp_path, capsys):
+    run = tmp_path / "my runs" / "1"
+    options = "--epochs 1 --batch-size 400 --hidden 8 --no-compile".split()
+    assert main(["train", *options, "--out", str(run)]) == 0
+    _, _, line = capsys.readouterr().out.partition("Next:\n")
+    assert shlex.split(line) == ["pyrovae", "evaluate", str(run)]
+    assert main([*shlex.split(line)[1:], "--particles", "2"]) == 0
+    _, _, line = capsys.readouterr().out.partition("Next:\n")
+    assert shlex.split(line) == ["pyrovae", "report", str(run)]

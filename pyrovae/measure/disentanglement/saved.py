@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import torch
@@ -51,7 +52,8 @@ def read_factors(path: str | Path) -> dict[str, Any]:
         return schemas.factors(json.loads(path.read_bytes()))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is half-written or damaged: {error}: run `pyrovae factors {path.parent}`"
+            f"{path} is half-written or damaged: {error}: run `pyrovae factors "
+            f"{quote(str(path.parent))}`"
         ) from error
 
 
