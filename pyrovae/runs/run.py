@@ -57,7 +57,7 @@ EVALUATION: Final = "evaluation.json"
 """The file of a run's evaluation. A partial evaluation never replaces a complete one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
     """The folder of one run.
 
@@ -73,6 +73,9 @@ class Run:
     """
 
     folder: Path
+
+    def __init__(self, folder: str | Path) -> None:
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def config(self) -> dict[str, Any]:

@@ -486,3 +486,10 @@ def test_a_pair_of_programs_is_no_run(tmp_path):
     with pytest.raises(ValueError, match=r"a run holds a VAE.*got tuple: compose one"):
         pv.save((vae.model, vae.guide), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_a_path_or_its_name(tmp_path):
+    """As of `save` and `load`."""
+    run = pv.save(pv.mlp_vae(4, latents=2, hidden=3), str(tmp_path / "run"), seed=5)
+    assert pv.runs.Run(str(tmp_path / "run")) == run
+    assert pv.runs.Run(str(tmp_path / "run")).config["seed"] == 5
