@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGTERM, Signals
 from typing import Final
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from rich.table import Table
 from pyrovae.cli import sweep_table
 from pyrovae.cli.cells import Found, Reader, finished_runs, write_results
 from pyrovae.cli.children import Children, terminated_as_interrupted
-from pyrovae.cli.complaints import INTERRUPTED, NOT_FINITE, complain
+from pyrovae.cli.complaints import INTERRUPTED, NOT_FINITE, SIGTERMED, complain
 from pyrovae.cli.options import Swept
 from pyrovae.cli.sweep_table import Cell, Sweep
 from pyrovae.measure.rank import Ranking, rank
@@ -176,7 +177,7 @@ class _Running:
             argv = [sys.executable, "-m", "pyrovae", *words]
             code = self.children.run(argv, log, _environment(self.options.jobs))
             if code:
-                return self.reader.failed(cell, _last_line(log) or f"exit code {code}")
+                return self.reader.failed(cell, _failure(code, log))
             self.reader.trained.add(str(Run(self.options.out / cell.name).config.get("run")))
         found = self.reader.read(cell)
         if found.finished:
@@ -203,9 +204,15 @@ def _environment(jobs: int) -> dict[str, str]:
     return {**os.environ} | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
 
 
-def _last_line(log: Path) -> str:
+def _failure(code: int, log: Path) -> str:
+    """Return why a command failed: its last line, unless a signal ended it, which says nothing."""
+    ended = SIGTERM if code == SIGTERMED else -code
+    if ended > 0:
+        name = Signals(ended).name
+        hint = ", as where memory runs out" if name == "SIGKILL" else ""
+        return f"it was ended by {name}{hint}"
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("pyrovae: error: ") if lines else ""
+    return lines[-1].removeprefix("pyrovae: error: ") if lines else f"exit code {code}"
 
 
 def _print_table(cells: list[Found], reader: Reader) -> None:

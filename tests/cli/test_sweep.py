@@ -282,6 +282,22 @@ def test_a_cell_that_fails_is_named_and_the_others_are_trained(tmp_path, trained
     assert found["lr=1e+30"]["failure"]
 
 
+@pytest.mark.parametrize(
+    ("code", "said"), [(-9, "SIGKILL, as where memory"), (143, "SIGTERM"), (-11, "SIGSEGV")]
+)
+def test_a_cell_that_a_signal_ended_is_said_so(code, said, tmp_path, capsys, monkeypatch):
+    """What it printed last is no reason."""
+
+    def run(self, argv, log, environment):
+        log.write_text("epoch 3\n")
+        return code
+
+    monkeypatch.setattr(Children, "run", run)
+    file = written(tmp_path, "[sweep]\nprior.latents = [2]")
+    line = complaint(capsys, "sweep", file, "--out", tmp_path / "out", code=1)
+    assert f"1 of 1 cells failed, latents=2 first: it was ended by {said}" in line
+
+
 def test_early_stopping_ends_a_cell(tmp_path, trained):
     base = BASE.replace("epochs = 1", "epochs = 9\npatience = 1\nlr = 1.0")
     file = written(tmp_path, "[sweep]\nprior.latents = [2]", base)
