@@ -9,8 +9,8 @@ from rich.console import Console
 
 from pyrovae.cli.grammar import APP
 
-WIDTH = 88
-"""The number of characters in a line, which fits a page."""
+WIDTH = 96
+"""The number of characters in a line, as in a terminal: paragraphs of the help have as many."""
 
 
 def commands() -> list[str]:
@@ -23,4 +23,4 @@ def _section(name: str) -> str:
     printed = io.StringIO()
     APP.help_print([name], console=Console(file=printed, width=WIDTH, highlight=False))
     lines = "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
-    return f"{title}\n{'-' * len(title)}\n\n.. code-block:: text\n\n{indent(lines, '   ')}"
+    return f"{title}\n{'-' * len(title)}\n\n.. code-block:: text\n   :class: help\n\n{indent(lines, '   ')}"
