@@ -23,4 +23,5 @@ def _section(name: str) -> str:
     printed = io.StringIO()
     APP.help_print([name], console=Console(file=printed, width=WIDTH, highlight=False))
     lines = "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
-    return f"{title}\n{'-' * len(title)}\n\n.. code-block:: text\n   :class: help\n\n{indent(lines, '   ')}"
+    heading = f"{title}\n{'-' * len(title)}"
+    return f"{heading}\n\n.. code-block:: text\n   :class: help\n\n{indent(lines, '   ')}"
