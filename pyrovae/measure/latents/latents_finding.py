@@ -176,9 +176,10 @@ class LatentsFinding(Finding):
     def _weak(self, said: str) -> list[str]:
         """Describe a weak latent, and what to change."""
         limited = self._attainable_rate < MUCH
+        least = "1 nat" if self._little == 1 else f"{self._little:.2g} nats"
         return [
-            f"Weak: {said} Less than {self._little:.2g} nats (a threshold of ours) hardly "
-            "distinguish one datum from another.",
+            f"Weak: {said} Below {least} (a threshold of ours), z hardly distinguishes one datum "
+            "from another.",
             WEIGH_LESS if limited else RETRAIN,
         ]
 
