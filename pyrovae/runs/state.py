@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import safetensors
 import torch
-from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from pyrovae.types import Target
 from pyrovae.vae import VAE
 from pyrovae.weights.attributes import assign_attributes, changed_attributes
 from pyrovae.weights.run import run
+from pyrovae.weights.stored import ParamSites
 from pyrovae.weights.target import (
     buffers_kept,
     buffers_of,
@@ -80,11 +80,9 @@ def parameters_hash(path: Path) -> str | None:
 def tensors_of(target: Target, x: Tensor, *context: Any) -> dict[str, Tensor]:
     """Return the unconstrained parameters that two programs announce on x, and their buffers."""
     model, guide = programs(target)
-    with seeded(0), buffers_kept(target), poutine.trace(param_only=True) as capture:
+    with seeded(0), buffers_kept(target), ParamSites() as sites:
         run(model, guide, x, *context, particles=1)
-    nodes = capture.trace.nodes.items()
-    parameters = {name: site["value"].unconstrained() for name, site in nodes}
-    return parameters | buffers_of(target)
+    return sites.leaves | buffers_of(target)
 
 
 def restore(vae: VAE, saved: dict[str, Tensor]) -> None:

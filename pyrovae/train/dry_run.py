@@ -16,6 +16,7 @@ from pyrovae.types import Program, Target
 from pyrovae.weights.auxiliary import check_codes
 from pyrovae.weights.run import run
 from pyrovae.weights.sites import check_supports, one_line
+from pyrovae.weights.stored import ParamSites
 from pyrovae.weights.target import check_data, programs
 from pyrovae.weights.traces import trace_guide, trace_model
 
@@ -130,14 +131,16 @@ def _shapes(batch: Batch) -> str:
     return f"x {x}" + (f" with the context {', '.join(context)}" if context else "")
 
 
-def check_announced(log_w: Tensor, parameters: dict[str, Tensor], hidden: list[str]) -> None:
+def check_announced(log_w: Tensor, sites: ParamSites, hidden: list[str]) -> None:
     """Check that every parameter that the programs use has a param site.
 
     Raises:
         ValueError: if one has none, and would not be trained, or if there is no parameter.
     """
+    parameters = sites.leaves
     known = {id(parameter) for parameter in parameters.values()}
     silent = [leaf for leaf in _leaves(log_w) if id(leaf) not in known]
+    sites.check(lambda leaf: any(leaf is other for other in silent))
     if silent and hidden:
         raise ValueError(
             f"Pyro's store has another parameter under {hidden[0]!r}, of an earlier module of the "
@@ -160,7 +163,9 @@ def hidden_by_store(trace: Any) -> list[str]:
         name
         for name, site in trace.nodes.items()
         for given in site["args"][1:]
-        if isinstance(given, nn.Parameter) and site["value"].unconstrained() is not given
+        if isinstance(given, nn.Parameter)
+        and site["value"] is not given  # but is it, of a module with local parameters
+        and site["value"].unconstrained() is not given
     ]
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from pyro import poutine
 from pyro.infer.util import torch_item
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -22,6 +21,7 @@ from pyrovae.graphs.signatures import Arguments
 from pyrovae.graphs.tensors import are_stored, same_kind, stored_among
 from pyrovae.randomness import python_draws
 from pyrovae.train.slots import Place, Slot, place_of
+from pyrovae.weights.stored import ParamSites
 
 __all__ = [
     "EagerStep",
@@ -111,11 +111,10 @@ def eager_gradients(
 ) -> tuple[Any, dict[str, Tensor]]:
     """Return the loss, and the parameters by name with their gradients in `grad`."""
     args, kwargs = arguments
-    with poutine.trace(param_only=True) as capture:
+    with ParamSites() as sites:
         loss = loss_and_grads(*programs, *args, **kwargs)
-    nodes = capture.trace.nodes.items()
-    announced = {name: site["value"].unconstrained() for name, site in nodes}
-    return pytree.tree_map(torch_item, loss), announced
+    sites.check(lambda leaf: leaf.grad is not None)
+    return pytree.tree_map(torch_item, loss), sites.leaves
 
 
 def observed(

@@ -40,6 +40,7 @@ from pyrovae.train.svi import SVI
 from pyrovae.types import Data, Program, Target
 from pyrovae.vae import VAE
 from pyrovae.weights.run import run
+from pyrovae.weights.stored import ParamSites
 from pyrovae.weights.target import (
     buffers_kept,
     device_of,
@@ -214,14 +215,12 @@ def _prepare(
         default = default_loss(model, guide, x, *context)
         size = 0 if isinstance(target, VAE) else _scaled_size(model, guide, (x, *context))
         model, guide = step.handled(model, guide)
-        with poutine.trace(param_only=True) as capture:
+        with ParamSites() as sites, poutine.trace(param_only=True) as capture:
             log_w = run(model, guide, x, *context, particles=1).log_w
         if batches.intake.domain is constraints.real:
             warn_if_far(x, log_w)
-    parameters = {
-        name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()
-    }
-    check_announced(log_w, parameters, hidden_by_store(capture.trace))
+    parameters = sites.leaves
+    check_announced(log_w, sites, hidden_by_store(capture.trace))
     if isinstance(default, TraceEnum_ELBO) and step.kl_weight != 1.0:
         raise ValueError(
             "a KL weight cannot be applied to sites that are summed out: leave it at 1"

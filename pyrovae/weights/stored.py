@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pyro
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["Announced", "StoredParameters", "aliased", "held_modules"]
+__all__ = ["Announced", "ParamSites", "StoredParameters", "aliased", "held_modules"]
 
 MOST: Final = 1000
 """The size of a dict or a list above which it holds data, and no networks."""
@@ -136,6 +136,47 @@ def _unconstrained(msg: Any) -> Tensor:
         value = alias
     tensor: Tensor = value.unconstrained()
     return tensor
+
+
+class ParamSites(Messenger):
+    """Record the unconstrained leaf of each param site by name.
+
+    A Pyro module whose parameters are local announces a layer's own, which is its leaf.
+
+    Attributes:
+        leaves: the leaf of the latest site of each name.
+        hidden: the leaves of earlier sites of a name that has another since, by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaves: dict[str, Tensor] = {}
+        self.hidden: list[tuple[str, Tensor]] = []
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        name, value = msg["name"], msg["value"]
+        leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
+        before = self.leaves.get(name, leaf)
+        if before is not leaf:
+            self.hidden.append((name, before))
+        self.leaves[name] = leaf
+
+    def check(self, trained: Callable[[Tensor], bool]) -> None:
+        """Check that no hidden leaf is trained: an optimizer would move the latest alone.
+
+        A guide that is made in its first run announces parameters that it then replaces.
+
+        Raises:
+            ValueError: naming the site, if one is.
+        """
+        known = {id(leaf) for leaf in self.leaves.values()}
+        for name, leaf in self.hidden:
+            if id(leaf) not in known and trained(leaf):
+                raise ValueError(
+                    f"the programs announce two parameters as '{name}', of which an optimizer "
+                    "would train one: Pyro modules with local parameters need attributes of "
+                    "different names, such as `decoder` in the model and `encoder` in the guide"
+                )
 
 
 def aliased(parameter: Tensor, value: Tensor | None = None) -> Tensor:

@@ -176,3 +176,73 @@ REFUSED = {
 def test_what_cannot_be_saved_is_refused_before_the_first_step(make, wanted, tmp_path):
     with pytest.raises(ValueError, match=wanted):
         trained(make, tmp_path)
+
+
+class LocalModel(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.net = PyroModule[nn.Linear](LATENTS, WIDTH)
+        self.scale = PyroParam(torch.tensor(0.5), dist.constraints.positive)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENTS), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.net(z), self.scale).to_event(1), obs=x)
+
+
+class LocalGuide(PyroModule):
+    def __init__(self, name="encoder"):
+        super().__init__()
+        self.name = name
+        setattr(self, name, PyroModule[nn.Linear](WIDTH, LATENTS))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(getattr(self, self.name)(x), 0.5).to_event(1))
+
+
+def of_seed(seed):
+    torch.manual_seed(seed)
+    return LocalModel(), LocalGuide()
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_layers_with_local_parameters_train_as_by_torch_and_are_saved(compiled, tmp_path):
+    """Pyro's own SVI fails on them; its objective as a module with torch's Adam does not."""
+    x, adam = torch.randn(7, WIDTH), {"lr": 0.01}
+    with pyro.settings.context(module_local_params=True):
+        wanted = of_seed(0)
+        loss = pyro.infer.Trace_ELBO()(*wanted)
+        loss(x)  # announces the parameters
+        optim = torch.optim.Adam(loss.parameters(), **adam)
+        pair = of_seed(0)
+        step = pv.SVI(*pair, pyro.optim.Adam(adam), pyro.infer.Trace_ELBO(), compile=compiled).step
+        for i in range(6):
+            with pv.seeded(i):
+                optim.zero_grad()
+                found = loss(x)
+                found.backward()
+                optim.step()
+            with pv.seeded(i):
+                assert step(x) == pytest.approx(found.item(), rel=1e-4)
+        for one, other in zip(pair, wanted, strict=True):
+            torch.testing.assert_close(one.state_dict(), other.state_dict())
+        pv.fit(pair, x, epochs=2, callbacks=[pv.Checkpoint(tmp_path)])
+        again = of_seed(1)
+        pv.load_parameters(again, tmp_path, x)
+        for one, other in zip(pair, again, strict=True):
+            torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert not list(pyro.get_param_store())
+
+
+def test_two_local_parameters_of_one_name_are_refused():
+    """The sites are named by the attributes: the layer of one program would hide the other's."""
+    with pyro.settings.context(module_local_params=True):
+        model, guide = LocalModel(), LocalGuide("net")
+        elbo = pyro.infer.Trace_ELBO()
+        svi = pv.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo, compile=False)
+        with pytest.raises(ValueError, match="two parameters as 'net.weight'"):
+            svi.step(torch.randn(7, WIDTH))
+        with pytest.raises(ValueError, match="two parameters as 'net.weight'"):
+            pv.fit((model, guide), torch.randn(7, WIDTH), epochs=1, callbacks=[])
