@@ -22,10 +22,10 @@ from pyrovae.weights.traces import trace_guide, trace_model
 
 __all__ = ["attempt", "check", "check_announced", "hidden_by_store", "sentence", "warn_if_far"]
 
-FAR: Final = 1000.0
+FAR: Final = 10_000.0
 """The nats below 0, for each number of x, at which x counts as far from the likelihood.
 
-A normal of scale 1 has as many at 45 deviations from its mean.
+A normal of scale 1 has as many at 141 deviations from its mean.
 """
 
 _FAILURES: Final = (ValueError, RuntimeError, IndexError, TypeError)
