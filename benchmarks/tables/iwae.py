@@ -65,9 +65,9 @@ TABLE = Table(
 Theirs: 60,000 images, binarized anew at each use, batches of 20, Adam (eps 1e-4), eight stages of
 $3^i$ epochs at $10^{-3 - i/7}$, 9.8 million steps. Ours: the same images, networks and plain
 gradients; the best recipe of [steps to the number](recipes.md), Muon along a cosine from 0.03 with
-batches of 500, over the steps of the row; the test images binarized once. One row has the gradients
-of Tucker et al. (2019), DReG. The last row has their schedule over the steps of the row, with
-batches of 100. Numbers in brackets are those of a
+batches of 500, over the steps of the row; the test images binarized once. One row has the
+gradients of Tucker et al. (2019), DReG. The last row has their schedule over the
+steps of the row, with batches of 100. Numbers in brackets are those of a
 [replication](https://github.com/xqding/Importance_Weighted_Autoencoders) in torch.""",
     rows={
         "one layer, VAE-1": row(one_layer, vae(1), 86.76, 87.78, 19),
