@@ -318,10 +318,8 @@ def _of_contents(what: str, contents: Contents, reading: Reading) -> DataSet:
         rows, shape = flat(contents, reading, what)
         x, domain = valued(rows, shape, counts=contents.counts, where=what)
     beside = Beside.of(what, contents, reading, len(x))
-    whole = replace(
-        Split(x, beside.labels, context=(*beside.context, *masks), classes=beside.classes),
-        factors=_factors(what, contents, len(x)),
-    )
+    factors, context = _factors(what, contents, len(x)), (*beside.context, *masks)
+    whole = Split(x, beside.labels, context=context, factors=factors, classes=beside.classes)
     rows_of = divided(len(x), _names_of_splits(contents, reading), reading, what)
     train = rows_of["train"]
     if domain is constraints.real:

@@ -146,27 +146,29 @@ class ProbeFinding(Finding):
         Both errors are widened for few data or folds at the level of a single test (see
         `students_factor`).
         """
-        errors = {len(self.fold): d.error_over_data, self._folds: self.error_over_folds(d)}
+        errors = (len(self.fold), d.error_over_data), (self._folds, self.error_over_folds(d))
         return all(
             abs(d.mean) > stdtrit(n - 1, 1 - 0.025 / tests) / students_factor(n) * error
-            for n, error in errors.items()
+            for n, error in errors
         )
 
     def _gain(self, above: Estimate, below: Estimate) -> tuple[float, float]:
         """Return a paired difference and the larger of its two errors."""
         d = difference(above, below, independent=True)
-        return d.mean, max(d.error_over_data, self.error_over_folds(d))
+        return d.mean, self._error(d)
+
+    def _error(self, d: Estimate) -> float:
+        return max(d.error_over_data, self.error_over_folds(d))
 
     def _against_first(self) -> list[str]:
         first, *others = self.scores
         said, tests = [], len(others) * len(self.scores[first])
         for name in others:
             for probed, estimate in self.scores[name].items():
-                d, error = self._gain(self.scores[first][probed], estimate)
-                how = f"{abs(d):.3f} ± {error:.3f}"
-                paired = difference(self.scores[first][probed], estimate, independent=True)
-                if self._differs(paired, tests):
-                    ahead, behind = (first, name) if d > 0 else (name, first)
+                d = difference(self.scores[first][probed], estimate, independent=True)
+                how = f"{abs(d.mean):.3f} ± {self._error(d):.3f}"
+                if self._differs(d, tests):
+                    ahead, behind = (first, name) if d.mean > 0 else (name, first)
                     said.append(f"By {probed}, {ahead} is ahead of {behind} by {how}.")
                 else:
                     said.append(
